@@ -1,0 +1,31 @@
+//! The protocols of Assent as pure state machines.
+//!
+//! A machine takes one event, changes its state, and returns an [`Output`]: the records that must be durable first, and
+//! behind them the effects. It never does I/O, reads no clock, draws no random number and iterates over nothing whose order
+//! depends on hashing; so the same events give the same outputs in the server, the SDK, a simulator and a model checker.
+//!
+//! The order of calls, for whoever drives a machine:
+//! 1. `let output = machine.handle(event)`.
+//! 2. [`Output::split`]: free effects are done at once; held ones wait.
+//! 3. The forced records go to the log, lazy ones ride along.
+//! 4. The log answers with [`Appended`]: on `Durable` the held effects are released; in both cases the machine is told.
+//!
+//! | machine | side | rule |
+//! |---|---|---|
+//! | [`two_phase`] | coordinator | two-phase commit, presumed abort (Mohan, Lindsay, Obermarck 1986) |
+//! | [`saga`] | coordinator | sagas (Garcia-Molina and Salem 1987) |
+//! | [`branch`] | participant | one branch of a two-phase commit |
+
+pub mod branch;
+pub mod durable;
+pub mod ids;
+pub mod invariant;
+pub mod record;
+pub mod retry;
+pub mod saga;
+pub mod two_phase;
+
+pub use durable::{Appended, Durable, Held, Output, Parts};
+pub use ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, InvalidGtid, InvalidName, Name, ParticipantName};
+pub use record::{BranchEnd, Decision, Outcome, Protocol, Record};
+pub use retry::RetryPolicy;

@@ -1,0 +1,234 @@
+//! What the log keeps.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BodyDigest, Gtid, ParticipantName};
+use crate::saga::{Definition, StepIndex, StepResult};
+
+/// Commit or abort; the one fact that the log keeps for a transaction. The first that is written wins (I3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Every branch voted yes or read-only, and all of them commit.
+    Commit,
+    /// Every branch is undone.
+    Abort,
+}
+
+/// How the branches of a transaction are brought to the same end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Two-phase commit with presumed abort.
+    TwoPhase,
+    /// Three-phase commit that survives partitions (E3PC).
+    ThreePhase,
+    /// A saga: steps, and compensations in reverse.
+    Saga,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every branch committed.
+    Committed,
+    /// Every branch aborted.
+    Aborted,
+    /// Every step of the saga took effect.
+    Completed,
+    /// No step of the saga has a net effect.
+    Compensated,
+}
+
+/// A durable fact about one transaction. The log stamps each with the time of its batch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Record {
+    /// Opens the transaction's row with its decision. Forced; the first writer wins.
+    Decided(Decided),
+    /// Opens the saga's row, before its start is acknowledged. Forced; the first writer wins.
+    SagaStarted(SagaStarted),
+    /// The saga turned back: from here on there is only compensation. Forced.
+    SagaTurned(SagaTurned),
+    /// What a step or its compensation answered. Lazy, unless the step is marked durable.
+    SagaStep(SagaStep),
+    /// The saga waits for a human, or goes on after one. Lazy.
+    SagaPaused(SagaPaused),
+    /// The transaction is over: its row moves from the open table to history. Lazy for 2PC; forced for a saga's outcome.
+    Ended(Ended),
+}
+
+impl Record {
+    /// Whose record it is.
+    pub fn gtid(&self) -> Gtid {
+        match self {
+            Self::Decided(record) => record.gtid,
+            Self::SagaStarted(record) => record.gtid,
+            Self::SagaTurned(record) => record.gtid,
+            Self::SagaStep(record) => record.gtid,
+            Self::SagaPaused(record) => record.gtid,
+            Self::Ended(record) => record.gtid,
+        }
+    }
+}
+
+/// The decision, with the branches that have to learn it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Decided {
+    /// Whose decision.
+    pub gtid: Gtid,
+    /// Under which protocol; two-phase or three-phase.
+    pub protocol: Protocol,
+    /// The decision.
+    pub decision: Decision,
+    /// The participants that voted yes, in roster order: those who wait for the decision.
+    pub participants: Vec<ParticipantName>,
+    /// The digest of the commit request's body.
+    pub digest: BodyDigest,
+    /// When the transaction began, in Unix milliseconds.
+    pub begun_at_ms: u64,
+    /// Why, for an abort.
+    pub reason: Option<String>,
+}
+
+/// A saga's definition and inputs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SagaStarted {
+    /// Whose start.
+    pub gtid: Gtid,
+    /// Its steps, inputs included.
+    pub definition: Definition,
+    /// The digest of the start request's body.
+    pub digest: BodyDigest,
+    /// When the saga began, in Unix milliseconds.
+    pub begun_at_ms: u64,
+}
+
+/// The decision to compensate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SagaTurned {
+    /// Whose turn.
+    pub gtid: Gtid,
+    /// Why.
+    pub reason: String,
+}
+
+/// One answer of one step.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SagaStep {
+    /// Whose step.
+    pub gtid: Gtid,
+    /// Which step.
+    pub step: StepIndex,
+    /// Whether it is the compensation's answer rather than the action's.
+    pub compensation: bool,
+    /// The attempt that was answered, from 1.
+    pub attempt: u32,
+    /// The answer.
+    pub result: StepResult,
+}
+
+/// The saga stopped for a human, or goes on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SagaPaused {
+    /// Whose pause.
+    pub gtid: Gtid,
+    /// What a human must do; `None` once the saga was resumed.
+    pub remedy: Option<String>,
+}
+
+/// The end of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ended {
+    /// Whose end.
+    pub gtid: Gtid,
+    /// Under which protocol.
+    pub protocol: Protocol,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether the log has an open row of it. A transaction that aborted without one goes straight to history.
+    pub has_open_row: bool,
+    /// When it began, in Unix milliseconds.
+    pub begun_at_ms: u64,
+    /// The digest of the commit or start request's body.
+    pub digest: BodyDigest,
+    /// Why, where it was aborted or compensated.
+    pub reason: Option<String>,
+    /// How each branch or step ended, in roster order.
+    pub branches: Vec<EndedBranch>,
+    /// A saga's outputs by step, for steps that completed; empty for 2PC.
+    pub outputs: Vec<(StepIndex, Bytes)>,
+}
+
+/// How one branch or saga step ended.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EndedBranch {
+    /// The participant; for a saga, the participant of the step.
+    pub participant: ParticipantName,
+    /// The saga step's name; `None` for a branch.
+    pub step: Option<ParticipantName>,
+    /// How it ended.
+    pub end: BranchEnd,
+}
+
+/// The ways a branch or step can end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BranchEnd {
+    /// Committed, as decided.
+    Committed,
+    /// Aborted, as decided, or by its own no.
+    Aborted,
+    /// Voted read-only: nothing to commit or abort.
+    ReadOnly,
+    /// Never asked to do anything.
+    NotStarted,
+    /// A saga step that took effect.
+    Completed,
+    /// A saga step whose effect was undone, or prevented.
+    Compensated,
+    /// A saga step whose effect could not be undone, and that a human closed.
+    Abandoned,
+    /// Committed against, or without, the decision.
+    HeuristicCommitted,
+    /// Aborted against, or without, the decision.
+    HeuristicAborted,
+}
+
+impl BranchEnd {
+    /// The word for it in the log, on the wire and on screen.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::ReadOnly => "read_only",
+            Self::NotStarted => "not_started",
+            Self::Completed => "completed",
+            Self::Compensated => "compensated",
+            Self::Abandoned => "abandoned",
+            Self::HeuristicCommitted => "heuristic_committed",
+            Self::HeuristicAborted => "heuristic_aborted",
+        }
+    }
+}
+
+macro_rules! words {
+    ($type:ty { $($variant:ident => $word:literal),+ $(,)? }) => {
+        impl $type {
+            /// The word for it in the log, on the wire and on screen.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words!(Decision { Commit => "commit", Abort => "abort" });
+words!(Protocol { TwoPhase => "2pc", ThreePhase => "3pc", Saga => "saga" });
+words!(Outcome { Committed => "committed", Aborted => "aborted", Completed => "completed", Compensated => "compensated" });
