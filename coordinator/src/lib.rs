@@ -1,1 +1,5 @@
-//! x
+//! Assent, a distributed transaction coordinator.
+pub mod driver;
+pub mod log;
+
+mod digest;

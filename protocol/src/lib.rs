@@ -20,6 +20,7 @@ pub mod branch;
 pub mod durable;
 pub mod ids;
 pub mod invariant;
+pub mod reason;
 pub mod record;
 pub mod retry;
 pub mod saga;
@@ -27,5 +28,6 @@ pub mod two_phase;
 
 pub use durable::{Appended, Durable, Held, Output, Parts};
 pub use ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, InvalidGtid, InvalidName, Name, ParticipantName};
+pub use reason::{AbortCode, AbortReason, Refusal, Wait};
 pub use record::{BranchEnd, Decision, Outcome, Protocol, Record};
 pub use retry::RetryPolicy;

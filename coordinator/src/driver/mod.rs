@@ -1,0 +1,285 @@
+//! The driver: the only place where the machines' outputs become I/O.
+//!
+//! ```text
+//!  sessions, unary calls ──inputs──▶ shard (owns the machines of its gtids) ──batch──▶ committer ──append──▶ log
+//!                        ◀─messages─                                        ◀─receipts─
+//! ```
+//!
+//! A shard is one task. It takes whatever inputs have queued, runs the machines, and hands all records to the committer at
+//! once; what arrives while an append is in flight makes up the next batch. Effects that wait for a record are released
+//! with the log's receipt. There is no lock and no task per transaction on this path.
+//!
+//! What bounds memory (I13): the open transactions and their payloads by admission ([`Limits`]), the inputs by bounded
+//! channels (a full one stops the reading of sessions, and so the clients, through HTTP/2 flow control), the outgoing messages of a
+//! session by cutting the session, the answers of ended transactions by a bounded cache.
+
+mod committer;
+mod effects;
+mod ended;
+mod entry;
+mod lookup;
+mod peers;
+mod recovery;
+mod requests;
+mod shard;
+mod statistics;
+mod view;
+
+use std::sync::Arc;
+
+use assent_proto::session::FromClient;
+use assent_protocol::two_phase::CarriedBranch;
+use assent_protocol::{Epoch, Gtid, Name, ParticipantName};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::log::{Log, LogError};
+
+pub use peers::{Backlog, Outbound, Peer, SessionId};
+pub use statistics::{Snapshot, Statistics};
+pub use view::{BranchView, TransactionView};
+
+/// What the driver takes on, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open transactions and sagas per replica; a request beyond is refused as overloaded.
+    pub open_max: usize,
+    /// Bytes of payload that open transactions hold per replica; a request beyond is refused as overloaded.
+    pub open_bytes_max: usize,
+    /// Branches of one transaction.
+    pub branches_max: usize,
+    /// Bytes of one payload or saga input.
+    pub payload_bytes_max: usize,
+    /// How long a transaction may stay undecided unless it says otherwise, in milliseconds.
+    pub timeout_default_ms: u64,
+    /// The longest that a transaction may ask for, in milliseconds.
+    pub timeout_max_ms: u64,
+    /// How long a participant that is not connected is waited for, in milliseconds.
+    pub absence_ms: u64,
+    /// Messages that may wait for one session before it is cut.
+    pub backlog_max: usize,
+    /// Answers of ended transactions that are kept at hand per replica.
+    pub ended_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            open_max: 100_000,
+            open_bytes_max: 512 * 1024 * 1024,
+            branches_max: 128,
+            payload_bytes_max: 1024 * 1024,
+            timeout_default_ms: 30_000,
+            timeout_max_ms: 24 * 3_600 * 1_000,
+            absence_ms: 5_000,
+            backlog_max: 65_536,
+            ended_max: 65_536,
+        }
+    }
+}
+
+/// What a shard is given.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A session has said these, in this order.
+    Messages {
+        /// Which session.
+        session: SessionId,
+        /// What.
+        messages: Vec<FromClient>,
+    },
+    /// A session is open; comes before its messages.
+    SessionOpened(Peer),
+    /// A session is gone; comes after its messages.
+    SessionClosed(SessionId),
+    /// A branch is named ahead of the commit (unary).
+    NameBranch {
+        /// Which transaction.
+        gtid: Gtid,
+        /// The branch.
+        branch: CarriedBranch,
+        /// Answered on this session.
+        session: SessionId,
+        /// With this number.
+        request_id: u64,
+    },
+    /// Found open in the log at the start.
+    Recovered(crate::log::OpenTransaction),
+    /// One transaction, as it stands in memory.
+    View {
+        /// Which.
+        gtid: Gtid,
+        /// `None` if it is not in memory.
+        answer: oneshot::Sender<Option<TransactionView>>,
+    },
+    /// All transactions in memory.
+    Views {
+        /// In no order.
+        answer: oneshot::Sender<Vec<TransactionView>>,
+    },
+    /// One transaction, now and whenever its state changes, until it ends.
+    Watch {
+        /// Which.
+        gtid: Gtid,
+        /// Closed at once if the transaction is not in memory.
+        changes: mpsc::Sender<TransactionView>,
+    },
+    /// Take on nothing new; answer when nothing undecided is left.
+    Drain {
+        /// Answered once.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Why the driver has stopped by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// Another process took over this replica's name.
+    #[error("another process acquired the replica name of this one; give each replica a name of its own (--replica)")]
+    Fenced,
+}
+
+/// A handle to the shards.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    shards: Arc<[mpsc::Sender<Input>]>,
+    epoch: Epoch,
+    statistics: Arc<Statistics>,
+    stopped: watch::Receiver<Option<Stopped>>,
+    tasks: TaskTracker,
+}
+
+/// Inputs that may wait for one shard; a full queue stops the reading of sessions.
+const INPUTS_MAX: usize = 1_024;
+
+impl Driver {
+    /// Acquires the log for `replica`, recovers what is open in it, and starts to drive.
+    ///
+    /// # Errors
+    /// [`LogError`] if the log cannot be reached or used.
+    pub async fn start(
+        log: Arc<dyn Log>,
+        replica: &Name,
+        limits: Limits,
+        shards: usize,
+    ) -> Result<Self, LogError> {
+        let epoch = log.acquire(replica).await?;
+        let known: Vec<ParticipantName> = log.participants().await?;
+        let statistics = Arc::new(Statistics::default());
+        let (stop, stopped) = watch::channel(None);
+        let tasks = TaskTracker::new();
+        let shards = shards.max(1);
+        let (batches, batch_queue) = mpsc::channel(shards);
+        let mut senders = Vec::with_capacity(shards);
+        let mut receipts = Vec::with_capacity(shards);
+        for number in 0..shards {
+            let (sender, inbox) = mpsc::channel(INPUTS_MAX);
+            let (receipt, receipt_queue) = mpsc::channel(1);
+            senders.push(sender);
+            receipts.push(receipt);
+            let shard = shard::Shard::new(shard::Parts {
+                number,
+                shards,
+                epoch,
+                limits: limits.clone(),
+                known: known.clone(),
+                log: Arc::clone(&log),
+                batches: batches.clone(),
+                statistics: Arc::clone(&statistics),
+            });
+            tasks.spawn(shard.run(inbox, receipt_queue));
+        }
+        drop(batches);
+        tasks.spawn(committer::run(Arc::clone(&log), batch_queue, receipts, Arc::clone(&statistics), stop));
+        let driver = Self { shards: senders.into(), epoch, statistics, stopped, tasks };
+        recovery::recover(&*log, &driver).await?;
+        Ok(driver)
+    }
+
+    /// The epoch under which it drives.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What it has done so far.
+    pub fn statistics(&self) -> &Arc<Statistics> {
+        &self.statistics
+    }
+
+    /// Waits until the driver stops by itself, and says why.
+    pub async fn stopped(&self) -> Stopped {
+        let mut stopped = self.stopped.clone();
+        loop {
+            if let Some(why) = stopped.borrow_and_update().clone() {
+                return why;
+            }
+            if stopped.changed().await.is_err() {
+                // The committer has ended because every handle is gone: that is no stop of its own.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Takes on nothing new and waits until every transaction that was undecided is decided.
+    pub async fn drain(&self) {
+        let mut waiting = Vec::new();
+        for shard in self.shards.iter() {
+            let (done, answer) = oneshot::channel();
+            if shard.send(Input::Drain { done }).await.is_ok() {
+                waiting.push(answer);
+            }
+        }
+        for answer in waiting {
+            // A shard that is gone has nothing undecided.
+            answer.await.ok();
+        }
+    }
+
+    /// Drops this handle and waits until the shards have handed their last records to the log. Every other handle must
+    /// have been dropped, or this never ends.
+    pub async fn close(self) {
+        let tasks = self.tasks.clone();
+        drop(self);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// How many shards there are.
+    pub(crate) fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Which shard owns a transaction.
+    pub(crate) fn shard_of(&self, gtid: Gtid) -> usize {
+        shard_of(gtid, self.shards.len())
+    }
+
+    /// Gives a shard an input; waits while its queue is full. Answers whether the shard still runs.
+    pub(crate) async fn give(&self, shard: usize, input: Input) -> bool {
+        self.shards[shard].send(input).await.is_ok()
+    }
+
+    /// One transaction, as it stands in memory.
+    pub(crate) async fn view(&self, gtid: Gtid) -> Option<TransactionView> {
+        let (answer, view) = oneshot::channel();
+        self.give(self.shard_of(gtid), Input::View { gtid, answer }).await;
+        view.await.ok().flatten()
+    }
+
+    /// All transactions in memory, by gtid, newest first.
+    pub(crate) async fn views(&self) -> Vec<TransactionView> {
+        let mut all = Vec::new();
+        for shard in 0..self.shards.len() {
+            let (answer, views) = oneshot::channel();
+            self.give(shard, Input::Views { answer }).await;
+            all.extend(views.await.unwrap_or_default());
+        }
+        all.sort_by_key(|view: &TransactionView| std::cmp::Reverse(view.gtid));
+        all
+    }
+}
+
+/// By the random bits of the gtid, so that shards fill evenly.
+fn shard_of(gtid: Gtid, shards: usize) -> usize {
+    usize::from(gtid.as_bytes()[15]) % shards
+}

@@ -1,0 +1,71 @@
+//! What is open in the log at the start goes on.
+//!
+//! The log gives the open rows, a shard turns each into a machine. One that cannot be read or resumed is parked with its reason
+//! and stops nobody else: requests about it are refused with that reason, and it stays in the log as it is.
+
+use assent_protocol::saga::{Kept, Saga};
+use assent_protocol::two_phase::TwoPhase;
+
+use super::entry::Machine;
+use super::shard::Shard;
+use super::{Driver, Input};
+use crate::log::{Log, LogError, OpenSaga, OpenTransaction};
+
+/// Rows read from the log at once.
+const PAGE: usize = 1_000;
+
+/// Gives every open transaction of the log to its shard.
+pub(super) async fn recover(log: &dyn Log, driver: &Driver) -> Result<(), LogError> {
+    let mut after = None;
+    let mut resumed = 0_u64;
+    let mut parked = 0_u64;
+    loop {
+        let page = log.open_transactions(after, PAGE).await?;
+        let is_last = page.len() < PAGE;
+        for (gtid, row) in page {
+            after = Some(gtid);
+            match row {
+                Ok(transaction) => {
+                    resumed += 1;
+                    driver.give(driver.shard_of(gtid), Input::Recovered(transaction)).await;
+                }
+                Err(unreadable) => {
+                    parked += 1;
+                    tracing::error!(%gtid, error = %unreadable, "parked: its row in the log cannot be read");
+                }
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    if resumed + parked > 0 {
+        tracing::info!(resumed, parked, "recovered what was open in the log");
+    }
+    Ok(())
+}
+
+impl Shard {
+    /// Resumes one open transaction.
+    pub(super) fn recovered(&mut self, transaction: OpenTransaction) {
+        let gtid = transaction.gtid();
+        match transaction {
+            OpenTransaction::Decided { record, .. } => {
+                let (machine, output) = TwoPhase::recover(&record, self.epoch);
+                self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
+                self.two_phase_output(gtid, output);
+            }
+            OpenTransaction::Saga(OpenSaga { started, turned, paused, steps, .. }) => {
+                let bytes = started.definition.steps().iter().map(|step| step.input.len()).sum();
+                let steps = steps.into_iter().map(|step| step.record).collect();
+                match Saga::recover(self.epoch, Kept { started, turned, steps, paused }) {
+                    Ok((machine, output)) => {
+                        self.insert(gtid, Machine::Saga(Box::new(machine)), 0, bytes);
+                        self.saga_output(gtid, output);
+                    }
+                    Err(error) => tracing::error!(%gtid, %error, "parked: its rows in the log contradict each other"),
+                }
+            }
+        }
+    }
+}

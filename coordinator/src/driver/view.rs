@@ -1,0 +1,130 @@
+//! What operators and unary callers see of a transaction in memory.
+
+use assent_protocol::saga::WaitsFor;
+use assent_protocol::{AbortReason, Gtid, ParticipantName, Protocol};
+use bytes::Bytes;
+
+use super::entry::{Entry, Machine};
+
+/// A transaction in memory, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionView {
+    /// Which.
+    pub gtid: Gtid,
+    /// Under which protocol.
+    pub protocol: Protocol,
+    /// Its state, in the API's word.
+    pub state: &'static str,
+    /// Why it aborts or compensates.
+    pub reason: Option<AbortReason>,
+    /// When it began, in Unix milliseconds.
+    pub begun_at_ms: u64,
+    /// When it aborts by itself, in Unix milliseconds; `None` where it does not.
+    pub deadline_unix_ms: Option<u64>,
+    /// Its branches or steps.
+    pub branches: Vec<BranchView>,
+    /// What it waits for and who must act; empty when it has ended.
+    pub waiting_for: String,
+}
+
+/// A branch or saga step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BranchView {
+    /// Whose.
+    pub participant: ParticipantName,
+    /// The saga step's name.
+    pub step: Option<ParticipantName>,
+    /// Its state, in the API's word.
+    pub state: &'static str,
+    /// How often it was asked in its present state.
+    pub attempts: u32,
+    /// The last thing that went wrong.
+    pub last_error: Option<String>,
+    /// A completed step's output.
+    pub output: Bytes,
+}
+
+impl TransactionView {
+    pub(super) fn of(gtid: Gtid, entry: &Entry) -> Self {
+        match &entry.machine {
+            Machine::TwoPhase(machine) => Self {
+                gtid,
+                protocol: Protocol::TwoPhase,
+                state: machine.state_word(),
+                reason: machine.reason().cloned(),
+                begun_at_ms: machine.begun_at_ms(),
+                deadline_unix_ms: matches!(machine.state_word(), "active" | "preparing")
+                    .then_some(entry.deadline_unix_ms)
+                    .filter(|deadline| *deadline > 0),
+                branches: machine
+                    .branches()
+                    .iter()
+                    .map(|branch| BranchView {
+                        participant: branch.participant.clone(),
+                        step: None,
+                        state: branch.state.as_str(),
+                        attempts: if branch.state.needs_order() { machine.resends() + 1 } else { 0 },
+                        last_error: None,
+                        output: Bytes::new(),
+                    })
+                    .collect(),
+                waiting_for: machine.waiting_for(),
+            },
+            Machine::Saga(machine) => {
+                let view = machine.view();
+                Self {
+                    gtid,
+                    protocol: Protocol::Saga,
+                    state: view.state,
+                    reason: view.reason.as_deref().map(AbortReason::from_line),
+                    begun_at_ms: machine.begun_at_ms(),
+                    deadline_unix_ms: None,
+                    waiting_for: saga_waits(&view),
+                    branches: view
+                        .steps
+                        .into_iter()
+                        .map(|step| BranchView {
+                            participant: step.participant,
+                            step: Some(step.name),
+                            state: step.state.as_str(),
+                            attempts: step.attempt,
+                            last_error: step.last_error,
+                            output: Bytes::new(),
+                        })
+                        .collect(),
+                }
+            }
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.state, "committed" | "aborted" | "completed" | "compensated")
+    }
+}
+
+/// The remedy where a human must act, else what each unfinished step waits for.
+fn saga_waits(view: &assent_protocol::saga::View) -> String {
+    if let Some(remedy) = &view.remedy {
+        return remedy.clone();
+    }
+    match &view.waits_for {
+        WaitsFor::Nothing => String::new(),
+        WaitsFor::Steps => {
+            let steps: Vec<String> = view
+                .steps
+                .iter()
+                .filter(|step| !matches!(step.waits_for, WaitsFor::Nothing | WaitsFor::These(_)))
+                .map(|step| format!("step {} at {}: {}", step.name, step.participant, step.waits_for))
+                .collect();
+            steps.join("; ")
+        }
+        other @ (WaitsFor::These(_)
+        | WaitsFor::Pivots(_)
+        | WaitsFor::Answer
+        | WaitsFor::Retry
+        | WaitsFor::Participant
+        | WaitsFor::Log
+        | WaitsFor::Human) => other.to_string(),
+    }
+}

@@ -1,0 +1,3 @@
+//! All tests that need real processes or a real Postgres: one binary, so that it is linked once. One module per subject.
+
+mod harness;

@@ -1,0 +1,272 @@
+//! A client's messages, read and written.
+
+use assent_protocol::InstanceId;
+use assent_protocol::saga::{Definition, StepResult};
+use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
+
+use super::shared::{Reading, gtid_bytes, participant_if_given, vote_to_wire};
+use super::{Commit, FromClient, Hello, Malformed};
+use crate::text::one_line;
+use crate::v1;
+use crate::v1::client_message::Kind;
+
+impl TryFrom<v1::ClientMessage> for FromClient {
+    type Error = Malformed;
+
+    /// # Errors
+    /// [`Malformed`], with the first thing that is wrong.
+    fn try_from(message: v1::ClientMessage) -> Result<Self, Malformed> {
+        match message.kind {
+            Some(Kind::Hello(hello)) => read_hello(hello),
+            Some(Kind::Heartbeat(v1::Heartbeat {})) => Ok(Self::Heartbeat),
+            Some(Kind::Begin(begin)) => read_begin(&begin),
+            Some(Kind::Commit(commit)) => read_commit(commit),
+            Some(Kind::Abort(abort)) => read_abort(abort),
+            Some(Kind::StartSaga(start)) => read_start_saga(start),
+            Some(Kind::Await(request)) => read_await(&request),
+            Some(Kind::Enlist(enlist)) => read_enlist(&enlist),
+            Some(Kind::Vote(vote)) => read_vote(vote),
+            Some(Kind::Acknowledge(acknowledge)) => read_acknowledge(&acknowledge),
+            Some(Kind::Inquire(inquire)) => {
+                Ok(Self::Inquire { gtid: Reading::message("Inquire").gtid(&inquire.gtid)? })
+            }
+            Some(Kind::StepAnswer(answer)) => read_step_answer(answer),
+            None => Err(Reading::message("ClientMessage")
+                .malformed("it is empty, or of a kind that this version does not know: set exactly one")),
+        }
+    }
+}
+
+fn read_hello(hello: v1::Hello) -> Result<FromClient, Malformed> {
+    let reading = Reading::message("Hello");
+    let participant = participant_if_given(reading, &hello.participant)?;
+    // A forgotten instance would be shared by all processes of the participant: votes and departures of one would be
+    // taken for those of another.
+    if participant.is_some() && hello.instance_id == 0 {
+        return Err(reading.malformed("instance_id is 0: draw one at random at each start of the process"));
+    }
+    Ok(FromClient::Hello(Hello {
+        participant,
+        instance: InstanceId(hello.instance_id),
+        protocol_version: hello.protocol_version,
+        token: hello.token,
+        one_phase: hello.one_phase,
+        sdk: one_line(hello.sdk),
+    }))
+}
+
+fn read_begin(begin: &v1::Begin) -> Result<FromClient, Malformed> {
+    let v1::Begin { request_id, gtid, timeout_ms } = begin;
+    let reading = Reading::request("Begin", *request_id);
+    Ok(FromClient::Begin { request_id: *request_id, gtid: reading.gtid(gtid)?, timeout_ms: *timeout_ms })
+}
+
+fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
+    let reading = Reading::request("Commit", commit.request_id);
+    let gtid = reading.gtid(&commit.gtid)?;
+    let attempt = reading.attempt(commit.attempt)?;
+    let wait = reading.wait(commit.wait)?;
+    let branches = commit
+        .branches
+        .into_iter()
+        .map(|branch| {
+            let participant = reading.name("participant", &branch.participant)?;
+            Ok(CarriedBranch { participant, payload: branch.payload })
+        })
+        .collect::<Result<_, Malformed>>()?;
+    Ok(FromClient::Commit(Commit {
+        request_id: commit.request_id,
+        gtid,
+        branches,
+        attempt,
+        begun: commit.begun,
+        timeout_ms: commit.timeout_ms,
+        wait,
+    }))
+}
+
+fn read_abort(abort: v1::Abort) -> Result<FromClient, Malformed> {
+    let gtid = Reading::request("Abort", abort.request_id).gtid(&abort.gtid)?;
+    Ok(FromClient::Abort { request_id: abort.request_id, gtid, reason: one_line(abort.reason) })
+}
+
+fn read_start_saga(start: v1::StartSaga) -> Result<FromClient, Malformed> {
+    let reading = Reading::request("StartSaga", start.request_id);
+    let gtid = reading.gtid(&start.gtid)?;
+    let attempt = reading.attempt(start.attempt)?;
+    let wait = reading.wait(start.wait)?;
+    let definition = start.definition.ok_or_else(|| reading.malformed("definition is not given"))?;
+    let definition = Definition::try_from(definition).map_err(|nested| reading.malformed(nested.problem))?;
+    Ok(FromClient::StartSaga { request_id: start.request_id, gtid, definition, wait, attempt })
+}
+
+fn read_await(request: &v1::Await) -> Result<FromClient, Malformed> {
+    let v1::Await { request_id, gtid, wait } = request;
+    let reading = Reading::request("Await", *request_id);
+    Ok(FromClient::Await { request_id: *request_id, gtid: reading.gtid(gtid)?, wait: reading.wait(*wait)? })
+}
+
+fn read_enlist(enlist: &v1::Enlist) -> Result<FromClient, Malformed> {
+    let reading = Reading::request("Enlist", enlist.request_id);
+    let gtid = reading.gtid(&enlist.gtid)?;
+    let vote = match v1::VoteKind::try_from(enlist.vote) {
+        Ok(v1::VoteKind::Yes) => EarlyVote::Yes,
+        Ok(v1::VoteKind::ReadOnly) => EarlyVote::ReadOnly,
+        Ok(
+            other @ (v1::VoteKind::Unspecified | v1::VoteKind::No | v1::VoteKind::Unknown | v1::VoteKind::Committed),
+        ) => {
+            return Err(reading.malformed(format!(
+                "vote is {}, but only a branch that is prepared or read-only enlists: {} or {}",
+                other.as_str_name(),
+                v1::VoteKind::Yes.as_str_name(),
+                v1::VoteKind::ReadOnly.as_str_name(),
+            )));
+        }
+        Err(_) => return Err(reading.unknown_number("vote", enlist.vote)),
+    };
+    Ok(FromClient::Enlist { request_id: enlist.request_id, gtid, vote })
+}
+
+fn read_vote(vote: v1::Vote) -> Result<FromClient, Malformed> {
+    let reading = Reading::message("Vote");
+    let gtid = reading.gtid(&vote.gtid)?;
+    let vote = match v1::VoteKind::try_from(vote.vote) {
+        Ok(v1::VoteKind::Yes) => Vote::Yes,
+        Ok(v1::VoteKind::ReadOnly) => Vote::ReadOnly,
+        Ok(v1::VoteKind::No) => Vote::No(one_line(vote.reason)),
+        Ok(v1::VoteKind::Unknown) => Vote::Unknown(one_line(vote.reason)),
+        Ok(v1::VoteKind::Committed) => Vote::Committed,
+        Ok(v1::VoteKind::Unspecified) => return Err(reading.malformed("vote is not given")),
+        Err(_) => return Err(reading.unknown_number("vote", vote.vote)),
+    };
+    Ok(FromClient::Vote { gtid, vote })
+}
+
+fn read_acknowledge(acknowledge: &v1::Acknowledge) -> Result<FromClient, Malformed> {
+    let reading = Reading::message("Acknowledge");
+    let gtid = reading.gtid(&acknowledge.gtid)?;
+    let result = match v1::BranchResult::try_from(acknowledge.result) {
+        Ok(v1::BranchResult::Done) => BranchResult::Done,
+        Ok(v1::BranchResult::HeuristicCommitted) => BranchResult::HeuristicCommitted,
+        Ok(v1::BranchResult::HeuristicAborted) => BranchResult::HeuristicAborted,
+        Ok(v1::BranchResult::Unspecified) => return Err(reading.malformed("result is not given")),
+        Err(_) => return Err(reading.unknown_number("result", acknowledge.result)),
+    };
+    Ok(FromClient::Acknowledge { gtid, result })
+}
+
+fn read_step_answer(answer: v1::StepAnswer) -> Result<FromClient, Malformed> {
+    use v1::step_answer::Result as Answer;
+
+    let reading = Reading::message("StepAnswer");
+    let gtid = reading.gtid(&answer.gtid)?;
+    let epoch = reading.epoch(answer.epoch)?;
+    let step = reading.step(answer.step)?;
+    let attempt = reading.attempt(answer.attempt)?;
+    let result = match answer.result {
+        Some(Answer::Done(output)) => StepResult::Done(output),
+        Some(Answer::Refused(reason)) => StepResult::Refused(one_line(reason)),
+        Some(Answer::Unknown(reason)) => StepResult::Unknown(one_line(reason)),
+        None => return Err(reading.malformed("result is not given: set exactly one of done, refused, unknown")),
+    };
+    Ok(FromClient::StepAnswer { gtid, epoch, step, compensation: answer.compensation, attempt, result })
+}
+
+impl From<FromClient> for v1::ClientMessage {
+    fn from(message: FromClient) -> Self {
+        Self { kind: Some(message.into()) }
+    }
+}
+
+impl From<FromClient> for Kind {
+    fn from(message: FromClient) -> Self {
+        match message {
+            FromClient::Hello(hello) => Self::Hello(hello.into()),
+            FromClient::Heartbeat => Self::Heartbeat(v1::Heartbeat {}),
+            FromClient::Begin { request_id, gtid, timeout_ms } => {
+                Self::Begin(v1::Begin { request_id, gtid: gtid_bytes(gtid), timeout_ms })
+            }
+            FromClient::Commit(commit) => Self::Commit(commit.into()),
+            FromClient::Abort { request_id, gtid, reason } => {
+                Self::Abort(v1::Abort { request_id, gtid: gtid_bytes(gtid), reason })
+            }
+            FromClient::StartSaga { request_id, gtid, definition, wait, attempt } => Self::StartSaga(v1::StartSaga {
+                request_id,
+                gtid: gtid_bytes(gtid),
+                definition: Some(definition.into()),
+                wait: v1::Wait::from(wait).into(),
+                attempt,
+            }),
+            FromClient::Await { request_id, gtid, wait } => {
+                Self::Await(v1::Await { request_id, gtid: gtid_bytes(gtid), wait: v1::Wait::from(wait).into() })
+            }
+            FromClient::Enlist { request_id, gtid, vote } => {
+                let vote = match vote {
+                    EarlyVote::Yes => v1::VoteKind::Yes,
+                    EarlyVote::ReadOnly => v1::VoteKind::ReadOnly,
+                };
+                Self::Enlist(v1::Enlist { request_id, gtid: gtid_bytes(gtid), vote: vote.into() })
+            }
+            FromClient::Vote { gtid, vote } => {
+                let (vote, reason) = vote_to_wire(vote);
+                Self::Vote(v1::Vote { gtid: gtid_bytes(gtid), vote: vote.into(), reason })
+            }
+            FromClient::Acknowledge { gtid, result } => Self::Acknowledge(v1::Acknowledge {
+                gtid: gtid_bytes(gtid),
+                result: v1::BranchResult::from(result).into(),
+            }),
+            FromClient::Inquire { gtid } => Self::Inquire(v1::Inquire { gtid: gtid_bytes(gtid) }),
+            FromClient::StepAnswer { gtid, epoch, step, compensation, attempt, result } => {
+                Self::StepAnswer(v1::StepAnswer {
+                    gtid: gtid_bytes(gtid),
+                    epoch: epoch.0,
+                    step: step.0.into(),
+                    compensation,
+                    attempt,
+                    result: Some(result.into()),
+                })
+            }
+        }
+    }
+}
+
+impl From<Hello> for v1::Hello {
+    fn from(hello: Hello) -> Self {
+        Self {
+            participant: hello.participant.map(String::from).unwrap_or_default(),
+            instance_id: hello.instance.0,
+            protocol_version: hello.protocol_version,
+            token: hello.token,
+            one_phase: hello.one_phase,
+            sdk: hello.sdk,
+        }
+    }
+}
+
+impl From<Commit> for v1::Commit {
+    fn from(commit: Commit) -> Self {
+        let branches = commit
+            .branches
+            .into_iter()
+            .map(|branch| v1::CarriedBranch { participant: branch.participant.into(), payload: branch.payload });
+        Self {
+            request_id: commit.request_id,
+            gtid: gtid_bytes(commit.gtid),
+            branches: branches.collect(),
+            attempt: commit.attempt,
+            begun: commit.begun,
+            timeout_ms: commit.timeout_ms,
+            wait: v1::Wait::from(commit.wait).into(),
+        }
+    }
+}
+
+impl From<StepResult> for v1::step_answer::Result {
+    fn from(result: StepResult) -> Self {
+        match result {
+            StepResult::Done(output) => Self::Done(output),
+            StepResult::Refused(reason) => Self::Refused(reason),
+            StepResult::Unknown(reason) => Self::Unknown(reason),
+        }
+    }
+}

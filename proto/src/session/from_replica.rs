@@ -1,0 +1,216 @@
+//! A replica's messages, read and written.
+
+use super::shared::{Reading, gtid_bytes, outputs_to_wire};
+use super::{FromReplica, Malformed, Refused, Reply, StepOrder, Welcome};
+use crate::v1;
+use crate::v1::server_message::Kind;
+
+impl TryFrom<v1::ServerMessage> for FromReplica {
+    type Error = Malformed;
+
+    /// # Errors
+    /// [`Malformed`], with the first thing that is wrong. Its `request_id` names the request that a malformed reply would
+    /// have answered.
+    fn try_from(message: v1::ServerMessage) -> Result<Self, Malformed> {
+        match message.kind {
+            Some(Kind::Welcome(welcome)) => read_welcome(welcome),
+            Some(Kind::Heartbeat(v1::Heartbeat {})) => Ok(Self::Heartbeat),
+            Some(Kind::Reply(reply)) => read_reply(reply),
+            Some(Kind::Prepare(prepare)) => {
+                let reading = Reading::message("Prepare");
+                Ok(Self::Prepare {
+                    gtid: reading.gtid(&prepare.gtid)?,
+                    epoch: reading.epoch(prepare.epoch)?,
+                    payload: prepare.payload,
+                    timeout_ms: prepare.timeout_ms,
+                    one_phase: prepare.one_phase,
+                })
+            }
+            Some(Kind::CommitBranch(commit)) => {
+                let reading = Reading::message("CommitBranch");
+                Ok(Self::CommitBranch { gtid: reading.gtid(&commit.gtid)?, epoch: reading.epoch(commit.epoch)? })
+            }
+            Some(Kind::AbortBranch(abort)) => {
+                let reading = Reading::message("AbortBranch");
+                Ok(Self::AbortBranch { gtid: reading.gtid(&abort.gtid)?, epoch: reading.epoch(abort.epoch)? })
+            }
+            Some(Kind::ExecuteStep(execute)) => read_execute_step(execute),
+            Some(Kind::CompensateStep(compensate)) => read_compensate_step(compensate),
+            Some(Kind::GoAway(away)) => Ok(Self::GoAway { reason: away.reason }),
+            None => Err(Reading::message("ServerMessage")
+                .malformed("it is empty, or of a kind that this version does not know: set exactly one")),
+        }
+    }
+}
+
+fn read_welcome(welcome: v1::Welcome) -> Result<FromReplica, Malformed> {
+    Ok(FromReplica::Welcome(Welcome {
+        replica: welcome.replica,
+        epoch: Reading::message("Welcome").epoch(welcome.epoch)?,
+        peers: welcome.peers,
+        heartbeat_interval_ms: welcome.heartbeat_interval_ms,
+        silence_max_ms: welcome.silence_max_ms,
+        payload_bytes_max: welcome.payload_bytes_max,
+        branches_max: welcome.branches_max,
+        coordinator_id: welcome.coordinator_id,
+    }))
+}
+
+fn read_reply(reply: v1::Reply) -> Result<FromReplica, Malformed> {
+    use v1::reply::Kind as Answer;
+
+    let reading = Reading::request("Reply", reply.request_id);
+    let answer = match reply.kind {
+        Some(Answer::Begun(begun)) => Reply::Begun { deadline_unix_ms: begun.deadline_unix_ms },
+        Some(Answer::Enlisted(v1::Enlisted {})) => Reply::Enlisted,
+        Some(Answer::SagaStarted(v1::SagaStarted {})) => Reply::SagaStarted,
+        Some(Answer::SagaTurned(v1::SagaTurned { reason })) => Reply::SagaTurned { reason },
+        Some(Answer::Outcome(reached)) => Reply::Outcome {
+            outcome: reading.outcome(reached.outcome)?,
+            reason: reading.reason(reached.reason)?,
+            outputs: reading.outputs(reached.outputs)?,
+        },
+        Some(Answer::Refused(refused)) => Reply::Refused(read_refused(reading, refused)?),
+        None => {
+            return Err(reading.malformed("it is empty, or of a kind that this version does not know: set exactly one"));
+        }
+    };
+    Ok(FromReplica::Reply { request_id: reply.request_id, reply: answer })
+}
+
+fn read_refused(reading: Reading, refused: v1::Refused) -> Result<Refused, Malformed> {
+    // gRPC's codes are 0 to 16; `from_i32` makes Unknown of all others, and a refusal that is OK is none.
+    let code = match i32::try_from(refused.code) {
+        Ok(number @ 1..=16) => tonic::Code::from_i32(number),
+        Ok(_) | Err(_) => {
+            return Err(reading.malformed(format!("code is {}: the gRPC codes of an error are 1 to 16", refused.code)));
+        }
+    };
+    Ok(Refused {
+        code,
+        reason: refused.reason,
+        message: refused.message,
+        retry_after_ms: (refused.retry_after_ms != 0).then_some(refused.retry_after_ms),
+    })
+}
+
+fn read_execute_step(execute: v1::ExecuteStep) -> Result<FromReplica, Malformed> {
+    let reading = Reading::message("ExecuteStep");
+    Ok(FromReplica::ExecuteStep {
+        order: StepOrder {
+            gtid: reading.gtid(&execute.gtid)?,
+            epoch: reading.epoch(execute.epoch)?,
+            step: reading.step(execute.step)?,
+            name: reading.name("name", &execute.name)?,
+            attempt: reading.attempt(execute.attempt)?,
+            input: execute.input,
+            timeout_ms: execute.timeout_ms,
+        },
+        outputs: reading.outputs(execute.outputs)?,
+    })
+}
+
+fn read_compensate_step(compensate: v1::CompensateStep) -> Result<FromReplica, Malformed> {
+    let reading = Reading::message("CompensateStep");
+    Ok(FromReplica::CompensateStep {
+        order: StepOrder {
+            gtid: reading.gtid(&compensate.gtid)?,
+            epoch: reading.epoch(compensate.epoch)?,
+            step: reading.step(compensate.step)?,
+            name: reading.name("name", &compensate.name)?,
+            attempt: reading.attempt(compensate.attempt)?,
+            input: compensate.input,
+            timeout_ms: compensate.timeout_ms,
+        },
+        output: compensate.output,
+    })
+}
+
+impl From<FromReplica> for v1::ServerMessage {
+    fn from(message: FromReplica) -> Self {
+        Self { kind: Some(message.into()) }
+    }
+}
+
+impl From<FromReplica> for Kind {
+    fn from(message: FromReplica) -> Self {
+        match message {
+            FromReplica::Welcome(welcome) => Self::Welcome(welcome.into()),
+            FromReplica::Heartbeat => Self::Heartbeat(v1::Heartbeat {}),
+            FromReplica::Reply { request_id, reply } => Self::Reply(v1::Reply { request_id, kind: Some(reply.into()) }),
+            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase } => {
+                Self::Prepare(v1::Prepare { gtid: gtid_bytes(gtid), epoch: epoch.0, payload, timeout_ms, one_phase })
+            }
+            FromReplica::CommitBranch { gtid, epoch } => {
+                Self::CommitBranch(v1::CommitBranch { gtid: gtid_bytes(gtid), epoch: epoch.0 })
+            }
+            FromReplica::AbortBranch { gtid, epoch } => {
+                Self::AbortBranch(v1::AbortBranch { gtid: gtid_bytes(gtid), epoch: epoch.0 })
+            }
+            FromReplica::ExecuteStep { order, outputs } => Self::ExecuteStep(v1::ExecuteStep {
+                gtid: gtid_bytes(order.gtid),
+                epoch: order.epoch.0,
+                step: order.step.0.into(),
+                name: order.name.into(),
+                attempt: order.attempt,
+                input: order.input,
+                outputs: outputs_to_wire(outputs),
+                timeout_ms: order.timeout_ms,
+            }),
+            FromReplica::CompensateStep { order, output } => Self::CompensateStep(v1::CompensateStep {
+                gtid: gtid_bytes(order.gtid),
+                epoch: order.epoch.0,
+                step: order.step.0.into(),
+                name: order.name.into(),
+                attempt: order.attempt,
+                input: order.input,
+                output,
+                timeout_ms: order.timeout_ms,
+            }),
+            FromReplica::GoAway { reason } => Self::GoAway(v1::GoAway { reason }),
+        }
+    }
+}
+
+impl From<Welcome> for v1::Welcome {
+    fn from(welcome: Welcome) -> Self {
+        Self {
+            replica: welcome.replica,
+            epoch: welcome.epoch.0,
+            peers: welcome.peers,
+            heartbeat_interval_ms: welcome.heartbeat_interval_ms,
+            silence_max_ms: welcome.silence_max_ms,
+            payload_bytes_max: welcome.payload_bytes_max,
+            branches_max: welcome.branches_max,
+            coordinator_id: welcome.coordinator_id,
+        }
+    }
+}
+
+impl From<Reply> for v1::reply::Kind {
+    fn from(reply: Reply) -> Self {
+        match reply {
+            Reply::Begun { deadline_unix_ms } => Self::Begun(v1::Begun { deadline_unix_ms }),
+            Reply::Enlisted => Self::Enlisted(v1::Enlisted {}),
+            Reply::SagaStarted => Self::SagaStarted(v1::SagaStarted {}),
+            Reply::SagaTurned { reason } => Self::SagaTurned(v1::SagaTurned { reason }),
+            Reply::Outcome { outcome, reason, outputs } => Self::Outcome(v1::OutcomeReached {
+                outcome: v1::Outcome::from(outcome).into(),
+                reason: reason.map(Into::into),
+                outputs: outputs_to_wire(outputs),
+            }),
+            Reply::Refused(refused) => Self::Refused(refused.into()),
+        }
+    }
+}
+
+impl From<Refused> for v1::Refused {
+    fn from(refused: Refused) -> Self {
+        Self {
+            code: i32::from(refused.code).unsigned_abs(),
+            reason: refused.reason,
+            message: refused.message,
+            retry_after_ms: refused.retry_after_ms.unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Every message that can be meant.
+
+use assent_protocol::saga::StepDefinition;
+use assent_protocol::{AbortCode, RetryPolicy};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+
+fn any_gtid() -> impl Strategy<Value = Gtid> {
+    any::<[u8; 16]>().prop_map(|mut bytes| {
+        bytes[6] = (bytes[6] & 0x0f) | 0x70;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        Gtid::from_bytes(&bytes).expect("a UUID of version 7")
+    })
+}
+
+fn any_name() -> impl Strategy<Value = Name> {
+    "[a-z0-9][a-z0-9_.-]{0,62}".prop_map(|text| Name::new(&text).expect("a name"))
+}
+
+fn any_bytes() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+}
+
+/// Text without control characters, which do not survive by design.
+fn any_text() -> impl Strategy<Value = String> {
+    "\\PC{0,40}"
+}
+
+fn any_epoch() -> impl Strategy<Value = Epoch> {
+    (1..=u64::MAX).prop_map(Epoch)
+}
+
+fn any_attempt() -> impl Strategy<Value = u32> {
+    1..=u32::MAX
+}
+
+fn any_step() -> impl Strategy<Value = StepIndex> {
+    (0..1_000_u16).prop_map(StepIndex)
+}
+
+fn any_wait() -> impl Strategy<Value = Wait> {
+    select(vec![Wait::Decided, Wait::Ended])
+}
+
+fn any_outputs() -> impl Strategy<Value = Vec<(Name, Bytes)>> {
+    vec((any_name(), any_bytes()), 0..4)
+}
+
+fn any_policy() -> impl Strategy<Value = RetryPolicy> {
+    let fields = (1..100_000_u64, 0..100_000_u64, 100..1_000_u32, any::<u32>(), 1..100_000_u64, vec(any_text(), 0..3));
+    let drawn =
+        fields.prop_map(|(initial, more, multiplier_percent, attempts_max, attempt_timeout_ms, non_retryable)| {
+            RetryPolicy {
+                initial_interval_ms: initial,
+                maximum_interval_ms: initial + more,
+                multiplier_percent,
+                attempts_max,
+                attempt_timeout_ms,
+                non_retryable,
+            }
+        });
+    prop_oneof![Just(RetryPolicy::default()), drawn]
+}
+
+/// A DAG: each step may wait for any of the steps before it, as the bits of `after` say.
+pub(super) fn any_definition() -> impl Strategy<Value = Definition> {
+    let step = (any_name(), any_bytes(), any::<u8>(), any_policy(), any_policy(), any::<bool>(), any::<bool>());
+    vec(step, 1..8).prop_map(|steps| {
+        let steps = steps.into_iter().enumerate().map(
+            |(position, (participant, input, after, retry, compensation_retry, pivot, durable))| StepDefinition {
+                name: Name::new(&format!("step-{position}")).expect("a name"),
+                participant,
+                input,
+                after: (0..8).filter(|bit| *bit < position && after & (1 << bit) != 0).map(index).collect(),
+                retry,
+                compensation_retry,
+                pivot,
+                durable,
+            },
+        );
+        Definition::new(steps.collect()).expect("a DAG")
+    })
+}
+
+fn index(position: usize) -> StepIndex {
+    StepIndex(u16::try_from(position).expect("few steps"))
+}
+
+fn any_hello() -> impl Strategy<Value = Hello> {
+    let fields = (option::of(any_name()), 1..=u64::MAX, any::<u32>(), any_text(), any::<bool>(), any_text());
+    fields.prop_map(|(participant, instance, protocol_version, token, one_phase, sdk)| Hello {
+        participant,
+        instance: InstanceId(instance),
+        protocol_version,
+        token,
+        one_phase,
+        sdk,
+    })
+}
+
+fn any_commit() -> impl Strategy<Value = Commit> {
+    let branch = (any_name(), any_bytes()).prop_map(|(participant, payload)| CarriedBranch { participant, payload });
+    let fields = (any::<u64>(), any_gtid(), vec(branch, 0..4), any_attempt(), any::<bool>(), any::<u64>(), any_wait());
+    fields.prop_map(|(request_id, gtid, branches, attempt, begun, timeout_ms, wait)| Commit {
+        request_id,
+        gtid,
+        branches,
+        attempt,
+        begun,
+        timeout_ms,
+        wait,
+    })
+}
+
+fn any_vote() -> impl Strategy<Value = Vote> {
+    prop_oneof![
+        Just(Vote::Yes),
+        Just(Vote::ReadOnly),
+        any_text().prop_map(Vote::No),
+        any_text().prop_map(Vote::Unknown),
+        Just(Vote::Committed),
+    ]
+}
+
+fn any_step_result() -> impl Strategy<Value = StepResult> {
+    prop_oneof![
+        any_bytes().prop_map(StepResult::Done),
+        any_text().prop_map(StepResult::Refused),
+        any_text().prop_map(StepResult::Unknown),
+    ]
+}
+
+pub(super) fn from_client() -> impl Strategy<Value = FromClient> {
+    let result = select(vec![BranchResult::Done, BranchResult::HeuristicCommitted, BranchResult::HeuristicAborted]);
+    let step_answer = (any_gtid(), any_epoch(), any_step(), any::<bool>(), any_attempt(), any_step_result()).prop_map(
+        |(gtid, epoch, step, compensation, attempt, result)| FromClient::StepAnswer {
+            gtid,
+            epoch,
+            step,
+            compensation,
+            attempt,
+            result,
+        },
+    );
+    prop_oneof![
+        any_hello().prop_map(FromClient::Hello),
+        Just(FromClient::Heartbeat),
+        (any::<u64>(), any_gtid(), any::<u64>()).prop_map(|(request_id, gtid, timeout_ms)| FromClient::Begin {
+            request_id,
+            gtid,
+            timeout_ms
+        }),
+        any_commit().prop_map(FromClient::Commit),
+        (any::<u64>(), any_gtid(), any_text()).prop_map(|(request_id, gtid, reason)| FromClient::Abort {
+            request_id,
+            gtid,
+            reason
+        }),
+        (any::<u64>(), any_gtid(), any_definition(), any_wait(), any_attempt()).prop_map(
+            |(request_id, gtid, definition, wait, attempt)| FromClient::StartSaga {
+                request_id,
+                gtid,
+                definition,
+                wait,
+                attempt,
+            }
+        ),
+        (any::<u64>(), any_gtid(), any_wait()).prop_map(|(request_id, gtid, wait)| FromClient::Await {
+            request_id,
+            gtid,
+            wait
+        }),
+        (any::<u64>(), any_gtid(), select(vec![EarlyVote::Yes, EarlyVote::ReadOnly]))
+            .prop_map(|(request_id, gtid, vote)| FromClient::Enlist { request_id, gtid, vote }),
+        (any_gtid(), any_vote()).prop_map(|(gtid, vote)| FromClient::Vote { gtid, vote }),
+        (any_gtid(), result).prop_map(|(gtid, result)| FromClient::Acknowledge { gtid, result }),
+        any_gtid().prop_map(|gtid| FromClient::Inquire { gtid }),
+        step_answer,
+    ]
+}
+
+fn any_welcome() -> impl Strategy<Value = Welcome> {
+    let fields = (any_text(), any_epoch(), vec(any_text(), 0..3), any::<[u32; 4]>(), any_text());
+    fields.prop_map(|(replica, epoch, peers, [heartbeat, silence, payload, branches], coordinator_id)| Welcome {
+        replica,
+        epoch,
+        peers,
+        heartbeat_interval_ms: heartbeat,
+        silence_max_ms: silence,
+        payload_bytes_max: payload,
+        branches_max: branches,
+        coordinator_id,
+    })
+}
+
+fn any_reason() -> impl Strategy<Value = AbortReason> {
+    (select(AbortCode::ALL.to_vec()), option::of(any_name()), any_text())
+        .prop_map(|(code, participant, message)| AbortReason { code, participant, message })
+}
+
+fn any_reply() -> impl Strategy<Value = Reply> {
+    let outcome = select(vec![Outcome::Committed, Outcome::Aborted, Outcome::Completed, Outcome::Compensated]);
+    let refused = (1..=16_i32, any_text(), any_text(), option::of(1..=u64::MAX)).prop_map(
+        |(code, reason, message, retry_after_ms)| Refused {
+            code: tonic::Code::from_i32(code),
+            reason,
+            message,
+            retry_after_ms,
+        },
+    );
+    prop_oneof![
+        any::<u64>().prop_map(|deadline_unix_ms| Reply::Begun { deadline_unix_ms }),
+        Just(Reply::Enlisted),
+        Just(Reply::SagaStarted),
+        (outcome, option::of(any_reason()), any_outputs()).prop_map(|(outcome, reason, outputs)| Reply::Outcome {
+            outcome,
+            reason,
+            outputs
+        }),
+        refused.prop_map(Reply::Refused),
+    ]
+}
+
+fn any_order() -> impl Strategy<Value = StepOrder> {
+    let fields = (any_gtid(), any_epoch(), any_step(), any_name(), any_attempt(), any_bytes(), any::<u64>());
+    fields.prop_map(|(gtid, epoch, step, name, attempt, input, timeout_ms)| StepOrder {
+        gtid,
+        epoch,
+        step,
+        name,
+        attempt,
+        input,
+        timeout_ms,
+    })
+}
+
+pub(super) fn from_replica() -> impl Strategy<Value = FromReplica> {
+    prop_oneof![
+        any_welcome().prop_map(FromReplica::Welcome),
+        Just(FromReplica::Heartbeat),
+        (any::<u64>(), any_reply()).prop_map(|(request_id, reply)| FromReplica::Reply { request_id, reply }),
+        (any_gtid(), any_epoch(), any_bytes(), any::<u64>(), any::<bool>()).prop_map(
+            |(gtid, epoch, payload, timeout_ms, one_phase)| FromReplica::Prepare {
+                gtid,
+                epoch,
+                payload,
+                timeout_ms,
+                one_phase,
+            }
+        ),
+        (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::CommitBranch { gtid, epoch }),
+        (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::AbortBranch { gtid, epoch }),
+        (any_order(), any_outputs()).prop_map(|(order, outputs)| FromReplica::ExecuteStep { order, outputs }),
+        (any_order(), option::of(any_bytes()))
+            .prop_map(|(order, output)| FromReplica::CompensateStep { order, output }),
+        any_text().prop_map(|reason| FromReplica::GoAway { reason }),
+    ]
+}

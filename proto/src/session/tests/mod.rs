@@ -1,0 +1,129 @@
+//! What is written is read as the same, and what cannot be meant is refused.
+
+mod malformed;
+mod messages;
+mod sagas;
+
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+use crate::v1;
+
+pub(super) const GTID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+pub(super) fn gtid() -> Gtid {
+    GTID.parse().expect("a gtid")
+}
+
+pub(super) fn gtid_bytes() -> Bytes {
+    Bytes::copy_from_slice(gtid().as_bytes())
+}
+
+/// What a replica makes of a client's message that crossed the wire.
+pub(super) fn over_the_wire(message: FromClient) -> Result<FromClient, Malformed> {
+    let bytes = v1::ClientMessage::from(message).encode_to_vec();
+    v1::ClientMessage::decode(bytes.as_slice()).expect("encoded above").try_into()
+}
+
+/// What a client makes of a replica's message that crossed the wire.
+pub(super) fn back_over_the_wire(message: FromReplica) -> Result<FromReplica, Malformed> {
+    let bytes = v1::ServerMessage::from(message).encode_to_vec();
+    v1::ServerMessage::decode(bytes.as_slice()).expect("encoded above").try_into()
+}
+
+/// A fixed number of cases, whatever the environment says.
+fn cases() -> ProptestConfig {
+    ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn what_a_client_writes_a_replica_reads(message in messages::from_client()) {
+        prop_assert_eq!(over_the_wire(message.clone()), Ok(message));
+    }
+
+    #[test]
+    fn what_a_replica_writes_a_client_reads(message in messages::from_replica()) {
+        prop_assert_eq!(back_over_the_wire(message.clone()), Ok(message));
+    }
+
+    #[test]
+    fn random_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        read_both(&bytes)?;
+    }
+
+    /// Random bytes are seldom a message. Those of one, with a few changed, reach every check.
+    #[test]
+    fn damaged_frames_are_read_or_refused(
+        to_replica in proptest::collection::vec(messages::from_client(), 1..4),
+        to_client in proptest::collection::vec(messages::from_replica(), 1..4),
+        damages in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let request = v1::ExchangeRequest { messages: to_replica.into_iter().map(Into::into).collect() };
+        let response = v1::ExchangeResponse { messages: to_client.into_iter().map(Into::into).collect() };
+        for mut bytes in [request.encode_to_vec(), response.encode_to_vec()] {
+            for (at, byte) in &damages {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            read_both(&bytes)?;
+        }
+    }
+}
+
+/// Reads the bytes as a frame of either direction. What is read must be strict indeed: written again, it is read as the same.
+fn read_both(bytes: &[u8]) -> Result<(), TestCaseError> {
+    if let Ok(frame) = v1::ExchangeRequest::decode(bytes) {
+        for message in frame.messages {
+            if let Ok(message) = FromClient::try_from(message) {
+                prop_assert_eq!(over_the_wire(message.clone()), Ok(message));
+            }
+        }
+    }
+    if let Ok(frame) = v1::ExchangeResponse::decode(bytes) {
+        for message in frame.messages {
+            if let Ok(message) = FromReplica::try_from(message) {
+                prop_assert_eq!(back_over_the_wire(message.clone()), Ok(message));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn payloads_are_moved_not_copied() {
+    let payload = Bytes::from(vec![7; 1_000]);
+    let address = payload.as_ptr();
+    let commit = FromClient::Commit(Commit {
+        request_id: 1,
+        gtid: gtid(),
+        branches: vec![CarriedBranch { participant: Name::new("bank-a").expect("a name"), payload }],
+        attempt: 1,
+        begun: false,
+        timeout_ms: 0,
+        wait: Wait::Decided,
+    });
+    let Ok(FromClient::Commit(commit)) = FromClient::try_from(v1::ClientMessage::from(commit)) else {
+        panic!("a fit commit");
+    };
+    assert_eq!(commit.branches[0].payload.as_ptr(), address);
+
+    let prepare = FromReplica::Prepare {
+        gtid: gtid(),
+        epoch: Epoch(1),
+        payload: commit.branches[0].payload.clone(),
+        timeout_ms: 1,
+        one_phase: false,
+    };
+    let Ok(FromReplica::Prepare { payload, .. }) = FromReplica::try_from(v1::ServerMessage::from(prepare)) else {
+        panic!("a fit order");
+    };
+    assert_eq!(payload.as_ptr(), address);
+}
