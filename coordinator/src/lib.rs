@@ -1,5 +1,11 @@
 //! Assent, a distributed transaction coordinator.
+pub mod cli;
+pub mod config;
 pub mod driver;
 pub mod log;
+pub mod server;
+pub mod session;
+pub mod telemetry;
 
 mod digest;
+mod service;

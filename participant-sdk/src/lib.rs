@@ -8,9 +8,21 @@
 //! | be one whose data is in Postgres | [`postgres`] |
 //! | carry the transaction through HTTP and gRPC calls | [`propagation`] |
 
+mod assent;
+mod builder;
+mod engine;
+mod error;
 mod participant;
+pub mod propagation;
 pub mod saga;
+mod transaction;
 
+pub use assent::Assent;
+pub use assent_proto::context::Context;
+pub use assent_protocol::two_phase::EarlyVote;
 pub use assent_protocol::{AbortCode, AbortReason, Gtid, InvalidName, Name, ParticipantName, RetryPolicy};
+pub use builder::Builder;
+pub use error::{ConnectError, EnlistError, Error};
 pub use participant::{Branch, BoxError, Coordinator, Heuristic, Participant, Vote};
 pub use saga::{Compensated, Executed, SagaParticipant, Step};
+pub use transaction::{Outcome, Transaction};

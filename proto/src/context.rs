@@ -129,7 +129,7 @@ impl InvalidContext {
     }
 
     fn unfit(header: &HeaderName, bytes: &[u8], expected: &'static str) -> Self {
-        // What is shown is cut again behind the conversion: a long value must not be copied as a whole before.
+        // Cut before it is converted, so that a long value is not copied as a whole.
         let beginning = &bytes[..bytes.len().min(COORDINATOR_BYTES_MAX)];
         let shown = quoted(&String::from_utf8_lossy(beginning));
         Self::new(header, Problem::Unfit { shown }, expected)
@@ -180,9 +180,9 @@ fn parse_gtid(text: &str) -> Option<Gtid> {
     if text.len() == HYPHENATED_BYTES { text.parse().ok() } else { None }
 }
 
+/// What is no visible ASCII is no URI.
 fn parse_coordinator(text: &str) -> Option<&str> {
-    let is_short_and_visible = text.len() <= COORDINATOR_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if !is_short_and_visible {
+    if text.len() > COORDINATOR_BYTES_MAX {
         return None;
     }
     let uri: Uri = text.parse().ok()?;

@@ -19,15 +19,18 @@ pub(super) struct Ended {
     order: VecDeque<(Gtid, u64)>,
     capacity: usize,
     horizon_ms: u64,
+    started_at_ms: u64,
 }
 
 /// How far clocks of initiators may be off before their transactions cost a look into the log.
 const SKEW_MS: u64 = 1_000;
+/// The same for begins, which are refused within it after a start; initiators then mint anew.
+const BEGIN_SKEW_MS: u64 = 250;
 
 impl Ended {
     /// An empty cache of a process that starts now.
     pub(super) fn new(capacity: usize, now_ms: u64) -> Self {
-        Self { answers: HashMap::new(), order: VecDeque::new(), capacity: capacity.max(1), horizon_ms: now_ms }
+        Self { answers: HashMap::new(), order: VecDeque::new(), capacity: capacity.max(1), horizon_ms: now_ms, started_at_ms: now_ms }
     }
 
     /// Keeps an answer; `None` keeps only the fact that there is one in the log (a saga's outputs may be large).
@@ -46,6 +49,13 @@ impl Ended {
     /// What is known: `None` nothing, `Some(None)` that the log knows.
     pub(super) fn get(&self, gtid: Gtid) -> Option<Option<&EndedAnswer>> {
         self.answers.get(&gtid).map(Option::as_ref)
+    }
+
+    /// Whether a gtid that nothing and nobody knows may have been begun with an earlier process, and be lost with its memory.
+    ///
+    /// Such a transaction must not be begun anew: branches that enlisted with the earlier process would miss.
+    pub(super) fn may_be_lost(&self, gtid: Gtid) -> bool {
+        gtid.minted_at_ms() < self.started_at_ms + BEGIN_SKEW_MS
     }
 
     /// Whether a transaction that is neither in memory nor in this cache cannot have ended before: it was minted after

@@ -25,6 +25,7 @@ mod shard;
 mod statistics;
 mod view;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use assent_proto::session::FromClient;
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 use crate::log::{Log, LogError};
 
 pub use peers::{Backlog, Outbound, Peer, SessionId};
+pub(crate) use requests::subject;
 pub use statistics::{Snapshot, Statistics};
 pub use view::{BranchView, TransactionView};
 
@@ -116,6 +118,11 @@ pub(crate) enum Input {
     Views {
         /// In no order.
         answer: oneshot::Sender<Vec<TransactionView>>,
+    },
+    /// The participants that are connected, each with the number of its sessions.
+    Connected {
+        /// In no order.
+        answer: oneshot::Sender<HashMap<ParticipantName, u32>>,
     },
     /// One transaction, now and whenever its state changes, until it ends.
     Watch {
@@ -264,6 +271,14 @@ impl Driver {
         let (answer, view) = oneshot::channel();
         self.give(self.shard_of(gtid), Input::View { gtid, answer }).await;
         view.await.ok().flatten()
+    }
+
+    /// The participants that are connected, each with the number of its sessions.
+    pub(crate) async fn connected(&self) -> HashMap<ParticipantName, u32> {
+        let (answer, connected) = oneshot::channel();
+        // Every shard has all of them.
+        self.give(0, Input::Connected { answer }).await;
+        connected.await.unwrap_or_default()
     }
 
     /// All transactions in memory, by gtid, newest first.

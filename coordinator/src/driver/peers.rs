@@ -123,6 +123,13 @@ impl Peers {
         self.sessions.get(&session).map(|reachable| &reachable.peer)
     }
 
+    /// The participants that are here, each with the number of its sessions.
+    pub(super) fn connected(&self) -> HashMap<ParticipantName, u32> {
+        let count = |sessions: &Vec<SessionId>| u32::try_from(sessions.len()).unwrap_or(u32::MAX);
+        let here = self.instances.iter().filter(|(_, sessions)| !sessions.is_empty());
+        here.map(|(participant, sessions)| (participant.clone(), count(sessions))).collect()
+    }
+
     /// Whether a participant of this name has ever been here.
     pub(super) fn is_known(&self, participant: &ParticipantName) -> bool {
         self.known.contains(participant)

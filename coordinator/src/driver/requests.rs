@@ -117,6 +117,9 @@ impl Shard {
                 two_phase::Event::BeginRequested { caller: caller(request_id) }
             }
             FromClient::Commit(commit) => {
+                if !commit.begun && self.is_active(gtid) {
+                    return self.reply(caller(commit.request_id), Reply::Refused(was_begun()));
+                }
                 if branches + commit.branches.len() > self.limits.branches_max {
                     let refused = Refusal::TooManyBranches { branches_max: self.limits.branches_max }.into();
                     return self.reply(caller(commit.request_id), Reply::Refused(refused));
@@ -224,6 +227,14 @@ impl Shard {
         self.reply(caller, Reply::Refused(refused));
     }
 
+    /// Whether it is open to enlist: only what Begin opened ever is.
+    fn is_active(&self, gtid: Gtid) -> bool {
+        match self.entries.get(&gtid).map(|entry| &entry.machine) {
+            Some(Machine::TwoPhase(machine)) => machine.state() == two_phase::State::Active,
+            Some(Machine::Saga(_)) | None => false,
+        }
+    }
+
     fn commit_event(&self, session: SessionId, commit: Commit) -> two_phase::Event {
         let digest = digest::of_branches(&commit.branches);
         let one_phase = commit.branches.iter().all(|branch| self.peers.commits_in_one_phase(&branch.participant));
@@ -267,6 +278,15 @@ impl Shard {
     fn unknown_to_the_log(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
         let caller = |request: u64| Caller { session: session.0, request };
         match message {
+            FromClient::Begin { request_id, .. } if self.ended.may_be_lost(gtid) => {
+                let reason = AbortReason::new(
+                    AbortCode::Forgotten,
+                    "this gtid is older than the coordinator's memory, and may have been begun before; mint a new one",
+                );
+                let reply =
+                    Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() };
+                self.reply(caller(request_id), reply);
+            }
             FromClient::Begin { request_id, timeout_ms, .. } => match self.admit(0, timeout_ms) {
                 Err(refused) => self.reply(caller(request_id), Reply::Refused(refused)),
                 Ok(timeout_ms) => {
@@ -557,6 +577,11 @@ fn saga_wait(wait: Wait) -> saga::Wait {
 
 fn not_open() -> Refused {
     Reason::NotFound.refused("no open transaction of this gtid: it has ended, or the coordinator restarted; begin anew")
+}
+
+/// Were this let through, the same commit after a restart would run without the branches that have enlisted.
+fn was_begun() -> Refused {
+    Reason::Malformed.refused("this transaction was opened by Begin, and its commit says that it was not; say begun=true")
 }
 
 fn not_a_participant() -> Refused {

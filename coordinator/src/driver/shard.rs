@@ -192,11 +192,17 @@ impl Shard {
                 let views = self.entries.iter().map(|(gtid, entry)| TransactionView::of(*gtid, entry)).collect();
                 answer.send(views).ok();
             }
+            Input::Connected { answer } => {
+                answer.send(self.peers.connected()).ok();
+            }
             Input::Watch { gtid, changes } => {
                 if let Some(entry) = self.entries.get(&gtid)
                     && changes.try_send(TransactionView::of(gtid, entry)).is_ok()
                 {
-                    self.watchers.entry(gtid).or_default().push(changes);
+                    let watchers = self.watchers.entry(gtid).or_default();
+                    // One that has gone is noticed at the next change, which may be long in coming.
+                    watchers.retain(|watcher| !watcher.is_closed());
+                    watchers.push(changes);
                 }
             }
             Input::Drain { done } => {

@@ -165,6 +165,12 @@ pub trait Log: Send + Sync + 'static {
     fn describe(&self) -> String;
 }
 
+impl std::fmt::Debug for dyn Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Log({})", self.describe())
+    }
+}
+
 /// How a log is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {

@@ -260,6 +260,13 @@ pub struct PageToken {
     pub(super) before: Gtid,
 }
 
+impl PageToken {
+    /// The page that starts behind this transaction, from newest to oldest.
+    pub fn before(gtid: Gtid) -> Self {
+        Self { before: gtid }
+    }
+}
+
 impl fmt::Display for PageToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.before.as_uuid().simple())

@@ -62,6 +62,10 @@ impl Container {
             // The password as it is, over a network inside of this machine: a challenge would cost each of the tests' many
             // connections thousands of rounds of hashing.
             .with_env_var("POSTGRES_HOST_AUTH_METHOD", "password")
+            // Without it initdb compares the machine's time zone with every one that it knows, for seconds.
+            .with_env_var("TZ", "UTC")
+            // Only the empty data are not flushed; the server flushes what it writes.
+            .with_env_var("POSTGRES_INITDB_ARGS", "--no-sync")
             // Also replaces the module's fsync=off: these tests are about durability.
             .with_cmd(arguments.iter().cloned())
             // A port that the engine picks would be another one after a restart.

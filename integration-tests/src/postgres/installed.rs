@@ -99,6 +99,8 @@ impl Installed {
             .args(["-U", USER, "--auth=password", "--encoding=UTF8", "--no-locale", "--no-sync"])
             .arg("--pwfile")
             .arg(&password_file)
+            // Without it initdb compares the machine's time zone with every one that it knows, for seconds.
+            .env("TZ", "UTC")
             .output()
             .context("cannot run initdb")?;
         ensure!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));

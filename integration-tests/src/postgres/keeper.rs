@@ -17,7 +17,7 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use uuid::Uuid;
 
 use super::choice::Choice;
-use super::link::Place;
+use super::link::{Place, lock_keepers};
 use super::server::{Origin, Server};
 use super::wire::{Line, Reply, Request};
 
@@ -27,15 +27,15 @@ pub const IDLE: Duration = Duration::from_secs(30);
 
 /// Runs the program `test-postgres` with these arguments (without the program's name).
 ///
-/// `keep SOCKET LOCK` is how the harness starts it; `stop` ends the keeper of this build at once, if one runs.
+/// `keep SOCKET` is how the harness starts it; `stop` ends the keeper of this build at once, if one runs.
 ///
 /// # Errors
 /// On other arguments; when the socket cannot be opened; when the keeper that is told to stop does not answer.
 pub async fn run(arguments: Vec<String>) -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["keep", socket, lock] => keep(PathBuf::from(socket), PathBuf::from(lock)).await,
+        ["keep", socket] => keep(Place::at(PathBuf::from(socket))).await,
         ["stop"] => stop().await,
-        _ => bail!("usage: test-postgres keep SOCKET LOCK | test-postgres stop"),
+        _ => bail!("usage: test-postgres keep SOCKET | test-postgres stop"),
     }
 }
 
@@ -52,14 +52,14 @@ async fn stop() -> anyhow::Result<()> {
     }
 }
 
-async fn keep(socket: PathBuf, lock: PathBuf) -> anyhow::Result<()> {
+async fn keep(place: Place) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     // Whoever starts a keeper holds the lock and found nobody listening: a socket that is there is a dead one's.
-    let _ = std::fs::remove_file(&socket);
-    let listener = UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
-    let place = Place { log: socket.with_extension("log"), socket, lock };
+    let _ = std::fs::remove_file(&place.socket);
+    let listener =
+        UnixListener::bind(&place.socket).with_context(|| format!("cannot listen on {}", place.socket.display()))?;
 
     let (shutdown, mut shutdown_asked) = mpsc::channel(1);
     let keeper = Arc::new(Keeper {
@@ -74,8 +74,8 @@ async fn keep(socket: PathBuf, lock: PathBuf) -> anyhow::Result<()> {
 
     let (connections, mut connected) = watch::channel(0_usize);
     let connections = Arc::new(connections);
-    let mut answer_shutdown = None;
-    loop {
+    let mut told_to_end = None;
+    let _ending = loop {
         let idle = async {
             let _ = connected.wait_for(|count| *count == 0).await;
             tokio::time::sleep(IDLE).await;
@@ -92,23 +92,24 @@ async fn keep(socket: PathBuf, lock: PathBuf) -> anyhow::Result<()> {
                 });
             }
             () = idle => {
-                // No new keeper may start, nor anybody connect, between the decision to end and the end of the socket.
-                let ending = place.lock().await?;
+                // Held to the end: the next keeper starts when this one's servers are gone.
+                let ending = lock_keepers().await?;
                 if *connected.borrow() == 0 {
-                    let _ = std::fs::remove_file(&place.socket);
-                    keeper.remove_all().await;
-                    drop(ending);
-                    return Ok(());
+                    break Some(ending);
                 }
             }
-            asked = shutdown_asked.recv() => { answer_shutdown = asked; break }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            line = shutdown_asked.recv() => { told_to_end = line; break None }
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
         }
-    }
+    };
+    // A test that connects at this moment sees its connection closed, and starts another keeper.
     let _ = std::fs::remove_file(&place.socket);
     keeper.remove_all().await;
-    if let Some(mut line) = answer_shutdown {
+    if std::fs::metadata(&place.log).is_ok_and(|log| log.len() == 0) {
+        let _ = std::fs::remove_file(&place.log);
+    }
+    if let Some(mut line) = told_to_end {
         let _ = line.send(&Reply::Done).await;
     }
     Ok(())

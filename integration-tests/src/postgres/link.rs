@@ -4,12 +4,12 @@ use std::fmt;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
+use tokio::process::Command;
 use tokio::sync::Mutex;
 
 use super::choice;
@@ -119,8 +119,6 @@ impl fmt::Debug for Link {
 pub(super) struct Place {
     /// Where it listens.
     pub(super) socket: PathBuf,
-    /// Locked while one is being started or ends.
-    pub(super) lock: PathBuf,
     /// What it says.
     pub(super) log: PathBuf,
 }
@@ -133,25 +131,27 @@ impl Place {
         built_at.ok().hash(&mut hasher);
         choice::stated().hash(&mut hasher);
         let name = format!("keeper-{:016x}", hasher.finish());
-        let file = |extension| shared_directory().join(&name).with_extension(extension);
-        Self { socket: file("socket"), lock: file("lock"), log: file("log") }
+        Self::at(shared_directory().join(name).with_extension("socket"))
     }
 
-    /// Takes the lock, without holding up the runtime.
-    pub(super) async fn lock(&self) -> io::Result<File> {
-        let path = self.lock.clone();
-        let lock = move || {
-            let file = File::options().create(true).truncate(false).write(true).open(path)?;
-            file.lock()?;
-            Ok(file)
-        };
-        tokio::task::spawn_blocking(lock).await.map_err(io::Error::other)?
+    pub(super) fn at(socket: PathBuf) -> Self {
+        Self { log: socket.with_extension("log"), socket }
     }
+}
+
+/// Locks out every other start and end of a keeper until the file is dropped.
+pub(super) async fn lock_keepers() -> io::Result<File> {
+    let lock = || {
+        let file = File::create(shared_directory().join("keepers.lock"))?;
+        file.lock()?;
+        Ok(file)
+    };
+    tokio::task::spawn_blocking(lock).await.map_err(io::Error::other)?
 }
 
 /// Starts the keeper, unless another test was faster.
 async fn start_keeper(place: &Place) -> UnixStream {
-    let _starting = place.lock().await.expect("the lock of the keeper's start");
+    let _starting = lock_keepers().await.expect("the lock of the keepers");
     if let Ok(stream) = UnixStream::connect(&place.socket).await {
         return stream;
     }
@@ -162,7 +162,7 @@ async fn start_keeper(place: &Place) -> UnixStream {
     };
     let log = File::create(&place.log).expect("the keeper's log");
     let mut keeper = Command::new(executable(KEEPER))
-        .args(["keep".as_ref(), place.socket.as_os_str(), place.lock.as_os_str()])
+        .args(["keep".as_ref(), place.socket.as_os_str()])
         .envs(chosen)
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("the keeper's log"))

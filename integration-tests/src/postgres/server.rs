@@ -40,7 +40,7 @@ pub(super) struct Server {
 }
 
 enum Kind {
-    Container(Container),
+    Container(Box<Container>),
     Installed(Installed),
 }
 
@@ -83,7 +83,7 @@ impl Server {
                     .await
                     .with_context(|| format!("cannot start a container of {name}:{tag}"))?;
                 let host = container.host().to_owned();
-                (Kind::Container(container), host)
+                (Kind::Container(Box::new(container)), host)
             }
             Choice::Installed { bin } => {
                 let installed = Installed::launch(bin, origin, &port, password, arguments)

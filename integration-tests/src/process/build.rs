@@ -15,6 +15,9 @@ const BUILT_VARIABLE: &str = "ASSENT_TEST_BINARIES";
 /// The package that the tests are in: its own binaries are always built before its tests.
 const OWN_BINARIES: &[&str] = &["test-postgres"];
 
+/// What cargo tells a test about its package. Build scripts of dependencies would take it for a change and run again.
+const OF_THE_TEST: &[&str] = &["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_"];
+
 /// The path of a binary of this workspace, built from the current sources in the profile of the running test.
 ///
 /// # Panics
@@ -55,8 +58,14 @@ fn build(name: &str) -> PathBuf {
         Some(profile) => profile,
     };
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a directory around this package");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (variable, _) in std::env::vars_os() {
+        if OF_THE_TEST.iter().any(|prefix| variable.to_string_lossy().starts_with(prefix)) {
+            cargo.env_remove(variable);
+        }
+    }
     // Both packages, as in a test's own build: the features of what they share stay the same, and so does what is built.
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let output = cargo
         .args(["build", "--package", "assent", "--package", "integration-tests", "--bins"])
         .args(["--profile", profile, "--message-format", "json-render-diagnostics"])
         .current_dir(workspace)

@@ -1,3 +1,4 @@
 //! All tests that need real processes or a real Postgres: one binary, so that it is linked once. One module per subject.
 
 mod harness;
+mod propagation;

@@ -75,7 +75,8 @@ impl Saga {
         // An answer that comes after its attempt timed out is as good as one in time, as long as no other attempt was sent.
         let (is_open, is_in_flight) = match self.step(step).progress {
             Progress::Executing { .. } => (!compensation, true),
-            Progress::ActionRetry { .. } | Progress::ActionDue => (!compensation, false),
+            // Unless nothing was ever sent.
+            Progress::ActionRetry { .. } | Progress::ActionDue => (!compensation && self.step(step).in_doubt, false),
             Progress::Compensating { .. } => (compensation, true),
             Progress::CompensationRetry { .. } | Progress::CompensationDue => (compensation, false),
             Progress::Waiting

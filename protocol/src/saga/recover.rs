@@ -220,6 +220,14 @@ impl Saga {
                 StepResult::Refused(reason) | StepResult::Unknown(reason) => step.last_error = Some(reason.clone()),
             }
         }
+        // A step is compensated after everything behind it, so nothing there is open any more, even if no record says so.
+        for index in self.indices() {
+            let after = &self.definition.step(index).after;
+            let is_behind = after.iter().any(|before| self.step(*before).progress == Progress::Compensated);
+            if is_behind && !self.step(index).is_settled() {
+                self.step_mut(index).progress = Progress::Compensated;
+            }
+        }
     }
 
     /// A refusal without a turn: either the crash came between the two, or the refusal stands behind a completed pivot.

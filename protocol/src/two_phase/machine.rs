@@ -285,9 +285,10 @@ impl TwoPhase {
         // What is told of later orders changes nothing: they are repeated by the resend timer, or when somebody joins.
         let was_handed_over = branch.instance.is_some();
         match (self.state, to) {
-            (State::Preparing | State::OnePhase | State::Aborting | State::Deciding(_), Route::Instance(instance))
-                if is_asked =>
-            {
+            (
+                State::Preparing | State::OnePhase | State::Aborting | State::Deciding(Decision::Abort),
+                Route::Instance(instance),
+            ) if is_asked => {
                 branch.instance = Some(instance);
                 if !one_phase {
                     // One-phase may have to be asked again; every other prepare is handed over once.
@@ -308,7 +309,7 @@ impl TwoPhase {
             // Only a branch that was never asked may be given up.
             (State::OnePhase, Route::Absent | Route::Unknown) if is_asked => Output::effects(vec![self.resend_timer()]),
             // The abort came while the prepare was on its way to nobody: there is nothing to undo.
-            (State::Aborting | State::Deciding(_), Route::Absent) if is_asked && !was_handed_over => {
+            (State::Aborting | State::Deciding(Decision::Abort), Route::Absent) if is_asked && !was_handed_over => {
                 self.needs_no_order(position)
             }
             // Who was never there has nothing prepared; were it otherwise, its inquiry would still be answered by an abort.
@@ -347,7 +348,8 @@ impl TwoPhase {
             State::OnePhase => self.one_phase_answered(position, instance, vote),
             State::Active | State::Deciding(_) => Output::none(),
             State::Committing | State::Aborting | State::Committed | State::Aborted => match vote {
-                Vote::Yes | Vote::Unknown(_) => self.late_yes(position, instance),
+                // It is prepared, or may be, and has to learn the decision.
+                Vote::Yes | Vote::Unknown(_) => self.repeat_order(position, instance),
                 // It has nothing to undo; the acknowledgement that it owes is implied.
                 Vote::No(_) | Vote::ReadOnly => self.late_no(position),
                 Vote::Committed => Output::none(),
@@ -548,15 +550,6 @@ impl TwoPhase {
             Some(position) => self.repeat_order(position, instance),
             None => self.tell_stranger(participant, instance),
         }
-    }
-
-    /// A yes after the decision: the branch is prepared and has to learn it.
-    fn late_yes(&mut self, position: usize, instance: InstanceId) -> Output<Effect> {
-        let branch = &mut self.branches[position];
-        if self.state == State::Aborting && branch.state == BranchState::Unknown {
-            branch.state = BranchState::Yes;
-        }
-        self.repeat_order(position, instance)
     }
 
     /// A no after the abort: the branch has undone itself.
@@ -832,7 +825,7 @@ impl TwoPhase {
         Refusal::RosterFrozen { state: self.state_word().to_owned() }
     }
 
-    fn position(&self, participant: &ParticipantName) -> Option<usize> {
+    pub(super) fn position(&self, participant: &ParticipantName) -> Option<usize> {
         self.branches.iter().position(|branch| branch.participant == *participant)
     }
 

@@ -24,6 +24,8 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod invariant;
+
 mod machine;
 mod view;
 

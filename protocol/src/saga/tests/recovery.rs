@@ -57,6 +57,13 @@ fn a_turned_saga_compensates_what_may_have_been_sent() {
 }
 
 #[test]
+fn what_stands_behind_a_compensated_step_is_not_compensated_again() {
+    let undone_b = record(1, true, 1, StepResult::Done(Bytes::new()));
+    let run = recovered(vec![step("a", &[]), step("b", &[0]), step("c", &[1])], true, vec![was_done(1), undone_b]);
+    assert_eq!(run.seen(), "-a1");
+}
+
+#[test]
 fn a_step_behind_a_forced_result_that_is_missing_was_never_sent() {
     let steps = || vec![StepDefinition { durable: true, ..step("a", &[]) }, step("b", &[0])];
     assert_eq!(recovered(steps(), true, vec![]).seen(), "-a1");

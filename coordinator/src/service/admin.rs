@@ -1,0 +1,141 @@
+//! `AdminService`: what operators ask.
+
+use std::sync::Arc;
+
+use assent_proto::session::Refused;
+use assent_proto::v1;
+use assent_proto::v1::admin_service_server::AdminService;
+use assent_proto::v1::{
+    GetStatisticsRequest, GetStatisticsResponse, GetTransactionRequest, GetTransactionResponse,
+    ListParticipantsRequest, ListParticipantsResponse, ListTransactionsRequest, ListTransactionsResponse,
+};
+use assent_protocol::Gtid;
+use tonic::{Request, Response, Status};
+
+use super::listing::{self, Wanted};
+use super::shown::{from_log, from_memory, timestamp};
+use super::transaction::not_found;
+use super::{Shared, check, log_refusal, process};
+use crate::driver::Snapshot;
+
+/// The service; see the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    shared: Arc<Shared>,
+}
+
+impl Admin {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// With what both memory and the log know of it: memory is ahead, and the log has the times.
+    async fn show(&self, gtid: Gtid) -> Result<v1::Transaction, Refused> {
+        let shared = &*self.shared;
+        let view = shared.driver.view(gtid).await;
+        match (view, shared.log.show(gtid).await) {
+            (None, Ok(None)) => Err(not_found(gtid)),
+            (None, Ok(Some(shown))) => Ok(from_log(shown, shared.owner())),
+            (None, Err(error)) => Err(log_refusal(&error)),
+            (Some(view), logged) => {
+                let decided_at = logged.ok().flatten().and_then(|shown| shown.transaction.decided_at_ms).map(timestamp);
+                Ok(v1::Transaction { decided_at, ..from_memory(view, shared.owner()) })
+            }
+        }
+    }
+
+    async fn participants(&self) -> Result<Vec<v1::Participant>, Refused> {
+        let shared = &*self.shared;
+        let known = shared.log.participants().await.map_err(|error| log_refusal(&error))?;
+        let mut connected = shared.driver.connected().await;
+        let mut participants: Vec<v1::Participant> = known
+            .into_iter()
+            .map(|name| {
+                let sessions = connected.remove(&name).unwrap_or_default();
+                v1::Participant { name: name.into(), sessions }
+            })
+            .collect();
+        // Those that joined a moment ago, and that the log has not noted yet.
+        let unnoted = connected.into_iter().map(|(name, sessions)| v1::Participant { name: name.into(), sessions });
+        participants.extend(unnoted);
+        participants.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(participants)
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn list_transactions(
+        &self,
+        request: Request<ListTransactionsRequest>,
+    ) -> Result<Response<ListTransactionsResponse>, Status> {
+        let wanted = Wanted::try_from(request.into_inner())?;
+        Ok(Response::new(listing::list(&self.shared, &wanted).await?))
+    }
+
+    async fn get_transaction(
+        &self,
+        request: Request<GetTransactionRequest>,
+    ) -> Result<Response<GetTransactionResponse>, Status> {
+        let gtid = check::gtid(&request.into_inner().gtid)?;
+        Ok(Response::new(GetTransactionResponse { transaction: Some(self.show(gtid).await?) }))
+    }
+
+    async fn list_participants(
+        &self,
+        _: Request<ListParticipantsRequest>,
+    ) -> Result<Response<ListParticipantsResponse>, Status> {
+        Ok(Response::new(ListParticipantsResponse { participants: self.participants().await? }))
+    }
+
+    async fn get_statistics(
+        &self,
+        _: Request<GetStatisticsRequest>,
+    ) -> Result<Response<GetStatisticsResponse>, Status> {
+        let shared = &*self.shared;
+        Ok(Response::new(GetStatisticsResponse {
+            replica: shared.replica.clone(),
+            epoch: shared.driver.epoch().0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Some(timestamp(shared.started_at_ms)),
+            statistics: Some(statistics(shared.driver.statistics().snapshot())),
+            cpu_us: process::cpu_time().map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
+            resident_bytes: process::resident_bytes(),
+            log: shared.log.describe(),
+        }))
+    }
+}
+
+/// Every counter by its name.
+fn statistics(snapshot: Snapshot) -> v1::Statistics {
+    let Snapshot {
+        begun,
+        committed,
+        aborted,
+        completed,
+        compensated,
+        open,
+        messages_in,
+        messages_out,
+        appends,
+        forced_records,
+        lazy_records,
+        append_failures,
+        append_us,
+    } = snapshot;
+    v1::Statistics {
+        begun,
+        committed,
+        aborted,
+        completed,
+        compensated,
+        open,
+        messages_in,
+        messages_out,
+        appends,
+        forced_records,
+        lazy_records,
+        append_failures,
+        append_us,
+    }
+}

@@ -1,0 +1,193 @@
+//! The way of unary calls into the driver: a session inside the process.
+//!
+//! To a shard it is a session like any other, so that a call takes the same way, meets the same checks and keeps its place
+//! behind earlier requests about the same transaction. Each request gets a number; a reply finds its caller by it.
+//!
+//! What bounds it (I13): a caller that goes away leaves its request with the machine until that answers, so requests are
+//! counted until their reply and not until their caller has gone; beyond the bound they are refused. Those who wait for the same
+//! outcome share one request. As every message to this session is the reply to one of its requests, the bound also keeps
+//! it from ever being cut for a backlog.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use assent_proto::error::Reason;
+use assent_proto::session::{FromClient, FromReplica, Refused, Reply};
+use assent_protocol::two_phase::CarriedBranch;
+use assent_protocol::{Gtid, InstanceId, Wait};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::driver::{Backlog, Driver, Input, Outbound, Peer, SessionId};
+
+/// Its number; the sessions of clients have higher ones.
+const SESSION: SessionId = SessionId(0);
+
+/// The session, and those who wait for a reply.
+#[derive(Debug)]
+pub(crate) struct LocalSession {
+    driver: Driver,
+    waiting: Arc<Mutex<Waiting>>,
+    requests_max: usize,
+}
+
+/// Who waits for what.
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: HashMap<u64, Request>,
+    /// The requests for outcomes, which others may join.
+    outcomes: HashMap<(Gtid, Wait), u64>,
+    /// The number of the latest request.
+    latest: u64,
+    /// No shard is left to answer.
+    is_over: bool,
+}
+
+#[derive(Debug)]
+struct Request {
+    callers: Vec<oneshot::Sender<Reply>>,
+    /// Set on a request that others may join.
+    outcome: Option<(Gtid, Wait)>,
+}
+
+impl LocalSession {
+    /// Opens the session at every shard. At most `requests_max` requests are under way at once; no more than the driver's
+    /// bound on a session's backlog.
+    pub(crate) async fn open(driver: Driver, requests_max: usize) -> Self {
+        let (outbound, queue, backlog) = Outbound::channel();
+        for shard in 0..driver.shard_count() {
+            let outbound = outbound.clone();
+            let peer =
+                Peer { session: SESSION, participant: None, instance: InstanceId(0), one_phase: false, outbound };
+            driver.give(shard, Input::SessionOpened(peer)).await;
+        }
+        let waiting = Arc::default();
+        tokio::spawn(deliver(queue, backlog, Arc::clone(&waiting)));
+        Self { driver, waiting, requests_max }
+    }
+
+    /// Sends a request and waits for its reply. `request` is given the number that the reply will carry.
+    ///
+    /// # Errors
+    /// [`Refused`] by the driver, or because too many requests are under way, or because this replica was fenced.
+    pub(crate) async fn ask(
+        &self,
+        gtid: Gtid,
+        request: impl FnOnce(u64) -> FromClient,
+    ) -> Result<Reply, Refused> {
+        let (request_id, reply) = self.number(None)?;
+        let message = request(request_id);
+        self.give(gtid, Input::Messages { session: SESSION, messages: vec![message] }).await;
+        replied(reply).await
+    }
+
+    /// Names a branch ahead of the commit.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(crate) async fn name_branch(&self, gtid: Gtid, branch: CarriedBranch) -> Result<Reply, Refused> {
+        let (request_id, reply) = self.number(None)?;
+        self.give(gtid, Input::NameBranch { gtid, branch, session: SESSION, request_id }).await;
+        replied(reply).await
+    }
+
+    /// Waits for an outcome, together with whoever waits for the same.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(crate) async fn outcome(&self, gtid: Gtid, wait: Wait) -> Result<Reply, Refused> {
+        if let Some(reply) = self.join(gtid, wait) {
+            return replied(reply).await;
+        }
+        let (request_id, reply) = self.number(Some((gtid, wait)))?;
+        let message = FromClient::Await { request_id, gtid, wait };
+        self.give(gtid, Input::Messages { session: SESSION, messages: vec![message] }).await;
+        replied(reply).await
+    }
+
+    /// Joins a request for this outcome, if one is under way.
+    fn join(&self, gtid: Gtid, wait: Wait) -> Option<oneshot::Receiver<Reply>> {
+        let mut waiting = lock(&self.waiting);
+        let request_id = *waiting.outcomes.get(&(gtid, wait))?;
+        let callers = &mut waiting.requests.get_mut(&request_id)?.callers;
+        // Callers that have gone are dropped whenever the list would grow.
+        if callers.len() == callers.capacity() {
+            callers.retain(|caller| !caller.is_closed());
+        }
+        let (caller, reply) = oneshot::channel();
+        callers.push(caller);
+        Some(reply)
+    }
+
+    fn number(&self, outcome: Option<(Gtid, Wait)>) -> Result<(u64, oneshot::Receiver<Reply>), Refused> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.is_over {
+            return Err(fenced());
+        }
+        if waiting.requests.len() >= self.requests_max {
+            let message = format!("{} calls are under way, as many as there may be; try again", waiting.requests.len());
+            return Err(Reason::Overloaded.refused(message));
+        }
+        waiting.latest += 1;
+        let request_id = waiting.latest;
+        let (caller, reply) = oneshot::channel();
+        if let Some(outcome) = outcome {
+            waiting.outcomes.insert(outcome, request_id);
+        }
+        waiting.requests.insert(request_id, Request { callers: vec![caller], outcome });
+        Ok((request_id, reply))
+    }
+
+    async fn give(&self, gtid: Gtid, input: Input) {
+        // A shard that is gone takes its end of the session with it; `deliver` tells everybody when the last is.
+        self.driver.give(self.driver.shard_of(gtid), input).await;
+    }
+}
+
+/// Hands replies to those who wait for them, until no shard is left.
+async fn deliver(
+    mut queue: mpsc::UnboundedReceiver<Vec<FromReplica>>,
+    backlog: Arc<Backlog>,
+    waiting: Arc<Mutex<Waiting>>,
+) {
+    while let Some(messages) = queue.recv().await {
+        // Before the requests are struck off: there are never more messages here than requests.
+        backlog.sent(messages.len());
+        let mut waiting = lock(&waiting);
+        for message in messages {
+            if let FromReplica::Reply { request_id, reply } = message
+                && let Some(request) = waiting.requests.remove(&request_id)
+            {
+                if let Some(outcome) = request.outcome
+                    && waiting.outcomes.get(&outcome) == Some(&request_id)
+                {
+                    waiting.outcomes.remove(&outcome);
+                }
+                for caller in request.callers {
+                    // Whoever has gone needs no reply.
+                    caller.send(reply.clone()).ok();
+                }
+            }
+        }
+    }
+    let mut waiting = lock(&waiting);
+    waiting.is_over = true;
+    waiting.requests.clear();
+    waiting.outcomes.clear();
+}
+
+async fn replied(reply: oneshot::Receiver<Reply>) -> Result<Reply, Refused> {
+    match reply.await {
+        Ok(Reply::Refused(refused)) => Err(refused),
+        Ok(reply) => Ok(reply),
+        Err(_) => Err(fenced()),
+    }
+}
+
+fn fenced() -> Refused {
+    Reason::Fenced.refused("this replica has stopped to drive transactions; use another, or this one when it is back")
+}
+
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    // Nothing is left half done by a panic: every change is one insertion or removal.
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}

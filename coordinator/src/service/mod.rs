@@ -1,0 +1,59 @@
+//! Calls without a session: for grpcurl, other languages, tools and operators.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `local.rs` | the way into the driver: a session inside the process |
+//! | `transaction.rs` | `TransactionService` |
+//! | `admin.rs` | `AdminService` |
+//! | `listing.rs` | what a replica holds in memory and what the log has, as one list |
+//! | `check.rs` | requests into strict types; what is refused, and why |
+//! | `shown.rs` | transactions as operators see them |
+//! | `bearer.rs` | the token that calls must carry, where one is configured |
+//! | `process.rs` | what the operating system tells about this process |
+
+mod admin;
+mod bearer;
+mod check;
+mod listing;
+mod local;
+mod process;
+mod shown;
+mod transaction;
+
+use std::sync::Arc;
+
+use assent_proto::error::Reason;
+use assent_proto::session::Refused;
+
+use crate::driver::Driver;
+use crate::log::{Log, LogError};
+
+pub(crate) use admin::Admin;
+pub(crate) use bearer::Bearer;
+pub(crate) use local::LocalSession;
+pub(crate) use transaction::Transactions;
+
+/// What all services of a replica share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) driver: Driver,
+    pub(crate) local: LocalSession,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) limits: crate::driver::Limits,
+    /// The replica's name.
+    pub(crate) replica: String,
+    /// When it started to serve, in Unix milliseconds.
+    pub(crate) started_at_ms: u64,
+}
+
+/// A read that the log did not answer.
+fn log_refusal(error: &LogError) -> Refused {
+    match error {
+        LogError::PageToken { .. } => Reason::Malformed.refused(error.to_string()),
+        LogError::Full { .. } => Reason::LogFull.refused(error.to_string()),
+        LogError::Unusable { .. } => Reason::Internal.refused(error.to_string()),
+        LogError::Unreachable { .. } | LogError::Busy { .. } => {
+            Reason::LogUnreachable.refused(format!("{error}; nothing was changed, try again"))
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Sessions: one bidirectional stream for each client process.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `mod.rs` | the gRPC service, and what a session may do |
+//! | `reader.rs` | Hello, then frames in: parsed once, checked, given to the shards |
+//! | `writer.rs` | messages out: whatever has queued becomes one frame |
+//!
+//! A reader waits while a shard's queue is full, which stops the client through HTTP/2 flow control. A writer never makes a
+//! shard wait: a session that does not take its messages is cut (see [`Backlog`](crate::driver::Backlog)).
+
+mod reader;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use assent_proto::error::Reason;
+use assent_proto::session::FRAME_BYTES_MAX;
+use assent_proto::v1::session_service_server::{SessionService, SessionServiceServer};
+use assent_proto::v1::{ExchangeRequest, ExchangeResponse};
+use futures::stream::BoxStream;
+use tokio::sync::{Semaphore, watch};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::driver::{Driver, Limits, SessionId};
+use crate::log::Log;
+
+/// How sessions are held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The replica's name, for Welcome.
+    pub replica: String,
+    /// The same for every replica of one log, forever: prefixes what participants prepare.
+    pub coordinator_id: String,
+    /// Something is said at least this often.
+    pub heartbeat_interval: Duration,
+    /// A peer that is silent for longer is gone.
+    pub silence_max: Duration,
+    /// Sessions at once; more are refused.
+    pub sessions_max: usize,
+    /// What Hello must carry, if anything.
+    pub token: Option<String>,
+    /// What a message may hold.
+    pub limits: Limits,
+}
+
+/// The service; see the module.
+#[derive(Debug)]
+pub struct Sessions {
+    shared: Arc<Shared>,
+}
+
+/// What all sessions of a replica share.
+#[derive(Debug)]
+struct Shared {
+    driver: Driver,
+    settings: Settings,
+    log: Arc<dyn Log>,
+    places: Arc<Semaphore>,
+    next: AtomicU64,
+    leaving: watch::Receiver<bool>,
+}
+
+/// Session numbers below this are for callers inside the process.
+const FIRST_SESSION: u64 = 1_000;
+
+/// How much larger than a frame a message may be encoded: gRPC counts its own envelope.
+const ENVELOPE_BYTES: usize = 4_096;
+
+/// The session service, to be served by tonic. When `leaving` turns true, sessions are told to go away.
+pub fn service(
+    driver: Driver,
+    settings: Settings,
+    log: Arc<dyn Log>,
+    leaving: watch::Receiver<bool>,
+) -> SessionServiceServer<Sessions> {
+    let places = Arc::new(Semaphore::new(settings.sessions_max));
+    let next = AtomicU64::new(FIRST_SESSION);
+    let shared = Arc::new(Shared { driver, settings, log, places, next, leaving });
+    SessionServiceServer::new(Sessions { shared })
+        .max_decoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES)
+        .max_encoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES)
+}
+
+#[tonic::async_trait]
+impl SessionService for Sessions {
+    type ExchangeStream = BoxStream<'static, Result<ExchangeResponse, Status>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<ExchangeRequest>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
+            let message = format!("this replica holds {} sessions, as many as it may", self.shared.settings.sessions_max);
+            return Err(Reason::TooManySessions.status(message));
+        };
+        let session = SessionId(self.shared.next.fetch_add(1, Relaxed));
+        let address = request.remote_addr();
+        let (end, outgoing) = writer::channel(&self.shared.settings);
+        let reader = reader::Reader::new(Arc::clone(&self.shared), session, request.into_inner(), end);
+        // The stream is answered at once, so that clients that wait for headers before they send Hello are served too.
+        tokio::spawn(async move {
+            tracing::debug!(session = session.0, ?address, "session opened");
+            reader.run().await;
+            tracing::debug!(session = session.0, "session closed");
+            drop(place);
+        });
+        Ok(Response::new(outgoing))
+    }
+}

@@ -1,0 +1,248 @@
+//! The incoming half: Hello, then frames, parsed once and given to the shards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use assent_proto::error::Reason;
+use assent_proto::session::{
+    Commit, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSION, Refused, Reply, Welcome,
+};
+use assent_proto::v1::{ClientMessage, ExchangeRequest};
+use assent_protocol::Refusal;
+use assent_protocol::saga::StepResult;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::Shared;
+use super::writer::End;
+use crate::driver::{Driver, Input, Limits, Peer, SessionId, subject};
+
+/// How long a client may take for its Hello.
+const HELLO_MAX: Duration = Duration::from_secs(10);
+
+/// One session's incoming half.
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    session: SessionId,
+    incoming: Streaming<ExchangeRequest>,
+    end: End,
+}
+
+impl Reader {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        session: SessionId,
+        incoming: Streaming<ExchangeRequest>,
+        end: End,
+    ) -> Self {
+        Self { shared, session, incoming, end }
+    }
+
+    /// Runs until the client is gone, silent, or in breach of the protocol; tells it why.
+    pub(super) async fn run(mut self) {
+        let why = match self.greet().await {
+            Ok((hello, rest)) => {
+                self.open(&hello).await;
+                let why = self.exchange(rest).await;
+                for shard in 0..self.shared.driver.shard_count() {
+                    self.shared.driver.give(shard, Input::SessionClosed(self.session)).await;
+                }
+                why
+            }
+            Err(why) => why,
+        };
+        // The client may be gone already.
+        self.end.close.send(why).ok();
+    }
+
+    /// The first frame: Hello, and whatever came with it.
+    async fn greet(&mut self) -> Result<(Hello, Vec<ClientMessage>), Status> {
+        let frame = match tokio::time::timeout(HELLO_MAX, self.incoming.message()).await {
+            Err(_) => return Err(Reason::HelloExpected.status("no Hello came; it is the first message of a session")),
+            Ok(frame) => frame?.ok_or_else(|| Status::cancelled("the client has left"))?,
+        };
+        let mut messages = frame.messages.into_iter();
+        let first = messages.next().map(FromClient::try_from);
+        let hello = match first {
+            Some(Ok(FromClient::Hello(hello))) => hello,
+            Some(Err(malformed)) => return Err(Refused::from(malformed).into()),
+            Some(Ok(_)) | None => {
+                return Err(Reason::HelloExpected.status("the first message of a session is Hello"));
+            }
+        };
+        if hello.protocol_version != PROTOCOL_VERSION {
+            let message = format!(
+                "this replica speaks session protocol {PROTOCOL_VERSION}, the client {}; upgrade whichever is older",
+                hello.protocol_version
+            );
+            return Err(Reason::ProtocolVersion.status(message));
+        }
+        if let Some(token) = &self.shared.settings.token
+            && !is_same(token.as_bytes(), hello.token.as_bytes())
+        {
+            return Err(Reason::Unauthenticated.status("the token is missing or wrong; give the coordinator's"));
+        }
+        Ok((hello, messages.collect()))
+    }
+
+    async fn open(&self, hello: &Hello) {
+        let Shared { driver, settings, log, .. } = &*self.shared;
+        let welcome = FromReplica::Welcome(Welcome {
+            replica: settings.replica.clone(),
+            epoch: driver.epoch(),
+            peers: Vec::new(),
+            heartbeat_interval_ms: whole_ms(settings.heartbeat_interval),
+            silence_max_ms: whole_ms(settings.silence_max),
+            payload_bytes_max: u32::try_from(settings.limits.payload_bytes_max).unwrap_or(u32::MAX),
+            branches_max: u32::try_from(settings.limits.branches_max).unwrap_or(u32::MAX),
+            coordinator_id: settings.coordinator_id.clone(),
+        });
+        self.end.first.send(vec![welcome]).ok();
+        if let Some(participant) = &hello.participant {
+            tracing::info!(session = self.session.0, %participant, instance = hello.instance.0, sdk = %hello.sdk, "participant joined");
+            // A name that is not noted is met again at its next Hello; nothing waits for it.
+            if let Err(error) = log.note_participant(participant).await {
+                tracing::warn!(%participant, %error, "could not note the participant in the log");
+            }
+        }
+        for shard in 0..driver.shard_count() {
+            let peer = Peer {
+                session: self.session,
+                participant: hello.participant.clone(),
+                instance: hello.instance,
+                one_phase: hello.one_phase,
+                outbound: self.end.outbound.clone(),
+            };
+            driver.give(shard, Input::SessionOpened(peer)).await;
+        }
+    }
+
+    /// Frames, until something ends the session.
+    async fn exchange(&mut self, rest: Vec<ClientMessage>) -> Status {
+        if let Err(why) = self.frame(rest).await {
+            return why;
+        }
+        let mut leaving = self.shared.leaving.clone();
+        let mut has_said_so = false;
+        let silence_max = self.shared.settings.silence_max;
+        loop {
+            let frame = tokio::select! {
+                frame = tokio::time::timeout(silence_max, self.incoming.message()) => frame,
+                is_leaving = async { leaving.wait_for(|is_leaving| *is_leaving).await.is_ok() }, if !has_said_so => {
+                    // Said once; what is in flight may still be answered.
+                    has_said_so = true;
+                    if is_leaving {
+                        let reason = "this replica is leaving; dial another, or this one when it is back".to_owned();
+                        self.end.first.send(vec![FromReplica::GoAway { reason }]).ok();
+                    }
+                    continue;
+                }
+            };
+            match frame {
+                Err(_) => {
+                    let message = format!("nothing was heard for {} ms; the session is closed", silence_max.as_millis());
+                    return Reason::PeerSilent.status(message);
+                }
+                Ok(Ok(Some(frame))) => {
+                    if let Err(why) = self.frame(frame.messages).await {
+                        return why;
+                    }
+                }
+                Ok(Ok(None)) => return Status::ok("the client has left"),
+                Ok(Err(why)) => return why,
+            }
+        }
+    }
+
+    /// Parses one frame and gives it to the shards. A request that is wrong is refused by itself; a message that nobody waits
+    /// for and that is wrong ends the session, because then the two sides do not speak the same language.
+    async fn frame(&mut self, messages: Vec<ClientMessage>) -> Result<(), Status> {
+        let driver = &self.shared.driver;
+        let mut shares: Vec<Vec<FromClient>> = vec![Vec::new(); driver.shard_count()];
+        for message in messages {
+            match FromClient::try_from(message) {
+                Ok(FromClient::Heartbeat) => {}
+                Ok(FromClient::Hello(_)) => {
+                    return Err(Reason::HelloExpected.status("Hello came twice; it is the first message only"));
+                }
+                Ok(message) => match within(&self.shared.settings.limits, message) {
+                    Ok(message) => {
+                        if let Some(gtid) = subject(&message) {
+                            shares[driver.shard_of(gtid)].push(message);
+                        }
+                    }
+                    Err((request_id, refused)) => refuse(&self.end.first, request_id, refused),
+                },
+                Err(Malformed { request_id: Some(request_id), message, problem }) => {
+                    let malformed = Malformed { request_id: None, message, problem };
+                    refuse(&self.end.first, request_id, malformed.into());
+                }
+                Err(malformed) => return Err(Refused::from(malformed).into()),
+            }
+        }
+        for (shard, messages) in shares.into_iter().enumerate() {
+            if !messages.is_empty() && !give(driver, shard, self.session, messages).await {
+                return Err(Reason::Fenced.status("another process has taken over from this one; dial again"));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn give(driver: &Driver, shard: usize, session: SessionId, messages: Vec<FromClient>) -> bool {
+    driver.give(shard, Input::Messages { session, messages }).await
+}
+
+fn refuse(to: &mpsc::UnboundedSender<Vec<FromReplica>>, request_id: u64, refused: Refused) {
+    to.send(vec![FromReplica::Reply { request_id, reply: Reply::Refused(refused) }]).ok();
+}
+
+/// Checks a message against the limits; a request beyond them is refused, and changes nothing.
+pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient, (u64, Refused)> {
+    let payload_bytes_max = limits.payload_bytes_max;
+    let too_large = |what: &str, bytes: usize| {
+        let message = format!(
+            "the payload of {what} has {bytes} bytes, and {payload_bytes_max} are allowed; send a reference to the data, or raise limits.payload_bytes_max"
+        );
+        Reason::PayloadTooLarge.refused(message)
+    };
+    match message {
+        FromClient::Commit(Commit { request_id, ref branches, .. }) => {
+            if branches.len() > limits.branches_max {
+                return Err((request_id, Refusal::TooManyBranches { branches_max: limits.branches_max }.into()));
+            }
+            match branches.iter().find(|branch| branch.payload.len() > payload_bytes_max) {
+                Some(branch) => {
+                    let what = format!("participant {}", branch.participant);
+                    Err((request_id, too_large(&what, branch.payload.len())))
+                }
+                None => Ok(message),
+            }
+        }
+        FromClient::StartSaga { request_id, ref definition, .. } => {
+            match definition.steps().iter().find(|step| step.input.len() > payload_bytes_max) {
+                Some(step) => Err((request_id, too_large(&format!("step {}", step.name), step.input.len()))),
+                None => Ok(message),
+            }
+        }
+        // Nobody can be refused here: the step took effect. It is asked again, and in the end compensated.
+        FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result: StepResult::Done(output) }
+            if output.len() > payload_bytes_max =>
+        {
+            let problem = format!("its output has {} bytes, and {payload_bytes_max} are allowed", output.len());
+            let result = StepResult::Unknown(problem);
+            Ok(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result })
+        }
+        other => Ok(other),
+    }
+}
+
+/// Takes the same time wherever two tokens differ.
+fn is_same(expected: &[u8], given: &[u8]) -> bool {
+    expected.len() == given.len()
+        && expected.iter().zip(given).fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
+}
+
+fn whole_ms(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

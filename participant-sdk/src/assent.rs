@@ -1,0 +1,276 @@
+//! A process's handle to its coordinator.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use assent_proto::error::Reason;
+use assent_proto::session::{FromClient, Reply};
+use assent_proto::v1::transaction_service_client::TransactionServiceClient;
+use assent_proto::v1::{GetRequest, TransactionState};
+use assent_protocol::two_phase::EarlyVote;
+use assent_protocol::{Gtid, ParticipantName, Wait};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::builder::Builder;
+use crate::engine::{Command, Shared};
+use crate::error::{EnlistError, Error};
+use crate::participant::Coordinator;
+use crate::transaction::{Outcome, Transaction};
+
+/// A session with a coordinator, shared by its clones. It ends when the last one is dropped, or at
+/// [`shutdown`](Self::shutdown).
+#[derive(Clone)]
+pub struct Assent {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+    name: Option<ParticipantName>,
+    token: String,
+    patience: Duration,
+    task: Mutex<Option<JoinHandle<()>>>,
+    closed: watch::Receiver<bool>,
+}
+
+/// How often a begin is tried again while the coordinator has only just started.
+const BEGIN_ATTEMPTS_MAX: u32 = 10;
+
+impl Assent {
+    /// Starts to join the coordinator at an address, such as `http://127.0.0.1:7420`.
+    pub fn dial(address: impl Into<String>) -> Builder {
+        Builder::new(address.into())
+    }
+
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        shared: Arc<Shared>,
+        task: JoinHandle<()>,
+        name: Option<ParticipantName>,
+        token: String,
+        patience: Duration,
+    ) -> Self {
+        let (close, closed) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the session's task failed");
+            }
+            close.send_replace(true);
+        });
+        let inner = Inner { commands, shared, name, token, patience, task: Mutex::new(Some(task)), closed };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Who was joined.
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.inner.shared.coordinator
+    }
+
+    /// The participant that this process serves.
+    pub fn participant(&self) -> Option<&ParticipantName> {
+        self.inner.name.as_ref()
+    }
+
+    /// A transaction whose branches are all named here, each with its payload, and prepared when
+    /// [`commit`](Transaction::commit) is called: one call for the whole.
+    pub fn transaction(&self) -> Transaction {
+        Transaction::carried(self.clone(), mint())
+    }
+
+    /// Opens a transaction so that services can enlist in it: hand its [`context`](Transaction::context) to them. It
+    /// aborts by itself after `timeout`, or after the coordinator's default.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the coordinator is overloaded or leaving, or the timeout is too long; [`Error::NoAnswer`]
+    /// when it cannot be reached.
+    pub async fn begin(&self, timeout: Option<Duration>) -> Result<Transaction, Error> {
+        let timeout_ms = timeout.map_or(0, whole_ms);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let gtid = mint();
+            let begin = FromClient::Begin { request_id: 0, gtid, timeout_ms };
+            match self.request(gtid, begin, self.inner.patience).await? {
+                Reply::Begun { deadline_unix_ms } => {
+                    return Ok(Transaction::begun(self.clone(), gtid, deadline_unix_ms));
+                }
+                // A coordinator that has just started cannot tell this gtid from one that it has lost. A later one it can.
+                Reply::Outcome { .. } if attempt < BEGIN_ATTEMPTS_MAX => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                other => return Err(unexpected(other)),
+            }
+        }
+    }
+
+    /// Waits until a transaction is decided, and says how; [`Outcome::InDoubt`] if that takes longer than `patience`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `NOT_FOUND` if the coordinator knows no such transaction.
+    pub async fn outcome(&self, gtid: Gtid, patience: Duration) -> Result<Outcome, Error> {
+        let request = FromClient::Await { request_id: 0, gtid, wait: Wait::Decided };
+        match self.request(gtid, request, patience).await {
+            Ok(reply) => Outcome::from_reply(reply),
+            Err(Error::NoAnswer { gtid }) => Ok(Outcome::InDoubt { gtid }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Enlists a branch of this process's participant that is prepared already (early prepare). Most services call this
+    /// through their resource's guard.
+    ///
+    /// # Errors
+    /// [`EnlistError::Refused`]: undo what was prepared. [`EnlistError::Unknown`]: leave it prepared.
+    pub async fn enlist(&self, gtid: Gtid, vote: EarlyVote) -> Result<(), EnlistError> {
+        if self.inner.name.is_none() {
+            return Err(EnlistError::NotAParticipant);
+        }
+        let (is_first, first) = oneshot::channel();
+        let (answer, reply) = oneshot::channel();
+        let command = Command::Enlist { gtid, vote, is_first, answer };
+        self.inner.commands.send(command).await.map_err(|_| EnlistError::Closed)?;
+        match first.await {
+            Ok(true) => {}
+            Ok(false) => return Err(EnlistError::Duplicate(gtid)),
+            Err(_) => return Err(EnlistError::Closed),
+        }
+        match tokio::time::timeout(self.inner.patience, reply).await {
+            Ok(Ok(Reply::Enlisted)) => Ok(()),
+            Ok(Ok(Reply::Refused(refused))) => {
+                self.inner.commands.send(Command::Withdraw { gtid }).await.map_err(|_| EnlistError::Closed)?;
+                Err(EnlistError::Refused(refused))
+            }
+            Ok(Ok(_)) | Ok(Err(_)) | Err(_) => Err(EnlistError::Unknown),
+        }
+    }
+
+    /// Which of these transactions and sagas have ended, so that nothing will ever be asked about them again.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the coordinator's log does not answer; [`Error::NoAnswer`] if the coordinator does not.
+    pub async fn ended(&self, gtids: &[Gtid]) -> Result<Vec<Gtid>, Error> {
+        let mut ended = Vec::new();
+        let Some(first) = gtids.first() else { return Ok(ended) };
+        let no_answer = |_| Error::NoAnswer { gtid: *first };
+        let address = self.inner.shared.coordinator.address.clone();
+        let mut client = TransactionServiceClient::connect(address).await.map_err(no_answer)?;
+        for gtid in gtids {
+            let mut request = tonic::Request::new(GetRequest { gtid: gtid.to_string() });
+            if !self.inner.token.is_empty()
+                && let Ok(bearer) = format!("Bearer {}", self.inner.token).parse()
+            {
+                request.metadata_mut().insert("authorization", bearer);
+            }
+            match client.get(request).await {
+                Ok(response) => {
+                    let state = response.into_inner().transaction.map(|transaction| transaction.state());
+                    let is_over = matches!(
+                        state,
+                        Some(
+                            TransactionState::Committed
+                                | TransactionState::Aborted
+                                | TransactionState::Completed
+                                | TransactionState::Compensated
+                        )
+                    );
+                    if is_over {
+                        ended.push(*gtid);
+                    }
+                }
+                Err(status) => match assent_proto::session::Refused::from_status(&status) {
+                    // Every saga's start is durable, so one that is unknown is older than the history.
+                    Some(refused) if refused.known_reason() == Some(Reason::NotFound) => ended.push(*gtid),
+                    Some(refused) => return Err(refused.into()),
+                    None => return Err(Error::NoAnswer { gtid: *gtid }),
+                },
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Waits until the session has ended for good: at [`shutdown`](Self::shutdown).
+    pub async fn closed(&self) {
+        // An error means that the task is gone, which is closed too.
+        self.inner.closed.clone().wait_for(|is_closed| *is_closed).await.ok();
+    }
+
+    /// Takes no new orders, lets the hooks that run finish, tells their results, and leaves. What is in doubt stays
+    /// prepared and is asked about at the next start.
+    pub async fn shutdown(self) {
+        // A full queue drains; a closed one means that it is over already.
+        self.inner.commands.send(Command::Shutdown).await.ok();
+        if let Some(task) = self.inner.task.lock().await.take() {
+            task.await.ok();
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn request(&self, gtid: Gtid, message: FromClient, patience: Duration) -> Result<Reply, Error> {
+        let (answer, reply) = oneshot::channel();
+        let asked = async {
+            let command = Command::Request { message, answer };
+            self.inner.commands.send(command).await.map_err(|_| Error::Closed)?;
+            reply.await.map_err(|_| Error::Closed)
+        };
+        match tokio::time::timeout(patience, asked).await {
+            Ok(Ok(Reply::Refused(refused))) => Err(refused.into()),
+            Ok(answered) => answered,
+            Err(_) => Err(Error::NoAnswer { gtid }),
+        }
+    }
+
+    /// Asks, and lets the answer go.
+    pub(crate) fn tell(&self, message: FromClient) {
+        let (answer, _) = oneshot::channel();
+        // A queue that is full, or closed: the transaction ends by its own timeout.
+        self.inner.commands.try_send(Command::Request { message, answer }).ok();
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.patience
+    }
+
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.inner.shared.payload_bytes_max.load(Relaxed)
+    }
+}
+
+impl fmt::Debug for Assent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assent")
+            .field("coordinator", &self.inner.shared.coordinator)
+            .field("participant", &self.inner.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A new gtid.
+pub(crate) fn mint() -> Gtid {
+    match Gtid::new(Uuid::now_v7()) {
+        Ok(gtid) => gtid,
+        Err(_) => unreachable!("now_v7 makes version 7"),
+    }
+}
+
+pub(crate) fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// An answer of another kind than was asked for.
+pub(crate) fn unexpected(reply: Reply) -> Error {
+    match reply {
+        Reply::Refused(refused) => refused.into(),
+        Reply::Outcome { outcome, reason, .. } => {
+            let why = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+            Reason::Internal.refused(format!("the transaction had {outcome} before it was asked for{why}")).into()
+        }
+        Reply::Begun { .. } | Reply::Enlisted | Reply::SagaStarted | Reply::SagaTurned { .. } => {
+            Reason::Internal.refused("the coordinator answered another question; upgrade whichever side is older").into()
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Joining a coordinator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use assent_protocol::ParticipantName;
+
+use crate::assent::Assent;
+use crate::engine::{AnyParticipant, AnySagaParticipant, Engine, Settings};
+use crate::error::ConnectError;
+use crate::participant::Participant;
+use crate::saga::SagaParticipant;
+
+/// How a process joins; made by [`Assent::dial`].
+#[must_use = "nothing is dialled before `connect`"]
+pub struct Builder {
+    address: String,
+    token: String,
+    names: Vec<String>,
+    branches: Option<Arc<dyn AnyParticipant>>,
+    steps: Option<Arc<dyn AnySagaParticipant>>,
+    connect_timeout: Duration,
+    hooks_max: usize,
+    patience: Duration,
+}
+
+impl Builder {
+    pub(crate) fn new(address: String) -> Self {
+        Self {
+            address,
+            token: String::new(),
+            names: Vec::new(),
+            branches: None,
+            steps: None,
+            connect_timeout: Duration::from_secs(5),
+            hooks_max: 1_024,
+            patience: Duration::from_secs(10),
+        }
+    }
+
+    /// Takes part in two-phase commits under this name.
+    pub fn participant(mut self, name: impl Into<String>, participant: impl Participant) -> Self {
+        self.names.push(name.into());
+        self.branches = Some(Arc::new(participant));
+        self
+    }
+
+    /// Executes and compensates saga steps under this name; the same name as [`participant`](Self::participant)'s, if both are given.
+    pub fn saga_participant(mut self, name: impl Into<String>, participant: impl SagaParticipant) -> Self {
+        self.names.push(name.into());
+        self.steps = Some(Arc::new(participant));
+        self
+    }
+
+    /// The coordinator's shared secret, if it asks for one.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = token.into();
+        self
+    }
+
+    /// How long one attempt to connect may take. Default 5 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How many hooks run at a time; further orders wait. Default 1,024.
+    pub fn hooks_max(mut self, hooks: usize) -> Self {
+        self.hooks_max = hooks.max(1);
+        self
+    }
+
+    /// How long beyond a transaction's own timeout a commit waits for its outcome before that counts as in doubt. Default 10 s.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Dials, lets the participant check itself, and joins. From then on the session is kept: when it breaks it is dialled
+    /// again.
+    ///
+    /// # Errors
+    /// [`ConnectError`]: the coordinator is not there or refuses, a name is none, or the participant's own check failed.
+    pub async fn connect(self) -> Result<Assent, ConnectError> {
+        let mut names = self.names;
+        names.dedup();
+        let name = match names.as_slice() {
+            [] => None,
+            [name] => Some(ParticipantName::new(name)?),
+            [one, other, ..] => return Err(ConnectError::TwoNames(one.clone(), other.clone())),
+        };
+        let settings = Settings {
+            address: self.address,
+            token: self.token,
+            name: name.clone(),
+            branches: self.branches,
+            steps: self.steps,
+            connect_timeout: self.connect_timeout,
+            hooks_max: self.hooks_max,
+        };
+        let token = settings.token.clone();
+        let (commands, shared, task) = Engine::start(settings).await?;
+        Ok(Assent::new(commands, shared, task, name, token, self.patience))
+    }
+}

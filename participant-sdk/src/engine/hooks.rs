@@ -1,0 +1,134 @@
+//! Participants of any type behind one face, and the events that their hooks end in.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use assent_protocol::branch::{Hook, HookEnd};
+use assent_protocol::saga::StepResult;
+use assent_protocol::two_phase::{self, BranchResult};
+use assent_protocol::Gtid;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
+use crate::saga::{Compensated, Executed, SagaParticipant, Step};
+
+/// A [`Participant`] of any type.
+pub(crate) trait AnyParticipant: Send + Sync + 'static {
+    fn one_phase(&self) -> bool;
+    fn start(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<(), BoxError>>;
+    fn in_doubt(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<Vec<Gtid>, BoxError>>;
+    fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Finished>;
+}
+
+/// A [`SagaParticipant`] of any type.
+pub(crate) trait AnySagaParticipant: Send + Sync + 'static {
+    fn call(self: Arc<Self>, step: Step, compensation: bool) -> BoxFuture<'static, StepResult>;
+}
+
+/// How a hook finished.
+#[derive(Debug)]
+pub(crate) enum Finished {
+    Prepare(two_phase::Vote),
+    End(HookEnd),
+}
+
+impl<P: Participant> AnyParticipant for P {
+    fn one_phase(&self) -> bool {
+        P::ONE_PHASE
+    }
+
+    fn start(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<(), BoxError>> {
+        async move { Participant::start(&*self, &about).await }.boxed()
+    }
+
+    fn in_doubt(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<Vec<Gtid>, BoxError>> {
+        async move { Participant::in_doubt(&*self, &about).await }.boxed()
+    }
+
+    fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Finished> {
+        async move {
+            match hook {
+                Hook::Prepare { one_phase: false, .. } => {
+                    Finished::Prepare(verdict(caught(self.prepare(&branch)).await, two_phase::Vote::Yes))
+                }
+                Hook::Prepare { one_phase: true, .. } => {
+                    let vote = caught(self.commit_one_phase(&branch)).await;
+                    Finished::Prepare(verdict(vote, two_phase::Vote::Committed))
+                }
+                Hook::Commit => Finished::End(end(caught(self.commit(&branch)).await)),
+                Hook::Abort => Finished::End(end(caught(self.abort(&branch)).await)),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl<P: SagaParticipant> AnySagaParticipant for P {
+    fn call(self: Arc<Self>, step: Step, compensation: bool) -> BoxFuture<'static, StepResult> {
+        async move {
+            if compensation {
+                match caught(self.compensate(&step)).await {
+                    Ok(Compensated::Done) => StepResult::Done(bytes::Bytes::new()),
+                    Ok(Compensated::Refused(reason)) => StepResult::Refused(reason),
+                    Err(error) => StepResult::Unknown(told(&*error)),
+                }
+            } else {
+                match caught(self.execute(&step)).await {
+                    Ok(Executed::Done(output)) => StepResult::Done(output),
+                    Ok(Executed::Refused(reason)) => StepResult::Refused(reason),
+                    Err(error) => StepResult::Unknown(told(&*error)),
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+fn verdict(vote: Result<Vote, BoxError>, yes: two_phase::Vote) -> two_phase::Vote {
+    match vote {
+        Ok(Vote::Yes) => yes,
+        Ok(Vote::ReadOnly) => two_phase::Vote::ReadOnly,
+        Ok(Vote::No(reason)) => two_phase::Vote::No(reason),
+        Err(error) => two_phase::Vote::Unknown(told(&*error)),
+    }
+}
+
+fn end(ended: Result<(), BoxError>) -> HookEnd {
+    match ended {
+        Ok(()) => HookEnd::Ended(BranchResult::Done),
+        Err(error) => match error.downcast_ref::<Heuristic>() {
+            Some(Heuristic::Committed) => HookEnd::Ended(BranchResult::HeuristicCommitted),
+            Some(Heuristic::Aborted) => HookEnd::Ended(BranchResult::HeuristicAborted),
+            None => HookEnd::Failed(told(&*error)),
+        },
+    }
+}
+
+/// A hook that panics has an unknown outcome, as one that fails.
+async fn caught<T>(hook: impl Future<Output = Result<T, BoxError>>) -> Result<T, BoxError> {
+    match AssertUnwindSafe(hook).catch_unwind().await {
+        Ok(result) => result,
+        Err(panic) => {
+            let what = panic
+                .downcast_ref::<&str>()
+                .map(ToString::to_string)
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            Err(format!("the hook panicked: {what}").into())
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}

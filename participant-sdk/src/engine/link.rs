@@ -1,0 +1,153 @@
+//! One session with a replica: dialled, greeted, then frames both ways.
+
+use std::time::Duration;
+
+use assent_proto::session::{FRAME_BYTES_MAX, FromClient, FromReplica, Hello, Refused, Welcome};
+use assent_proto::v1::session_service_client::SessionServiceClient;
+use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
+
+use crate::error::ConnectError;
+
+/// Frames that may wait for the network; what does not fit is collected into the next one.
+const FRAMES_MAX: usize = 2;
+/// A frame is closed once it holds so many bytes of payload.
+const FRAME_BYTES_SOFT_MAX: usize = 1024 * 1024;
+/// gRPC counts its own envelope.
+const ENVELOPE_BYTES: usize = 4_096;
+/// How long a dialled replica may take for its Welcome.
+const WELCOME_MAX: Duration = Duration::from_secs(10);
+
+/// An open session.
+pub(super) struct Link {
+    pub(super) welcome: Welcome,
+    pub(super) incoming: Streaming<ExchangeResponse>,
+    frames: mpsc::Sender<ExchangeRequest>,
+    queued: Vec<FromClient>,
+}
+
+/// An endpoint for sessions.
+pub(super) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, ConnectError> {
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .map_err(|source| ConnectError::Address { address: address.to_owned(), source })?;
+    Ok(endpoint
+        .connect_timeout(connect_timeout)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(30)))
+        .initial_stream_window_size(Some(8 * 1024 * 1024))
+        .initial_connection_window_size(Some(16 * 1024 * 1024)))
+}
+
+impl Link {
+    /// Dials, says Hello, and waits for Welcome.
+    pub(super) async fn dial(endpoint: &Endpoint, address: &str, hello: Hello) -> Result<Self, ConnectError> {
+        let unreachable = |source: crate::participant::BoxError| ConnectError::Unreachable {
+            address: address.to_owned(),
+            source,
+        };
+        let channel = endpoint.connect().await.map_err(|error| unreachable(error.into()))?;
+        let mut client = SessionServiceClient::new(channel)
+            .max_decoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES)
+            .max_encoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES);
+        let (frames, outgoing) = mpsc::channel(FRAMES_MAX);
+        let first = ExchangeRequest { messages: vec![ClientMessage::from(FromClient::Hello(hello))] };
+        // The queue is new and has room.
+        frames.try_send(first).ok();
+        let failed = |status: Status| match Refused::from_status(&status) {
+            Some(source) => ConnectError::Refused { address: address.to_owned(), source },
+            None => unreachable(status.into()),
+        };
+        let greeting = async {
+            let mut incoming = client.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
+            let frame = incoming.message().await?;
+            Ok::<_, Status>((incoming, frame))
+        };
+        let (incoming, frame) = tokio::time::timeout(WELCOME_MAX, greeting)
+            .await
+            .map_err(|elapsed| unreachable(elapsed.into()))?
+            .map_err(failed)?;
+        let mut messages = frame.map(|frame| frame.messages).unwrap_or_default().into_iter();
+        let first = messages.next().map(FromReplica::try_from);
+        match (first, messages.next()) {
+            (Some(Ok(FromReplica::Welcome(welcome))), None) => {
+                Ok(Self { welcome, incoming, frames, queued: Vec::new() })
+            }
+            (Some(Err(malformed)), _) => Err(unreachable(malformed.into())),
+            (_, _) => Err(unreachable("the first frame was not a Welcome alone; is this a coordinator?".into())),
+        }
+    }
+
+    /// Queues a message for the next frame.
+    pub(super) fn send(&mut self, message: FromClient) {
+        self.queued.push(message);
+    }
+
+    /// Whether messages wait because the network is behind.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// What tells when the network takes another frame.
+    pub(super) fn gate(&self) -> Gate {
+        Gate { frames: self.frames.clone() }
+    }
+
+    /// Sends what is queued, as far as the network takes it. Answers whether it sent a frame.
+    pub(super) fn flush(&mut self) -> bool {
+        let mut has_sent = false;
+        while !self.queued.is_empty() {
+            let Ok(permit) = self.frames.try_reserve() else { break };
+            let mut bytes = 0;
+            let fitting = self.queued.iter().take_while(|message| {
+                let is_first = bytes == 0;
+                bytes += payload_bytes(message) + 1;
+                is_first || bytes <= FRAME_BYTES_SOFT_MAX
+            });
+            let count = fitting.count();
+            let messages = self.queued.drain(..count).map(ClientMessage::from).collect();
+            permit.send(ExchangeRequest { messages });
+            has_sent = true;
+        }
+        has_sent
+    }
+}
+
+/// See [`Link::gate`].
+pub(super) struct Gate {
+    frames: mpsc::Sender<ExchangeRequest>,
+}
+
+impl Gate {
+    /// Waits until the network takes another frame.
+    pub(super) async fn room(&self) {
+        // Closed counts as room: the next send finds out.
+        self.frames.reserve().await.ok();
+    }
+}
+
+/// The bytes of a message that users determine.
+fn payload_bytes(message: &FromClient) -> usize {
+    match message {
+        FromClient::Commit(commit) => commit.branches.iter().map(|branch| branch.payload.len() + 64).sum(),
+        FromClient::StartSaga { definition, .. } => {
+            definition.steps().iter().map(|step| step.input.len() + 128).sum()
+        }
+        FromClient::StepAnswer { result, .. } => match result {
+            assent_protocol::saga::StepResult::Done(output) => output.len(),
+            assent_protocol::saga::StepResult::Refused(reason)
+            | assent_protocol::saga::StepResult::Unknown(reason) => reason.len(),
+        },
+        FromClient::Hello(_)
+        | FromClient::Heartbeat
+        | FromClient::Begin { .. }
+        | FromClient::Abort { .. }
+        | FromClient::Await { .. }
+        | FromClient::Enlist { .. }
+        | FromClient::Vote { .. }
+        | FromClient::Acknowledge { .. }
+        | FromClient::Inquire { .. } => 0,
+    }
+}

@@ -1,0 +1,341 @@
+//! The engine: one task that owns a process's session, its branches and its requests.
+//!
+//! Everything that happens is an event that it takes in turn: frames from the replica, requests of the process, hooks that
+//! finished, timers. After each turn it sends one frame with all that there is to say. Hooks run in tasks of their own, at most
+//! [`Settings::hooks_max`] at a time. When the session breaks it dials again, repeats the requests that may be repeated,
+//! and asks about every branch in doubt.
+
+mod branches;
+mod hooks;
+mod link;
+mod requests;
+mod steps;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use assent_proto::session::{FromClient, FromReplica, Hello, PROTOCOL_VERSION, Reply};
+use assent_protocol::two_phase::EarlyVote;
+use assent_protocol::{Gtid, InstanceId, ParticipantName};
+use rand::RngExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tonic::transport::Endpoint;
+
+use crate::error::ConnectError;
+use crate::participant::Coordinator;
+
+pub(crate) use hooks::{AnyParticipant, AnySagaParticipant, Finished};
+
+/// What a process brings along.
+pub(crate) struct Settings {
+    pub(crate) address: String,
+    pub(crate) token: String,
+    pub(crate) name: Option<ParticipantName>,
+    pub(crate) branches: Option<Arc<dyn AnyParticipant>>,
+    pub(crate) steps: Option<Arc<dyn AnySagaParticipant>>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) hooks_max: usize,
+}
+
+/// What the process asks of its engine.
+pub(crate) enum Command {
+    /// A request, to be answered.
+    Request { message: FromClient, answer: oneshot::Sender<Reply> },
+    /// A branch that is prepared, to be enlisted. Answers false if there is one of that gtid already.
+    Enlist { gtid: Gtid, vote: EarlyVote, is_first: oneshot::Sender<bool>, answer: oneshot::Sender<Reply> },
+    /// A branch that was not enlisted, and is undone by whoever prepared it.
+    Withdraw { gtid: Gtid },
+    /// Finish what runs, and end.
+    Shutdown,
+}
+
+/// What others may know of the engine without asking.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) coordinator: Arc<Coordinator>,
+    pub(crate) payload_bytes_max: AtomicUsize,
+}
+
+/// A hook that finished.
+enum Done {
+    Branch(Gtid, Finished),
+    Step(steps::Key, assent_protocol::saga::StepResult),
+}
+
+pub(crate) struct Engine {
+    settings: Settings,
+    endpoint: Endpoint,
+    instance: InstanceId,
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    finished: mpsc::UnboundedReceiver<Done>,
+    finish: mpsc::UnboundedSender<Done>,
+    requests: requests::Requests,
+    branches: branches::Branches,
+    steps: steps::Steps,
+    calls: Calls,
+    is_shutting_down: bool,
+}
+
+/// Hooks that run, and those that wait for a place.
+#[derive(Default)]
+struct Calls {
+    running: usize,
+    waiting: std::collections::VecDeque<futures::future::BoxFuture<'static, ()>>,
+}
+
+/// Why a session ended.
+enum Over {
+    Broken(String),
+    Shutdown,
+}
+
+/// Events taken in one turn.
+const TURN_MAX: usize = 1_024;
+/// Commands that may wait for the engine; a full queue makes callers wait.
+const COMMANDS_MAX: usize = 4_096;
+/// The bounds of the waits between attempts to dial.
+const REDIAL_INITIAL: Duration = Duration::from_millis(50);
+const REDIAL_MAX: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Dials, lets the participant check itself and list its branches in doubt, and starts the engine's task.
+    pub(crate) async fn start(
+        settings: Settings,
+    ) -> Result<(mpsc::Sender<Command>, Arc<Shared>, tokio::task::JoinHandle<()>), ConnectError> {
+        let endpoint = link::endpoint(&settings.address, settings.connect_timeout)?;
+        let instance = InstanceId(rand::rng().random_range(1..u64::MAX));
+        let link = link::Link::dial(&endpoint, &settings.address, hello(&settings, instance)).await?;
+        let coordinator = Arc::new(Coordinator {
+            id: link.welcome.coordinator_id.clone(),
+            address: settings.address.clone(),
+        });
+        let mut doubts = Vec::new();
+        if let Some(participant) = &settings.branches {
+            let about = || (Arc::clone(participant), Arc::clone(&coordinator));
+            let (participant, about_it) = about();
+            participant.start(about_it).await.map_err(ConnectError::Start)?;
+            let (participant, about_it) = about();
+            doubts = participant.in_doubt(about_it).await.map_err(ConnectError::InDoubt)?;
+        }
+        let shared = Arc::new(Shared {
+            coordinator,
+            payload_bytes_max: AtomicUsize::new(link.welcome.payload_bytes_max as usize),
+        });
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (finish, finished) = mpsc::unbounded_channel();
+        let mut engine = Self {
+            endpoint,
+            instance,
+            shared: Arc::clone(&shared),
+            commands,
+            finished,
+            finish,
+            requests: requests::Requests::default(),
+            branches: branches::Branches::default(),
+            steps: steps::Steps::default(),
+            calls: Calls::default(),
+            is_shutting_down: false,
+            settings,
+        };
+        if !doubts.is_empty() {
+            tracing::info!(branches = doubts.len(), "found branches in doubt; asking about them");
+        }
+        for gtid in doubts {
+            engine.found_in_doubt(gtid);
+        }
+        let task = tokio::spawn(engine.run(link));
+        Ok((sender, shared, task))
+    }
+
+    async fn run(mut self, mut link: link::Link) {
+        loop {
+            self.resume(&mut link);
+            match self.exchange(&mut link).await {
+                Over::Shutdown => return,
+                Over::Broken(why) => {
+                    tracing::warn!(address = %self.settings.address, why, "the session broke; dialling again");
+                }
+            }
+            drop(link);
+            match self.redial().await {
+                Some(next) => link = next,
+                None => return,
+            }
+        }
+    }
+
+    /// What a new session has to be told.
+    fn resume(&mut self, link: &mut link::Link) {
+        self.shared.payload_bytes_max.store(link.welcome.payload_bytes_max as usize, Relaxed);
+        for message in self.requests.over_a_new_session() {
+            link.send(message);
+        }
+        self.ask_about_doubts(link);
+        link.flush();
+    }
+
+    /// Dials until somebody answers, or the process wants to end.
+    async fn redial(&mut self) -> Option<link::Link> {
+        let mut bound = REDIAL_INITIAL;
+        loop {
+            let wait = bound.mul_f64(rand::rng().random_range(0.0..=1.0));
+            tokio::time::sleep(wait).await;
+            if self.is_shutting_down || (self.commands.is_closed() && self.commands.is_empty()) {
+                return None;
+            }
+            let hello = hello(&self.settings, self.instance);
+            match link::Link::dial(&self.endpoint, &self.settings.address, hello).await {
+                Ok(link) if link.welcome.coordinator_id != self.shared.coordinator.id => {
+                    // Its transactions are not ours, and it would presume ours aborted.
+                    tracing::error!(
+                        expected = %self.shared.coordinator.id,
+                        found = %link.welcome.coordinator_id,
+                        "another coordinator answers at this address; not joining it"
+                    );
+                }
+                Ok(link) => {
+                    tracing::info!(address = %self.settings.address, "joined again");
+                    return Some(link);
+                }
+                Err(error) => tracing::debug!(address = %self.settings.address, %error, "dialling again"),
+            }
+            bound = (bound * 2).min(REDIAL_MAX);
+        }
+    }
+
+    /// Takes events until the session is over.
+    async fn exchange(&mut self, link: &mut link::Link) -> Over {
+        let heartbeat_interval = Duration::from_millis(u64::from(link.welcome.heartbeat_interval_ms.max(10)));
+        let silence_max = Duration::from_millis(u64::from(link.welcome.silence_max_ms.max(100)));
+        let mut ticks = tokio::time::interval(heartbeat_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        let mut has_spoken = true;
+        let mut commands = Vec::with_capacity(TURN_MAX);
+        let mut finished = Vec::with_capacity(TURN_MAX);
+        let gate = link.gate();
+        loop {
+            let is_behind = link.is_behind();
+            tokio::select! {
+                frame = link.incoming.message() => match frame {
+                    Ok(Some(frame)) => {
+                        heard = Instant::now();
+                        for message in frame.messages {
+                            match FromReplica::try_from(message) {
+                                Ok(message) => self.heard(link, message),
+                                Err(malformed) => return Over::Broken(malformed.to_string()),
+                            }
+                        }
+                    }
+                    Ok(None) => return Over::Broken("the replica has closed it".to_owned()),
+                    Err(status) => return Over::Broken(status.message().to_owned()),
+                },
+                _ = self.finished.recv_many(&mut finished, TURN_MAX) => {
+                    for done in finished.drain(..) {
+                        self.calls.running -= 1;
+                        self.hook_finished(link, done);
+                    }
+                }
+                taken = self.commands.recv_many(&mut commands, TURN_MAX), if !self.is_shutting_down => {
+                    if taken == 0 {
+                        self.is_shutting_down = true;
+                    }
+                    for command in commands.drain(..) {
+                        self.command(link, command);
+                    }
+                }
+                Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(link, gtid, timer),
+                () = gate.room(), if is_behind => {}
+                _ = ticks.tick() => {
+                    if heard.elapsed() > silence_max {
+                        return Over::Broken(format!("nothing was heard for {} ms", silence_max.as_millis()));
+                    }
+                    if !has_spoken {
+                        link.send(FromClient::Heartbeat);
+                    }
+                    has_spoken = false;
+                    self.requests.sweep();
+                }
+            }
+            self.start_waiting_calls();
+            has_spoken |= link.flush();
+            if self.is_shutting_down && self.calls.running == 0 && self.calls.waiting.is_empty() && !link.is_behind() {
+                return Over::Shutdown;
+            }
+        }
+    }
+
+    fn command(&mut self, link: &mut link::Link, command: Command) {
+        match command {
+            Command::Request { message, answer } => {
+                let message = self.requests.add(message, answer);
+                link.send(message);
+            }
+            Command::Enlist { gtid, vote, is_first, answer } => {
+                let is_new = vote == EarlyVote::ReadOnly || self.prepared_early(gtid);
+                // The caller may have given up; the branch is in doubt then.
+                is_first.send(is_new).ok();
+                if is_new {
+                    let message = self.requests.add(FromClient::Enlist { request_id: 0, gtid, vote }, answer);
+                    link.send(message);
+                }
+            }
+            Command::Withdraw { gtid } => self.withdraw(gtid),
+            Command::Shutdown => self.is_shutting_down = true,
+        }
+    }
+
+    fn heard(&mut self, link: &mut link::Link, message: FromReplica) {
+        match message {
+            FromReplica::Reply { request_id, reply } => self.requests.answer(request_id, reply),
+            FromReplica::Prepare { .. } | FromReplica::CommitBranch { .. } | FromReplica::AbortBranch { .. } => {
+                self.branch_order(link, message);
+            }
+            FromReplica::ExecuteStep { order, outputs } => self.step_order(link, order, outputs, None, false),
+            FromReplica::CompensateStep { order, output } => self.step_order(link, order, Vec::new(), output, true),
+            FromReplica::GoAway { reason } => tracing::info!(reason, "the replica is leaving"),
+            FromReplica::Welcome(_) | FromReplica::Heartbeat => {}
+        }
+    }
+
+    fn hook_finished(&mut self, link: &mut link::Link, done: Done) {
+        match done {
+            Done::Branch(gtid, finished) => self.branch_hook_finished(link, gtid, finished),
+            Done::Step(key, result) => self.step_hook_finished(link, key, result),
+        }
+    }
+
+    // ---- hooks -----------------------------------------------------------------------------------------------------
+
+    /// Runs a hook as soon as there is a place for it.
+    fn call(&mut self, hook: futures::future::BoxFuture<'static, ()>) {
+        if self.calls.running < self.settings.hooks_max {
+            self.calls.running += 1;
+            tokio::spawn(hook);
+        } else {
+            self.calls.waiting.push_back(hook);
+        }
+    }
+
+    fn start_waiting_calls(&mut self) {
+        while self.calls.running < self.settings.hooks_max {
+            let Some(hook) = self.calls.waiting.pop_front() else { return };
+            self.calls.running += 1;
+            tokio::spawn(hook);
+        }
+    }
+}
+
+fn hello(settings: &Settings, instance: InstanceId) -> Hello {
+    Hello {
+        participant: settings.name.clone(),
+        instance,
+        protocol_version: PROTOCOL_VERSION,
+        token: settings.token.clone(),
+        one_phase: settings.branches.as_ref().is_some_and(|participant| participant.one_phase()),
+        sdk: concat!("assent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}

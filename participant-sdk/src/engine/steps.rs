@@ -1,0 +1,75 @@
+//! Saga steps that run in this process.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use assent_proto::session::{FromClient, StepOrder};
+use assent_protocol::saga::{StepIndex, StepResult};
+use assent_protocol::{Epoch, Gtid, Name};
+use bytes::Bytes;
+use futures::FutureExt;
+
+use super::link::Link;
+use super::{Done, Engine};
+use crate::saga::Step;
+
+/// A step's action, or its compensation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    gtid: Gtid,
+    step: StepIndex,
+    compensation: bool,
+}
+
+/// The hooks that run, each with the order that its answer is for: the latest one.
+#[derive(Default)]
+pub(super) struct Steps {
+    running: HashMap<Key, (Epoch, u32)>,
+}
+
+impl Engine {
+    /// An order to execute or compensate. One that repeats a hook that still runs is answered when that one finishes.
+    pub(super) fn step_order(
+        &mut self,
+        link: &mut Link,
+        order: StepOrder,
+        outputs: Vec<(Name, Bytes)>,
+        output: Option<Bytes>,
+        compensation: bool,
+    ) {
+        let StepOrder { gtid, epoch, step, name, attempt, input, timeout_ms } = order;
+        let key = Key { gtid, step, compensation };
+        let (Some(participant), Some(own_name)) = (self.settings.steps.clone(), self.settings.name.clone()) else {
+            let problem = "this process serves no saga steps; connect with a saga participant".to_owned();
+            let result = StepResult::Unknown(problem);
+            link.send(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result });
+            return;
+        };
+        if let Some(latest) = self.steps.running.get_mut(&key) {
+            *latest = (*latest).max((epoch, attempt));
+            return;
+        }
+        self.steps.running.insert(key, (epoch, attempt));
+        let timeout = Duration::from_millis(timeout_ms);
+        let step = Step { gtid, participant: own_name, index: step, name, attempt, input, outputs, output, timeout };
+        let finish = self.finish.clone();
+        let call = participant.call(step, compensation);
+        self.call(
+            async move {
+                let result = call.await;
+                // The engine may have ended; the coordinator asks again.
+                finish.send(Done::Step(key, result)).ok();
+            }
+            .boxed(),
+        );
+    }
+
+    pub(super) fn step_hook_finished(&mut self, link: &mut Link, key: Key, result: StepResult) {
+        let Some((epoch, attempt)) = self.steps.running.remove(&key) else { return };
+        if let StepResult::Unknown(error) = &result {
+            tracing::warn!(gtid = %key.gtid, step = key.step.0, error, "a step's hook failed");
+        }
+        let Key { gtid, step, compensation } = key;
+        link.send(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result });
+    }
+}

@@ -1,0 +1,103 @@
+//! What can go wrong for a process that uses Assent.
+
+use assent_proto::session::Refused;
+use assent_protocol::{Gtid, InvalidName};
+
+use crate::participant::BoxError;
+
+/// A process could not join a coordinator.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// What was given as the coordinator's address is none.
+    #[error("{address:?} is not an address of a coordinator; give a URL such as http://127.0.0.1:7420")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        source: tonic::transport::Error,
+    },
+    /// The participant's name is not a name.
+    #[error("the participant cannot be named so")]
+    Name(#[from] InvalidName),
+    /// A process serves one participant name; its branches and its saga steps go by the same.
+    #[error("one process was given two participant names, {0} and {1}; connect once for each")]
+    TwoNames(String, String),
+    /// Nobody answers there.
+    #[error("no coordinator answers at {address}; start one with `assent serve`, or check the address")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// What failed.
+        source: BoxError,
+    },
+    /// The coordinator does not want this process.
+    #[error("the coordinator at {address} refused the session")]
+    Refused {
+        /// Where.
+        address: String,
+        /// Why.
+        source: Refused,
+    },
+    /// The participant's own check failed: its resource is not fit.
+    #[error("the participant cannot start")]
+    Start(#[source] BoxError),
+    /// The participant could not tell which branches it has in doubt.
+    #[error("the participant cannot list its branches in doubt")]
+    InDoubt(#[source] BoxError),
+}
+
+/// A request failed. It changed nothing, unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The coordinator refused it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// A branch or step was given a name that is none.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// A payload could not be written as JSON.
+    #[error("a payload cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
+    /// A payload is larger than the coordinator takes.
+    #[error("the payload for {name} has {bytes} bytes, and the coordinator takes {bytes_max}; send a reference to the data")]
+    PayloadTooLarge {
+        /// The participant or step.
+        name: String,
+        /// How large it is.
+        bytes: usize,
+        /// How large it may be.
+        bytes_max: usize,
+    },
+    /// A saga's definition is none.
+    #[error(transparent)]
+    Definition(#[from] assent_protocol::saga::InvalidDefinition),
+    /// No answer came in time. Nobody knows whether the request took effect.
+    #[error("the coordinator did not answer in time about {gtid}; ask again with the same gtid")]
+    NoAnswer {
+        /// Which transaction.
+        gtid: Gtid,
+    },
+    /// This process has left the coordinator.
+    #[error("this process has shut its session down; connect again")]
+    Closed,
+}
+
+/// A branch could not be enlisted.
+#[derive(Debug, thiserror::Error)]
+pub enum EnlistError {
+    /// The coordinator refused it: the branch is not part of the transaction. Undo what was prepared.
+    #[error("the branch was not enlisted; what it prepared has to be undone")]
+    Refused(#[source] Refused),
+    /// No answer came. The branch may be part of the transaction: leave it prepared; it is in doubt, and the SDK asks about it.
+    #[error("nobody knows whether the branch was enlisted; it stays prepared until the coordinator has told the outcome")]
+    Unknown,
+    /// This session serves no participant.
+    #[error("this session serves no participant; connect with a participant's name to enlist branches")]
+    NotAParticipant,
+    /// This process already has a branch in that transaction.
+    #[error("this process already has a branch in transaction {0}; put all its work into one branch")]
+    Duplicate(Gtid),
+    /// This process has left the coordinator.
+    #[error("this process has shut its session down; connect again")]
+    Closed,
+}

@@ -1,0 +1,330 @@
+//! The file's format, and how a file that a crash has cut short is told from one that has been damaged.
+//!
+//! ```text
+//! file   = "ASSENTJ1" mark:8 crc(file header):4  frame*
+//! frame  = mark:8 body_bytes:4 crc(frame header):4  crc(body):4  body
+//! body   = record+
+//! record = 'P' gtid:16 payload_bytes:4 payload      prepared
+//!        | 'E' gtid:16                              ended
+//! ```
+//! Numbers are little-endian. The mark is drawn for each file, so that nothing that a payload says looks like a frame.
+//!
+//! A frame is what was appended and flushed at once. Nobody was told that its records are durable before all of it was, so a torn
+//! last frame may be dropped whole. A frame that does not read is torn if nothing readable comes behind it (the next frame
+//! is only written once this one is flushed), and if it is shorter than it should be or has a sector of zeros, which is
+//! what a crash leaves where data did not reach the disk. All else is damage, and is reported: it may have been durable.
+
+use std::collections::HashMap;
+
+use assent_protocol::Gtid;
+use bytes::Bytes;
+
+use super::crc32c::crc32c;
+
+const MAGIC: &[u8; 8] = b"ASSENTJ1";
+/// The length of what is drawn for each file, in bytes.
+pub(super) const MARK_BYTES: usize = 8;
+/// The length of the file's header, in bytes.
+pub(super) const FILE_HEADER_BYTES: usize = 8 + MARK_BYTES + 4;
+/// The length of a frame's header with both checksums, in bytes.
+pub(super) const FRAME_HEADER_BYTES: usize = MARK_BYTES + 4 + 4 + 4;
+/// What a disk writes whole or not at all, in bytes.
+const SECTOR_BYTES: usize = 512;
+
+const PREPARED: u8 = b'P';
+const ENDED: u8 = b'E';
+
+/// What is drawn for each file.
+pub(super) type Mark = [u8; MARK_BYTES];
+
+/// What is known about branches: those that are prepared and have not ended, with their payloads.
+pub(super) type Branches = HashMap<Gtid, Bytes>;
+
+/// A file's contents.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) mark: Mark,
+    pub(super) branches: Branches,
+    /// Where the last whole frame ends. What follows is torn.
+    pub(super) whole_bytes: usize,
+}
+
+/// Why a file does not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// It ends within its header: it was being created.
+    Unborn,
+    /// It is no journal.
+    Foreign,
+    /// There is damage at this offset.
+    Damaged {
+        /// In bytes from the beginning.
+        offset: usize,
+    },
+}
+
+pub(super) fn file_header(mark: &Mark) -> Vec<u8> {
+    let mut header = Vec::with_capacity(FILE_HEADER_BYTES);
+    header.extend_from_slice(MAGIC);
+    header.extend_from_slice(mark);
+    header.extend_from_slice(&crc32c(&header).to_le_bytes());
+    header
+}
+
+pub(super) fn write_prepared(body: &mut Vec<u8>, gtid: Gtid, payload: &[u8]) {
+    body.push(PREPARED);
+    body.extend_from_slice(gtid.as_bytes());
+    // Callers keep payloads far below 4 GiB.
+    body.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    body.extend_from_slice(payload);
+}
+
+pub(super) fn write_ended(body: &mut Vec<u8>, gtid: Gtid) {
+    body.push(ENDED);
+    body.extend_from_slice(gtid.as_bytes());
+}
+
+/// The bytes that a prepared record takes, beside its payload.
+pub(super) const PREPARED_BYTES: usize = 1 + 16 + 4;
+
+pub(super) fn frame(mark: &Mark, body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(FRAME_HEADER_BYTES + body.len());
+    frame.extend_from_slice(mark);
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(&crc32c(&frame).to_le_bytes());
+    frame.extend_from_slice(&crc32c(body).to_le_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
+
+/// Reads a whole file.
+pub(super) fn read(file: &[u8]) -> Result<Contents, Unreadable> {
+    let mark = read_file_header(file)?;
+    let mut branches = Branches::new();
+    let mut offset = FILE_HEADER_BYTES;
+    while offset < file.len() {
+        match read_frame(&file[offset..], &mark) {
+            Some((body, frame_bytes)) => {
+                apply(body, &mut branches).ok_or(Unreadable::Damaged { offset })?;
+                offset += frame_bytes;
+            }
+            None if is_torn(file, offset, &mark) => break,
+            None => return Err(Unreadable::Damaged { offset }),
+        }
+    }
+    Ok(Contents { mark, branches, whole_bytes: offset })
+}
+
+fn read_file_header(file: &[u8]) -> Result<Mark, Unreadable> {
+    let Some(header) = file.get(..FILE_HEADER_BYTES) else {
+        let begins_alike = file.iter().zip(MAGIC).all(|(found, expected)| found == expected);
+        return Err(if begins_alike { Unreadable::Unborn } else { Unreadable::Foreign });
+    };
+    let (fields, crc) = header.split_at(FILE_HEADER_BYTES - 4);
+    if &fields[..8] != MAGIC {
+        return Err(Unreadable::Foreign);
+    }
+    if crc32c(fields).to_le_bytes() != crc {
+        return Err(Unreadable::Damaged { offset: 0 });
+    }
+    let mut mark = [0; MARK_BYTES];
+    mark.copy_from_slice(&fields[8..]);
+    Ok(mark)
+}
+
+/// The body of a frame's header, if that reads: how long the body is.
+fn body_bytes(bytes: &[u8], mark: &Mark) -> Option<usize> {
+    let header = bytes.get(..FRAME_HEADER_BYTES)?;
+    let (fields, checksums) = header.split_at(MARK_BYTES + 4);
+    if &fields[..MARK_BYTES] != mark || crc32c(fields).to_le_bytes() != checksums[..4] {
+        return None;
+    }
+    Some(u32::from_le_bytes(fields[MARK_BYTES..].try_into().ok()?) as usize)
+}
+
+/// The body of the frame at the beginning of these bytes, and the length of the whole, if it reads.
+fn read_frame<'a>(bytes: &'a [u8], mark: &Mark) -> Option<(&'a [u8], usize)> {
+    let body_bytes = body_bytes(bytes, mark)?;
+    let body = bytes[FRAME_HEADER_BYTES..].get(..body_bytes)?;
+    let crc = &bytes[FRAME_HEADER_BYTES - 4..FRAME_HEADER_BYTES];
+    (crc32c(body).to_le_bytes() == crc).then_some((body, FRAME_HEADER_BYTES + body_bytes))
+}
+
+/// Whether the frame at `offset`, which does not read, is the end of an append that a crash has interrupted.
+fn is_torn(file: &[u8], offset: usize, mark: &Mark) -> bool {
+    let rest = &file[offset..];
+    let is_last = !(1..rest.len()).any(|from| read_frame(&rest[from..], mark).is_some());
+    is_last && (is_short(rest, mark) || has_empty_sector(file, offset))
+}
+
+fn is_short(rest: &[u8], mark: &Mark) -> bool {
+    rest.len() < FRAME_HEADER_BYTES
+        || body_bytes(rest, mark).is_some_and(|body_bytes| rest.len() < FRAME_HEADER_BYTES + body_bytes)
+}
+
+/// Whether a sector's worth of the bytes from `offset` on is nothing but zeros.
+fn has_empty_sector(file: &[u8], offset: usize) -> bool {
+    let mut from = offset;
+    while from < file.len() {
+        let to = (from / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES).min(file.len());
+        if file[from..to].iter().all(|byte| *byte == 0) {
+            return true;
+        }
+        from = to;
+    }
+    false
+}
+
+fn apply(mut body: &[u8], branches: &mut Branches) -> Option<()> {
+    while let Some((kind, rest)) = body.split_first() {
+        let (gtid, rest) = rest.split_at_checked(16)?;
+        let gtid = Gtid::from_bytes(gtid).ok()?;
+        body = match *kind {
+            PREPARED => {
+                let (payload_bytes, rest) = rest.split_at_checked(4)?;
+                let payload_bytes = u32::from_le_bytes(payload_bytes.try_into().ok()?) as usize;
+                let (payload, rest) = rest.split_at_checked(payload_bytes)?;
+                branches.insert(gtid, Bytes::copy_from_slice(payload));
+                rest
+            }
+            ENDED => {
+                branches.remove(&gtid);
+                rest
+            }
+            _ => return None,
+        };
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MARK: Mark = *b"\x91\x02\x13\x84\x75\x26\xd7\xee";
+    const OTHER_MARK: Mark = [7; MARK_BYTES];
+
+    #[derive(Clone, Debug)]
+    enum Record {
+        Prepared(Gtid, Vec<u8>),
+        Ended(Gtid),
+    }
+
+    fn gtid(number: u8) -> Gtid {
+        let mut bytes = *b"\x01\x89\x0a\x5d\xac\x96\x77\x4b\xbc\xce\xb3\x02\x09\x9a\x80\x57";
+        bytes[15] = number;
+        Gtid::from_bytes(&bytes).expect("a UUID of version 7")
+    }
+
+    fn records() -> impl Strategy<Value = Vec<Vec<Record>>> {
+        let payload = prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..40),
+            // What looks like the journal itself, and what looks like nothing.
+            Just([file_header(&OTHER_MARK), frame(&OTHER_MARK, b"P")].concat()),
+            Just(vec![0; 1_100]),
+        ];
+        let record = prop_oneof![
+            (0..6_u8, payload).prop_map(|(number, payload)| Record::Prepared(gtid(number), payload)),
+            (0..6_u8).prop_map(|number| Record::Ended(gtid(number))),
+        ];
+        proptest::collection::vec(proptest::collection::vec(record, 1..4), 1..6)
+    }
+
+    /// The file, where each frame ends, and what is known at each of these points.
+    fn written(frames: &[Vec<Record>]) -> (Vec<u8>, Vec<(usize, Branches)>) {
+        let mut file = file_header(&MARK);
+        let mut branches = Branches::new();
+        let mut points = vec![(file.len(), branches.clone())];
+        for records in frames {
+            let mut body = Vec::new();
+            for record in records {
+                match record {
+                    Record::Prepared(gtid, payload) => {
+                        write_prepared(&mut body, *gtid, payload);
+                        branches.insert(*gtid, payload.clone().into());
+                    }
+                    Record::Ended(gtid) => {
+                        write_ended(&mut body, *gtid);
+                        branches.remove(gtid);
+                    }
+                }
+            }
+            file.extend(frame(&MARK, &body));
+            points.push((file.len(), branches.clone()));
+        }
+        (file, points)
+    }
+
+    proptest! {
+        #[test]
+        fn a_file_cut_anywhere_has_all_frames_before_the_cut(frames in records()) {
+            let (file, points) = written(&frames);
+            for cut in 0..=file.len() {
+                match read(&file[..cut]) {
+                    Ok(contents) => {
+                        let (whole, branches) = points.iter().rev().find(|(end, _)| *end <= cut).expect("past the header");
+                        prop_assert_eq!(contents.whole_bytes, *whole);
+                        prop_assert_eq!(&contents.branches, branches);
+                    }
+                    Err(error) => {
+                        prop_assert!(cut < FILE_HEADER_BYTES, "cut at {}: {:?}", cut, error);
+                        prop_assert_eq!(error, Unreadable::Unborn);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_last_frame_whose_sectors_did_not_reach_the_disk_is_dropped(frames in records(), lost in 0..8_usize) {
+            let (mut file, points) = written(&frames);
+            let (before, branches) = &points[points.len() - 2];
+            let from = (before / SECTOR_BYTES + lost) * SECTOR_BYTES;
+            let from = from.max(*before);
+            prop_assume!(from < file.len());
+            let to = (from / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES).min(file.len());
+            prop_assume!(file[from..to].iter().any(|byte| *byte != 0));
+            file[from..to].fill(0);
+            let contents = read(&file).expect("torn is not damaged");
+            prop_assert_eq!(contents.whole_bytes, *before);
+            prop_assert_eq!(&contents.branches, branches);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_reported(frames in records(), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+            let (mut file, points) = written(&frames);
+            let at = at.index(file.len());
+            file[at] ^= 1 << bit;
+            let (_, last) = points.last().expect("a file has a beginning");
+            match read(&file) {
+                Err(Unreadable::Damaged { .. } | Unreadable::Foreign) => {}
+                Err(Unreadable::Unborn) => prop_assert!(false, "a whole file was taken for an unborn one"),
+                // Only a last frame that holds a sector of zeros can be taken for a torn one.
+                Ok(contents) => {
+                    let (before, branches) = &points[points.len() - 2];
+                    prop_assert!(&contents.branches != last || branches == last);
+                    prop_assert_eq!(contents.whole_bytes, *before);
+                    prop_assert!(has_empty_sector(&file, *before));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_bytes_in_a_payload_are_not_a_frame() {
+        let inner = frame(&OTHER_MARK, b"P");
+        let mut body = Vec::new();
+        write_prepared(&mut body, gtid(1), &inner);
+        let mut file = [file_header(&MARK), frame(&MARK, &body)].concat();
+        file.truncate(file.len() - 1);
+        assert_eq!(read(&file).expect("torn").whole_bytes, FILE_HEADER_BYTES);
+    }
+
+    #[test]
+    fn somebody_elses_file_is_not_touched() {
+        for foreign in [&b"hello"[..], b"{\"some\": \"other file, long enough\"}", b"ASSENTJ2ABCDEFGHIJKLMNOP"] {
+            assert_eq!(read(foreign).expect_err("foreign"), Unreadable::Foreign);
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The thread that owns the file: it appends what has queued while the last flush was under way, flushes once, and answers all.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use assent_protocol::Gtid;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::JournalError;
+use super::format::{
+    Branches, FILE_HEADER_BYTES, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, write_ended,
+    write_prepared,
+};
+
+/// What is to be written, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Append {
+    pub(super) change: Change,
+    pub(super) answer: oneshot::Sender<Result<(), JournalError>>,
+}
+
+/// One record.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Prepared(Gtid, Bytes),
+    Ended(Gtid),
+}
+
+/// The owner of the file.
+pub(super) struct Writer {
+    path: PathBuf,
+    file: File,
+    mark: Mark,
+    /// How long the file is, up to its last whole frame.
+    file_bytes: u64,
+    /// What the branches in doubt take of that.
+    live_bytes: u64,
+    /// What is durable. Only the writer changes it.
+    branches: Arc<Mutex<Branches>>,
+    /// Whether a flush has failed.
+    failed: bool,
+    /// Held for as long as the journal is open.
+    _lock: File,
+}
+
+/// How many bytes of payload are gathered into one frame before it is flushed.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// A file below this is not worth rewriting, in bytes.
+const COMPACTION_BYTES_MIN: u64 = 1 << 20;
+
+impl Writer {
+    pub(super) fn open(path: PathBuf, branches: Arc<Mutex<Branches>>) -> Result<Self, JournalError> {
+        let lock = lock(&path)?;
+        let io = |doing| io_error(doing, &path);
+        let mut contents = Vec::new();
+        match File::open(&path) {
+            Ok(mut file) => drop(file.read_to_end(&mut contents).map_err(io("read"))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io("open")(error)),
+        }
+        let read = match read(&contents) {
+            Ok(read) => read,
+            Err(Unreadable::Unborn) => {
+                let (file, mark) = create(&path, &Branches::new())?;
+                let file_bytes = FILE_HEADER_BYTES as u64;
+                return Ok(Self { path, file, mark, file_bytes, live_bytes: 0, branches, failed: false, _lock: lock });
+            }
+            Err(Unreadable::Foreign) => return Err(JournalError::Foreign { path }),
+            Err(Unreadable::Damaged { offset }) => return Err(JournalError::Damaged { path, offset }),
+        };
+        let mut file = OpenOptions::new().write(true).open(&path).map_err(io("open"))?;
+        let file_bytes = read.whole_bytes as u64;
+        if read.whole_bytes < contents.len() {
+            tracing::warn!(path = %path.display(), torn_bytes = contents.len() - read.whole_bytes, "mended a journal that a crash had cut short");
+            file.set_len(file_bytes).map_err(io("mend"))?;
+        }
+        // What is read here is about to be acted on; it may so far be in the page cache only.
+        file.sync_all().map_err(io("flush"))?;
+        file.seek(SeekFrom::End(0)).map_err(io("read"))?;
+        let live_bytes = read.branches.values().map(prepared_bytes).sum();
+        *branches.lock().unwrap_or_else(PoisonError::into_inner) = read.branches;
+        Ok(Self { path, file, mark: read.mark, file_bytes, live_bytes, branches, failed: false, _lock: lock })
+    }
+
+    /// Writes until nobody is left who could ask for it.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Append>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut appends = vec![first];
+            let mut gathered_bytes = appends[0].change.bytes();
+            while gathered_bytes < BATCH_BYTES
+                && let Ok(append) = queue.try_recv()
+            {
+                gathered_bytes += append.change.bytes();
+                appends.push(append);
+            }
+            self.append(appends);
+            if self.file_bytes > COMPACTION_BYTES_MIN && self.file_bytes / 2 > self.live_bytes {
+                self.compact();
+            }
+        }
+    }
+
+    fn append(&mut self, appends: Vec<Append>) {
+        let batch = Batch::of(appends, &self.known());
+        let written = if batch.body.is_empty() { Ok(()) } else { self.write(&batch.body) };
+        if written.is_ok() {
+            let mut branches = self.branches.lock().unwrap_or_else(PoisonError::into_inner);
+            for (gtid, payload) in batch.changed {
+                let before = match payload {
+                    Some(payload) => {
+                        self.live_bytes += prepared_bytes(&payload);
+                        branches.insert(gtid, payload)
+                    }
+                    None => branches.remove(&gtid),
+                };
+                self.live_bytes -= before.as_ref().map_or(0, prepared_bytes);
+            }
+        }
+        // Whoever does not wait any more will find out when it asks again.
+        for answer in batch.waiting {
+            answer.send(written.clone()).ok();
+        }
+        for (answer, gtid) in batch.refused {
+            answer.send(Err(JournalError::OtherPayload { gtid })).ok();
+        }
+    }
+
+    /// Appends a frame and flushes it.
+    fn write(&mut self, body: &[u8]) -> Result<(), JournalError> {
+        if self.failed {
+            return Err(JournalError::Failed { path: self.path.clone() });
+        }
+        let frame = frame(&self.mark, body);
+        if let Err(error) = self.file.write_all(&frame) {
+            // The disk is full, for example. What has been written of it would be damage once something follows.
+            let is_mended = self.file.set_len(self.file_bytes).is_ok()
+                && self.file.seek(SeekFrom::Start(self.file_bytes)).is_ok();
+            self.failed = !is_mended;
+            return Err(io_error("write to", &self.path)(error));
+        }
+        if let Err(error) = self.file.sync_data() {
+            // The kernel may have dropped the pages and would report success next time.
+            self.failed = true;
+            return Err(io_error("flush", &self.path)(error));
+        }
+        self.file_bytes += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Replaces the file by one that only holds what is in doubt. If that fails the old file is as good as before.
+    fn compact(&mut self) {
+        let branches = self.known().clone();
+        match create(&self.path, &branches).and_then(|(file, mark)| {
+            let file_bytes = file.metadata().map_err(io_error("read", &self.path))?.len();
+            Ok((file, mark, file_bytes))
+        }) {
+            Ok((file, mark, file_bytes)) => (self.file, self.mark, self.file_bytes) = (file, mark, file_bytes),
+            Err(error) => {
+                tracing::warn!(%error, "a journal could not be made smaller");
+                // The new file may or may not have taken the name of the old one: appending to either could be in vain.
+                self.failed = true;
+            }
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Branches> {
+        self.branches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Appends that are written together.
+struct Batch {
+    body: Vec<u8>,
+    /// What will be true when the body is durable.
+    changed: HashMap<Gtid, Option<Bytes>>,
+    waiting: Vec<oneshot::Sender<Result<(), JournalError>>>,
+    refused: Vec<(oneshot::Sender<Result<(), JournalError>>, Gtid)>,
+}
+
+impl Batch {
+    fn of(appends: Vec<Append>, known: &Branches) -> Self {
+        let mut batch =
+            Self { body: Vec::new(), changed: HashMap::new(), waiting: Vec::new(), refused: Vec::new() };
+        for Append { change, answer } in appends {
+            let (Change::Prepared(gtid, _) | Change::Ended(gtid)) = &change;
+            let gtid = *gtid;
+            let before = batch.changed.get(&gtid).map_or_else(|| known.get(&gtid), Option::as_ref);
+            match (before, change) {
+                (Some(before), Change::Prepared(_, payload)) if *before != payload => {
+                    batch.refused.push((answer, gtid));
+                    continue;
+                }
+                (Some(_), Change::Prepared(..)) | (None, Change::Ended(_)) => {}
+                (None, Change::Prepared(_, payload)) => {
+                    write_prepared(&mut batch.body, gtid, &payload);
+                    batch.changed.insert(gtid, Some(payload));
+                }
+                (Some(_), Change::Ended(_)) => {
+                    write_ended(&mut batch.body, gtid);
+                    batch.changed.insert(gtid, None);
+                }
+            }
+            // Those that find their record written wait too: it may be in this very batch.
+            batch.waiting.push(answer);
+        }
+        batch
+    }
+}
+
+impl Change {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Prepared(_, payload) => payload.len(),
+            Self::Ended(_) => 0,
+        }
+    }
+}
+
+fn prepared_bytes(payload: &Bytes) -> u64 {
+    (PREPARED_BYTES + payload.len()) as u64
+}
+
+/// Writes a new journal beside the path, flushes it, and lets it take the path's name: there is no moment without a whole file.
+fn create(path: &Path, branches: &Branches) -> Result<(File, Mark), JournalError> {
+    let fresh_path = beside(path, ".new");
+    let io = |doing| io_error(doing, &fresh_path);
+    let mark: Mark = rand::random::<[u8; MARK_BYTES]>();
+    let mut contents = file_header(&mark);
+    let mut body = Vec::new();
+    for (gtid, payload) in branches {
+        write_prepared(&mut body, *gtid, payload);
+        // A frame's length is a 32-bit number.
+        if body.len() > BATCH_BYTES {
+            contents.extend(frame(&mark, &std::mem::take(&mut body)));
+        }
+    }
+    if !body.is_empty() {
+        contents.extend(frame(&mark, &body));
+    }
+    let mut file = File::create(&fresh_path).map_err(io("create"))?;
+    file.write_all(&contents).map_err(io("write to"))?;
+    file.sync_all().map_err(io("flush"))?;
+    std::fs::rename(&fresh_path, path).map_err(io("rename"))?;
+    flush_directory_of(path).map_err(io_error("flush the directory of", path))?;
+    Ok((file, mark))
+}
+
+/// Makes a renaming durable.
+fn flush_directory_of(path: &Path) -> io::Result<()> {
+    // Other systems do not open directories as files.
+    if cfg!(unix) {
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, JournalError> {
+    // Not the journal itself, which is replaced when it is compacted.
+    let lock_path = beside(path, ".lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(io_error("open", &lock_path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(JournalError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io_error("lock", &lock_path)(error)),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Io { doing, path: path.clone(), source: Arc::new(source) }
+}

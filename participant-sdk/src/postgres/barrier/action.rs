@@ -1,0 +1,157 @@
+//! The way of an action through the barrier.
+
+use bytes::Bytes;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
+
+use super::{Barrier, BarrierError};
+use crate::participant::BoxError;
+use crate::postgres::error::{sqlstate, sqlstate_of};
+use crate::saga::{Executed, Step};
+
+/// What [`Barrier::enter_action`] found.
+#[must_use = "the transaction is rolled back when this is dropped"]
+pub enum Action<'c> {
+    /// It is the first time: do the work, then [`commit`](FirstAction::commit).
+    First(FirstAction<'c>),
+    /// There is nothing to do: this is the hook's answer. The transaction is over.
+    Settled(Executed),
+}
+
+/// An open transaction in which a step's action is done for the first time. Dropped, it rolls back.
+#[must_use = "the transaction is rolled back when this is dropped"]
+pub struct FirstAction<'c> {
+    barrier: Barrier,
+    step: Step,
+    tx: PgTransaction<'c>,
+}
+
+impl Barrier {
+    /// Does a step's work in a transaction of its own, at most once. This is the whole of an
+    /// [`execute`](crate::SagaParticipant::execute).
+    ///
+    /// After [`Executed::Refused`] and errors everything is rolled back.
+    ///
+    /// # Errors
+    /// The work's own, and [`BarrierError`]. The step is tried again, as after any error.
+    pub async fn execute<F>(&self, pool: &PgPool, step: &Step, work: F) -> Result<Executed, BoxError>
+    where
+        F: AsyncFnOnce(&mut PgConnection) -> Result<Executed, BoxError>,
+    {
+        let tx = pool.begin().await.map_err(BarrierError::statement("begin a transaction"))?;
+        let mut action = match self.enter_action(tx, step).await? {
+            Action::First(action) => action,
+            Action::Settled(executed) => return Ok(executed),
+        };
+        match work(action.connection()).await {
+            Ok(Executed::Done(output)) => Ok(action.commit(output).await?),
+            Ok(Executed::Refused(reason)) => Ok(action.refuse(reason).await?),
+            Err(error) => {
+                // The work's error says more than one of the rollback, which happens in any case.
+                action.tx.rollback().await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// Enters a step's action within a transaction of the caller's, as its first statement, and takes the transaction over.
+    ///
+    /// The transaction is handed in by value, so that the barrier's row and the work are committed together or not at all.
+    ///
+    /// ```no_run
+    /// # use assent_sdk::postgres::{Barrier, barrier::Action};
+    /// # use assent_sdk::{BoxError, Executed, Step};
+    /// # async fn execute(pool: &sqlx::PgPool, barrier: &Barrier, step: &Step) -> Result<Executed, BoxError> {
+    /// match barrier.enter_action(pool.begin().await?, step).await? {
+    ///     Action::Settled(executed) => Ok(executed),
+    ///     Action::First(mut action) => {
+    ///         sqlx::query("update room set is_free = false where id = 7").execute(action.connection()).await?;
+    ///         Ok(action.commit("room 7").await?)
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`BarrierError`]: nothing has happened.
+    pub async fn enter_action<'c>(
+        &self,
+        mut tx: PgTransaction<'c>,
+        step: &Step,
+    ) -> Result<Action<'c>, BarrierError> {
+        let entered = sqlx::query(AssertSqlSafe(self.table.enter_action.clone()))
+            .bind(step.gtid().as_uuid())
+            .bind(step.participant().as_str())
+            .bind(i32::from(step.index().0))
+            .execute(&mut *tx)
+            .await
+            .map_err(BarrierError::statement("enter an action"))?;
+        if entered.rows_affected() == 1 {
+            return Ok(Action::First(FirstAction { barrier: self.clone(), step: step.clone(), tx }));
+        }
+        // The insert has waited until whoever was first had committed; this statement sees that.
+        let known: Option<(bool, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(self.table.look_up.clone()))
+            .bind(step.gtid().as_uuid())
+            .bind(step.participant().as_str())
+            .bind(i32::from(step.index().0))
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(BarrierError::statement("look up an action"))?;
+        tx.rollback().await.map_err(BarrierError::statement("roll back"))?;
+        match known {
+            Some((true, _)) => Ok(Action::Settled(Executed::refused("the step was compensated before its action came"))),
+            Some((false, output)) => Ok(Action::Settled(Executed::Done(output.into()))),
+            None => Err(BarrierError::Ended),
+        }
+    }
+}
+
+impl<'c> FirstAction<'c> {
+    /// The connection to do the work on.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// Keeps the output and commits the work. The answer is for the hook to return.
+    ///
+    /// # Errors
+    /// [`BarrierError`]. If the commit itself failed it is unknown whether it took effect; the next call finds out.
+    pub async fn commit(mut self, output: impl Into<Bytes>) -> Result<Executed, BarrierError> {
+        let output = output.into();
+        if output.is_empty() {
+            still_whole(&mut self.tx).await?;
+        } else {
+            sqlx::query(AssertSqlSafe(self.barrier.table.keep_output.clone()))
+                .bind(self.step.gtid().as_uuid())
+                .bind(self.step.participant().as_str())
+                .bind(i32::from(self.step.index().0))
+                .bind(&output[..])
+                .execute(&mut *self.tx)
+                .await
+                .map_err(failed_before_or("keep an action's output"))?;
+        }
+        self.tx.commit().await.map_err(BarrierError::statement("commit an action"))?;
+        Ok(Executed::Done(output))
+    }
+
+    /// Rolls the work back. The action may come again, and is then first again.
+    ///
+    /// # Errors
+    /// [`BarrierError::Statement`] if the connection is lost, which rolls back too.
+    pub async fn refuse(self, reason: impl std::fmt::Display) -> Result<Executed, BarrierError> {
+        self.tx.rollback().await.map_err(BarrierError::statement("roll back"))?;
+        Ok(Executed::refused(reason))
+    }
+}
+
+/// Fails where COMMIT would roll back silently: when a statement has failed and its error was dropped.
+pub(super) async fn still_whole(tx: &mut PgTransaction<'_>) -> Result<(), BarrierError> {
+    sqlx::raw_sql("savepoint assent").execute(&mut **tx).await.map_err(failed_before_or("check the transaction"))?;
+    Ok(())
+}
+
+fn failed_before_or(doing: &'static str) -> impl Fn(sqlx::Error) -> BarrierError {
+    move |source| match sqlstate_of(&source).as_deref() {
+        Some(sqlstate::IN_FAILED_SQL_TRANSACTION) => BarrierError::FailedBefore,
+        Some(_) | None => BarrierError::Statement { doing, source },
+    }
+}

@@ -1,0 +1,259 @@
+//! Connections of the resource's own, in two lanes.
+//!
+//! Two, because work waits for row locks that only the end of another branch releases. Were the connections for work all waiting like
+//! this, and the ends queued behind them for a connection, neither would ever move.
+//!
+//! Not a `sqlx::PgPool`: that sends a round trip when it hands out a connection and another when it gets it back. A branch has four
+//! statements and takes two connections, so those would double what is sent. Here the first statement is the
+//! test: if a connection that lay idle turns out to be dead, that statement is sent again on a new one. That is right because the first
+//! statement is always one that may be repeated: BEGIN, COMMIT PREPARED, ROLLBACK PREPARED, a query.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgQueryResult};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::error::{PostgresError, is_connection_lost};
+
+/// How long a server may take to accept a connection, and to answer a statement that waits for nobody.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// A connection is replaced when it is this old: its backend's caches grow, and names are resolved anew.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// A bounded number of connections to one database.
+pub(super) struct Lane {
+    purpose: &'static str,
+    options: PgConnectOptions,
+    connections_max: usize,
+    permits: Arc<Semaphore>,
+    /// The last one in is the first one out, so that no more of them stay warm than are needed.
+    idle: Mutex<Vec<Session>>,
+}
+
+/// One connection, and what was learnt about its session when it was made.
+pub(super) struct Session {
+    pub(super) connection: PgConnection,
+    /// The OID of the database.
+    pub(super) database: u32,
+    /// The backend's process id, to cancel what it does.
+    pub(super) backend: i32,
+    /// The session's `lock_timeout` in milliseconds, zero for none.
+    lock_timeout_ms: u64,
+    /// The one it had at first, from the role, the database or the server.
+    configured_lock_timeout_ms: u64,
+    made_at: Instant,
+}
+
+/// A connection on loan. It goes back only through [`release`](Self::release): whoever is interrupted in the middle drops it, which
+/// closes the connection, and Postgres rolls back.
+pub(super) struct Checkout {
+    pub(super) session: Session,
+    lane: Arc<Lane>,
+    _permit: OwnedSemaphorePermit,
+    was_idle: bool,
+}
+
+impl Lane {
+    pub(super) fn for_work(options: PgConnectOptions, connections_max: usize) -> Arc<Self> {
+        Self::new("work", options, connections_max)
+    }
+
+    pub(super) fn for_ends(options: PgConnectOptions, connections_max: usize) -> Arc<Self> {
+        Self::new("ending branches", options, connections_max)
+    }
+
+    fn new(purpose: &'static str, options: PgConnectOptions, connections_max: usize) -> Arc<Self> {
+        let connections_max = connections_max.clamp(1, Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(connections_max));
+        Arc::new(Self { purpose, options, connections_max, permits, idle: Mutex::default() })
+    }
+
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// Takes a connection and runs a first statement on it, which is repeated when it turns out that the connection had been lost
+    /// while it was idle. `sql` may hold several statements; it is made by us alone, and waits for nobody.
+    pub(super) async fn first(
+        self: &Arc<Self>,
+        wait_max: Duration,
+        doing: &'static str,
+        sql: impl Fn(&Session) -> Result<String, PostgresError>,
+    ) -> Result<(Checkout, Result<PgQueryResult, sqlx::Error>), PostgresError> {
+        loop {
+            let mut checkout = self.acquire(wait_max).await?;
+            let sql = sql(&checkout.session)?;
+            match checkout.session.execute(doing, sql).await? {
+                Err(error) if checkout.was_lost_idle(&error) => self.idle().clear(),
+                result => return Ok((checkout, result)),
+            }
+        }
+    }
+
+    /// Takes a connection and begins a transaction on it, whose waits for locks end after about `wait_max`; zero for no limit.
+    pub(super) async fn begin(self: &Arc<Self>, wait_max: Duration) -> Result<Checkout, PostgresError> {
+        let doing = "begin a transaction";
+        loop {
+            let mut checkout = self.acquire(if wait_max.is_zero() { ANSWER_WITHIN } else { wait_max }).await?;
+            let begun = match checkout.session.limit_lock_waits(wait_max).await? {
+                Ok(()) => checkout.session.execute(doing, "begin".into()).await?.map(drop),
+                lost => lost,
+            };
+            match begun {
+                Ok(()) => return Ok(checkout),
+                Err(error) if checkout.was_lost_idle(&error) => self.idle().clear(),
+                Err(source) => return Err(PostgresError::Statement { doing, source }),
+            }
+        }
+    }
+
+    /// Takes a connection: an idle one, or a new one. An idle one may be dead.
+    pub(super) async fn acquire(self: &Arc<Self>, wait_max: Duration) -> Result<Checkout, PostgresError> {
+        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => match timeout(wait_max, Arc::clone(&self.permits).acquire_owned()).await {
+                Ok(Ok(permit)) => permit,
+                // The semaphore is never closed.
+                Ok(Err(_)) | Err(_) => {
+                    return Err(PostgresError::NoConnection {
+                        purpose: self.purpose,
+                        connections_max: self.connections_max,
+                        waited_ms: wait_max.as_millis(),
+                    });
+                }
+            },
+        };
+        let idle = self.idle().pop();
+        let was_idle = idle.is_some();
+        let session = match idle {
+            Some(session) => session,
+            None => Session::connect(&self.options).await?,
+        };
+        Ok(Checkout { session, lane: Arc::clone(self), _permit: permit, was_idle })
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
+        // A Vec is whole after every push, pop and clear.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Checkout {
+    /// Whether the connection was lost while nobody used it. The server was restarted, most likely, and the others are lost too.
+    fn was_lost_idle(&self, error: &sqlx::Error) -> bool {
+        self.was_idle && is_connection_lost(error)
+    }
+
+    /// Gives the connection back. It must be outside of any transaction and must have finished its last statement.
+    pub(super) fn release(self) {
+        if self.session.made_at.elapsed() < CONNECTION_AGE_MAX {
+            self.lane.idle().push(self.session);
+        }
+    }
+}
+
+impl Session {
+    async fn connect(options: &PgConnectOptions) -> Result<Self, PostgresError> {
+        match timeout(ANSWER_WITHIN, Self::connect_without_limit(options)).await {
+            Ok(session) => session.map_err(PostgresError::Connect),
+            Err(_) => Err(PostgresError::NoAnswer { doing: "connect", waited_ms: ANSWER_WITHIN.as_millis() }),
+        }
+    }
+
+    async fn connect_without_limit(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(options).await?;
+        // From here on sqlx believes that a transaction is open, for as long as the connection lives; BEGIN and PREPARE TRANSACTION are
+        // sent behind its back. So what the work begins on this connection becomes a savepoint, and the work's commit does not
+        // commit the branch.
+        std::mem::forget(connection.begin().await?);
+        let row = sqlx::query(
+            "select pg_backend_pid() as backend, oid::int8 as database,
+                    (select setting::int8 from pg_settings where name = 'lock_timeout') as lock_timeout_ms,
+                    current_setting('synchronous_commit') = 'off' as commits_are_lazy
+             from pg_database where datname = current_database()",
+        )
+        .persistent(false)
+        .fetch_one(&mut connection)
+        .await?;
+        let database: i64 = row.try_get("database")?;
+        let lock_timeout_ms: i64 = row.try_get("lock_timeout_ms")?;
+        let lock_timeout_ms = u64::try_from(lock_timeout_ms).unwrap_or(0);
+        // A commit in one phase is told to the coordinator, so it must not be lost. Prepared transactions are always flushed.
+        let commits_are_lazy: bool = row.try_get("commits_are_lazy")?;
+        sqlx::raw_sql(if commits_are_lazy { "rollback; set synchronous_commit = on" } else { "rollback" })
+            .execute(&mut connection)
+            .await?;
+        Ok(Self {
+            connection,
+            database: u32::try_from(database).map_err(sqlx::Error::decode)?,
+            backend: row.try_get("backend")?,
+            lock_timeout_ms,
+            configured_lock_timeout_ms: lock_timeout_ms,
+            made_at: Instant::now(),
+        })
+    }
+
+    /// Runs statements that wait for nobody, as one message.
+    pub(super) async fn execute(
+        &mut self,
+        doing: &'static str,
+        sql: String,
+    ) -> Result<Result<PgQueryResult, sqlx::Error>, PostgresError> {
+        timeout(ANSWER_WITHIN, sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.connection))
+            .await
+            .map_err(|_| PostgresError::NoAnswer { doing, waited_ms: ANSWER_WITHIN.as_millis() })
+    }
+
+    /// Lets waits for locks give up after about the time that the vote is waited for; zero for no limit. A shorter configured limit stays.
+    ///
+    /// The time is rounded up to a power of two of seconds. Deadlines differ from branch to branch, and the setting is to be sent
+    /// only when it changes.
+    async fn limit_lock_waits(&mut self, wait_max: Duration) -> Result<Result<(), sqlx::Error>, PostgresError> {
+        let wanted_ms = lock_timeout_ms(wait_max, self.configured_lock_timeout_ms);
+        if wanted_ms == self.lock_timeout_ms {
+            return Ok(Ok(()));
+        }
+        // Not in one message with BEGIN: it would become part of that transaction, and be undone with it.
+        let set = self.execute("limit waits for locks", format!("set lock_timeout = {wanted_ms}")).await?;
+        Ok(set.map(|_| self.lock_timeout_ms = wanted_ms))
+    }
+}
+
+fn lock_timeout_ms(wait_max: Duration, configured_ms: u64) -> u64 {
+    /// The longest limit set, in seconds; Postgres keeps it in milliseconds in 31 bits.
+    const LONGEST_S: u64 = 1 << 20;
+    if wait_max.is_zero() {
+        return configured_ms;
+    }
+    let seconds = wait_max.as_millis().div_ceil(1_000);
+    let seconds = u64::try_from(seconds).unwrap_or(LONGEST_S).min(LONGEST_S).next_power_of_two();
+    let wanted_ms = seconds * 1_000;
+    if configured_ms == 0 { wanted_ms } else { wanted_ms.min(configured_ms) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_waited_for_about_as_long_as_the_vote() {
+        for (wait_ms, configured_ms, expected_ms) in [
+            (0, 0, 0),
+            (0, 700, 700),
+            (1, 0, 1_000),
+            (1_000, 0, 1_000),
+            (1_001, 0, 2_000),
+            (29_400, 0, 32_000),
+            (29_400, 5_000, 5_000),
+            (29_400, 60_000, 32_000),
+            (u64::MAX, 0, 1_048_576_000),
+        ] {
+            assert_eq!(lock_timeout_ms(Duration::from_millis(wait_ms), configured_ms), expected_ms, "{wait_ms}");
+        }
+        assert!(lock_timeout_ms(Duration::MAX, 0) < u64::from(i32::MAX.unsigned_abs()));
+    }
+}

@@ -1,0 +1,109 @@
+//! The second phase: COMMIT PREPARED and ROLLBACK PREPARED, each as often as it is asked for.
+
+use std::time::Duration;
+
+use super::connections::{ANSWER_WITHIN, Session};
+use super::error::{PostgresError, sqlstate, sqlstate_of};
+use super::gid::{Gid, Prefix};
+use super::preparing::prepare_message;
+use super::resource::Shared;
+use assent_protocol::Gtid;
+
+/// How a prepared transaction is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Commit,
+    RollBack,
+}
+
+/// When it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// By this call.
+    Now,
+    /// There is none of that gid: it had ended, or never was prepared.
+    Before,
+}
+
+/// How long another session may be at work on the same branch before this one gives up, to be called again.
+const BUSY_MAX: Duration = Duration::from_secs(2);
+
+impl End {
+    fn statement(self, gid: &Gid) -> String {
+        match self {
+            Self::Commit => format!("commit prepared '{gid}'"),
+            Self::RollBack => format!("rollback prepared '{gid}'"),
+        }
+    }
+
+    const fn doing(self) -> &'static str {
+        match self {
+            Self::Commit => "commit the prepared transaction",
+            Self::RollBack => "roll back the prepared transaction",
+        }
+    }
+}
+
+impl Shared {
+    /// Ends the branch. Where it returns `Before`, no session of this server is about to prepare it either.
+    pub(super) async fn end(&self, end: End, coordinator: &str, gtid: Gtid) -> Result<Ended, PostgresError> {
+        let mut waited = Duration::ZERO;
+        let mut pause = Duration::from_millis(10);
+        loop {
+            match self.try_to_end(end, coordinator, gtid).await {
+                Err(PostgresError::Busy { .. }) if waited < BUSY_MAX => {
+                    tokio::time::sleep(pause).await;
+                    waited += pause;
+                    pause *= 2;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_to_end(&self, end: End, coordinator: &str, gtid: Gtid) -> Result<Ended, PostgresError> {
+        let gid_in = |session: &Session| Ok(Prefix::new(coordinator, session.database, &self.participant)?.gid(gtid));
+        // After a lost connection it is sent again, and then finds nothing if the first one had arrived.
+        let (mut checkout, result) =
+            self.ends.first(ANSWER_WITHIN, end.doing(), |session| Ok(end.statement(&gid_in(session)?))).await?;
+        let Err(error) = result else {
+            checkout.release();
+            return Ok(Ended::Now);
+        };
+        let gid = gid_in(&checkout.session)?;
+        match sqlstate_of(&error).as_deref() {
+            Some(sqlstate::UNDEFINED_OBJECT) => {
+                // Before a commit there was a vote, so its preparing is over.
+                let is_coming = end == End::RollBack && is_being_prepared(&mut checkout.session, &gid).await?;
+                checkout.release();
+                if is_coming { Err(PostgresError::Busy { gid: gid.to_string() }) } else { Ok(Ended::Before) }
+            }
+            Some(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
+                checkout.release();
+                Err(PostgresError::Busy { gid: gid.to_string() })
+            }
+            Some(sqlstate::INSUFFICIENT_PRIVILEGE) => {
+                checkout.release();
+                Err(PostgresError::NotOwner { gid: gid.to_string() })
+            }
+            Some(_) | None => Err(PostgresError::Statement { doing: end.doing(), source: error }),
+        }
+    }
+}
+
+/// Whether a session is preparing this gid at this moment.
+///
+/// A process that dies, or loses its connection, just after it has sent PREPARE TRANSACTION leaves a backend that carries it out. A rollback
+/// in between finds nothing; were it taken for done, the branch would be prepared afterwards and nobody would end it.
+async fn is_being_prepared(session: &mut Session, gid: &Gid) -> Result<bool, PostgresError> {
+    sqlx::query_scalar(
+        "select exists (
+             select from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid() and state = 'active' and query = $1
+         )",
+    )
+    .bind(prepare_message(gid))
+    .fetch_one(&mut session.connection)
+    .await
+    .map_err(PostgresError::statement("look for a transaction that is being prepared"))
+}

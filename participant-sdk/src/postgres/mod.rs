@@ -1,0 +1,29 @@
+//! For participants whose data is in Postgres.
+//!
+//! | you want to | look at |
+//! |---|---|
+//! | take part in two-phase commits | [`PostgresResource`] with a [`PostgresWork`] |
+//! | work and prepare while your service is called | [`PostgresResource::begin`] and its [`PostgresGuard`] |
+//! | execute and compensate saga steps exactly once | [`Barrier`] |
+//!
+//! What holds, and where it is seen to:
+//! - A yes is only voted when PREPARE TRANSACTION has prepared: it may roll back without an error (`preparing`).
+//! - A commit or abort may come twice, to any instance, and after a crash (`ending`).
+//! - A prepared transaction of somebody else is never ended, listed or counted (`gid`).
+//! - An end never waits behind work for a connection (`connections`).
+//! - A server that cannot prepare, or would not let its prepared transactions be found, is found out at the start (`starting`).
+
+pub mod barrier;
+mod connections;
+mod ending;
+mod error;
+mod gid;
+mod guard;
+mod preparing;
+mod resource;
+mod starting;
+
+pub use barrier::Barrier;
+pub use error::PostgresError;
+pub use guard::{EarlyPrepareError, Enlist, PostgresGuard};
+pub use resource::{EarlyOnly, PostgresResource, PostgresWork};

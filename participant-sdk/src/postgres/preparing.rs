@@ -1,0 +1,107 @@
+//! The end of a branch's transaction: prepared, committed in one phase, or rolled back.
+//!
+//! A transaction that has failed answers PREPARE TRANSACTION and COMMIT with `ROLLBACK` as if nothing were wrong; so does, for PREPARE
+//! TRANSACTION, a session that is in no transaction. Only the command tag tells, and sqlx drops it. So the end is sent as one message
+//! with a SAVEPOINT before it, which fails in both cases, and what follows a failed statement in a message is not run. Success therefore
+//! says that the transaction was open and whole when PREPARE TRANSACTION began, and from there it has no silent way out. This costs a tenth of
+//! what reading the gid back from `pg_prepared_xacts` costs; that is done where the answer leaves doubt: when the gid is in use, and
+//! when a branch is ended or found after a crash.
+
+use super::connections::{Checkout, Session};
+use super::error::{PostgresError, is_connection_lost, sqlstate, sqlstate_of};
+use super::gid::Gid;
+
+/// What came of PREPARE TRANSACTION.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Prepared {
+    /// The work is prepared.
+    Now,
+    /// Another call had prepared it. This one's work is rolled back.
+    Before,
+    /// A deferred constraint refused it, and it is rolled back.
+    Refused(String),
+}
+
+/// What came of COMMIT.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Committed {
+    /// The work is committed.
+    Now,
+    /// A deferred constraint refused it, and it is rolled back.
+    Refused(String),
+}
+
+/// The message that prepares; an abort looks for it in `pg_stat_activity`.
+pub(super) fn prepare_message(gid: &Gid) -> String {
+    format!("savepoint assent; prepare transaction '{gid}'")
+}
+
+/// Prepares the transaction that is open on the connection. The connection goes back, or is closed where the outcome is unknown.
+pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepared, PostgresError> {
+    let doing = "prepare the transaction";
+    let result = checkout.session.execute(doing, prepare_message(gid)).await?;
+    let Err(error) = result else {
+        checkout.release();
+        return Ok(Prepared::Now);
+    };
+    if sqlstate_of(&error).as_deref() == Some(sqlstate::DUPLICATE_OBJECT) {
+        let is_prepared = is_prepared(&mut checkout.session, gid).await?;
+        checkout.release();
+        // Otherwise it is being prepared this moment, and that may fail yet.
+        return if is_prepared { Ok(Prepared::Before) } else { Err(PostgresError::Busy { gid: gid.to_string() }) };
+    }
+    refused_or_failed(checkout, doing, error).await.map(Prepared::Refused)
+}
+
+/// Commits the transaction that is open on the connection.
+pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, PostgresError> {
+    let doing = "commit the transaction";
+    match checkout.session.execute(doing, "savepoint assent; commit".into()).await? {
+        Ok(_) => {
+            checkout.release();
+            Ok(Committed::Now)
+        }
+        Err(error) => refused_or_failed(checkout, doing, error).await.map(Committed::Refused),
+    }
+}
+
+/// Rolls back the transaction that is open on the connection, or has failed there. Where that fails the connection is closed, with the
+/// same effect.
+pub(super) async fn roll_back(mut checkout: Checkout) {
+    match checkout.session.execute("roll back", "rollback".into()).await {
+        Ok(Ok(_)) => checkout.release(),
+        Ok(Err(error)) => tracing::debug!(%error, "a connection was closed instead of rolled back"),
+        Err(error) => tracing::debug!(%error, "a connection was closed instead of rolled back"),
+    }
+}
+
+/// Whether a transaction is prepared under this gid, in this database.
+pub(super) async fn is_prepared(session: &mut Session, gid: &Gid) -> Result<bool, PostgresError> {
+    sqlx::query_scalar(
+        "select exists (select from pg_prepared_xacts where gid = $1 and database = current_database())",
+    )
+    .bind(gid.as_str())
+    .fetch_one(&mut session.connection)
+    .await
+    .map_err(PostgresError::statement("look for a prepared transaction"))
+}
+
+/// The transaction did not reach its end. Where Postgres said so, it is rolled back.
+async fn refused_or_failed(
+    checkout: Checkout,
+    doing: &'static str,
+    error: sqlx::Error,
+) -> Result<String, PostgresError> {
+    if !is_connection_lost(&error) {
+        roll_back(checkout).await;
+    }
+    match sqlstate_of(&error).as_deref() {
+        Some(sqlstate::IN_FAILED_SQL_TRANSACTION) => Err(PostgresError::FailedBefore),
+        Some(sqlstate::NO_ACTIVE_SQL_TRANSACTION) => Err(PostgresError::EndedByWork),
+        Some(sqlstate::OUT_OF_MEMORY) => Err(PostgresError::TooManyPrepared(error)),
+        Some(code) if code.starts_with(sqlstate::INTEGRITY_CONSTRAINT_CLASS) => {
+            Ok(error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned()))
+        }
+        Some(_) | None => Err(PostgresError::Statement { doing, source: error }),
+    }
+}

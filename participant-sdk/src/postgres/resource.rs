@@ -1,0 +1,400 @@
+//! The resource: a participant whose branches are prepared transactions of its own Postgres database.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use assent_protocol::{Gtid, ParticipantName};
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+
+use super::barrier::Barrier;
+use super::connections::{ANSWER_WITHIN, Checkout, Lane};
+use super::ending::{End, Ended};
+use super::error::PostgresError;
+use super::gid::{Gid, Prefix};
+use super::preparing::{self, Committed, Prepared};
+use crate::participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
+
+/// The work of a branch: what a participant does in its database for a transaction.
+///
+/// It runs inside a transaction that the resource has begun and will end. It has effect if and only if the distributed transaction commits.
+pub trait PostgresWork: Send + Sync + 'static {
+    /// Does the work and says whether it may commit.
+    ///
+    /// After [`Vote::No`], [`Vote::ReadOnly`] and errors it is rolled back. It may be called again for the same transaction after that.
+    /// Return the errors of statements: a transaction in which one failed cannot be prepared. A transaction begun on `connection` is a
+    /// savepoint. Temporary tables, cursors `with hold`, `listen` and session-level advisory locks cannot be prepared.
+    ///
+    /// # Errors
+    /// An error aborts the transaction, without saying that this participant refused it.
+    fn perform(
+        &self,
+        branch: &Branch,
+        connection: &mut PgConnection,
+    ) -> impl Future<Output = Result<Vote, BoxError>> + Send;
+}
+
+/// For a participant whose service only prepares by itself, through [`PostgresResource::begin`]: it refuses to be asked to prepare.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EarlyOnly;
+
+impl PostgresWork for EarlyOnly {
+    async fn perform(&self, _: &Branch, _: &mut PgConnection) -> Result<Vote, BoxError> {
+        Ok(Vote::no("this participant works when its service is called, and takes no work from the initiator"))
+    }
+}
+
+/// A participant whose branches are prepared transactions in its own Postgres database.
+///
+/// Prepare is BEGIN, the work, PREPARE TRANSACTION; then COMMIT PREPARED or ROLLBACK PREPARED. All of them may be repeated, by any
+/// instance. The server needs `max_prepared_transactions` of at least `max_connections`, which is checked at the start.
+///
+/// A clone is the same resource: register one as the participant, and keep another for [`begin`](Self::begin).
+///
+/// # In-doubt branches
+/// They are what `pg_prepared_xacts` lists under gids that begin with `assent:{coordinator}:{database OID}:{participant}:`. Whatever is called
+/// otherwise is never touched. They hold their locks until they end, and survive restarts and failovers of the database.
+///
+/// # Recorded branches
+/// [`recorded`](Self::recorded) writes a row for each branch, in the branch's own transaction. It costs an insert, and gives one-phase
+/// commit, where a transaction has one branch only, and the knowledge of how a branch ended that somebody has ended by
+/// hand. Without it a branch that is gone counts as ended the way it was decided.
+///
+/// ```no_run
+/// use assent_sdk::postgres::{PostgresResource, PostgresWork};
+/// use assent_sdk::{BoxError, Branch, Vote};
+/// use sqlx::PgConnection;
+///
+/// struct Withdraw;
+///
+/// impl PostgresWork for Withdraw {
+///     async fn perform(&self, branch: &Branch, connection: &mut PgConnection) -> Result<Vote, BoxError> {
+///         let (account, amount): (String, i64) = branch.json()?;
+///         let withdrawn = sqlx::query("update account set balance = balance - $2 where id = $1 and balance >= $2")
+///             .bind(&account)
+///             .bind(amount)
+///             .execute(connection)
+///             .await?;
+///         if withdrawn.rows_affected() == 1 { Ok(Vote::Yes) } else { Ok(Vote::no("insufficient funds")) }
+///     }
+/// }
+///
+/// # fn example() -> Result<(), BoxError> {
+/// let bank = PostgresResource::new("bank-a".parse()?, "postgres://bank@localhost/bank".parse()?, Withdraw);
+/// # Ok(()) }
+/// ```
+pub struct PostgresResource<W, const RECORDED: bool = false> {
+    pub(super) shared: Arc<Shared>,
+    work: Arc<W>,
+}
+
+/// What clones of a resource, and the guards of its transactions, have in common.
+pub(super) struct Shared {
+    pub(super) participant: ParticipantName,
+    /// For transactions that do a branch's work, and so wait for locks.
+    pub(super) works: Arc<Lane>,
+    /// For what ends branches, which waits for nobody.
+    pub(super) ends: Arc<Lane>,
+    pub(super) recorded_in: Option<Barrier>,
+    /// The id of the coordinator that the resource was started for.
+    coordinator: OnceLock<String>,
+}
+
+/// The most connections for work, unless [`PostgresResource::with_connections`] says otherwise.
+const WORK_CONNECTIONS_MAX: usize = 16;
+/// The most connections for ending branches, unless [`PostgresResource::with_connections`] says otherwise.
+const END_CONNECTIONS_MAX: usize = 8;
+
+/// When work has taken this long, it is looked up whether it waits for its own branch, prepared by another instance.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+impl<W: PostgresWork> PostgresResource<W> {
+    /// A resource for a participant, with connections of its own. It connects when it is used.
+    pub fn new(participant: ParticipantName, database: PgConnectOptions, work: W) -> Self {
+        let shared = Shared::new(participant, database, WORK_CONNECTIONS_MAX, END_CONNECTIONS_MAX, None);
+        Self { shared: Arc::new(shared), work: Arc::new(work) }
+    }
+
+    /// Records each branch in the barrier's table, which must be [installed](Barrier::install).
+    ///
+    /// Switch this on or off only while no branch is in doubt: one that was prepared without a record and ends with one
+    /// looks as if it had been rolled back by hand.
+    #[must_use]
+    pub fn recorded(self, barrier: Barrier) -> PostgresResource<W, true> {
+        let shared = self.shared.rebuilt(|shared| shared.recorded_in = Some(barrier));
+        PostgresResource { shared, work: self.work }
+    }
+}
+
+impl PostgresResource<EarlyOnly> {
+    /// A resource for a participant whose service does all work by itself, between [`begin`](Self::begin) and
+    /// [`prepare`](super::PostgresGuard::prepare).
+    pub fn early(participant: ParticipantName, database: PgConnectOptions) -> Self {
+        Self::new(participant, database, EarlyOnly)
+    }
+}
+
+impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
+    /// How many connections it may have: for work, 16 by default, and for committing and aborting prepared branches, 8 by default. At
+    /// least one each.
+    ///
+    /// A connection for work is in use from BEGIN until PREPARE TRANSACTION; so there are at most this many branches at
+    /// work in this process, while any number may be prepared.
+    #[must_use]
+    pub fn with_connections(mut self, work_connections_max: usize, end_connections_max: usize) -> Self {
+        let database = self.shared.works.options().clone();
+        self.shared = self.shared.rebuilt(|shared| {
+            shared.works = Lane::for_work(database.clone(), work_connections_max);
+            shared.ends = Lane::for_ends(database, end_connections_max);
+        });
+        self
+    }
+}
+
+impl<W, const RECORDED: bool> Clone for PostgresResource<W, RECORDED> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), work: Arc::clone(&self.work) }
+    }
+}
+
+impl Shared {
+    fn new(
+        participant: ParticipantName,
+        database: PgConnectOptions,
+        work_connections_max: usize,
+        end_connections_max: usize,
+        recorded_in: Option<Barrier>,
+    ) -> Self {
+        Self {
+            participant,
+            works: Lane::for_work(database.clone(), work_connections_max),
+            ends: Lane::for_ends(database, end_connections_max),
+            recorded_in,
+            coordinator: OnceLock::new(),
+        }
+    }
+
+    /// Another one with something changed. Clones of the resource made before keep the old one.
+    fn rebuilt(&self, change: impl FnOnce(&mut Self)) -> Arc<Self> {
+        let mut shared = Self {
+            participant: self.participant.clone(),
+            works: Arc::clone(&self.works),
+            ends: Arc::clone(&self.ends),
+            recorded_in: self.recorded_in.clone(),
+            coordinator: OnceLock::new(),
+        };
+        change(&mut shared);
+        Arc::new(shared)
+    }
+
+    /// The coordinator that it was started for.
+    pub(super) fn started_for(&self) -> Result<&str, PostgresError> {
+        self.coordinator.get().map(String::as_str).ok_or(PostgresError::NotJoined)
+    }
+
+    /// Binds it to a coordinator, once.
+    pub(super) fn serve(&self, coordinator: &Coordinator) -> Result<(), PostgresError> {
+        let started = self.coordinator.get_or_init(|| coordinator.id.clone());
+        if *started == coordinator.id {
+            return Ok(());
+        }
+        Err(PostgresError::OtherCoordinator { started: started.clone(), asked: coordinator.id.clone() })
+    }
+
+    fn check(&self, branch: &Branch) -> Result<(), PostgresError> {
+        if *branch.participant() != self.participant {
+            let (made_for, asked) = (self.participant.clone(), branch.participant().clone());
+            return Err(PostgresError::OtherParticipant { made_for, asked });
+        }
+        self.serve(branch.coordinator())
+    }
+
+    async fn is_prepared(&self, gid: &Gid) -> Result<bool, PostgresError> {
+        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
+        let is_prepared = preparing::is_prepared(&mut checkout.session, gid).await?;
+        checkout.release();
+        Ok(is_prepared)
+    }
+
+    async fn cancel(&self, backend: i32) -> Result<(), PostgresError> {
+        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
+        sqlx::query("select pg_cancel_backend($1)")
+            .bind(backend)
+            .execute(&mut checkout.session.connection)
+            .await
+            .map_err(PostgresError::statement("cancel work that is prepared already"))?;
+        checkout.release();
+        Ok(())
+    }
+
+    /// Whether the record says that the branch has committed; `None` where branches are not recorded.
+    async fn record_of(&self, gtid: Gtid) -> Result<Option<bool>, PostgresError> {
+        let Some(barrier) = &self.recorded_in else { return Ok(None) };
+        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
+        let has_committed =
+            barrier.has_branch_committed(&mut checkout.session.connection, gtid, &self.participant).await?;
+        checkout.release();
+        Ok(Some(has_committed))
+    }
+}
+
+/// How the work of a branch went.
+enum Worked {
+    /// It said what may be done with it.
+    Voted(Vote),
+    /// There is a record that the branch has committed.
+    CommittedBefore,
+    /// Another instance has prepared the branch, and this work would wait for that one's locks.
+    PreparedBefore,
+}
+
+impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
+    /// Runs the work in a fresh transaction, which stays open.
+    async fn work(&self, branch: &Branch) -> Result<(Checkout, Gid, Worked), BoxError> {
+        self.shared.check(branch)?;
+        let mut checkout = self.shared.works.begin(branch.timeout()).await?;
+        let gid = Prefix::new(&branch.coordinator().id, checkout.session.database, branch.participant())?
+            .gid(branch.gtid());
+        match self.work_on(branch, &mut checkout, &gid).await {
+            Ok(worked) => Ok((checkout, gid, worked)),
+            Err(Failed::Returned(error)) => {
+                preparing::roll_back(checkout).await;
+                Err(error)
+            }
+            // It was interrupted within a statement, whose answer is still to come: the connection is closed.
+            Err(Failed::TooLate) => Err(PostgresError::TooLate { waited_ms: branch.timeout().as_millis() }.into()),
+        }
+    }
+
+    async fn work_on(&self, branch: &Branch, checkout: &mut Checkout, gid: &Gid) -> Result<Worked, Failed> {
+        let backend = checkout.session.backend;
+        let connection = &mut checkout.session.connection;
+        let mut work = pin!(async {
+            if let Some(barrier) = &self.shared.recorded_in
+                && !barrier.record_branch(connection, branch.gtid(), branch.participant()).await?
+            {
+                return Ok(Worked::CommittedBefore);
+            }
+            self.work.perform(branch, connection).await.map(Worked::Voted)
+        });
+        let time_is_up = async {
+            if branch.timeout().is_zero() {
+                std::future::pending().await
+            } else {
+                tokio::time::sleep(branch.timeout()).await;
+            }
+        };
+        let mut time_is_up = pin!(time_is_up);
+        let mut patience = PATIENCE;
+        loop {
+            tokio::select! {
+                biased;
+                worked = &mut work => return worked.map_err(Failed::Returned),
+                () = &mut time_is_up => return Err(Failed::TooLate),
+                () = tokio::time::sleep(patience) => patience *= 2,
+            }
+            // The lookup is a favour: if it fails, the work goes on and finds out by itself.
+            if self.shared.is_prepared(gid).await.unwrap_or(false) {
+                // The backend is this connection's for as long as the connection lives, which `work` borrows.
+                if let Err(error) = self.shared.cancel(backend).await {
+                    tracing::debug!(%error, "work that another instance has done waits on");
+                }
+                return Ok(Worked::PreparedBefore);
+            }
+        }
+    }
+
+    async fn prepare_branch(&self, branch: &Branch) -> Result<Vote, BoxError> {
+        let (checkout, gid, worked) = self.work(branch).await?;
+        match worked {
+            Worked::Voted(Vote::Yes) => match preparing::prepare(checkout, &gid).await? {
+                Prepared::Now | Prepared::Before => Ok(Vote::Yes),
+                Prepared::Refused(reason) => Ok(Vote::No(reason)),
+            },
+            Worked::Voted(vote) => {
+                preparing::roll_back(checkout).await;
+                Ok(vote)
+            }
+            // A commit finds it ended as decided, an abort finds that it is too late and says so.
+            Worked::CommittedBefore => {
+                preparing::roll_back(checkout).await;
+                Ok(Vote::Yes)
+            }
+            // The connection is in the middle of a statement.
+            Worked::PreparedBefore => Ok(Vote::Yes),
+        }
+    }
+}
+
+/// Why there is nothing to vote about.
+enum Failed {
+    Returned(BoxError),
+    TooLate,
+}
+
+impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, RECORDED> {
+    const ONE_PHASE: bool = RECORDED;
+
+    async fn prepare(&self, branch: &Branch) -> Result<Vote, BoxError> {
+        self.prepare_branch(branch).await
+    }
+
+    async fn commit(&self, branch: &Branch) -> Result<(), BoxError> {
+        self.shared.check(branch)?;
+        match self.shared.end(End::Commit, &branch.coordinator().id, branch.gtid()).await? {
+            Ended::Now => Ok(()),
+            Ended::Before => match self.shared.record_of(branch.gtid()).await? {
+                Some(true) | None => Ok(()),
+                Some(false) => Err(Heuristic::Aborted.into()),
+            },
+        }
+    }
+
+    async fn abort(&self, branch: &Branch) -> Result<(), BoxError> {
+        self.shared.check(branch)?;
+        match self.shared.end(End::RollBack, &branch.coordinator().id, branch.gtid()).await? {
+            Ended::Now => Ok(()),
+            Ended::Before => match self.shared.record_of(branch.gtid()).await? {
+                Some(false) | None => Ok(()),
+                Some(true) => Err(Heuristic::Committed.into()),
+            },
+        }
+    }
+
+    async fn start(&self, about: &Coordinator) -> Result<(), BoxError> {
+        Ok(self.shared.start(about).await?)
+    }
+
+    async fn in_doubt(&self, about: &Coordinator) -> Result<Vec<Gtid>, BoxError> {
+        Ok(self.shared.in_doubt(about).await?)
+    }
+
+    async fn commit_one_phase(&self, branch: &Branch) -> Result<Vote, BoxError> {
+        if !RECORDED {
+            return Err("this resource does not commit in one phase: it records no branches".into());
+        }
+        let (checkout, _, worked) = self.work(branch).await?;
+        match worked {
+            Worked::Voted(Vote::Yes) => match preparing::commit(checkout).await? {
+                Committed::Now => Ok(Vote::Yes),
+                Committed::Refused(reason) => Ok(Vote::No(reason)),
+            },
+            Worked::Voted(vote) => {
+                preparing::roll_back(checkout).await;
+                Ok(vote)
+            }
+            Worked::CommittedBefore => {
+                preparing::roll_back(checkout).await;
+                Ok(Vote::Yes)
+            }
+            // By an order of an earlier coordinator, which went no further: had it decided, this one would carry that out. The decision
+            // is this branch's now.
+            Worked::PreparedBefore => {
+                self.commit(branch).await?;
+                Ok(Vote::Yes)
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What is looked at before a participant joins: whether the server can do its part, and what was left in doubt.
+
+use assent_protocol::Gtid;
+use sqlx::Row as _;
+
+use super::connections::ANSWER_WITHIN;
+use super::error::PostgresError;
+use super::gid::Prefix;
+use super::resource::Shared;
+use crate::participant::Coordinator;
+
+/// The oldest version of Postgres that is supported by its makers, as its `server_version_num`.
+const VERSION_MIN: i32 = 140_000;
+
+impl Shared {
+    pub(super) async fn start(&self, about: &Coordinator) -> Result<(), PostgresError> {
+        self.serve(about)?;
+        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
+        // Refuses an id that could not be part of a gid before anything is prepared under it.
+        Prefix::new(&about.id, checkout.session.database, &self.participant)?;
+        let row = sqlx::query(
+            "select current_setting('server_version') as version,
+                    current_setting('server_version_num')::int4 as version_number,
+                    pg_is_in_recovery() as is_standby,
+                    current_setting('max_prepared_transactions')::int4 as prepared_max,
+                    current_setting('max_connections')::int4 as connections_max,
+                    current_setting('fsync')::bool as flushes,
+                    current_user::text as role,
+                    has_table_privilege('pg_catalog.pg_prepared_xacts', 'select') as sees_prepared",
+        )
+        .persistent(false)
+        .fetch_one(&mut checkout.session.connection)
+        .await
+        .map_err(PostgresError::statement("read the server's settings"))?;
+        checkout.release();
+        Fitness::read(&row).map_err(PostgresError::statement("read the server's settings"))?.check(&self.participant)?;
+        match &self.recorded_in {
+            Some(barrier) => {
+                let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
+                barrier.check(&mut checkout.session.connection).await?;
+                checkout.release();
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn in_doubt(&self, about: &Coordinator) -> Result<Vec<Gtid>, PostgresError> {
+        self.serve(about)?;
+        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
+        let prefix = Prefix::new(&about.id, checkout.session.database, &self.participant)?;
+        // Not `like`: names may hold its wildcard `_`.
+        let rows = sqlx::query(
+            "select gid, owner::text as owner,
+                    owner = current_user or (select rolsuper from pg_roles where rolname = current_user) as may_end
+             from pg_prepared_xacts where database = current_database() and starts_with(gid, $1) order by prepared",
+        )
+        .bind(prefix.as_str())
+        .persistent(false)
+        .fetch_all(&mut checkout.session.connection)
+        .await
+        .map_err(PostgresError::statement("list the prepared transactions"))?;
+        checkout.release();
+        let mut gtids = Vec::with_capacity(rows.len());
+        for row in rows {
+            let unreadable = PostgresError::statement("list the prepared transactions");
+            let gid: String = row.try_get("gid").map_err(&unreadable)?;
+            let Some(gtid) = prefix.gtid_of(&gid) else {
+                tracing::warn!(gid, "a prepared transaction looks like this participant's and is not: it is left alone");
+                continue;
+            };
+            // It is listed all the same: one branch that cannot end must not keep the others from ending.
+            if !row.try_get::<bool, _>("may_end").map_err(&unreadable)? {
+                let owner: String = row.try_get("owner").map_err(&unreadable)?;
+                tracing::error!(gid, owner, "this branch can only be ended by the role that prepared it: connect as that role");
+            }
+            gtids.push(gtid);
+        }
+        Ok(gtids)
+    }
+}
+
+/// What the server says about itself.
+struct Fitness {
+    version: String,
+    version_number: i32,
+    is_standby: bool,
+    prepared_max: i32,
+    connections_max: i32,
+    flushes: bool,
+    role: String,
+    sees_prepared: bool,
+}
+
+impl Fitness {
+    fn read(row: &sqlx::postgres::PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            version: row.try_get("version")?,
+            version_number: row.try_get("version_number")?,
+            is_standby: row.try_get("is_standby")?,
+            prepared_max: row.try_get("prepared_max")?,
+            connections_max: row.try_get("connections_max")?,
+            flushes: row.try_get("flushes")?,
+            role: row.try_get("role")?,
+            sees_prepared: row.try_get("sees_prepared")?,
+        })
+    }
+
+    fn check(self, participant: &assent_protocol::ParticipantName) -> Result<(), PostgresError> {
+        if self.version_number < VERSION_MIN {
+            let version_min = u32::try_from(VERSION_MIN / 10_000).unwrap_or_default();
+            return Err(PostgresError::Version { version: self.version, version_min });
+        }
+        if self.is_standby {
+            return Err(PostgresError::Standby);
+        }
+        if self.prepared_max == 0 {
+            return Err(PostgresError::PreparedTransactionsDisabled);
+        }
+        if !self.sees_prepared {
+            return Err(PostgresError::PreparedTransactionsHidden { role: self.role });
+        }
+        if self.prepared_max < self.connections_max {
+            tracing::warn!(
+                %participant,
+                max_prepared_transactions = self.prepared_max,
+                max_connections = self.connections_max,
+                "max_prepared_transactions is below max_connections: under load, branches will be refused for want of room"
+            );
+        }
+        if !self.flushes {
+            tracing::warn!(%participant, "fsync is off: after a crash of the server, branches that voted yes may be gone");
+        }
+        Ok(())
+    }
+}

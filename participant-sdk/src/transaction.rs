@@ -1,0 +1,197 @@
+//! Transactions, on the initiator's side.
+
+use std::time::Duration;
+
+use assent_proto::context::Context;
+use assent_proto::session::{Commit, FromClient, Reply};
+use assent_protocol::two_phase::CarriedBranch;
+use assent_protocol::{AbortReason, Gtid, ParticipantName, Wait};
+use bytes::Bytes;
+
+use crate::assent::{Assent, unexpected, whole_ms};
+use crate::error::Error;
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "only this tells whether the transaction committed"]
+pub enum Outcome {
+    /// Every branch commits. The decision is durable.
+    Committed,
+    /// Every branch aborts: by whom and why.
+    Aborted(AbortReason),
+    /// It is not known yet: the coordinator did not answer in time. It will be one of the other two, and the same for all branches; ask
+    /// with [`Assent::outcome`].
+    InDoubt {
+        /// Which transaction to ask about.
+        gtid: Gtid,
+    },
+}
+
+impl Outcome {
+    /// Whether it committed.
+    pub fn is_committed(&self) -> bool {
+        matches!(self, Self::Committed)
+    }
+
+    pub(crate) fn from_reply(reply: Reply) -> Result<Self, Error> {
+        match reply {
+            Reply::Outcome { outcome: assent_protocol::Outcome::Committed, .. } => Ok(Self::Committed),
+            Reply::Outcome { outcome: assent_protocol::Outcome::Aborted, reason, .. } => {
+                let unknown = || AbortReason::new(assent_protocol::AbortCode::Forgotten, "the coordinator gave no reason");
+                Ok(Self::Aborted(reason.unwrap_or_else(unknown)))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+/// A transaction that is neither committed nor aborted yet. Dropping one that was begun aborts it.
+#[derive(Debug)]
+#[must_use = "a transaction that is dropped does not commit"]
+pub struct Transaction {
+    assent: Assent,
+    gtid: Gtid,
+    branches: Vec<CarriedBranch>,
+    timeout: Option<Duration>,
+    /// When it aborts by itself, for one that was begun.
+    deadline_unix_ms: Option<u64>,
+    /// The first thing that was wrong with what it was given.
+    problem: Option<Error>,
+    is_over: bool,
+}
+
+impl Transaction {
+    pub(crate) fn carried(assent: Assent, gtid: Gtid) -> Self {
+        Self { assent, gtid, branches: Vec::new(), timeout: None, deadline_unix_ms: None, problem: None, is_over: false }
+    }
+
+    pub(crate) fn begun(assent: Assent, gtid: Gtid, deadline_unix_ms: u64) -> Self {
+        let deadline_unix_ms = Some(deadline_unix_ms);
+        Self { assent, gtid, branches: Vec::new(), timeout: None, deadline_unix_ms, problem: None, is_over: false }
+    }
+
+    /// Its id.
+    pub fn gtid(&self) -> Gtid {
+        self.gtid
+    }
+
+    /// What services need to enlist in it; `None` for a transaction that was not begun, in which nobody can. The layers
+    /// of [`propagation`](crate::propagation) carry it.
+    pub fn context(&self) -> Option<Context> {
+        let deadline_unix_ms = self.deadline_unix_ms?;
+        Some(Context {
+            gtid: self.gtid,
+            coordinator: self.assent.coordinator().address.clone(),
+            deadline_unix_ms: Some(deadline_unix_ms),
+        })
+    }
+
+    /// Adds a branch: at the commit the participant is asked to prepare with this payload. One branch for each participant.
+    pub fn branch(mut self, participant: impl AsRef<str>, payload: impl Into<Bytes>) -> Self {
+        let payload = payload.into();
+        let (bytes, bytes_max) = (payload.len(), self.assent.payload_bytes_max());
+        match ParticipantName::new(participant.as_ref()) {
+            Ok(name) if bytes > bytes_max => {
+                let name = name.to_string();
+                self.problem.get_or_insert(Error::PayloadTooLarge { name, bytes, bytes_max });
+            }
+            Ok(participant) => self.branches.push(CarriedBranch { participant, payload }),
+            Err(error) => {
+                self.problem.get_or_insert(error.into());
+            }
+        }
+        self
+    }
+
+    /// Adds a branch whose payload is this value as JSON; the participant reads it with
+    /// [`Branch::json`](crate::Branch::json).
+    pub fn branch_json(mut self, participant: impl AsRef<str>, payload: &impl serde::Serialize) -> Self {
+        match serde_json::to_vec(payload) {
+            Ok(payload) => self.branch(participant, payload),
+            Err(error) => {
+                self.problem.get_or_insert(error.into());
+                self
+            }
+        }
+    }
+
+    /// How long it may stay undecided before it aborts by itself. Default: the coordinator's. A transaction that was begun
+    /// has got its timeout then, and keeps it.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Commits, and answers as soon as the decision is durable; the branches may learn it a moment later.
+    ///
+    /// # Errors
+    /// [`Error`] when the request itself was wrong or refused: then nothing was changed.
+    pub async fn commit(self) -> Result<Outcome, Error> {
+        self.end(Wait::Decided).await
+    }
+
+    /// Commits, and answers once every branch has committed or aborted, so that their work is visible. A participant that is
+    /// away makes this wait until it is back.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub async fn commit_and_wait(self) -> Result<Outcome, Error> {
+        self.end(Wait::Ended).await
+    }
+
+    async fn end(mut self, wait: Wait) -> Result<Outcome, Error> {
+        if let Some(problem) = self.problem.take() {
+            return Err(problem);
+        }
+        let timeout_ms = self.timeout.map_or(0, whole_ms);
+        let request = FromClient::Commit(Commit {
+            request_id: 0,
+            gtid: self.gtid,
+            branches: std::mem::take(&mut self.branches),
+            attempt: 1,
+            begun: self.deadline_unix_ms.is_some(),
+            timeout_ms,
+            wait,
+        });
+        // The coordinator decides within the timeout; the patience is for what may happen on the way.
+        let patience = self.timeout.unwrap_or(TIMEOUT_ASSUMED) + self.assent.patience();
+        self.is_over = true;
+        match self.assent.request(self.gtid, request, patience).await {
+            Ok(reply) => Outcome::from_reply(reply),
+            Err(Error::NoAnswer { gtid }) => Ok(Outcome::InDoubt { gtid }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Aborts.
+    ///
+    /// # Errors
+    /// [`Error::NoAnswer`] if the coordinator cannot be reached: the transaction then aborts by its own timeout.
+    pub async fn abort(mut self, reason: impl Into<String>) -> Result<(), Error> {
+        self.is_over = true;
+        if self.deadline_unix_ms.is_none() {
+            // Nobody has heard of it.
+            return Ok(());
+        }
+        let request = FromClient::Abort { request_id: 0, gtid: self.gtid, reason: reason.into() };
+        match self.assent.request(self.gtid, request, self.assent.patience()).await {
+            Ok(Reply::Outcome { .. }) => Ok(()),
+            // It was lost with the coordinator's memory, which is an abort.
+            Err(Error::Refused(refused)) if refused.code == tonic::Code::NotFound => Ok(()),
+            Ok(other) => Err(unexpected(other)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.is_over && self.deadline_unix_ms.is_some() {
+            let reason = "the initiator dropped the transaction".to_owned();
+            self.assent.tell(FromClient::Abort { request_id: 0, gtid: self.gtid, reason });
+        }
+    }
+}
+
+/// The coordinator's default timeout, unless it is configured otherwise.
+const TIMEOUT_ASSUMED: Duration = Duration::from_secs(30);

@@ -1,0 +1,267 @@
+//! Every cell of the transition table, reached by walking all states of a small configuration.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::super::{
+    BranchResult, BranchState, CarriedBranch, EarlyVote, Event, Route, State, Timer, TwoPhase, Vote, invariant,
+};
+use super::{EPOCH, INSTANCE, OTHER_INSTANCE, PATIENCE, begun_at_ms, carried, gtid, name, receipt};
+use crate::durable::Appended;
+use crate::ids::{BodyDigest, Caller};
+use crate::reason::Wait;
+use crate::record::Decision;
+
+/// Where each event leads from each state: `state | event | states`, as the walk below must find it.
+const CELLS: &str = include_str!("cells.txt");
+
+#[test]
+fn every_cell_of_the_table_is_reached_and_leads_where_it_says() {
+    let (cells, branch_states) = walk();
+    let found: String = cells.iter().map(|((state, event), to)| line(state, event, to)).collect();
+    let (expected, found): (Vec<_>, Vec<_>) = (CELLS.lines().collect(), found.lines().collect());
+    let missing: Vec<_> = expected.iter().filter(|line| !found.contains(line)).collect();
+    let surplus: Vec<_> = found.iter().filter(|line| !expected.contains(line)).collect();
+    assert!(missing.is_empty() && surplus.is_empty(), "expected but not found: {missing:#?}\nnot expected: {surplus:#?}");
+    assert_eq!(branch_states, BRANCH_STATES.into(), "every state of a branch is reached");
+}
+
+#[test]
+fn the_cells_are_all_pairs_of_state_and_event() {
+    let pairs: BTreeSet<_> = CELLS
+        .lines()
+        .map(|line| {
+            let mut columns = line.split('|').map(str::trim);
+            (columns.next().expect("a state"), columns.next().expect("an event"))
+        })
+        .collect();
+    for state in STATES {
+        for event in EVENTS {
+            // The log answers only who asked it.
+            let is_possible = !event.starts_with("appended") || state.starts_with("deciding");
+            // A branch that was overruled to commit is where a decision to abort comes from; the log never overrules one
+            // decision by the same.
+            let is_same = (event, state) == ("appended, overruled by commit", "deciding commit")
+                || (event, state) == ("appended, overruled by abort", "deciding abort");
+            assert_eq!(pairs.contains(&(state, event)), is_possible && !is_same, "{state} | {event}");
+        }
+    }
+}
+
+const STATES: [&str; 9] = [
+    "active",
+    "preparing",
+    "one-phase",
+    "deciding commit",
+    "deciding abort",
+    "committing",
+    "aborting",
+    "committed",
+    "aborted",
+];
+
+const BRANCH_STATES: [BranchState; 11] = [
+    BranchState::Named,
+    BranchState::Waiting,
+    BranchState::Asked,
+    BranchState::Yes,
+    BranchState::ReadOnly,
+    BranchState::No,
+    BranchState::Unknown,
+    BranchState::Committed,
+    BranchState::Aborted,
+    BranchState::HeuristicCommitted,
+    BranchState::HeuristicAborted,
+];
+
+const EVENTS: [&str; 22] = [
+    "begin requested",
+    "enlisted",
+    "branch named",
+    "commit requested",
+    "abort requested",
+    "outcome awaited",
+    "caller left",
+    "routed to an instance",
+    "routed, absent",
+    "routed, unknown",
+    "voted",
+    "acknowledged",
+    "inquired",
+    "joined",
+    "left",
+    "deadline",
+    "absence",
+    "resend",
+    "appended, durable",
+    "appended, overruled by commit",
+    "appended, overruled by abort",
+    "voted, by a stranger",
+];
+
+fn line(state: &str, event: &str, to: &BTreeSet<&'static str>) -> String {
+    let to: Vec<_> = to.iter().copied().collect();
+    format!("{state} | {event} | {}\n", to.join(", "))
+}
+
+type Cells = BTreeMap<(&'static str, &'static str), BTreeSet<&'static str>>;
+
+/// Takes every event in every state that two participants, two instances, one waiter and one repetition can lead to, and
+/// checks the invariants each time.
+fn walk() -> (Cells, BTreeSet<BranchState>) {
+    let (first, output) = TwoPhase::begin(gtid(), EPOCH, begun_at_ms(), PATIENCE);
+    invariant::check_begun(&first, &output).expect("a fair beginning");
+    let (presumed, output) = TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), name("a"), INSTANCE);
+    invariant::check_begun(&presumed, &output).expect("a fair beginning");
+    let mut cells = Cells::new();
+    let mut branch_states = BTreeSet::new();
+    let mut seen = BTreeSet::from([essence(&first), essence(&presumed)]);
+    let mut queue = VecDeque::from([first, presumed]);
+    while let Some(before) = queue.pop_front() {
+        branch_states.extend(before.branches.iter().map(|branch| branch.state));
+        for event in events(&before) {
+            let mut after = before.clone();
+            let output = after.handle(event.clone());
+            if let Err(violation) = invariant::check(&before, &event, &after, &output) {
+                panic!("{violation}\nbefore: {before:#?}\nevent: {event:#?}\nafter: {after:#?}\noutput: {output:#?}");
+            }
+            cells.entry((word(before.state), kind(&event))).or_default().insert(word(after.state));
+            if seen.insert(essence(&after)) {
+                queue.push_back(after);
+            }
+        }
+    }
+    println!("{} states", seen.len());
+    (cells, branch_states)
+}
+
+/// The machine without what no transition looks at.
+fn essence(machine: &TwoPhase) -> TwoPhase {
+    let mut essence = machine.clone();
+    essence.reason = None;
+    essence
+}
+
+fn events(machine: &TwoPhase) -> Vec<Event> {
+    let (a, b, stranger) = (name("a"), name("b"), name("stranger"));
+    let caller = Caller { session: 1, request: 1 };
+    let digest = BodyDigest(7);
+    let mut events = vec![Event::BeginRequested { caller }, Event::CallerLeft { session: 1 }];
+    for participant in [&a, &b] {
+        for vote in [EarlyVote::Yes, EarlyVote::ReadOnly] {
+            events.push(Event::Enlisted { participant: participant.clone(), instance: INSTANCE, vote, caller });
+        }
+    }
+    events.push(Event::Enlisted { participant: a.clone(), instance: OTHER_INSTANCE, vote: EarlyVote::Yes, caller });
+    events.push(Event::BranchNamed { branch: carried("a"), caller });
+    events.push(Event::BranchNamed { branch: CarriedBranch { payload: "other".into(), ..carried("a") }, caller });
+    if machine.waiters.is_empty() {
+        for branches in [vec![], vec![carried("a")], vec![carried("a"), carried("b")], vec![carried("a"), carried("a")]] {
+            for (one_phase, may_recur) in [(false, false), (false, true), (true, false), (true, true)] {
+                let wait = if may_recur { Wait::Ended } else { Wait::Decided };
+                let branches = branches.clone();
+                events.push(Event::CommitRequested { branches, digest, one_phase, may_recur, caller, wait });
+            }
+        }
+        events.push(Event::AbortRequested { reason: "changed my mind".to_owned(), caller });
+        events.push(Event::OutcomeAwaited { caller, wait: Wait::Ended });
+    }
+    if machine.digest.is_some() {
+        events.push(Event::CommitRequested {
+            branches: vec![],
+            digest: BodyDigest(8),
+            one_phase: false,
+            may_recur: false,
+            caller: Caller { session: 2, request: 1 },
+            wait: Wait::Decided,
+        });
+    }
+    for participant in [&a, &b] {
+        let whose = || participant.clone();
+        for to in [Route::Instance(INSTANCE), Route::Absent, Route::Unknown] {
+            events.push(Event::Routed { participant: whose(), to });
+        }
+        // One of the participants has a second instance.
+        let instances = if participant == &a { [INSTANCE, OTHER_INSTANCE].as_slice() } else { &[INSTANCE] };
+        for &instance in instances {
+            for vote in votes() {
+                events.push(Event::Voted { participant: whose(), instance, vote });
+            }
+            events.push(Event::Left { participant: whose(), instance });
+        }
+        for result in [BranchResult::Done, BranchResult::HeuristicCommitted, BranchResult::HeuristicAborted] {
+            events.push(Event::Acknowledged { participant: whose(), result });
+        }
+        events.push(Event::Inquired { participant: whose(), instance: INSTANCE });
+        events.push(Event::Joined { participant: whose() });
+    }
+    for vote in votes() {
+        events.push(Event::Voted { participant: stranger.clone(), instance: INSTANCE, vote });
+    }
+    events.push(Event::Inquired { participant: stranger.clone(), instance: INSTANCE });
+    events.push(Event::Acknowledged { participant: stranger.clone(), result: BranchResult::Done });
+    events.push(Event::Joined { participant: stranger.clone() });
+    events.push(Event::Left { participant: stranger.clone(), instance: INSTANCE });
+    events.push(Event::Routed { participant: stranger, to: Route::Absent });
+    events.push(Event::TimerFired(Timer::Absence));
+    if machine.resends == 0 {
+        events.push(Event::TimerFired(Timer::Resend));
+        events.push(Event::TimerFired(Timer::Deadline));
+    } else if machine.state != State::OnePhase {
+        events.push(Event::TimerFired(Timer::Deadline));
+    }
+    if let State::Deciding(ours) = machine.state {
+        events.push(Event::Appended(Appended::Durable(receipt())));
+        let theirs = match ours {
+            Decision::Commit => Decision::Abort,
+            Decision::Abort => Decision::Commit,
+        };
+        events.push(Event::Appended(Appended::Overruled(theirs)));
+    }
+    events
+}
+
+fn votes() -> [Vote; 5] {
+    [Vote::Yes, Vote::ReadOnly, Vote::No("no".to_owned()), Vote::Unknown("error".to_owned()), Vote::Committed]
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Active => "active",
+        State::Preparing => "preparing",
+        State::OnePhase => "one-phase",
+        State::Deciding(Decision::Commit) => "deciding commit",
+        State::Deciding(Decision::Abort) => "deciding abort",
+        State::Committing => "committing",
+        State::Aborting => "aborting",
+        State::Committed => "committed",
+        State::Aborted => "aborted",
+    }
+}
+
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::BeginRequested { .. } => "begin requested",
+        Event::Enlisted { .. } => "enlisted",
+        Event::BranchNamed { .. } => "branch named",
+        Event::CommitRequested { .. } => "commit requested",
+        Event::AbortRequested { .. } => "abort requested",
+        Event::OutcomeAwaited { .. } => "outcome awaited",
+        Event::CallerLeft { .. } => "caller left",
+        Event::Routed { to: Route::Instance(_), .. } => "routed to an instance",
+        Event::Routed { to: Route::Absent, .. } => "routed, absent",
+        Event::Routed { to: Route::Unknown, .. } => "routed, unknown",
+        Event::Voted { participant, .. } if participant.as_str() == "stranger" => "voted, by a stranger",
+        Event::Voted { .. } => "voted",
+        Event::Acknowledged { .. } => "acknowledged",
+        Event::Inquired { .. } => "inquired",
+        Event::Joined { .. } => "joined",
+        Event::Left { .. } => "left",
+        Event::TimerFired(Timer::Deadline) => "deadline",
+        Event::TimerFired(Timer::Absence) => "absence",
+        Event::TimerFired(Timer::Resend) => "resend",
+        Event::Appended(Appended::Durable(_)) => "appended, durable",
+        Event::Appended(Appended::Overruled(Decision::Commit)) => "appended, overruled by commit",
+        Event::Appended(Appended::Overruled(Decision::Abort)) => "appended, overruled by abort",
+    }
+}
+
