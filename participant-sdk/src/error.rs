@@ -68,9 +68,9 @@ pub enum Error {
         /// How large it may be.
         bytes_max: usize,
     },
-    /// A saga's definition is none.
+    /// The description of a saga is none.
     #[error(transparent)]
-    Definition(#[from] assent_protocol::saga::InvalidDefinition),
+    Saga(#[from] crate::saga::InvalidSaga),
     /// No answer came in time. Nobody knows whether the request took effect.
     #[error("the coordinator did not answer in time about {gtid}; ask again with the same gtid")]
     NoAnswer {

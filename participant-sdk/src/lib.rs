@@ -3,7 +3,7 @@
 //! | you want to | look at |
 //! |---|---|
 //! | change several services' data together | [`Assent::transaction`], [`Assent::begin`] |
-//! | run steps with compensations | [`Assent::saga`] |
+//! | run steps with compensations | [`saga::SagaBuilder`], [`Assent::run_saga`] |
 //! | be a participant | [`Participant`], [`SagaParticipant`] |
 //! | be one whose data is in Postgres | [`postgres`] |
 //! | carry the transaction through HTTP and gRPC calls | [`propagation`] |
@@ -12,7 +12,10 @@ mod assent;
 mod builder;
 mod engine;
 mod error;
+pub mod journal;
 mod participant;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod propagation;
 pub mod saga;
 mod transaction;

@@ -70,17 +70,11 @@ impl Context {
     /// [`InvalidContext`] if the coordinator or the deadline is not one that [`read`](Self::read) takes. The headers are then
     /// as they were.
     pub fn write(&self, headers: &mut HeaderMap) -> Result<(), InvalidContext> {
-        let gtid = value_of(&self.gtid.to_string(), &GTID_HEADER, GTID_EXPECTED, |text| parse_gtid(text).is_some())?;
-        let coordinator = value_of(&self.coordinator, &COORDINATOR_HEADER, COORDINATOR_EXPECTED, |text| {
-            parse_coordinator(text).is_some()
-        })?;
+        let gtid = value_of(&self.gtid.to_string(), &GTID_HEADER, GTID_EXPECTED, parse_gtid)?;
+        let coordinator = value_of(&self.coordinator, &COORDINATOR_HEADER, COORDINATOR_EXPECTED, parse_coordinator)?;
         let deadline = self
             .deadline_unix_ms
-            .map(|deadline| {
-                value_of(&deadline.to_string(), &DEADLINE_HEADER, DEADLINE_EXPECTED, |text| {
-                    parse_deadline(text).is_some()
-                })
-            })
+            .map(|deadline| value_of(&deadline.to_string(), &DEADLINE_HEADER, DEADLINE_EXPECTED, parse_deadline))
             .transpose()?;
         headers.insert(GTID_HEADER, gtid);
         headers.insert(COORDINATOR_HEADER, coordinator);
@@ -164,13 +158,13 @@ fn parse<'a, T>(
     text.and_then(parse).ok_or_else(|| InvalidContext::unfit(header, value.as_bytes(), expected))
 }
 
-fn value_of(
-    text: &str,
+fn value_of<'a, T>(
+    text: &'a str,
     header: &HeaderName,
     expected: &'static str,
-    is_fit: impl FnOnce(&str) -> bool,
+    parse: impl FnOnce(&'a str) -> Option<T>,
 ) -> Result<HeaderValue, InvalidContext> {
-    let value = if is_fit(text) { HeaderValue::from_str(text).ok() } else { None };
+    let value = parse(text).and_then(|_| HeaderValue::from_str(text).ok());
     value.ok_or_else(|| InvalidContext::unfit(header, text.as_bytes(), expected))
 }
 
@@ -180,9 +174,9 @@ fn parse_gtid(text: &str) -> Option<Gtid> {
     if text.len() == HYPHENATED_BYTES { text.parse().ok() } else { None }
 }
 
-/// What is no visible ASCII is no URI.
+/// What is no visible ASCII is no URI. A fragment is none of a URI's parts, and would be dropped in silence.
 fn parse_coordinator(text: &str) -> Option<&str> {
-    if text.len() > COORDINATOR_BYTES_MAX {
+    if text.len() > COORDINATOR_BYTES_MAX || text.contains('#') {
         return None;
     }
     let uri: Uri = text.parse().ok()?;

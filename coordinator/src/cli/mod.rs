@@ -1,1 +1,149 @@
-//! cli
+//! The command line.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `mod.rs` | the commands, and the way in |
+//! | `exit.rs` | exit codes, and errors as people read them |
+//! | `output.rs` | tables, JSON and JSON lines; pipes that close |
+//! | `client.rs` | the way to a coordinator |
+//! | `serve.rs` | `assent serve` |
+//! | `migrate.rs` | `assent migrate` |
+//! | `transactions.rs` | `assent tx list`, `assent tx show` |
+//!
+//! A command is a variant of [`Command`] with its arguments, and one line in [`run`]. It writes what was asked for to stdout through
+//! [`output::Output`], everything else to stderr, and gives a [`Failure`] when it cannot.
+
+mod client;
+mod exit;
+mod output;
+mod serve;
+mod transactions;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+pub use client::{DEFAULT_ENDPOINT, Target};
+pub use exit::{Exit, Failure};
+pub use output::{Format, Output};
+
+const EXAMPLES: &str = "\
+Examples:
+  assent serve                                   a coordinator with its log in ./assent.db
+  assent serve --log postgres://me@db/assent     with its log in Postgres
+  assent migrate --log postgres://me@db/assent   make that database ready, once per version
+  assent tx list --state committing              what is on its way
+  assent tx show 01890a5d-ac96-774b-bcce-b302099a8057
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 7 unreachable.";
+
+/// Assent, a distributed transaction coordinator: services commit or abort together.
+#[derive(Debug, Parser)]
+#[command(name = "assent", version, about, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// What every command understands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The form of the output: a table for people, one JSON value, or one JSON object per line.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Everywhere")]
+    pub output: Format,
+    /// The coordinator to talk to [env: ASSENT_ENDPOINT] [default: http://127.0.0.1:7420].
+    #[arg(long, global = true, value_name = "URL", help_heading = "Everywhere")]
+    pub endpoint: Option<String>,
+    /// The token that the coordinator asks for; better given as ASSENT_TOKEN, which other users of the machine do not see.
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Everywhere")]
+    pub token: Option<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a coordinator.
+    Serve(serve::Serve),
+    /// Look at transactions and sagas.
+    #[command(subcommand)]
+    Tx(transactions::Transactions),
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// The program: reads the command line of this process, and does what it says.
+pub fn main() -> ExitCode {
+    run(std::env::args_os()).into()
+}
+
+/// Reads a command line, and does what it says. Errors are printed.
+pub fn run<I, T>(arguments: I) -> Exit
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return unparsed(&error),
+    };
+    let Cli { global, command } = cli;
+    let mut output = Output::new(global.output);
+    let done = match command {
+        Command::Serve(serve) => on_runtime(serve.run(global)),
+        Command::Tx(transactions) => on_runtime(transactions.run(&global, &mut output)),
+        Command::Completions { shell } => completions(shell, &mut output),
+    };
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Help and versions are no errors; everything else is a mistake in the command line.
+fn unparsed(error: &clap::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Whoever closes the pipe has read enough.
+            error.print().ok();
+            Exit::Ok
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if std::env::args_os().len() <= 1 => {
+            let mut output = Output::new(Format::Table);
+            output.text(&Cli::command().render_help().to_string()).ok();
+            Exit::Ok
+        }
+        _ => {
+            error.print().ok();
+            Exit::Usage
+        }
+    }
+}
+
+/// Runs a command that waits for other processes.
+fn on_runtime(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Failure::new(Exit::Failed, format!("cannot start threads: {error}"), "raise the limit on processes of this user")
+    })?;
+    let done = runtime.block_on(command);
+    // What a command leaves behind is of no use to anybody.
+    runtime.shutdown_background();
+    done
+}
+
+fn completions(shell: Shell, output: &mut Output) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "assent", &mut script);
+    output.text(&String::from_utf8_lossy(&script))?;
+    Ok(())
+}

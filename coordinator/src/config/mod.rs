@@ -14,8 +14,6 @@
 mod mistake;
 mod setting;
 mod source;
-#[cfg(test)]
-mod tests;
 mod value;
 
 use std::fmt;

@@ -100,7 +100,9 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// The file was changed by something other than a crash.
-    #[error("{path} is damaged at byte {offset}: restore it from the disk's mirror, or move it away and end its branches by hand")]
+    #[error(
+        "{path} is damaged at byte {offset}: restore it from the disk's mirror, or move it away and end its branches by hand"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use assent_protocol::Gtid;
 use bytes::Bytes;
@@ -12,8 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::JournalError;
 use super::format::{
-    Branches, FILE_HEADER_BYTES, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, write_ended,
-    write_prepared,
+    Branches, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, write_ended, write_prepared,
 };
 
 /// What is to be written, and who waits for it.
@@ -39,6 +39,8 @@ pub(super) struct Writer {
     file_bytes: u64,
     /// What the branches in doubt take of that.
     live_bytes: u64,
+    /// How long the file may become before it is looked at whether to rewrite it.
+    compaction_at: u64,
     /// What is durable. Only the writer changes it.
     branches: Arc<Mutex<Branches>>,
     /// Whether a flush has failed.
@@ -50,6 +52,10 @@ pub(super) struct Writer {
 /// How many bytes of payload are gathered into one frame before it is flushed.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// How long a predecessor may take to close the journal: the process that this one replaces, or a clone that was just dropped.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// A file below this is not worth rewriting, in bytes.
 const COMPACTION_BYTES_MIN: u64 = 1 << 20;
 
@@ -57,18 +63,18 @@ impl Writer {
     pub(super) fn open(path: PathBuf, branches: Arc<Mutex<Branches>>) -> Result<Self, JournalError> {
         let lock = lock(&path)?;
         let io = |doing| io_error(doing, &path);
-        let mut contents = Vec::new();
-        match File::open(&path) {
-            Ok(mut file) => drop(file.read_to_end(&mut contents).map_err(io("read"))?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io("open")(error)),
-        }
+        let contents = match std::fs::read(&path) {
+            Ok(contents) => contents,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(io("read")(error)),
+        };
         let read = match read(&contents) {
             Ok(read) => read,
             Err(Unreadable::Unborn) => {
-                let (file, mark) = create(&path, &Branches::new())?;
-                let file_bytes = FILE_HEADER_BYTES as u64;
-                return Ok(Self { path, file, mark, file_bytes, live_bytes: 0, branches, failed: false, _lock: lock });
+                let fresh = Fresh::write(&path, &Branches::new())?;
+                fresh.take_name(&path)?;
+                flush_directory_of(&path)?;
+                return Ok(Self::new(path, fresh.file, fresh.mark, fresh.bytes, branches, lock));
             }
             Err(Unreadable::Foreign) => return Err(JournalError::Foreign { path }),
             Err(Unreadable::Damaged { offset }) => return Err(JournalError::Damaged { path, offset }),
@@ -82,9 +88,14 @@ impl Writer {
         // What is read here is about to be acted on; it may so far be in the page cache only.
         file.sync_all().map_err(io("flush"))?;
         file.seek(SeekFrom::End(0)).map_err(io("read"))?;
-        let live_bytes = read.branches.values().map(prepared_bytes).sum();
         *branches.lock().unwrap_or_else(PoisonError::into_inner) = read.branches;
-        Ok(Self { path, file, mark: read.mark, file_bytes, live_bytes, branches, failed: false, _lock: lock })
+        Ok(Self::new(path, file, read.mark, file_bytes, branches, lock))
+    }
+
+    fn new(path: PathBuf, file: File, mark: Mark, file_bytes: u64, branches: Arc<Mutex<Branches>>, lock: File) -> Self {
+        let live_bytes = branches.lock().unwrap_or_else(PoisonError::into_inner).values().map(prepared_bytes).sum();
+        let compaction_at = COMPACTION_BYTES_MIN;
+        Self { path, file, mark, file_bytes, live_bytes, compaction_at, branches, failed: false, _lock: lock }
     }
 
     /// Writes until nobody is left who could ask for it.
@@ -99,8 +110,10 @@ impl Writer {
                 appends.push(append);
             }
             self.append(appends);
-            if self.file_bytes > COMPACTION_BYTES_MIN && self.file_bytes / 2 > self.live_bytes {
+            if self.file_bytes > self.compaction_at && self.file_bytes / 2 > self.live_bytes {
                 self.compact();
+                // It halves what it replaces, or waits until there is more to win.
+                self.compaction_at = self.file_bytes.max(COMPACTION_BYTES_MIN / 2) + COMPACTION_BYTES_MIN / 2;
             }
         }
     }
@@ -138,8 +151,8 @@ impl Writer {
         let frame = frame(&self.mark, body);
         if let Err(error) = self.file.write_all(&frame) {
             // The disk is full, for example. What has been written of it would be damage once something follows.
-            let is_mended = self.file.set_len(self.file_bytes).is_ok()
-                && self.file.seek(SeekFrom::Start(self.file_bytes)).is_ok();
+            let is_mended =
+                self.file.set_len(self.file_bytes).is_ok() && self.file.seek(SeekFrom::Start(self.file_bytes)).is_ok();
             self.failed = !is_mended;
             return Err(io_error("write to", &self.path)(error));
         }
@@ -152,19 +165,26 @@ impl Writer {
         Ok(())
     }
 
-    /// Replaces the file by one that only holds what is in doubt. If that fails the old file is as good as before.
+    /// Replaces the file by one that only holds what is in doubt.
     fn compact(&mut self) {
+        if self.failed {
+            return;
+        }
         let branches = self.known().clone();
-        match create(&self.path, &branches).and_then(|(file, mark)| {
-            let file_bytes = file.metadata().map_err(io_error("read", &self.path))?.len();
-            Ok((file, mark, file_bytes))
-        }) {
-            Ok((file, mark, file_bytes)) => (self.file, self.mark, self.file_bytes) = (file, mark, file_bytes),
-            Err(error) => {
-                tracing::warn!(%error, "a journal could not be made smaller");
-                // The new file may or may not have taken the name of the old one: appending to either could be in vain.
-                self.failed = true;
-            }
+        let fresh =
+            match Fresh::write(&self.path, &branches).and_then(|fresh| fresh.take_name(&self.path).map(|()| fresh)) {
+                Ok(fresh) => fresh,
+                Err(error) => {
+                    // The old file is as good as before.
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a journal could not be made smaller");
+                    return;
+                }
+            };
+        (self.file, self.mark, self.file_bytes) = (fresh.file, fresh.mark, fresh.bytes);
+        if let Err(error) = flush_directory_of(&self.path) {
+            // After a crash the old file may have its name back, without what would be appended to the new one.
+            tracing::error!(error = &error as &dyn std::error::Error, "a journal takes no more records");
+            self.failed = true;
         }
     }
 
@@ -184,8 +204,7 @@ struct Batch {
 
 impl Batch {
     fn of(appends: Vec<Append>, known: &Branches) -> Self {
-        let mut batch =
-            Self { body: Vec::new(), changed: HashMap::new(), waiting: Vec::new(), refused: Vec::new() };
+        let mut batch = Self { body: Vec::new(), changed: HashMap::new(), waiting: Vec::new(), refused: Vec::new() };
         for Append { change, answer } in appends {
             let (Change::Prepared(gtid, _) | Change::Ended(gtid)) = &change;
             let gtid = *gtid;
@@ -215,8 +234,8 @@ impl Batch {
 impl Change {
     fn bytes(&self) -> usize {
         match self {
-            Self::Prepared(_, payload) => payload.len(),
-            Self::Ended(_) => 0,
+            Self::Prepared(_, payload) => PREPARED_BYTES + payload.len(),
+            Self::Ended(_) => PREPARED_BYTES,
         }
     }
 }
@@ -225,37 +244,49 @@ fn prepared_bytes(payload: &Bytes) -> u64 {
     (PREPARED_BYTES + payload.len()) as u64
 }
 
-/// Writes a new journal beside the path, flushes it, and lets it take the path's name: there is no moment without a whole file.
-fn create(path: &Path, branches: &Branches) -> Result<(File, Mark), JournalError> {
-    let fresh_path = beside(path, ".new");
-    let io = |doing| io_error(doing, &fresh_path);
-    let mark: Mark = rand::random::<[u8; MARK_BYTES]>();
-    let mut contents = file_header(&mark);
-    let mut body = Vec::new();
-    for (gtid, payload) in branches {
-        write_prepared(&mut body, *gtid, payload);
-        // A frame's length is a 32-bit number.
-        if body.len() > BATCH_BYTES {
-            contents.extend(frame(&mark, &std::mem::take(&mut body)));
-        }
-    }
-    if !body.is_empty() {
-        contents.extend(frame(&mark, &body));
-    }
-    let mut file = File::create(&fresh_path).map_err(io("create"))?;
-    file.write_all(&contents).map_err(io("write to"))?;
-    file.sync_all().map_err(io("flush"))?;
-    std::fs::rename(&fresh_path, path).map_err(io("rename"))?;
-    flush_directory_of(path).map_err(io_error("flush the directory of", path))?;
-    Ok((file, mark))
+/// A new journal beside the path, whole and flushed. There is no moment in which the path has no whole file.
+struct Fresh {
+    path: PathBuf,
+    file: File,
+    mark: Mark,
+    bytes: u64,
 }
 
-/// Makes a renaming durable.
-fn flush_directory_of(path: &Path) -> io::Result<()> {
+impl Fresh {
+    fn write(beside_path: &Path, branches: &Branches) -> Result<Self, JournalError> {
+        let path = beside(beside_path, ".new");
+        let mark: Mark = rand::random::<[u8; MARK_BYTES]>();
+        let mut contents = file_header(&mark);
+        let mut body = Vec::new();
+        for (gtid, payload) in branches {
+            write_prepared(&mut body, *gtid, payload);
+            // A frame's length is a 32-bit number.
+            if body.len() > BATCH_BYTES {
+                contents.extend(frame(&mark, &std::mem::take(&mut body)));
+            }
+        }
+        if !body.is_empty() {
+            contents.extend(frame(&mark, &body));
+        }
+        let mut file = File::create(&path).map_err(io_error("create", &path))?;
+        file.write_all(&contents).map_err(io_error("write to", &path))?;
+        file.sync_all().map_err(io_error("flush", &path))?;
+        Ok(Self { path, file, mark, bytes: contents.len() as u64 })
+    }
+
+    /// It does, or nothing has changed. It is not durable before the directory is flushed.
+    fn take_name(&self, path: &Path) -> Result<(), JournalError> {
+        std::fs::rename(&self.path, path).map_err(io_error("rename", &self.path))
+    }
+}
+
+fn flush_directory_of(path: &Path) -> Result<(), JournalError> {
     // Other systems do not open directories as files.
     if cfg!(unix) {
-        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(io_error("flush the directory of", path))?;
     }
     Ok(())
 }
@@ -269,10 +300,14 @@ fn lock(path: &Path) -> Result<File, JournalError> {
         .write(true)
         .open(&lock_path)
         .map_err(io_error("open", &lock_path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(JournalError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(io_error("lock", &lock_path)(error)),
+    let give_up_at = Instant::now() + LOCK_WITHIN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up_at => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(JournalError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock_path)(error)),
+        }
     }
 }
 

@@ -62,7 +62,9 @@ impl Shared {
     }
 
     async fn try_to_end(&self, end: End, coordinator: &str, gtid: Gtid) -> Result<Ended, PostgresError> {
-        let gid_in = |session: &Session| Ok(Prefix::new(coordinator, session.database, &self.participant)?.gid(gtid));
+        let gid_in = |session: &Session| {
+            Prefix::new(coordinator, session.database, &self.participant).map(|prefix| prefix.gid(gtid))
+        };
         // After a lost connection it is sent again, and then finds nothing if the first one had arrived.
         let (mut checkout, result) =
             self.ends.first(ANSWER_WITHIN, end.doing(), |session| Ok(end.statement(&gid_in(session)?))).await?;

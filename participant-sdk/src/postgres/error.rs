@@ -79,7 +79,9 @@ pub enum PostgresError {
         gid: String,
     },
     /// This transaction's branch is prepared already.
-    #[error("the branch of this transaction is prepared already: a participant has one branch in a transaction, and prepares it once")]
+    #[error(
+        "the branch of this transaction is prepared already: a participant has one branch in a transaction, and prepares it once"
+    )]
     AlreadyPrepared,
     /// The database cannot be written to.
     #[error("the database is a standby: connect to the primary, for example with target_session_attrs=read-write")]
@@ -105,7 +107,9 @@ pub enum PostgresError {
         id: String,
     },
     /// A resource belongs to one coordinator.
-    #[error("the resource was started for coordinator {started} and is asked to work for {asked}; give each coordinator its own")]
+    #[error(
+        "the resource was started for coordinator {started} and is asked to work for {asked}; give each coordinator its own"
+    )]
     OtherCoordinator {
         /// The one it was started for.
         started: String,
@@ -113,7 +117,9 @@ pub enum PostgresError {
         asked: String,
     },
     /// A resource belongs to one participant.
-    #[error("the resource was made for participant {made_for} and is asked to work for {asked}; register it under its own name")]
+    #[error(
+        "the resource was made for participant {made_for} and is asked to work for {asked}; register it under its own name"
+    )]
     OtherParticipant {
         /// The one it was made for.
         made_for: ParticipantName,

@@ -77,13 +77,11 @@ pub(super) async fn roll_back(mut checkout: Checkout) {
 
 /// Whether a transaction is prepared under this gid, in this database.
 pub(super) async fn is_prepared(session: &mut Session, gid: &Gid) -> Result<bool, PostgresError> {
-    sqlx::query_scalar(
-        "select exists (select from pg_prepared_xacts where gid = $1 and database = current_database())",
-    )
-    .bind(gid.as_str())
-    .fetch_one(&mut session.connection)
-    .await
-    .map_err(PostgresError::statement("look for a prepared transaction"))
+    sqlx::query_scalar("select exists (select from pg_prepared_xacts where gid = $1 and database = current_database())")
+        .bind(gid.as_str())
+        .fetch_one(&mut session.connection)
+        .await
+        .map_err(PostgresError::statement("look for a prepared transaction"))
 }
 
 /// The transaction did not reach its end. Where Postgres said so, it is rolled back.

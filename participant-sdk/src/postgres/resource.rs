@@ -255,8 +255,8 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
     async fn work(&self, branch: &Branch) -> Result<(Checkout, Gid, Worked), BoxError> {
         self.shared.check(branch)?;
         let mut checkout = self.shared.works.begin(branch.timeout()).await?;
-        let gid = Prefix::new(&branch.coordinator().id, checkout.session.database, branch.participant())?
-            .gid(branch.gtid());
+        let gid =
+            Prefix::new(&branch.coordinator().id, checkout.session.database, branch.participant())?.gid(branch.gtid());
         match self.work_on(branch, &mut checkout, &gid).await {
             Ok(worked) => Ok((checkout, gid, worked)),
             Err(Failed::Returned(error)) => {

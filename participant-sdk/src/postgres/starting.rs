@@ -33,7 +33,9 @@ impl Shared {
         .await
         .map_err(PostgresError::statement("read the server's settings"))?;
         checkout.release();
-        Fitness::read(&row).map_err(PostgresError::statement("read the server's settings"))?.check(&self.participant)?;
+        Fitness::read(&row)
+            .map_err(PostgresError::statement("read the server's settings"))?
+            .check(&self.participant)?;
         match &self.recorded_in {
             Some(barrier) => {
                 let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
@@ -66,13 +68,20 @@ impl Shared {
             let unreadable = PostgresError::statement("list the prepared transactions");
             let gid: String = row.try_get("gid").map_err(&unreadable)?;
             let Some(gtid) = prefix.gtid_of(&gid) else {
-                tracing::warn!(gid, "a prepared transaction looks like this participant's and is not: it is left alone");
+                tracing::warn!(
+                    gid,
+                    "a prepared transaction looks like this participant's and is not: it is left alone"
+                );
                 continue;
             };
             // It is listed all the same: one branch that cannot end must not keep the others from ending.
             if !row.try_get::<bool, _>("may_end").map_err(&unreadable)? {
                 let owner: String = row.try_get("owner").map_err(&unreadable)?;
-                tracing::error!(gid, owner, "this branch can only be ended by the role that prepared it: connect as that role");
+                tracing::error!(
+                    gid,
+                    owner,
+                    "this branch can only be ended by the role that prepared it: connect as that role"
+                );
             }
             gtids.push(gtid);
         }

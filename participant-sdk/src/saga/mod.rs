@@ -4,6 +4,7 @@ mod builder;
 mod outcome;
 mod participant;
 mod retry;
+mod running;
 
 pub use builder::{InvalidSaga, SagaBuilder, StepBuilder, StepHandle, Untyped};
 pub use outcome::{InvalidOutput, NotCompleted, Outputs, SagaOutcome};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use assent_protocol::{AbortReason, Name};
+use assent_protocol::{AbortReason, Gtid, Name};
 use bytes::Bytes;
 
 use super::StepHandle;
@@ -17,7 +17,10 @@ pub enum SagaOutcome {
     Compensated(AbortReason),
     /// Nobody here knows. The coordinator may be driving it on, or may not have heard of it: ask again with the same
     /// gtid, or start it again with the same gtid and steps, which gives the same saga.
-    InDoubt,
+    InDoubt {
+        /// Which saga to ask about.
+        gtid: Gtid,
+    },
 }
 
 /// A saga that has not completed, as an error.
@@ -27,8 +30,11 @@ pub enum NotCompleted {
     #[error("the saga was compensated: {0}")]
     Compensated(AbortReason),
     /// Nobody here knows.
-    #[error("it is not known what became of the saga: ask again with the same gtid")]
-    InDoubt,
+    #[error("it is not known what became of saga {gtid}: ask again about it")]
+    InDoubt {
+        /// Which saga to ask about.
+        gtid: Gtid,
+    },
 }
 
 impl SagaOutcome {
@@ -40,7 +46,7 @@ impl SagaOutcome {
         match self {
             Self::Completed(outputs) => Ok(outputs),
             Self::Compensated(reason) => Err(NotCompleted::Compensated(reason)),
-            Self::InDoubt => Err(NotCompleted::InDoubt),
+            Self::InDoubt { gtid } => Err(NotCompleted::InDoubt { gtid }),
         }
     }
 }

@@ -138,6 +138,7 @@ fn an_unfit_coordinator_is_refused() {
         "ftp://host",
         "http://host/path",
         "http://host/?query",
+        "http://host#fragment",
         "host:7420, host:7421",
         "*",
     ] {

@@ -4,15 +4,22 @@
 //! System* (1986): nothing is logged before the decision, only a commit is forced, and a transaction that the log does
 //! not know was aborted.
 //!
-//! | state | commit requested | abort requested | enlisted | voted | acknowledged | inquired | joined / left | deadline | appended |
-//! |---|---|---|---|---|---|---|---|---|---|
-//! | active | roster frozen, prepare sent: **preparing**, or **one-phase** | **aborting** | branch added | ignored | ignored | kept waiting | ignored | **aborting** | - |
-//! | preparing | waits | **aborting** | refused | all yes: **deciding**; no or unknown: **aborting** | ignored | kept waiting | prepare sent / asked instance gone: **aborting** | **aborting** | - |
-//! | one-phase | waits | waits | refused | committed: **committed**; no: **aborted**; yes: **deciding**; unknown: asked again | ignored | kept waiting | asked again / kept | **aborting** while nobody was asked, else ignored | - |
-//! | deciding | waits | waits | refused | ignored | ignored | kept waiting | ignored | ignored | durable: **committing** or **aborting**; overruled: the other one |
-//! | committing | told committed | told committed | refused | commit sent again | all: **committed** | commit sent | commit sent / ignored | ignored | - |
-//! | aborting | told aborted | told aborted | refused | abort sent | all: **aborted** | abort sent | abort sent / ignored | ignored | - |
-//! | committed, aborted | told | told | refused | order sent again | ignored | order sent again | ignored | ignored | - |
+//! | state | commit requested | abort requested | enlisted | voted | acknowledged | inquired | joined / left | absent / unknown | deadline | appended |
+//! |---|---|---|---|---|---|---|---|---|---|---|
+//! | active | roster frozen, prepare sent: **preparing**, or **one-phase**; all had voted: **deciding** | **aborting** | branch added | ignored | ignored | kept waiting | ignored | ignored | **aborting** | - |
+//! | preparing | waits | **deciding** abort | refused | all yes: **deciding**; no or unknown: **aborting** | ignored | kept waiting | prepare sent / asked instance gone: **aborting** | waited for / **aborting** | **aborting** | - |
+//! | one-phase | waits | waits | refused | committed: **committed**; no: **aborted**; yes: **deciding**; unknown: asked again | ignored | kept waiting | asked again | waited for / **aborting**; asked again, if it was asked before | **aborting** while nobody was asked, else asked again | - |
+//! | deciding | waits | waits | refused | ignored | ignored | kept waiting | ignored | ignored | ignored | durable: **committing** or **aborting**; overruled: what the log says |
+//! | committing | told committed | told committed | refused | commit sent again | all: **committed** | commit sent | commit sent / ignored | ignored | ignored | - |
+//! | aborting | told aborted; one that may recur: **deciding** abort, if there is no record yet | told aborted | refused | yes, unknown: abort sent again; no: branch ended, all: **aborted** | all: **aborted** | abort sent | abort sent / ignored | never asked: branch ended, all: **aborted** | ignored | - |
+//! | committed, aborted | told | told | refused | order sent again | ignored | order sent again | ignored | ignored | ignored | - |
+//!
+//! Where the table says **aborting**, **aborted** or **committed** and the request may recur, the transaction passes through **deciding**. It
+//! skips **committing** and **aborting** when no branch has to be told. An enlistment that comes again is answered as it was the first time,
+//! in every state.
+//!
+//! Whoever asks from outside of the frozen roster is told to abort, except while the log has yet to answer, or when it has overruled this
+//! machine with a commit: there is a roster that this machine does not know.
 //!
 //! The resend timer repeats the order of the state (prepare is never repeated to an instance that may be working on it,
 //! except for one-phase, whose participants promise that asking again is safe) and is ignored in every other state.

@@ -73,11 +73,7 @@ impl Barrier {
     ///
     /// # Errors
     /// [`BarrierError`]: nothing has happened.
-    pub async fn enter_action<'c>(
-        &self,
-        mut tx: PgTransaction<'c>,
-        step: &Step,
-    ) -> Result<Action<'c>, BarrierError> {
+    pub async fn enter_action<'c>(&self, mut tx: PgTransaction<'c>, step: &Step) -> Result<Action<'c>, BarrierError> {
         let entered = sqlx::query(AssertSqlSafe(self.table.enter_action.clone()))
             .bind(step.gtid().as_uuid())
             .bind(step.participant().as_str())
@@ -98,7 +94,9 @@ impl Barrier {
             .map_err(BarrierError::statement("look up an action"))?;
         tx.rollback().await.map_err(BarrierError::statement("roll back"))?;
         match known {
-            Some((true, _)) => Ok(Action::Settled(Executed::refused("the step was compensated before its action came"))),
+            Some((true, _)) => {
+                Ok(Action::Settled(Executed::refused("the step was compensated before its action came")))
+            }
             Some((false, output)) => Ok(Action::Settled(Executed::Done(output.into()))),
             None => Err(BarrierError::Ended),
         }

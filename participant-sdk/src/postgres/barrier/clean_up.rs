@@ -67,7 +67,8 @@ impl Barrier {
             after = *last;
             // Anything else was not written by a barrier.
             let asked: Vec<Gtid> = old.into_iter().filter_map(|gtid| Gtid::new(gtid).ok()).collect();
-            let ended = which_have_ended(asked.clone()).await.map_err(|error| BarrierError::Unanswered(error.into()))?;
+            let ended =
+                which_have_ended(asked.clone()).await.map_err(|error| BarrierError::Unanswered(error.into()))?;
             let ended: Vec<Uuid> = ended.into_iter().filter(|gtid| asked.contains(gtid)).map(Uuid::from).collect();
             if ended.is_empty() {
                 continue;

@@ -94,10 +94,14 @@ pub enum BarrierError {
         source: sqlx::Error,
     },
     /// A statement of the work failed, and the work went on as if it had not. COMMIT would have answered this with a silent rollback.
-    #[error("the transaction had failed before it was to be committed: a statement failed and its error was dropped; return it")]
+    #[error(
+        "the transaction had failed before it was to be committed: a statement failed and its error was dropped; return it"
+    )]
     FailedBefore,
     /// The table is not there, or not as it should be.
-    #[error("the table {table} of the barrier is missing or unfit: run Barrier::install, or the statements of Barrier::schema")]
+    #[error(
+        "the table {table} of the barrier is missing or unfit: run Barrier::install, or the statements of Barrier::schema"
+    )]
     Table {
         /// Its name, quoted.
         table: String,

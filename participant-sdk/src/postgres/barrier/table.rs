@@ -55,11 +55,8 @@ impl Barrier {
     pub async fn install(&self, pool: &PgPool) -> Result<(), BarrierError> {
         // One message is one transaction. Two instances that start at the same time would both find no table and one would fail to
         // create it; the key is `assent_b` in ASCII.
-        let sql = format!("select pg_advisory_xact_lock(7022364301844004706);\n{}", self.schema());
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(pool)
-            .await
-            .map_err(BarrierError::statement("create its table"))?;
+        let sql = format!("select pg_advisory_xact_lock(7022083123482746722);\n{}", self.schema());
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map_err(BarrierError::statement("create its table"))?;
         Ok(())
     }
 
@@ -70,9 +67,8 @@ impl Barrier {
     pub async fn check(&self, connection: &mut PgConnection) -> Result<(), BarrierError> {
         let table = &self.table.name;
         let unfit = |source| BarrierError::Table { table: table.clone(), source };
-        let columns = format!(
-            "select gtid, participant, step, executed_at, compensated_at, output from {table} where false"
-        );
+        let columns =
+            format!("select gtid, participant, step, executed_at, compensated_at, output from {table} where false");
         sqlx::query(AssertSqlSafe(columns)).persistent(false).execute(&mut *connection).await.map_err(unfit)?;
         let is_allowed: bool = sqlx::query_scalar(
             "select has_table_privilege($1::regclass, 'select') and has_table_privilege($1::regclass, 'insert')
