@@ -64,9 +64,7 @@ pub fn init(settings: &Telemetry, replica: &str) -> Result<Guard, TelemetryError
     let filter = EnvFilter::try_new(&settings.log_filter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = match settings.log_format {
-        LogFormat::Text => {
-            lines.with_ansi(std::io::IsTerminal::is_terminal(&io::stderr())).with_target(false).boxed()
-        }
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&io::stderr())).with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     let spans = guard.tracers.as_ref().map(|tracers| {
@@ -94,9 +92,7 @@ fn exporting(
     let metrics = MetricExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
     let reader = PeriodicReader::builder(metrics).with_interval(metrics_interval).build();
     Ok(Guard {
-        tracers: Some(
-            SdkTracerProvider::builder().with_batch_exporter(spans).with_resource(resource.clone()).build(),
-        ),
+        tracers: Some(SdkTracerProvider::builder().with_batch_exporter(spans).with_resource(resource.clone()).build()),
         meters: Some(SdkMeterProvider::builder().with_reader(reader).with_resource(resource).build()),
     })
 }

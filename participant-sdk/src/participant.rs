@@ -136,6 +136,17 @@ pub struct Branch {
 }
 
 impl Branch {
+    /// A branch for a test of a participant's hooks. Those that hooks are called with come from the session.
+    pub fn new(
+        gtid: Gtid,
+        participant: ParticipantName,
+        coordinator: Coordinator,
+        payload: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Self {
+        Self { gtid, participant, coordinator: Arc::new(coordinator), payload: payload.into(), timeout }
+    }
+
     /// The transaction.
     pub fn gtid(&self) -> Gtid {
         self.gtid

@@ -54,10 +54,7 @@ impl Target {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let endpoint = global.endpoint.clone().or_else(|| variable("ASSENT_ENDPOINT"));
         let token = global.token.clone().or_else(|| variable("ASSENT_TOKEN"));
-        Self {
-            endpoint: endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
-            token: token.map(Secret::from),
-        }
+        Self { endpoint: endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()), token: token.map(Secret::from) }
     }
 
     /// A connection.
@@ -92,7 +89,11 @@ impl Target {
             None => ShowToken(None),
             Some(token) => {
                 let header = format!("Bearer {}", token.expose()).parse().map_err(|_| {
-                    Failure::new(Exit::Usage, "the token has characters that no token has", "give it as it was configured")
+                    Failure::new(
+                        Exit::Usage,
+                        "the token has characters that no token has",
+                        "give it as it was configured",
+                    )
                 })?;
                 ShowToken(Some(header))
             }

@@ -9,15 +9,20 @@
 //! | `serve.rs` | `assent serve` |
 //! | `migrate.rs` | `assent migrate` |
 //! | `transactions.rs` | `assent tx list`, `assent tx show` |
+//! | `bench/` | `assent bench` |
 //!
 //! A command is a variant of [`Command`] with its arguments, and one line in [`run`]. It writes what was asked for to stdout through
 //! [`output::Output`], everything else to stderr, and gives a [`Failure`] when it cannot.
 
+mod bench;
 mod client;
 mod exit;
 mod output;
 mod serve;
 mod transactions;
+
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -75,6 +80,11 @@ pub enum Command {
     /// Look at transactions and sagas.
     #[command(subcommand)]
     Tx(transactions::Transactions),
+    /// Measure a coordinator, with participants and load in processes of their own.
+    Bench(bench::Bench),
+    /// A child process of `bench`.
+    #[command(hide = true)]
+    BenchWorker,
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -102,6 +112,8 @@ where
     let done = match command {
         Command::Serve(serve) => on_runtime(serve.run(global)),
         Command::Tx(transactions) => on_runtime(transactions.run(&global, &mut output)),
+        Command::Bench(bench) => on_runtime(bench.run(&global, &mut output)),
+        Command::BenchWorker => on_one_thread(bench::worker()),
         Command::Completions { shell } => completions(shell, &mut output),
     };
     match done {
@@ -133,12 +145,21 @@ fn unparsed(error: &clap::Error) -> Exit {
 /// Runs a command that waits for other processes.
 fn on_runtime(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        Failure::new(Exit::Failed, format!("cannot start threads: {error}"), "raise the limit on processes of this user")
+        Failure::new(
+            Exit::Failed,
+            format!("cannot start threads: {error}"),
+            "raise the limit on processes of this user",
+        )
     })?;
     let done = runtime.block_on(command);
     // What a command leaves behind is of no use to anybody.
     runtime.shutdown_background();
     done
+}
+
+/// Runs a command that has little to compute and much to say: one thread switches least.
+fn on_one_thread(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 fn completions(shell: Shell, output: &mut Output) -> Result<(), Failure> {

@@ -156,7 +156,8 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, Failure> {
         use tokio::signal::unix::{SignalKind, signal};
-        let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("cannot wait for signals: {error}"), "");
+        let failed =
+            |error: std::io::Error| Failure::new(Exit::Failed, format!("cannot wait for signals: {error}"), "");
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,

@@ -319,8 +319,7 @@ fn show(transaction: &v1::Transaction, output: &mut Output) -> Result<(), Failur
         let by = if reason.participant.is_empty() { String::new() } else { format!(" by {}", reason.participant) };
         facts.push(("reason", format!("{}{by}: {}", reason.code, reason.message)));
     }
-    let times =
-        [("begun", transaction.begun_at), ("decided", transaction.decided_at), ("ended", transaction.ended_at)];
+    let times = [("begun", transaction.begun_at), ("decided", transaction.decided_at), ("ended", transaction.ended_at)];
     facts.extend(times.into_iter().filter_map(|(name, at)| Some((name, since(at?)?))));
     if let Some(deadline) = transaction.deadline.and_then(since) {
         facts.push(("deadline", deadline));

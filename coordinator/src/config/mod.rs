@@ -14,6 +14,8 @@
 mod mistake;
 mod setting;
 mod source;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::fmt;
@@ -154,22 +156,31 @@ impl Config {
         };
         let SessionConfig { heartbeat_interval, silence_max, .. } = self.session;
         if silence_max < heartbeat_interval * 2 {
-            wrong(["session.silence_max", "session.heartbeat_interval"], format!(
-                "session.silence_max ({}) is under twice session.heartbeat_interval ({}): one late heartbeat would cut a session; raise the one, or lower the other",
-                humantime::format_duration(silence_max),
-                humantime::format_duration(heartbeat_interval),
-            ));
+            wrong(
+                ["session.silence_max", "session.heartbeat_interval"],
+                format!(
+                    "session.silence_max ({}) is under twice session.heartbeat_interval ({}): one late heartbeat would cut a session; raise the one, or lower the other",
+                    humantime::format_duration(silence_max),
+                    humantime::format_duration(heartbeat_interval),
+                ),
+            );
         }
         let Limits { timeout_default_ms, timeout_max_ms, payload_bytes_max, open_bytes_max, .. } = self.limits;
         if timeout_default_ms > timeout_max_ms {
-            wrong(["limits.timeout_default", "limits.timeout_max"], format!(
-                "limits.timeout_default ({timeout_default_ms} ms) is over limits.timeout_max ({timeout_max_ms} ms); lower the one, or raise the other"
-            ));
+            wrong(
+                ["limits.timeout_default", "limits.timeout_max"],
+                format!(
+                    "limits.timeout_default ({timeout_default_ms} ms) is over limits.timeout_max ({timeout_max_ms} ms); lower the one, or raise the other"
+                ),
+            );
         }
         if payload_bytes_max > open_bytes_max {
-            wrong(["limits.payload_bytes_max", "limits.open_bytes_max"], format!(
-                "limits.payload_bytes_max ({payload_bytes_max} bytes) is over limits.open_bytes_max ({open_bytes_max} bytes): such a payload could never be taken on"
-            ));
+            wrong(
+                ["limits.payload_bytes_max", "limits.open_bytes_max"],
+                format!(
+                    "limits.payload_bytes_max ({payload_bytes_max} bytes) is over limits.open_bytes_max ({open_bytes_max} bytes): such a payload could never be taken on"
+                ),
+            );
         }
     }
 

@@ -181,9 +181,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "session.heartbeat_interval",
         default: "\"5s\"",
         about: "Each side of a session says something at least this often.",
-        set: |config, text| {
-            value::positive_duration(text).map(|interval| config.session.heartbeat_interval = interval)
-        },
+        set: |config, text| value::positive_duration(text).map(|interval| config.session.heartbeat_interval = interval),
     },
     Setting {
         key: "session.silence_max",
@@ -231,9 +229,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "telemetry.metrics_interval",
         default: "\"10s\"",
         about: "How often metrics are sent there.",
-        set: |config, text| {
-            value::positive_duration(text).map(|interval| config.telemetry.metrics_interval = interval)
-        },
+        set: |config, text| value::positive_duration(text).map(|interval| config.telemetry.metrics_interval = interval),
     },
 ];
 

@@ -126,7 +126,8 @@ fn of_file(path: &Path, text: &str, given: &mut Vec<Given>, mistakes: &mut Vec<M
     let mut found = Vec::new();
     while let Some((prefix, table)) = tables.pop() {
         for (name, value) in table {
-            let key = if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
+            let key =
+                if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
             let at = name.span().start;
             match value.get_ref() {
                 DeValue::Table(inner) if is_table(&key) => tables.push((key, inner)),
@@ -200,7 +201,8 @@ fn meant_variable(name: &str) -> Option<String> {
     if OTHER_VARIABLES.contains(&name) || name.starts_with("ASSENT_SERVICE_") || name.starts_with("ASSENT_PORT") {
         return None;
     }
-    let nearest = SETTINGS.iter().map(|setting| (edits(name, &setting.variable()), setting)).min_by_key(|near| near.0)?;
+    let nearest =
+        SETTINGS.iter().map(|setting| (edits(name, &setting.variable()), setting)).min_by_key(|near| near.0)?;
     (nearest.0 <= 2).then(|| nearest.1.variable())
 }
 

@@ -87,7 +87,11 @@ pub(super) fn http_url(text: &str) -> Result<String, String> {
 
 /// A text that has something in it.
 pub(super) fn text(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() { Err("it is empty; leave it out to have the default".to_owned()) } else { Ok(text.to_owned()) }
+    if text.trim().is_empty() {
+        Err("it is empty; leave it out to have the default".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 /// A token: what fits into a header.

@@ -61,7 +61,9 @@ mod tests {
         assert!(call(None, None).is_ok());
         assert!(call(Some("hush"), Some("Bearer hush")).is_ok());
         assert!(call(Some("hush"), Some("bearer hush ")).is_ok());
-        for header in [None, Some("hush"), Some("Bearer"), Some("Bearer husk"), Some("Bearer hushh"), Some("Basic hush")] {
+        for header in
+            [None, Some("hush"), Some("Bearer"), Some("Bearer husk"), Some("Bearer hushh"), Some("Basic hush")]
+        {
             let status = call(Some("hush"), header).expect_err("refused");
             assert_eq!(status.code(), tonic::Code::Unauthenticated);
             assert!(!status.message().contains("hush"), "{status}");

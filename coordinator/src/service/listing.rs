@@ -98,7 +98,9 @@ impl TryFrom<v1::ListTransactionsRequest> for Wanted {
         let limit = match usize::try_from(request.page_size).unwrap_or(usize::MAX) {
             0 => PAGE_DEFAULT,
             many if many > PAGE_MAX => {
-                return Err(check::malformed(format!("page_size is {many}, and at most {PAGE_MAX}; ask for more pages")));
+                return Err(check::malformed(format!(
+                    "page_size is {many}, and at most {PAGE_MAX}; ask for more pages"
+                )));
             }
             few => few,
         };

@@ -69,11 +69,7 @@ impl LocalSession {
     ///
     /// # Errors
     /// [`Refused`] by the driver, or because too many requests are under way, or because this replica was fenced.
-    pub(crate) async fn ask(
-        &self,
-        gtid: Gtid,
-        request: impl FnOnce(u64) -> FromClient,
-    ) -> Result<Reply, Refused> {
+    pub(crate) async fn ask(&self, gtid: Gtid, request: impl FnOnce(u64) -> FromClient) -> Result<Reply, Refused> {
         let (request_id, reply) = self.number(None)?;
         let message = request(request_id);
         self.give(gtid, Input::Messages { session: SESSION, messages: vec![message] }).await;

@@ -16,7 +16,7 @@ mod bearer;
 mod check;
 mod listing;
 mod local;
-mod process;
+pub(crate) mod process;
 mod shown;
 mod transaction;
 

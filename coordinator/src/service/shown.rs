@@ -90,7 +90,11 @@ pub(super) fn from_listing(transaction: Transaction, owner: Owner<'_>) -> v1::Tr
         ended_at: transaction.ended_at_ms.map(timestamp),
         deadline: None,
         branches,
-        waiting_for: if is_open { waits_in_the_log(transaction.remedy, transaction.owner, owner) } else { String::new() },
+        waiting_for: if is_open {
+            waits_in_the_log(transaction.remedy, transaction.owner, owner)
+        } else {
+            String::new()
+        },
         replica: transaction.owner.filter(|_| is_open).map_or_else(String::new, |held| replica_of(held, owner)),
     }
 }
@@ -102,7 +106,9 @@ fn waits_in_the_log(remedy: Option<String>, held: Option<Epoch>, owner: Owner<'_
         (None, Some(held)) if held != owner.epoch => {
             format!("the replica that holds it (epoch {}), or whoever takes over from it", held.0)
         }
-        (None, _) => "an operator: it could not be resumed after a restart; the coordinator's own output says why".to_owned(),
+        (None, _) => {
+            "an operator: it could not be resumed after a restart; the coordinator's own output says why".to_owned()
+        }
     }
 }
 

@@ -49,7 +49,8 @@ impl Transactions {
                 Ok(BeginResponse { gtid: gtid.to_string(), deadline: Some(timestamp(deadline_unix_ms)) })
             }
             Reply::Outcome { outcome, .. } => {
-                let message = format!("transaction {gtid} has {outcome} already; mint a new gtid for a new transaction");
+                let message =
+                    format!("transaction {gtid} has {outcome} already; mint a new gtid for a new transaction");
                 Err(Reason::KeyReused.refused(message))
             }
             other => Err(unexpected("Begin", &other)),
@@ -90,7 +91,15 @@ impl Transactions {
             .local
             .ask(gtid, |request_id| {
                 let attempt = MAY_RECUR;
-                FromClient::Commit(Commit { request_id, gtid, branches, attempt, begun, timeout_ms, wait: Wait::Decided })
+                FromClient::Commit(Commit {
+                    request_id,
+                    gtid,
+                    branches,
+                    attempt,
+                    begun,
+                    timeout_ms,
+                    wait: Wait::Decided,
+                })
             })
             .await?;
         let Reply::Outcome { outcome, reason, .. } = reply else { return Err(unexpected("Commit", &reply)) };
@@ -129,8 +138,12 @@ impl Transactions {
         let mut reply = self
             .shared
             .local
-            .ask(gtid, |request_id| {
-                FromClient::StartSaga { request_id, gtid, definition, wait: Wait::Decided, attempt: MAY_RECUR }
+            .ask(gtid, |request_id| FromClient::StartSaga {
+                request_id,
+                gtid,
+                definition,
+                wait: Wait::Decided,
+                attempt: MAY_RECUR,
             })
             .await?;
         if request.wait_for_end && reply == Reply::SagaStarted {
@@ -152,7 +165,8 @@ impl Transactions {
 
 /// The driver answers each kind of request in its own way.
 fn unexpected(request: &str, reply: &Reply) -> Refused {
-    let message = format!("{request} was answered with {reply:?}; this is a defect of the coordinator, please report it");
+    let message =
+        format!("{request} was answered with {reply:?}; this is a defect of the coordinator, please report it");
     Reason::Internal.refused(message)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -36,6 +36,8 @@ pub(super) struct Server {
     kind: Kind,
     access: Access,
     databases: AtomicU64,
+    /// Nothing in it needs to be cleaned up any more.
+    removed: AtomicBool,
     _port: Port,
 }
 
@@ -93,7 +95,7 @@ impl Server {
             }
         };
         let access = Access { host, port: port.number(), user: USER.to_owned(), password: password.to_owned() };
-        let server = Self { kind, access, databases: AtomicU64::new(0), _port: port };
+        let server = Self { kind, access, databases: AtomicU64::new(0), removed: AtomicBool::new(false), _port: port };
         match server.wait_until_ready().await {
             Ok(()) => Ok(server),
             Err(error) => {
@@ -135,6 +137,7 @@ impl Server {
         for attempt in 1..=DROP_ATTEMPTS_MAX {
             match self.try_drop_database(name).await {
                 Ok(()) => return,
+                Err(_) if self.removed.load(Ordering::Relaxed) => return,
                 Err(error) => eprintln!("attempt {attempt} to drop {name} failed: {error:#}"),
             }
         }
@@ -159,6 +162,7 @@ impl Server {
 
     /// Takes the server down and its data away. Done again, it does nothing.
     pub(super) async fn remove(&self) {
+        self.removed.store(true, Ordering::Relaxed);
         let removed = match &self.kind {
             Kind::Container(container) => container.remove().await,
             Kind::Installed(installed) => installed.remove().await,

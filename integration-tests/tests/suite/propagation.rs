@@ -11,9 +11,9 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
+use futures::{Stream, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::{Channel, Server, server::TcpIncoming};
 use tonic::{Code, Status};
 use tonic_health::pb::health_client::HealthClient;
@@ -115,7 +115,7 @@ impl Health for Noting {
         self.note(Some(required_context_of(&request)?));
         let noting = self.clone();
         // Runs when the method has returned.
-        let stream = tokio_stream::iter([(), ()]).map(move |()| {
+        let stream = futures::stream::iter([(), ()]).map(move |()| {
             noting.note(current());
             Ok(HealthCheckResponse::default())
         });

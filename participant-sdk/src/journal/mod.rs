@@ -199,3 +199,165 @@ impl Journal {
 }
 
 const WRITER_LIVES: &str = "the writer runs until all journals are dropped, and answers all it has taken";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gtid() -> Gtid {
+        Gtid::new(uuid::Uuid::now_v7()).expect("version 7")
+    }
+
+    fn directory() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal");
+        (directory, path)
+    }
+
+    async fn open(path: &Path) -> Journal {
+        Journal::open(path).await.expect("the journal opens")
+    }
+
+    #[tokio::test]
+    async fn what_was_prepared_and_has_not_ended_is_in_doubt() {
+        let (_directory, path) = directory();
+        let (kept, ended) = (gtid(), gtid());
+        let journal = open(&path).await;
+        journal.prepared(kept, "a page").await.expect("written");
+        journal.prepared(ended, "another").await.expect("written");
+        journal.ended(ended).await.expect("written");
+        journal.ended(gtid()).await.expect("nothing to write");
+        drop(journal);
+        let journal = open(&path).await;
+        assert_eq!(journal.in_doubt(), [(kept, Bytes::from("a page"))]);
+        assert_eq!(journal.payload(kept), Some("a page".into()));
+        assert_eq!(journal.payload(ended), None);
+    }
+
+    #[tokio::test]
+    async fn a_branch_is_prepared_once() {
+        let (_directory, path) = directory();
+        let journal = open(&path).await;
+        let gtid = gtid();
+        journal.prepared(gtid, "one").await.expect("written");
+        journal.prepared(gtid, "one").await.expect("again is no other");
+        let error = journal.prepared(gtid, "two").await.expect_err("another payload");
+        assert!(matches!(error, JournalError::OtherPayload { .. }), "{error}");
+        assert_eq!(journal.payload(gtid), Some("one".into()));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_at_the_same_time_share_a_flush_and_are_all_kept() {
+        let (_directory, path) = directory();
+        let journal = open(&path).await;
+        let gtids: Vec<_> = (0..2_000).map(|_| gtid()).collect();
+        let appends = gtids.iter().map(|gtid| {
+            let (journal, gtid) = (journal.clone(), *gtid);
+            tokio::spawn(async move {
+                journal.prepared(gtid, gtid.to_string()).await?;
+                // Every other one ends.
+                if gtid.as_bytes()[15] % 2 == 0 { journal.ended(gtid).await } else { Ok(()) }
+            })
+        });
+        for append in futures::future::join_all(appends).await {
+            append.expect("no panic").expect("written");
+        }
+        drop(journal);
+        let mut expected: Vec<_> = gtids.into_iter().filter(|gtid| gtid.as_bytes()[15] % 2 == 1).collect();
+        expected.sort_unstable();
+        let found: Vec<_> = open(&path).await.in_doubt().into_iter().map(|(gtid, _)| gtid).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[tokio::test]
+    async fn a_torn_end_is_mended_and_written_over() {
+        let (_directory, path) = directory();
+        let (whole, torn, after) = (gtid(), gtid(), gtid());
+        let journal = open(&path).await;
+        journal.prepared(whole, "whole").await.expect("written");
+        journal.prepared(torn, "torn").await.expect("written");
+        drop(journal);
+        let bytes = std::fs::metadata(&path).expect("it is there").len();
+        std::fs::File::options().write(true).open(&path).expect("opens").set_len(bytes - 1).expect("cut");
+        let journal = open(&path).await;
+        assert_eq!(journal.in_doubt(), [(whole, Bytes::from("whole"))]);
+        journal.prepared(after, "after").await.expect("written");
+        drop(journal);
+        assert_eq!(open(&path).await.in_doubt().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn damage_is_reported_and_left_alone() {
+        let (_directory, path) = directory();
+        let journal = open(&path).await;
+        for payload in ["one", "two", "three"] {
+            journal.prepared(gtid(), payload).await.expect("written");
+        }
+        drop(journal);
+        let mut bytes = std::fs::read(&path).expect("it is there");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, &bytes).expect("written");
+        let error = Journal::open(&path).await.expect_err("damaged");
+        assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
+        assert_eq!(std::fs::read(&path).expect("it is there"), bytes);
+    }
+
+    #[tokio::test]
+    async fn two_processes_cannot_have_it() {
+        let (_directory, path) = directory();
+        let journal = open(&path).await;
+        let error = Journal::open(&path).await.expect_err("in use");
+        assert!(matches!(error, JournalError::InUse { .. }), "{error}");
+        drop(journal);
+        open(&path).await;
+    }
+
+    #[tokio::test]
+    async fn the_file_stays_small_and_keeps_what_is_in_doubt() {
+        let (_directory, path) = directory();
+        let journal = open(&path).await;
+        let kept = gtid();
+        journal.prepared(kept, "kept").await.expect("written");
+        let mut largest = 0;
+        for _ in 0..40 {
+            let passing = gtid();
+            journal.prepared(passing, vec![1; 200_000]).await.expect("written");
+            journal.ended(passing).await.expect("written");
+            largest = largest.max(std::fs::metadata(&path).expect("it is there").len());
+        }
+        assert!(largest < 2_000_000, "{largest} bytes");
+        drop(journal);
+        assert_eq!(open(&path).await.in_doubt(), [(kept, Bytes::from("kept"))]);
+    }
+
+    #[tokio::test]
+    async fn a_payload_has_a_bound() {
+        let (_directory, path) = directory();
+        let error = open(&path).await.prepared(gtid(), vec![0; PAYLOAD_BYTES_MAX + 1]).await.expect_err("too large");
+        assert!(matches!(error, JournalError::PayloadTooLarge { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_and_no_damage() {
+        // Writes to it fail as on a full disk, and it cannot be cut back: the journal takes no more.
+        let (_directory, path) = directory();
+        let journal = open(&path).await;
+        journal.prepared(gtid(), "before").await.expect("written");
+        drop(journal);
+        let branches = Arc::new(Mutex::new(Branches::new()));
+        let mut writer = Writer::open(path.clone(), Arc::clone(&branches)).expect("opens");
+        writer.write_to_a_full_disk();
+        let (appends, queue) = mpsc::channel(1);
+        let thread = std::thread::spawn(move || writer.run(queue));
+        let journal = Journal { appends, branches };
+        let error = journal.prepared(gtid(), "during").await.expect_err("no space");
+        assert!(matches!(error, JournalError::Io { .. }), "{error}");
+        let error = journal.prepared(gtid(), "after").await.expect_err("no space");
+        assert!(matches!(error, JournalError::Failed { .. }), "{error}");
+        assert_eq!(journal.in_doubt().len(), 1);
+        drop(journal);
+        thread.join().expect("the writer ends");
+        assert_eq!(open(&path).await.in_doubt().len(), 1);
+    }
+}

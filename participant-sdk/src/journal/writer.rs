@@ -98,6 +98,11 @@ impl Writer {
         Self { path, file, mark, file_bytes, live_bytes, compaction_at, branches, failed: false, _lock: lock }
     }
 
+    #[cfg(test)]
+    pub(super) fn write_to_a_full_disk(&mut self) {
+        self.file = OpenOptions::new().write(true).open("/dev/full").expect("a device of every Linux");
+    }
+
     /// Writes until nobody is left who could ask for it.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Append>) {
         while let Some(first) = queue.blocking_recv() {

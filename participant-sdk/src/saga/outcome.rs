@@ -164,6 +164,7 @@ mod tests {
         let refused = AbortReason::by(AbortCode::Refused, &hotels, "no room");
         let error = SagaOutcome::Compensated(refused).completed().expect_err("compensated");
         assert_eq!(error.to_string(), "the saga was compensated: REFUSED by hotels: no room");
-        assert_eq!(SagaOutcome::InDoubt.completed(), Err(NotCompleted::InDoubt));
+        let gtid: Gtid = "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid");
+        assert_eq!(SagaOutcome::InDoubt { gtid }.completed(), Err(NotCompleted::InDoubt { gtid }));
     }
 }

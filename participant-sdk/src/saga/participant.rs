@@ -85,6 +85,20 @@ pub struct Step {
 }
 
 impl Step {
+    /// The first attempt of a step that comes after no other, for a test of a participant's hooks. Those that hooks are called with
+    /// come from the session.
+    pub fn new(
+        gtid: Gtid,
+        participant: ParticipantName,
+        index: StepIndex,
+        name: Name,
+        input: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Self {
+        let (input, outputs) = (input.into(), Vec::new());
+        Self { gtid, participant, index, name, attempt: 1, input, outputs, output: None, timeout }
+    }
+
     /// The saga.
     pub fn gtid(&self) -> Gtid {
         self.gtid

@@ -1,0 +1,205 @@
+//! `assent bench`: how fast, and at what cost, with every process on its own account.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `mod.rs` | the arguments, and the run |
+//! | `plan.rs` | what the processes tell one another |
+//! | `child.rs` | child processes, from the parent's side |
+//! | `worker.rs` | the children: participants and load |
+//! | `postgres.rs` | the Postgres under it, and what it does without a coordinator |
+//! | `report.rs` | the figures |
+
+mod child;
+mod plan;
+mod postgres;
+mod report;
+mod worker;
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use assent_proto::v1::{GetStatisticsRequest, GetStatisticsResponse};
+use clap::{Args, ValueEnum};
+
+use super::{Exit, Failure, Global, Output, Target};
+use child::Child;
+use plan::{Mark, Plan, Protocol, Role};
+use postgres::Baseline;
+use report::Report;
+
+/// Measure a coordinator, with participants and load in processes of their own.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// The protocol.
+    #[arg(long, value_enum, default_value = "2pc")]
+    protocol: Protocol,
+    /// Participants; each transaction has a branch at every one.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=100))]
+    participants: u16,
+    /// Steps of a saga, one after the other.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    steps: u16,
+    /// Transactions under way at once.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    concurrency: u32,
+    /// Seconds to measure, after the warm-up.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    duration: u64,
+    /// What participants do: nothing, or a row each, prepared and committed in the log's Postgres.
+    #[arg(long, value_enum, default_value = "null")]
+    resource: Resource,
+    /// Bytes of payload for each branch or step.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    payload_bytes: usize,
+    /// The log of the coordinator that is started for this: postgres://... or sqlite:PATH; a temporary SQLite file if not given.
+    #[arg(long, value_name = "URL")]
+    log: Option<String>,
+    /// Measure also what the same Postgres does without a coordinator.
+    #[arg(long)]
+    baseline: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Resource {
+    Null,
+    Postgres,
+}
+
+/// What runs before it counts.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// How long the baselines are measured.
+const BASELINE: Duration = Duration::from_secs(4);
+
+/// The body of a child process.
+pub(super) async fn worker() -> Result<(), Failure> {
+    worker::run().await
+}
+
+/// Everything at one moment.
+struct Moment {
+    coordinator: GetStatisticsResponse,
+    participants: Mark,
+    load: Mark,
+    postgres_cpu_us: Option<u64>,
+}
+
+impl Bench {
+    /// Measures, and prints.
+    pub(super) async fn run(self, global: &Global, output: &mut Output) -> Result<(), Failure> {
+        let is_postgres = self.log.as_deref().is_some_and(|log| log.starts_with("postgres"));
+        if !is_postgres && (self.baseline || self.resource == Resource::Postgres) {
+            let next = "give the Postgres with --log postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+            return Err(Failure::new(Exit::Usage, "--baseline and --resource postgres need a Postgres", next));
+        }
+        let postgres = self.log.as_deref().filter(|_| is_postgres);
+        let directory = tempfile::tempdir()?;
+        if let Some(url) = postgres {
+            postgres::set_up(url).await?;
+        }
+        let baseline = self.baselines(postgres).await?;
+        let (target, _coordinator) = self.coordinator(global, directory.path()).await?;
+        let plan = |role| Plan {
+            role,
+            endpoint: target.endpoint.clone(),
+            token: target.token.as_ref().map(|token| token.expose().to_owned()).unwrap_or_default(),
+            protocol: self.protocol,
+            participants: usize::from(self.participants),
+            steps: usize::from(self.steps),
+            concurrency: self.concurrency as usize,
+            payload_bytes: self.payload_bytes,
+            database: (self.resource == Resource::Postgres).then(|| postgres.unwrap_or_default().to_owned()),
+        };
+        let mut participants = Child::worker("participants", &plan(Role::Participants)).await?;
+        let mut load = Child::worker("load", &plan(Role::Load)).await?;
+        progress("warming up", WARM_UP).await;
+        let before = moment(&target, &mut participants, &mut load, postgres).await?;
+        progress("measuring", Duration::from_secs(self.duration)).await;
+        let after = moment(&target, &mut participants, &mut load, postgres).await?;
+        drop(load);
+        drop(participants);
+        if let Some(url) = postgres {
+            postgres::tear_down(url).await?;
+        }
+        let report = Report::of(&self, &before, &after, baseline);
+        report.print(output)?;
+        if let Some(error) = &after.load.last_error {
+            eprintln!("the last error: {error}");
+        }
+        Ok(())
+    }
+
+    async fn baselines(&self, postgres: Option<&str>) -> Result<Option<Baseline>, Failure> {
+        let Some(url) = postgres.filter(|_| self.baseline) else { return Ok(None) };
+        status("measuring the same Postgres without a coordinator");
+        let (inserts_per_s, insert_p50_ms) = postgres::inserts(url, BASELINE).await?;
+        let prepared_tx_per_s = match self.resource {
+            Resource::Null => None,
+            Resource::Postgres => {
+                let participants = usize::from(self.participants);
+                Some(postgres::prepared(url, participants, self.concurrency as usize, BASELINE).await?)
+            }
+        };
+        Ok(Some(Baseline { inserts_per_s, insert_p50_ms, ratio: 0.0, prepared_tx_per_s, prepared_ratio: None }))
+    }
+
+    /// The coordinator that is asked for, or one that is started for this run.
+    async fn coordinator(
+        &self,
+        global: &Global,
+        directory: &std::path::Path,
+    ) -> Result<(Target, Option<Child>), Failure> {
+        if global.endpoint.is_some() {
+            return Ok((Target::of(global), None));
+        }
+        let sqlite = format!("sqlite:{}", directory.join("log.db").display());
+        let log = self.log.clone().unwrap_or(sqlite);
+        if log.starts_with("postgres") {
+            let mut migrate = Child::start("migration", &["migrate".into(), "--log".into(), log.clone()])?;
+            // It says what it did, and ends.
+            migrate.hear().await.ok();
+        }
+        let arguments =
+            ["serve", "--listen", "127.0.0.1:0", "--replica", "bench", "--log", &log, "--log-filter", "warn"];
+        let mut child = Child::start("coordinator", &arguments.map(str::to_owned))?;
+        let line = child.hear().await?;
+        let endpoint = line
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"))
+            .ok_or_else(|| Failure::new(Exit::Failed, format!("the coordinator said {line:?}"), ""))?;
+        Ok((Target { endpoint: endpoint.to_owned(), token: None }, Some(child)))
+    }
+}
+
+async fn moment(
+    target: &Target,
+    participants: &mut Child,
+    load: &mut Child,
+    postgres: Option<&str>,
+) -> Result<Moment, Failure> {
+    let mut admin = target.admin().await?;
+    let coordinator = admin.get_statistics(GetStatisticsRequest {}).await?.into_inner();
+    let (participants, load) = (participants.mark().await?, load.mark().await?);
+    let postgres_cpu_us = match postgres {
+        Some(url) => postgres::cpu_us(url).await,
+        None => None,
+    };
+    Ok(Moment { coordinator, participants, load, postgres_cpu_us })
+}
+
+fn status(what: &str) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("{what} ...");
+    }
+}
+
+/// Waits, and shows that it does.
+async fn progress(what: &str, duration: Duration) {
+    if !std::io::stderr().is_terminal() {
+        return tokio::time::sleep(duration).await;
+    }
+    for second in 0..duration.as_secs() {
+        eprint!("\r{what} {}/{} s ", second, duration.as_secs());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    eprint!("\r\x1b[K");
+}

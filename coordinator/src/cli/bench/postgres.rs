@@ -1,0 +1,194 @@
+//! The Postgres under a benchmark: its tables, its processor time, and how fast it is without a coordinator.
+
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use sqlx::{Connection, Executor, PgConnection};
+use uuid::Uuid;
+
+use super::plan::{SCHEMA, participant};
+use super::worker::{END_CONNECTIONS, INSERT, WORK_CONNECTIONS};
+use crate::cli::{Exit, Failure};
+
+/// Connections of the one-row inserts.
+const INSERT_CONNECTIONS: usize = 32;
+
+/// How fast the same Postgres is in the same run without a coordinator.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Baseline {
+    /// One-row inserts from 32 connections, each its own transaction.
+    pub(super) inserts_per_s: f64,
+    /// The median of one of them, alone.
+    pub(super) insert_p50_ms: f64,
+    /// Transactions per second of the benchmark, over inserts per second.
+    pub(super) ratio: f64,
+    /// The participants' own statements (BEGIN, INSERT, PREPARE TRANSACTION, COMMIT PREPARED) without any coordinator, in transactions per
+    /// second; only where participants have a Postgres resource.
+    pub(super) prepared_tx_per_s: Option<f64>,
+    /// Transactions per second of the benchmark, over those.
+    pub(super) prepared_ratio: Option<f64>,
+}
+
+fn failed(error: sqlx::Error) -> Failure {
+    Failure::new(
+        Exit::Failed,
+        format!("the benchmark's Postgres: {error}"),
+        "check --log, and what Postgres says itself",
+    )
+}
+
+/// Makes the benchmark's tables, anew.
+pub(super) async fn set_up(url: &str) -> Result<(), Failure> {
+    let mut connection = PgConnection::connect(url).await.map_err(failed)?;
+    for statement in [
+        "drop schema if exists assent_bench cascade",
+        "create schema assent_bench",
+        "create table assent_bench.entry (gtid uuid not null, participant text not null, primary key (gtid, participant))",
+        "create table assent_bench.baseline (id uuid primary key, at timestamptz not null default now())",
+    ] {
+        connection.execute(statement).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Removes them.
+pub(super) async fn tear_down(url: &str) -> Result<(), Failure> {
+    debug_assert_eq!(SCHEMA, "assent_bench", "the statements name it");
+    let mut connection = PgConnection::connect(url).await.map_err(failed)?;
+    connection.execute("drop schema if exists assent_bench cascade").await.map_err(failed)?;
+    Ok(())
+}
+
+/// One-row inserts: how many per second from many connections, and the median of one alone, in milliseconds.
+pub(super) async fn inserts(url: &str, duration: Duration) -> Result<(f64, f64), Failure> {
+    let mut alone = PgConnection::connect(url).await.map_err(failed)?;
+    let mut latency_us = Histogram::<u64>::new(3).map_err(|_| Failure::new(Exit::Failed, "no histogram", ""))?;
+    let until = Instant::now() + duration / 2;
+    while Instant::now() < until {
+        let started = Instant::now();
+        insert(&mut alone).await.map_err(failed)?;
+        latency_us.saturating_record(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
+    let mut connections = Vec::new();
+    for _ in 0..INSERT_CONNECTIONS {
+        connections.push(PgConnection::connect(url).await.map_err(failed)?);
+    }
+    let started = Instant::now();
+    let until = started + duration;
+    let inserting = connections.into_iter().map(|mut connection| async move {
+        let mut inserts = 0_u64;
+        while Instant::now() < until {
+            insert(&mut connection).await?;
+            inserts += 1;
+        }
+        Ok::<_, sqlx::Error>(inserts)
+    });
+    let inserts: u64 = try_join_all(inserting).await.map_err(failed)?.into_iter().sum();
+    Ok((inserts as f64 / started.elapsed().as_secs_f64(), latency_us.value_at_quantile(0.5) as f64 / 1_000.0))
+}
+
+async fn insert(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into assent_bench.baseline (id) values ($1)").bind(Uuid::now_v7()).execute(connection).await?;
+    Ok(())
+}
+
+/// The statements of the participants' branches without any coordinator, in transactions per second.
+pub(super) async fn prepared(
+    url: &str,
+    participants: usize,
+    concurrency: usize,
+    duration: Duration,
+) -> Result<f64, Failure> {
+    // As many connections as the participants have.
+    let at_once = concurrency.min(WORK_CONNECTIONS + END_CONNECTIONS);
+    let mut workers = Vec::new();
+    for _ in 0..at_once {
+        let mut connections = Vec::new();
+        for _ in 0..participants {
+            connections.push(PgConnection::connect(url).await.map_err(failed)?);
+        }
+        workers.push(connections);
+    }
+    let started = Instant::now();
+    let until = started + duration;
+    let working = workers.into_iter().map(|mut connections| async move {
+        let mut transactions = 0_u64;
+        while Instant::now() < until {
+            let gtid = Uuid::now_v7();
+            let prepare = connections.iter_mut().enumerate().map(|(number, connection)| async move {
+                connection.execute("begin").await?;
+                sqlx::query(INSERT).bind(gtid).bind(participant(number)).execute(&mut *connection).await?;
+                let prepare = format!("prepare transaction 'bench:{number}:{gtid}'");
+                connection.execute(sqlx::AssertSqlSafe(prepare)).await
+            });
+            try_join_all(prepare).await?;
+            let commit = connections.iter_mut().enumerate().map(|(number, connection)| async move {
+                let commit = format!("commit prepared 'bench:{number}:{gtid}'");
+                connection.execute(sqlx::AssertSqlSafe(commit)).await
+            });
+            try_join_all(commit).await?;
+            transactions += 1;
+        }
+        Ok::<_, sqlx::Error>(transactions)
+    });
+    let transactions: u64 = try_join_all(working).await.map_err(failed)?.into_iter().sum();
+    Ok(transactions as f64 / started.elapsed().as_secs_f64())
+}
+
+/// The processor time of a Postgres server, in microseconds: of the postmaster, the processes that it has, and those that have ended.
+///
+/// `None` where its processes cannot be seen: on another machine, or on a system without /proc.
+pub(super) async fn cpu_us(url: &str) -> Option<u64> {
+    let mut connection = PgConnection::connect(url).await.ok()?;
+    let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await.ok()?;
+    let backend = host_pid(u32::try_from(backend).ok()?)?;
+    let postmaster = stat(backend)?.parent;
+    let ticks_per_s = 100;
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc").ok()? {
+        let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) else { continue };
+        // A process that has just ended counts with the postmaster.
+        let Some(stat) = stat(pid) else { continue };
+        if pid == postmaster {
+            ticks += stat.own_ticks + stat.ended_children_ticks;
+        } else if stat.parent == postmaster {
+            ticks += stat.own_ticks;
+        }
+    }
+    Some(ticks * 1_000_000 / ticks_per_s)
+}
+
+struct Stat {
+    parent: u32,
+    own_ticks: u64,
+    ended_children_ticks: u64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may hold anything.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(Stat {
+        parent: u32::try_from(number(1)?).ok()?,
+        own_ticks: number(11)? + number(12)?,
+        ended_children_ticks: number(13)? + number(14)?,
+    })
+}
+
+/// The number that a backend has here, if it runs in a container and has another one there.
+fn host_pid(inner: u32) -> Option<u32> {
+    for entry in std::fs::read_dir("/proc").ok()? {
+        let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) else { continue };
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+        let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+        let is_postgres = line("Name:").is_some_and(|name| name.trim() == "postgres");
+        let innermost = line("NSpid:").and_then(|pids| pids.split_whitespace().last()?.parse::<u32>().ok());
+        if is_postgres && innermost == Some(inner) {
+            return Some(pid);
+        }
+    }
+    None
+}

@@ -1,0 +1,96 @@
+//! What a batch asks of the storage, sorted by kind of write.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use assent_protocol::Gtid;
+use assent_protocol::record::{Decided, Ended, Record, SagaStarted, SagaStep};
+use assent_protocol::saga::StepIndex;
+
+use super::Batch;
+
+/// The writes of one batch: at most one for each row of each table, so that they can be made by one statement each, in
+/// any order.
+#[derive(Debug, Default)]
+pub(super) struct Plan<'a> {
+    /// Inserts into the open table; first writer wins.
+    pub(super) decisions: Vec<&'a Decided>,
+    /// Inserts into the open table; first writer wins.
+    pub(super) starts: Vec<&'a SagaStarted>,
+    /// Updates of open sagas.
+    pub(super) changes: Vec<Change<'a>>,
+    /// Answers of steps of open sagas, in no particular order; the latest of each step.
+    pub(super) steps: Vec<&'a SagaStep>,
+    /// Moves from the open table to history.
+    pub(super) ends: Vec<&'a Ended>,
+    /// Inserts into history of what never had an open row.
+    pub(super) unopened: Vec<&'a Ended>,
+}
+
+/// What becomes of an open saga's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Change<'a> {
+    /// Whose row.
+    pub(super) gtid: Gtid,
+    /// It turns back, for this reason.
+    pub(super) turned: Option<&'a str>,
+    /// It is paused with this remedy, or resumed.
+    pub(super) paused: Option<Option<&'a str>>,
+}
+
+impl<'a> Plan<'a> {
+    /// Sorts a batch. What a transaction's end makes superfluous is left out: its end carries all that history keeps.
+    pub(super) fn new(batch: &'a Batch) -> Self {
+        let mut plan = Self::default();
+        let mut ended = BTreeSet::new();
+        let mut changes: BTreeMap<Gtid, Change<'a>> = BTreeMap::new();
+        let mut steps: BTreeMap<(Gtid, StepIndex, bool), &'a SagaStep> = BTreeMap::new();
+        // Lazy records first: those that were queued behind a forced one of the same saga could not have been emitted
+        // before its receipt, so within one batch they are the older ones.
+        for record in batch.lazy.iter().chain(&batch.forced) {
+            match record {
+                Record::Decided(decided) => plan.decisions.push(decided),
+                Record::SagaStarted(started) => plan.starts.push(started),
+                Record::SagaTurned(turned) => {
+                    change(&mut changes, turned.gtid).turned.get_or_insert(&turned.reason);
+                }
+                Record::SagaPaused(paused) => {
+                    change(&mut changes, paused.gtid).paused = Some(paused.remedy.as_deref());
+                }
+                Record::SagaStep(step) => {
+                    steps.insert((step.gtid, step.step, step.compensation), step);
+                }
+                Record::Ended(end) => {
+                    if ended.insert(end.gtid) {
+                        if end.has_open_row { plan.ends.push(end) } else { plan.unopened.push(end) }
+                    }
+                }
+            }
+        }
+        plan.changes = changes.into_values().filter(|change| !ended.contains(&change.gtid)).collect();
+        plan.steps = steps.into_values().filter(|step| !ended.contains(&step.gtid)).collect();
+        plan
+    }
+
+    /// The gtids whose history has to be looked at before the insert: an ended transaction's decision stands too.
+    pub(super) fn newcomers(&self) -> impl Iterator<Item = Gtid> + Clone {
+        let decisions = self.decisions.iter().map(|decided| decided.gtid);
+        let starts = self.starts.iter().map(|started| started.gtid);
+        decisions.chain(starts).chain(self.unopened.iter().map(|ended| ended.gtid))
+    }
+
+    /// No newcomer can have ended before this time, in Unix milliseconds: how far back history has to be looked at.
+    pub(super) fn newcomers_since_ms(&self) -> u64 {
+        let decisions = self.decisions.iter().map(|decided| decided.begun_at_ms);
+        let starts = self.starts.iter().map(|started| started.begun_at_ms);
+        let begun = decisions.chain(starts).chain(self.unopened.iter().map(|ended| ended.begun_at_ms));
+        let since = begun.chain(self.newcomers().map(|gtid| gtid.minted_at_ms())).min().unwrap_or(0);
+        since.saturating_sub(CLOCK_SKEW_MAX_MS)
+    }
+}
+
+fn change<'a, 'm>(changes: &'m mut BTreeMap<Gtid, Change<'a>>, gtid: Gtid) -> &'m mut Change<'a> {
+    changes.entry(gtid).or_insert(Change { gtid, turned: None, paused: None })
+}
+
+/// How far the clocks of replicas may be apart for the first decision to be found in history too, in milliseconds.
+const CLOCK_SKEW_MAX_MS: u64 = 3_600_000;

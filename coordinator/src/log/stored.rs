@@ -1,0 +1,239 @@
+//! How records are written into columns, the same in every SQL log: words, lists of names, JSON for sagas.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use assent_protocol::record::EndedBranch;
+use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
+use assent_protocol::{BranchEnd, Decision, Name, Outcome, ParticipantName, Protocol, RetryPolicy};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::State;
+
+/// Text as a database takes it: Postgres refuses U+0000, and one such character in a reason that a participant made up would
+/// stop every batch.
+pub(super) fn text(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+/// A roster: names with commas between, which no name contains.
+pub(super) fn roster<'a>(names: impl IntoIterator<Item = &'a ParticipantName>) -> String {
+    let mut text = String::new();
+    for name in names {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(name.as_str());
+    }
+    text
+}
+
+/// The participants of a saga's steps, each once, in order of their first step.
+pub(super) fn saga_roster(definition: &Definition) -> Vec<&ParticipantName> {
+    let mut names = Vec::new();
+    for step in definition.steps() {
+        if !names.contains(&&step.participant) {
+            names.push(&step.participant);
+        }
+    }
+    names
+}
+
+/// Reads what [`roster`] wrote.
+pub(super) fn parse_roster(text: &str) -> Result<Vec<ParticipantName>, String> {
+    let names = text.split(',').filter(|name| !name.is_empty());
+    names.map(|name| Name::new(name).map_err(|error| format!("in its participants, {error}"))).collect()
+}
+
+/// Ended branches: `participant[/step][=end]`, without `=end` where it ended as the transaction did.
+pub(super) fn branches(outcome: Outcome, branches: &[EndedBranch]) -> String {
+    let mut text = String::new();
+    for branch in branches {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(branch.participant.as_str());
+        if let Some(step) = &branch.step {
+            text.push('/');
+            text.push_str(step.as_str());
+        }
+        if branch.end != usual_end(outcome) {
+            text.push('=');
+            text.push_str(branch.end.as_str());
+        }
+    }
+    text
+}
+
+/// Reads what [`branches`] wrote.
+pub(super) fn parse_branches(outcome: Outcome, text: &str) -> Result<Vec<EndedBranch>, String> {
+    let entries = text.split(',').filter(|entry| !entry.is_empty());
+    entries.map(|entry| parse_branch(outcome, entry).map_err(|error| format!("in its branches, {error}"))).collect()
+}
+
+fn parse_branch(outcome: Outcome, entry: &str) -> Result<EndedBranch, String> {
+    let (who, end) = match entry.split_once('=') {
+        Some((who, word)) => (who, parse_word(word, BRANCH_ENDS, BranchEnd::as_str)?),
+        None => (entry, usual_end(outcome)),
+    };
+    let (participant, step) = who.split_once('/').map_or((who, None), |(who, step)| (who, Some(step)));
+    Ok(EndedBranch {
+        participant: Name::new(participant).map_err(|error| error.to_string())?,
+        step: step.map(Name::new).transpose().map_err(|error| error.to_string())?,
+        end,
+    })
+}
+
+/// How a branch ends when nothing special happened to it.
+pub(super) const fn usual_end(outcome: Outcome) -> BranchEnd {
+    match outcome {
+        Outcome::Committed => BranchEnd::Committed,
+        Outcome::Aborted => BranchEnd::Aborted,
+        Outcome::Completed => BranchEnd::Completed,
+        Outcome::Compensated => BranchEnd::Compensated,
+    }
+}
+
+const BRANCH_ENDS: [BranchEnd; 9] = [
+    BranchEnd::Committed,
+    BranchEnd::Aborted,
+    BranchEnd::ReadOnly,
+    BranchEnd::NotStarted,
+    BranchEnd::Completed,
+    BranchEnd::Compensated,
+    BranchEnd::Abandoned,
+    BranchEnd::HeuristicCommitted,
+    BranchEnd::HeuristicAborted,
+];
+
+fn parse_word<T: Copy, const N: usize>(word: &str, all: [T; N], name: fn(T) -> &'static str) -> Result<T, String> {
+    all.into_iter().find(|one| name(*one) == word).ok_or_else(|| format!("{word:?} is not a word that this binary knows"))
+}
+
+/// Reads a protocol's word.
+pub(super) fn parse_protocol(word: &str) -> Result<Protocol, String> {
+    parse_word(word, [Protocol::TwoPhase, Protocol::ThreePhase, Protocol::Saga], Protocol::as_str)
+}
+
+/// Reads a decision's word.
+pub(super) fn parse_decision(word: &str) -> Result<Decision, String> {
+    parse_word(word, [Decision::Commit, Decision::Abort], Decision::as_str)
+}
+
+/// Reads an outcome's word.
+pub(super) fn parse_outcome(word: &str) -> Result<Outcome, String> {
+    let all = [Outcome::Committed, Outcome::Aborted, Outcome::Completed, Outcome::Compensated];
+    parse_word(word, all, Outcome::as_str)
+}
+
+/// The state of an open row.
+pub(super) fn open_state(protocol: Protocol, decision: Option<Decision>, is_paused: bool) -> State {
+    match (protocol, decision) {
+        (Protocol::Saga, _) if is_paused => State::Paused,
+        (Protocol::Saga, None | Some(Decision::Commit)) => State::Running,
+        (Protocol::Saga, Some(Decision::Abort)) => State::Compensating,
+        (Protocol::TwoPhase | Protocol::ThreePhase, Some(Decision::Commit)) => State::Committing,
+        (Protocol::TwoPhase | Protocol::ThreePhase, Some(Decision::Abort) | None) => State::Aborting,
+    }
+}
+
+/// A step as it stands in the log: names and numbers in the clear, the input as base64.
+#[derive(Serialize, Deserialize)]
+struct StoredStep {
+    name: Name,
+    participant: ParticipantName,
+    input: String,
+    after: Vec<StepIndex>,
+    retry: RetryPolicy,
+    compensation_retry: RetryPolicy,
+    pivot: bool,
+    durable: bool,
+}
+
+/// A definition as JSON.
+pub(super) fn definition(definition: &Definition) -> String {
+    let steps: Vec<StoredStep> = definition.steps().iter().map(stored_step).collect();
+    // Names, numbers and strings: there is nothing in it that JSON cannot say.
+    serde_json::to_string(&steps).unwrap_or_default()
+}
+
+fn stored_step(step: &StepDefinition) -> StoredStep {
+    let sound = |policy: &RetryPolicy| RetryPolicy {
+        non_retryable: policy.non_retryable.iter().map(|reason| text(reason).into_owned()).collect(),
+        ..policy.clone()
+    };
+    StoredStep {
+        name: step.name.clone(),
+        participant: step.participant.clone(),
+        input: BASE64.encode(&step.input),
+        after: step.after.clone(),
+        retry: sound(&step.retry),
+        compensation_retry: sound(&step.compensation_retry),
+        pivot: step.pivot,
+        durable: step.durable,
+    }
+}
+
+/// Reads what [`definition`] wrote.
+pub(super) fn parse_definition(json: &str) -> Result<Definition, String> {
+    let stored: Vec<StoredStep> =
+        serde_json::from_str(json).map_err(|error| format!("its definition is not one: {error}"))?;
+    let steps: Result<Vec<StepDefinition>, String> = stored
+        .into_iter()
+        .map(|step| {
+            let input = parse_payload(&step.input)?;
+            let StoredStep { name, participant, after, retry, compensation_retry, pivot, durable, .. } = step;
+            Ok(StepDefinition { name, participant, input, after, retry, compensation_retry, pivot, durable })
+        })
+        .collect();
+    Definition::new(steps?).map_err(|error| format!("its definition is not one: {error}"))
+}
+
+/// Bytes as text.
+pub(super) fn payload(bytes: &[u8]) -> String {
+    BASE64.encode(bytes)
+}
+
+/// Reads what [`payload`] wrote.
+pub(super) fn parse_payload(text: &str) -> Result<Bytes, String> {
+    BASE64.decode(text).map(Bytes::from).map_err(|error| format!("a payload is not base64: {error}"))
+}
+
+/// A saga's outputs as a JSON object from step position to base64; `None` if there are none.
+pub(super) fn outputs(outputs: &[(StepIndex, Bytes)]) -> Option<String> {
+    if outputs.is_empty() {
+        return None;
+    }
+    let by_step: BTreeMap<u16, String> = outputs.iter().map(|(step, output)| (step.0, payload(output))).collect();
+    serde_json::to_string(&by_step).ok()
+}
+
+/// Reads what [`outputs`] wrote.
+pub(super) fn parse_outputs(json: Option<&str>) -> Result<Vec<(StepIndex, Bytes)>, String> {
+    let Some(json) = json else { return Ok(Vec::new()) };
+    let by_step: BTreeMap<u16, String> =
+        serde_json::from_str(json).map_err(|error| format!("its outputs cannot be read: {error}"))?;
+    by_step.into_iter().map(|(step, text)| Ok((StepIndex(step), parse_payload(&text)?))).collect()
+}
+
+/// A step result's kind and reason; the output of a done one stands in a column of its own.
+pub(super) fn result(result: &StepResult) -> (&'static str, Option<Cow<'_, str>>) {
+    match result {
+        StepResult::Done(_) => ("done", None),
+        StepResult::Refused(reason) => ("refused", Some(text(reason))),
+        StepResult::Unknown(reason) => ("unknown", Some(text(reason))),
+    }
+}
+
+/// Reads a step result.
+pub(super) fn parse_result(kind: &str, output: Option<Bytes>, reason: Option<String>) -> Result<StepResult, String> {
+    match (kind, output, reason) {
+        ("done", Some(output), _) => Ok(StepResult::Done(output)),
+        ("refused", _, Some(reason)) => Ok(StepResult::Refused(reason)),
+        ("unknown", _, Some(reason)) => Ok(StepResult::Unknown(reason)),
+        (kind, _, _) => Err(format!("a step's result is {kind:?}, or lacks its output or reason")),
+    }
+}

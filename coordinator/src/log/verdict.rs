@@ -1,0 +1,77 @@
+//! What a log answers to a forced record, from what stands in the storage after the append.
+//!
+//! | forced record | nothing stands | open | ended |
+//! |---|---|---|---|
+//! | decision | repeat | durable if the same decision, else overruled | durable if the same decision, else overruled |
+//! | saga's start | repeat | durable if ours, with the same digest; else overruled (commit) | overruled |
+//! | saga's turn | overruled (abort) | durable if turned, else repeat | durable if compensated, else overruled |
+//! | saga's step, pause | overruled (abort) | durable | durable: the end carries it |
+//! | end | overruled (abort) | repeat | durable if the same decision, else overruled |
+
+use assent_protocol::{Appended, BodyDigest, Decision, Durable, Epoch, Outcome, Record};
+
+/// What the storage has of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// A row of the open table.
+    Open {
+        /// Whether it is a saga's.
+        saga: bool,
+        /// The decision; for a saga, whether it turned back.
+        decision: Option<Decision>,
+        /// Who owns it.
+        owner: Epoch,
+        /// The digest of the request.
+        digest: BodyDigest,
+    },
+    /// A row of history.
+    Ended(Outcome),
+}
+
+/// The decision behind an outcome.
+pub(super) const fn decision_of(outcome: Outcome) -> Decision {
+    match outcome {
+        Outcome::Committed | Outcome::Completed => Decision::Commit,
+        Outcome::Aborted | Outcome::Compensated => Decision::Abort,
+    }
+}
+
+/// The answer, or `None` if the append has to be repeated: what stands is older than the record.
+pub(super) fn verdict(record: &Record, standing: Option<Standing>, held: Epoch) -> Option<Appended> {
+    let overruled = |decision| Some(Appended::Overruled(decision));
+    let by = |mine: Decision, theirs: Decision| if mine == theirs { Some(durable(record)) } else { overruled(theirs) };
+    match (record, standing) {
+        (Record::Decided(_), None) => None,
+        (Record::Decided(_), Some(Standing::Open { decision: None, .. })) => overruled(Decision::Commit),
+        (Record::Decided(mine), Some(Standing::Open { decision: Some(theirs), .. })) => by(mine.decision, theirs),
+        (Record::Decided(mine), Some(Standing::Ended(outcome))) => by(mine.decision, decision_of(outcome)),
+
+        (Record::SagaStarted(_), None) => None,
+        (Record::SagaStarted(mine), Some(Standing::Open { saga, decision, owner, digest })) => {
+            let is_ours = saga && owner == held && digest == mine.digest;
+            if is_ours { Some(durable(record)) } else { overruled(decision.filter(|_| !saga).unwrap_or(Decision::Commit)) }
+        }
+        (Record::SagaStarted(_), Some(Standing::Ended(outcome))) => overruled(decision_of(outcome)),
+
+        (Record::SagaTurned(_), Some(Standing::Open { saga: true, decision: None, .. })) => None,
+        (Record::SagaTurned(_), Some(Standing::Open { .. })) => Some(durable(record)),
+        (Record::SagaTurned(_), Some(Standing::Ended(outcome))) => by(Decision::Abort, decision_of(outcome)),
+
+        (Record::SagaStep(_) | Record::SagaPaused(_), Some(_)) => Some(durable(record)),
+
+        (Record::Ended(_), Some(Standing::Open { .. })) => None,
+        (Record::Ended(mine), Some(Standing::Ended(outcome))) => by(decision_of(mine.outcome), decision_of(outcome)),
+
+        // Somebody removed the row by hand. Whoever goes on with this transaction goes on alone: let it stop.
+        (Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_) | Record::Ended(_), None) => {
+            overruled(Decision::Abort)
+        }
+    }
+}
+
+/// The receipt for a record that the storage has confirmed.
+pub(super) fn durable(record: &Record) -> Appended {
+    #[expect(clippy::disallowed_methods, reason = "this is where the logs give their word, after the storage gave its own")]
+    let receipt = Durable::attest(record.gtid());
+    Appended::Durable(receipt)
+}

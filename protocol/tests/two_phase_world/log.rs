@@ -1,0 +1,53 @@
+//! The log: the first decision of the transaction wins.
+
+use assent_protocol::record::{Decided, Ended};
+use assent_protocol::{Appended, Decision, Durable, Gtid, Outcome, Record};
+
+/// What the log knows about the one transaction of this world.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Log {
+    /// Open: decided, and not known to have ended.
+    pub(crate) open: Option<Decided>,
+    /// In the history.
+    pub(crate) ended: Option<Ended>,
+}
+
+impl Log {
+    /// The decision that counts, if there is one.
+    pub(crate) fn decision(&self) -> Option<Decision> {
+        let of_outcome = |outcome| match outcome {
+            Outcome::Committed | Outcome::Completed => Decision::Commit,
+            Outcome::Aborted | Outcome::Compensated => Decision::Abort,
+        };
+        self.open.as_ref().map(|row| row.decision).or(self.ended.as_ref().map(|row| of_outcome(row.outcome)))
+    }
+
+    /// Appends a forced record. Doing it again gives the same answer.
+    pub(crate) fn append(&mut self, record: &Record) -> Appended {
+        let Record::Decided(decided) = record else { panic!("only decisions are forced: {record:?}") };
+        match self.decision() {
+            None => {
+                self.open = Some(decided.clone());
+                Appended::Durable(attest(decided.gtid))
+            }
+            Some(known) if known == decided.decision => Appended::Durable(attest(decided.gtid)),
+            Some(known) => Appended::Overruled(known),
+        }
+    }
+
+    /// Appends what rode along.
+    pub(crate) fn append_lazily(&mut self, record: &Record) {
+        let Record::Ended(ended) = record else { panic!("only ends are lazy: {record:?}") };
+        if ended.has_open_row {
+            self.open = None;
+        }
+        if self.open.is_none() && self.ended.is_none() {
+            self.ended = Some(ended.clone());
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is a log")]
+pub(crate) fn attest(gtid: Gtid) -> Durable {
+    Durable::attest(gtid)
+}

@@ -1,0 +1,363 @@
+//! A replica of the coordinator: the machine, and the driver around it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
+
+use assent_protocol::two_phase::{CarriedBranch, Effect, Event, Order, Patience, Reply, Timer, TwoPhase, invariant};
+use assent_protocol::{
+    AbortCode, AbortReason, Appended, BodyDigest, BranchEnd, Caller, Decision, Epoch, InstanceId, Outcome, Output,
+    Parts, ParticipantName, Record, Refusal, Wait,
+};
+
+use crate::gtid;
+use crate::log::Log;
+use crate::net::{Net, Request};
+use crate::participant::{Heard, Said};
+
+const DIGEST: BodyDigest = BodyDigest(7);
+
+/// What a replica does with a commit request that has come before, of a transaction that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Forgotten {
+    /// It was aborted; only a lone branch, which may have committed by itself, is asked again.
+    PresumesAbort,
+    /// It runs as if it were the first.
+    RunsAnew,
+}
+
+/// What the requests look like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ask {
+    /// Opened by a begin; else the commit carries the branches.
+    pub(crate) is_begun: bool,
+    /// A call that may be repeated without saying so.
+    pub(crate) is_unary: bool,
+    pub(crate) one_phase: bool,
+    pub(crate) wait: Wait,
+    pub(crate) roster: Vec<ParticipantName>,
+    pub(crate) forgotten: Forgotten,
+}
+
+/// A forced record on its way, with the output that waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Append {
+    output: Output<Effect>,
+    /// The log's answer, once it has been applied and nobody has heard of it yet.
+    answer: Option<Appended>,
+}
+
+impl Hash for Append {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.output.forced().hash(state);
+        self.output.peek_effects().hash(state);
+        format!("{:?}", self.answer).hash(state);
+    }
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Replica {
+    at: usize,
+    epoch: Epoch,
+    pub(crate) machine: Option<TwoPhase>,
+    pub(crate) timers: BTreeSet<Timer>,
+    pub(crate) append: Option<Append>,
+    pub(crate) lazy: Vec<Record>,
+}
+
+impl Replica {
+    /// Starts a process; the home replica takes up what the log has open.
+    pub(crate) fn start(at: usize, epoch: Epoch, log: &Log, net: &mut Net) -> Result<Self, String> {
+        let mut replica =
+            Self { at, epoch, machine: None, timers: BTreeSet::new(), append: None, lazy: Vec::new() };
+        if let Some(decided) = &log.open
+            && at == 0
+        {
+            replica.install(TwoPhase::recover(decided, epoch), net)?;
+        }
+        Ok(replica)
+    }
+
+    fn install(&mut self, (machine, output): (TwoPhase, Output<Effect>), net: &mut Net) -> Result<(), String> {
+        invariant::check_begun(&machine, &output).map_err(|violation| violation.to_string())?;
+        self.machine = Some(machine);
+        self.carry_out(output, net)
+    }
+
+    /// Hands an event to the machine, and whatever follows from it.
+    pub(crate) fn take(&mut self, event: Event, net: &mut Net) -> Result<(), String> {
+        let Some(mut machine) = self.machine.take() else { return Ok(()) };
+        let before = machine.clone();
+        let output = machine.handle(event.clone());
+        invariant::check(&before, &event, &machine, &output).map_err(|violation| violation.to_string())?;
+        self.machine = Some(machine);
+        self.carry_out(output, net)
+    }
+
+    fn carry_out(&mut self, output: Output<Effect>, net: &mut Net) -> Result<(), String> {
+        match output.clone().split() {
+            Parts::AfterAppend { .. } => {
+                if self.append.is_some() {
+                    return Err("two forced records at a time".to_owned());
+                }
+                self.append = Some(Append { output, answer: None });
+                Ok(())
+            }
+            Parts::Free { lazy, effects } => {
+                self.lazy.extend(lazy);
+                self.perform(effects, net)
+            }
+        }
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>, net: &mut Net) -> Result<(), String> {
+        let mut routed = VecDeque::new();
+        for effect in effects {
+            match effect {
+                Effect::Send { to, prefer, order } => {
+                    let epoch = self.epoch;
+                    let heard = match order {
+                        Order::Prepare { payload, one_phase } => {
+                            if payload.is_empty() {
+                                return Err(format!("{to} is asked to prepare without its payload"));
+                            }
+                            Heard::Prepare { epoch, one_phase }
+                        }
+                        Order::Commit => Heard::Decided { epoch, decision: Decision::Commit },
+                        Order::Abort => Heard::Decided { epoch, decision: Decision::Abort },
+                    };
+                    let route = net.route(self.at, &to, prefer, heard);
+                    routed.push_back(Event::Routed { participant: to, to: route });
+                }
+                Effect::Reply { to, reply } => match enlisting(to) {
+                    Some(instance) => {
+                        if let Some(link) = net.links.get_mut(&(self.at, instance)) {
+                            link.heard.push_back(Heard::Enlisted(reply == Reply::Enlisted));
+                        }
+                    }
+                    None => net.reply(to, reply),
+                },
+                Effect::SetTimer { timer, .. } => {
+                    self.timers.insert(timer);
+                }
+                Effect::CancelTimer(timer) => {
+                    self.timers.remove(&timer);
+                }
+            }
+        }
+        for event in routed {
+            self.take(event, net)?;
+        }
+        if self.machine.as_ref().is_some_and(TwoPhase::is_ended) {
+            self.machine = None;
+            self.timers.clear();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn may_apply(&self) -> bool {
+        self.append.as_ref().is_some_and(|append| append.answer.is_none())
+    }
+
+    pub(crate) fn may_answer(&self) -> bool {
+        self.append.as_ref().is_some_and(|append| append.answer.is_some())
+    }
+
+    /// The log applies the record; nobody knows yet.
+    pub(crate) fn apply(&mut self, log: &mut Log) {
+        for record in self.lazy.drain(..) {
+            log.append_lazily(&record);
+        }
+        if let Some(append) = &mut self.append {
+            let record = append.output.forced().expect("only forced records are waited for");
+            append.answer = Some(log.append(record));
+        }
+    }
+
+    /// The answer of the append was lost: the committer repeats the very same batch.
+    pub(crate) fn repeat_append(&mut self, log: &mut Log) -> Result<(), String> {
+        let Some(append) = &mut self.append else { return Ok(()) };
+        let again = log.append(append.output.forced().expect("only forced records are waited for"));
+        match &append.answer {
+            Some(answer) if *answer != again => Err(format!("the log said {answer:?} and then {again:?}")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The committer hears the log's answer.
+    pub(crate) fn answer(&mut self, net: &mut Net) -> Result<(), String> {
+        let Some(Append { output, answer: Some(answer) }) = self.append.take() else { return Ok(()) };
+        if let (Appended::Durable(receipt), Parts::AfterAppend { lazy, held, .. }) = (&answer, output.split()) {
+            self.lazy.extend(lazy);
+            self.perform(held.release(receipt), net)?;
+        }
+        self.take(Event::Appended(answer), net)?;
+        self.perform(Vec::new(), net)
+    }
+
+    pub(crate) fn flush(&mut self, log: &mut Log) {
+        for record in self.lazy.drain(..) {
+            log.append_lazily(&record);
+        }
+    }
+
+    pub(crate) fn fire(&mut self, timer: Timer, net: &mut Net) -> Result<(), String> {
+        self.timers.remove(&timer);
+        self.take(Event::TimerFired(timer), net)
+    }
+
+    // ---- what sessions bring ---------------------------------------------------------------------------------------
+
+    pub(crate) fn said(
+        &mut self,
+        participant: ParticipantName,
+        instance: InstanceId,
+        said: Said,
+        log: &Log,
+        net: &mut Net,
+    ) -> Result<(), String> {
+        use assent_protocol::branch::Message;
+        match said {
+            Said::Message(Message::Vote(vote)) => self.take(Event::Voted { participant, instance, vote }, net),
+            Said::Message(Message::Acknowledge(result)) => self.take(Event::Acknowledged { participant, result }, net),
+            Said::Message(Message::Inquire) if self.machine.is_some() => {
+                self.take(Event::Inquired { participant, instance }, net)
+            }
+            Said::Message(Message::Inquire) => self.inquired(participant, instance, log, net),
+            Said::Enlist(vote) => {
+                let caller = Caller { session: ENLISTING, request: instance.0 };
+                if self.machine.is_some() {
+                    return self.take(Event::Enlisted { participant, instance, vote, caller }, net);
+                }
+                if let Some(link) = net.links.get_mut(&(self.at, instance)) {
+                    link.heard.push_back(Heard::Enlisted(false));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An inquiry about a transaction that is not in memory.
+    fn inquired(
+        &mut self,
+        participant: ParticipantName,
+        instance: InstanceId,
+        log: &Log,
+        net: &mut Net,
+    ) -> Result<(), String> {
+        let is_for_home = self.at != 0 && log.open.is_some();
+        if is_for_home {
+            // Open and decided: its owner tells.
+            return Ok(());
+        }
+        if let Some(ended) = &log.ended {
+            let takes_part = ended.branches.iter().any(|branch| {
+                branch.participant == participant && matches!(branch.end, BranchEnd::Committed | BranchEnd::HeuristicAborted)
+            });
+            let decision = match ended.outcome {
+                Outcome::Committed | Outcome::Completed if takes_part => Decision::Commit,
+                Outcome::Committed | Outcome::Completed | Outcome::Aborted | Outcome::Compensated => Decision::Abort,
+            };
+            net.route(self.at, &participant, Some(instance), Heard::Decided { epoch: self.epoch, decision });
+            return Ok(());
+        }
+        self.install(TwoPhase::presume_abort(gtid(), self.epoch, 0, participant, instance), net)
+    }
+
+    pub(crate) fn joined(&mut self, participant: ParticipantName, net: &mut Net) -> Result<(), String> {
+        self.take(Event::Joined { participant }, net)
+    }
+
+    pub(crate) fn left(&mut self, participant: ParticipantName, instance: InstanceId, net: &mut Net) -> Result<(), String> {
+        self.take(Event::Left { participant, instance }, net)
+    }
+
+    // ---- what the initiator asks -----------------------------------------------------------------------------------
+
+    pub(crate) fn requested(
+        &mut self,
+        caller: Caller,
+        request: Request,
+        ask: &Ask,
+        log: &Log,
+        net: &mut Net,
+    ) -> Result<(), String> {
+        let patience = Patience { timeout_ms: 30_000, absence_ms: 5_000 };
+        let event = match request {
+            Request::Begin => Event::BeginRequested { caller },
+            Request::Abort => Event::AbortRequested { reason: "changed my mind".to_owned(), caller },
+            Request::Commit { attempt } => Event::CommitRequested {
+                branches: if ask.is_begun { Vec::new() } else { ask.carried() },
+                digest: DIGEST,
+                one_phase: ask.one_phase && !ask.is_begun,
+                may_recur: ask.is_unary || attempt > 1,
+                caller,
+                wait: ask.wait,
+            },
+        };
+        if self.machine.is_some() {
+            return self.take(event, net);
+        }
+        if let Some(ended) = &log.ended {
+            let outcome = ended.outcome;
+            net.reply(caller, Reply::Outcome { outcome, reason: ended.reason.as_deref().map(AbortReason::from_line) });
+            return Ok(());
+        }
+        let is_lone = !ask.is_begun && ask.roster.len() == 1;
+        let has_come_before = ask.is_unary || matches!(request, Request::Commit { attempt } if attempt > 1);
+        match request {
+            Request::Abort => {
+                // Nothing is known, so nothing can commit.
+                let reason = AbortReason::new(AbortCode::Requested, "changed my mind");
+                net.reply(caller, Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason) });
+                Ok(())
+            }
+            Request::Commit { .. } if ask.is_begun => {
+                self.install(TwoPhase::forgotten(gtid(), self.epoch, 0, DIGEST), net)?;
+                self.take(event, net)
+            }
+            Request::Commit { .. }
+                if has_come_before && !ask.is_unary && !is_lone && ask.forgotten == Forgotten::PresumesAbort =>
+            {
+                self.install(TwoPhase::forgotten(gtid(), self.epoch, 0, DIGEST), net)?;
+                self.take(event, net)
+            }
+            Request::Begin => {
+                self.install(TwoPhase::begin(gtid(), self.epoch, 0, patience), net)?;
+                self.take(event, net)
+            }
+            Request::Commit { .. } => {
+                self.install(TwoPhase::begin(gtid(), self.epoch, 0, patience), net)?;
+                self.take(event, net)
+            }
+        }
+    }
+
+    pub(crate) fn caller_left(&mut self, session: u64, net: &mut Net) -> Result<(), String> {
+        self.take(Event::CallerLeft { session }, net)
+    }
+}
+
+impl Ask {
+    fn carried(&self) -> Vec<CarriedBranch> {
+        self.roster
+            .iter()
+            .map(|participant| CarriedBranch { participant: participant.clone(), payload: "work".into() })
+            .collect()
+    }
+}
+
+/// Whether a reply is a surprise to the initiator.
+pub(crate) fn is_refusal(reply: &Reply) -> Option<&Refusal> {
+    match reply {
+        Reply::Refused(refusal) => Some(refusal),
+        Reply::Begun | Reply::Enlisted | Reply::Outcome { .. } => None,
+    }
+}
+
+/// The session number under which instances ask to enlist.
+const ENLISTING: u64 = u64::MAX;
+
+fn enlisting(caller: Caller) -> Option<InstanceId> {
+    (caller.session == ENLISTING).then_some(InstanceId(caller.request))
+}
