@@ -3,6 +3,7 @@
 //! - [`postgres`]: a fresh database in a server that all tests share, or a server of the test's own that it may kill, pause
 //!   and restart. In containers where a Docker engine answers, else as child processes of an installed Postgres.
 //! - [`process`]: programs of this workspace as child processes that can be killed with SIGKILL and started again.
+//! - [`ledger`]: what the test participants are asked to do, and the tables that they keep.
 //! - [`port`]: a port that stays one's own while nobody listens on it.
 //! - [`eventually`](eventually()): wait for a condition with a deadline, never for a time.
 //!
@@ -13,6 +14,7 @@
 //! what to do about it.
 
 pub mod eventually;
+pub mod ledger;
 pub mod port;
 pub mod postgres;
 pub mod process;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use assent_protocol::record::EndedBranch;
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
-use assent_protocol::{BranchEnd, Decision, Name, Outcome, ParticipantName, Protocol, RetryPolicy};
+use assent_protocol::{BodyDigest, BranchEnd, Decision, Name, Outcome, ParticipantName, Protocol, RetryPolicy};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -156,8 +156,7 @@ struct StoredStep {
 /// A definition as JSON.
 pub(super) fn definition(definition: &Definition) -> String {
     let steps: Vec<StoredStep> = definition.steps().iter().map(stored_step).collect();
-    // Names, numbers and strings: there is nothing in it that JSON cannot say.
-    serde_json::to_string(&steps).unwrap_or_default()
+    serde_json::to_string(&steps).expect("names, numbers and strings can always be said in JSON")
 }
 
 fn stored_step(step: &StepDefinition) -> StoredStep {
@@ -208,7 +207,7 @@ pub(super) fn outputs(outputs: &[(StepIndex, Bytes)]) -> Option<String> {
         return None;
     }
     let by_step: BTreeMap<u16, String> = outputs.iter().map(|(step, output)| (step.0, payload(output))).collect();
-    serde_json::to_string(&by_step).ok()
+    Some(serde_json::to_string(&by_step).expect("numbers and strings can always be said in JSON"))
 }
 
 /// Reads what [`outputs`] wrote.
@@ -236,4 +235,14 @@ pub(super) fn parse_result(kind: &str, output: Option<Bytes>, reason: Option<Str
         ("unknown", _, Some(reason)) => Ok(StepResult::Unknown(reason)),
         (kind, _, _) => Err(format!("a step's result is {kind:?}, or lacks its output or reason")),
     }
+}
+
+/// A digest as a signed column.
+pub(super) fn digest_column(digest: BodyDigest) -> i64 {
+    digest.0.cast_signed()
+}
+
+/// Reads what [`digest_column`] wrote.
+pub(super) fn digest_from_column(column: i64) -> BodyDigest {
+    BodyDigest(column.cast_unsigned())
 }

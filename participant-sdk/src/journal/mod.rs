@@ -338,6 +338,7 @@ mod tests {
         assert!(matches!(error, JournalError::PayloadTooLarge { .. }), "{error}");
     }
 
+    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_full_disk_is_an_error_and_no_damage() {
         // Writes to it fail as on a full disk, and it cannot be cut back: the journal takes no more.

@@ -98,7 +98,7 @@ impl Writer {
         Self { path, file, mark, file_bytes, live_bytes, compaction_at, branches, failed: false, _lock: lock }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub(super) fn write_to_a_full_disk(&mut self) {
         self.file = OpenOptions::new().write(true).open("/dev/full").expect("a device of every Linux");
     }

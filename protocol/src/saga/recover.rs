@@ -152,9 +152,11 @@ impl Saga {
         }
     }
 
+    /// A step of which something is recorded was sent, so all before it were done, however far; where a result is forced, its record is there.
     fn check_forced_results(&self) -> Result<(), Unrecoverable> {
-        for index in self.indices() {
-            if self.step(index).progress == Progress::Waiting {
+        let mut was_sent: Vec<bool> = self.steps.iter().map(|step| step.progress != Progress::Waiting).collect();
+        for index in self.indices().rev() {
+            if !was_sent[usize::from(index.0)] {
                 continue;
             }
             for after in &self.definition.step(index).after {
@@ -162,6 +164,7 @@ impl Saga {
                     let (step, missing) = (index.0, after.0);
                     return Err(Unrecoverable::ForcedResultMissing { gtid: self.gtid, step, missing });
                 }
+                was_sent[usize::from(after.0)] = true;
             }
         }
         Ok(())
@@ -192,21 +195,6 @@ impl Saga {
                 step.in_doubt = true;
                 // The number of an attempt tells whether it was the first: that one may have been sent by the coordinator before.
                 step.attempt = step.attempt.max(1);
-            }
-        }
-        // A step of which something is recorded was sent, so what stands before it was done, recorded or not.
-        for index in self.indices().rev() {
-            let step = self.step(index);
-            if step.progress == Progress::Waiting && !step.in_doubt {
-                continue;
-            }
-            for position in 0..self.definition.step(index).after.len() {
-                let before = self.definition.step(index).after[position];
-                let before = self.step_mut(before);
-                if before.progress == Progress::Waiting {
-                    before.in_doubt = true;
-                    before.attempt = before.attempt.max(1);
-                }
             }
         }
     }

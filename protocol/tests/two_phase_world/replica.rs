@@ -306,10 +306,13 @@ impl Replica {
         let is_lone = !ask.is_begun && ask.roster.len() == 1;
         let has_come_before = ask.is_unary || matches!(request, Request::Commit { attempt } if attempt > 1);
         match request {
+            // A begun transaction is aborted by being unknown. A carried one may have a lone branch that has committed by itself:
+            // only its commit request, asked again, finds out.
             Request::Abort => {
-                // Nothing is known, so nothing can commit.
-                let reason = AbortReason::new(AbortCode::Requested, "changed my mind");
-                net.reply(caller, Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason) });
+                if ask.is_begun {
+                    let reason = AbortReason::new(AbortCode::Requested, "changed my mind");
+                    net.reply(caller, Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason) });
+                }
                 Ok(())
             }
             Request::Commit { .. } if ask.is_begun => {
@@ -322,11 +325,7 @@ impl Replica {
                 self.install(TwoPhase::forgotten(gtid(), self.epoch, 0, DIGEST), net)?;
                 self.take(event, net)
             }
-            Request::Begin => {
-                self.install(TwoPhase::begin(gtid(), self.epoch, 0, patience), net)?;
-                self.take(event, net)
-            }
-            Request::Commit { .. } => {
+            Request::Begin | Request::Commit { .. } => {
                 self.install(TwoPhase::begin(gtid(), self.epoch, 0, patience), net)?;
                 self.take(event, net)
             }

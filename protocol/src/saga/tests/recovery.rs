@@ -71,12 +71,6 @@ fn a_step_behind_a_forced_result_that_is_missing_was_never_sent() {
 }
 
 #[test]
-fn a_record_shows_that_the_steps_before_it_were_done() {
-    let run = recovered(vec![step("a", &[]), step("b", &[0])], true, vec![was_refused(1, 1)]);
-    assert_eq!(run.seen(), "-a1");
-}
-
-#[test]
 fn a_refusal_whose_turn_was_lost_turns_again() {
     let run = recovered(vec![step("a", &[]), step("b", &[0])], false, vec![was_done(0), was_refused(1, 1)]);
     assert_eq!(run.seen(), "!turned -a1");
@@ -143,6 +137,8 @@ fn rows_that_contradict_each_other_are_refused() {
     assert_eq!(refuses(false, vec![undone]), Unrecoverable::CompensatedWithoutTurn { gtid, step: 0 });
     assert_eq!(refuses(false, vec![was_done(1)]), Unrecoverable::ForcedResultMissing { gtid, step: 1, missing: 0 });
     assert_eq!(refuses(true, vec![was_done(0), was_done(1)]), Unrecoverable::TurnedPastPivot { gtid, step: 1 });
+    // b was sent, so p was done, and a's result was forced before p.
+    assert_eq!(refuses(false, vec![was_done(2)]), Unrecoverable::ForcedResultMissing { gtid, step: 1, missing: 0 });
     let found: Gtid = "01890a5d-ac96-774b-bcce-b302099a8058".parse().expect("a version 7");
     let foreign = SagaStep { gtid: found, ..was_done(0) };
     assert_eq!(refuses(false, vec![foreign]), Unrecoverable::ForeignRecord { gtid, found });

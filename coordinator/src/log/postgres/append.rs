@@ -1,0 +1,118 @@
+//! One append: the statement, what it wrote, and what stands where it wrote nothing.
+//!
+//! Inserts are tried without `on conflict` first, which saves a second index lookup and a WAL record for each row. A conflict means that
+//! the batch is a repetition, or that another writer came first: then the batch is done again with `on conflict do nothing`, and what
+//! stands is read back with a second statement. It has to be a second one: the row of a transaction that committed after the
+//! first one's snapshot is a conflict for it, but not visible to it.
+
+use std::collections::BTreeMap;
+
+use assent_protocol::{Appended, Gtid, Record};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::link::{Held, Link, epoch_from_column};
+use super::statement::{OnConflict, Statement};
+use super::trouble::Trouble;
+use super::value::uuids;
+use crate::log::plan::Plan;
+use crate::log::verdict::{Standing, durable, verdict};
+use crate::log::{Batch, stored};
+
+/// Appends a batch. `Ok(None)`: the fence refused.
+pub(super) async fn append(link: &mut Link, held: &Held, batch: &Batch) -> Result<Option<Vec<Appended>>, Trouble> {
+    let plan = Plan::new(batch);
+    let written = match write(link, held, batch.at_ms, &plan, OnConflict::Fail).await {
+        Err(trouble) if trouble.is_conflict() => write(link, held, batch.at_ms, &plan, OnConflict::Skip).await?,
+        other => other?,
+    };
+    let Some(written) = written else { return Ok(None) };
+    if written.settles(batch, &plan) {
+        return Ok(Some(batch.forced.iter().map(durable).collect()));
+    }
+    let standings = read_back(&mut link.connection, batch.forced.iter().map(Record::gtid)).await?;
+    let answers = batch.forced.iter().map(|record| verdict(record, standings.get(&record.gtid()).copied(), held.epoch));
+    answers.collect::<Option<Vec<_>>>().map(Some).ok_or(Trouble::Unsettled)
+}
+
+/// How many rows each part wrote.
+#[derive(Default)]
+struct Written {
+    /// Decisions and starts.
+    opened: i64,
+    changed: i64,
+    stepped: i64,
+    ended: i64,
+}
+
+impl Written {
+    /// Whether it follows from the numbers alone that every forced record is durable and came first.
+    fn settles(&self, batch: &Batch, plan: &Plan<'_>) -> bool {
+        let all = |written: i64, wanted: usize| usize::try_from(written).is_ok_and(|written| written == wanted);
+        let opened = all(self.opened, plan.decisions.len() + plan.starts.len());
+        let rest = all(self.changed, plan.changes.len())
+            && all(self.stepped, plan.steps.len())
+            && all(self.ended, plan.ends.len());
+        opened
+            && batch.forced.iter().all(|record| match record {
+                Record::Decided(_) | Record::SagaStarted(_) => true,
+                Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_) => rest,
+                Record::Ended(ended) => rest && ended.has_open_row,
+            })
+    }
+}
+
+async fn write(
+    link: &mut Link,
+    held: &Held,
+    at_ms: u64,
+    plan: &Plan<'_>,
+    on_conflict: OnConflict,
+) -> Result<Option<Written>, Trouble> {
+    let statement = Statement::build(held, link.number, at_ms, plan, on_conflict).map_err(sqlx::Error::Encode)?;
+    let row = sqlx::query_with(AssertSqlSafe(statement.sql), statement.arguments).fetch_one(&mut link.connection).await?;
+    if row.try_get::<i64, _>("fence")? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Written {
+        opened: row.try_get("opened")?,
+        changed: row.try_get("changed")?,
+        stepped: row.try_get("stepped")?,
+        ended: row.try_get("ended")?,
+    }))
+}
+
+/// What stands for these transactions, open or ended.
+async fn read_back(
+    connection: &mut PgConnection,
+    gtids: impl Iterator<Item = Gtid>,
+) -> Result<BTreeMap<Gtid, Standing>, Trouble> {
+    let rows = sqlx::query(
+        "select gtid, protocol = 'saga' as saga, decision::text as decision, owner_epoch, digest, null as outcome
+         from assent.open_transaction where gtid = any($1)
+         union all
+         select gtid, protocol = 'saga', null, 0, digest, outcome::text from assent.history where gtid = any($1)",
+    )
+    .bind(uuids(gtids))
+    .fetch_all(connection)
+    .await?;
+    let mut standings = BTreeMap::new();
+    for row in rows {
+        let unreadable = |error: String| Trouble::Sql(sqlx::Error::Decode(error.into()));
+        let gtid = Gtid::new(row.try_get("gtid")?).map_err(|error| unreadable(error.to_string()))?;
+        let outcome: Option<&str> = row.try_get("outcome")?;
+        let decision: Option<&str> = row.try_get("decision")?;
+        let standing = match outcome {
+            Some(word) => Standing::Ended(stored::parse_outcome(word).map_err(unreadable)?),
+            None => Standing::Open {
+                saga: row.try_get("saga")?,
+                decision: decision.map(stored::parse_decision).transpose().map_err(unreadable)?,
+                owner: epoch_from_column(row.try_get("owner_epoch")?),
+                digest: stored::digest_from_column(row.try_get("digest")?),
+            },
+        };
+        // An open row comes first, and it is the one that counts: it is still driven.
+        standings.entry(gtid).or_insert(standing);
+    }
+    Ok(standings)
+}

@@ -1,0 +1,403 @@
+//! One batch, one statement: group commit in one implicit transaction.
+//!
+//! The statement is put together from the parts that the batch needs, so that a batch of plain decisions and ends, which is
+//! nearly every one, costs no more than these. Its sub-statements share one snapshot and do not see each other's rows; the
+//! [`Plan`] makes sure that no two of them touch the same row.
+//!
+//! | part | does |
+//! |---|---|
+//! | `fence` | locks the replica's row if epoch and connection still stand; without it every other part does nothing |
+//! | `known` | finds newcomers that have already ended: their decision stands too |
+//! | `committed` | inserts plain 2PC commit decisions |
+//! | `decided` | inserts all other decisions |
+//! | `started` | inserts sagas |
+//! | `changed` | turns, pauses and resumes sagas |
+//! | `stepped` | upserts answers of steps |
+//! | `closed`, `closed_history` | moves plainly committed 2PCs to history, by gtid alone |
+//! | `ended`, `ended_history` | moves all other ended rows to history |
+//! | `forgotten_steps` | deletes the steps of ended sagas |
+//! | `unopened` | inserts history of what never had an open row |
+
+use assent_protocol::record::{Decided, Ended};
+use assent_protocol::saga::StepResult;
+use assent_protocol::{BranchEnd, Decision, Outcome, Protocol};
+use sqlx::postgres::{PgArguments, PgHasArrayType};
+use sqlx::{Arguments as _, Encode, Postgres, Type};
+
+use super::link::{Held, epoch_column};
+use super::value::{Timestamp, uuids};
+use crate::log::plan::{Change, Plan};
+use crate::log::stored;
+
+/// What an insert does with a row that is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnConflict {
+    /// The statement fails, and nothing is written.
+    Fail,
+    /// The row stays as it is.
+    Skip,
+}
+
+impl OnConflict {
+    const fn clause(self) -> &'static str {
+        match self {
+            Self::Fail => "",
+            Self::Skip => "on conflict do nothing",
+        }
+    }
+}
+
+/// The statement of one batch.
+pub(super) struct Statement {
+    /// Its text, the same for every batch that needs the same parts.
+    pub(super) sql: String,
+    /// Its parameters.
+    pub(super) arguments: PgArguments,
+    opened: Vec<&'static str>,
+    ended: Vec<&'static str>,
+}
+
+/// Parameters that could be encoded, or not.
+type Encoded<T = ()> = Result<T, sqlx::error::BoxDynError>;
+
+impl Statement {
+    /// Puts it together.
+    pub(super) fn build(held: &Held, number: i64, at_ms: u64, plan: &Plan<'_>, on_conflict: OnConflict) -> Encoded<Self> {
+        let mut statement = Self {
+            sql: String::with_capacity(4_096),
+            arguments: PgArguments::default(),
+            opened: Vec::new(),
+            ended: Vec::new(),
+        };
+        let replica = statement.bind(held.replica.as_str())?;
+        let epoch = statement.bind(epoch_column(held.epoch))?;
+        let number = statement.bind(number)?;
+        let at = statement.bind(Timestamp(at_ms))?;
+        statement.sql.push_str("with ");
+        statement.part(
+            "fence as materialized",
+            &format!(
+                "select from assent.replica where name = ${replica} and epoch = ${epoch} and connection = ${number} for share"
+            ),
+        );
+        let context = Context { epoch, at, on_conflict: on_conflict.clause() };
+        statement.newcomers(plan, &context)?;
+        if !plan.changes.is_empty() {
+            statement.changed(&plan.changes)?;
+        }
+        if !plan.steps.is_empty() {
+            statement.stepped(plan, &context)?;
+        }
+        statement.ends(plan, &context)?;
+        statement.finish(plan);
+        Ok(statement)
+    }
+
+    /// Adds a parameter and answers its number.
+    fn bind<'a, T>(&mut self, value: T) -> Encoded<usize>
+    where
+        T: Encode<'a, Postgres> + Type<Postgres>,
+    {
+        self.arguments.add(value)?;
+        Ok(self.arguments.len())
+    }
+
+    /// Adds an array parameter, one element for each item.
+    fn bind_each<I, T>(&mut self, items: &[I], value: impl FnMut(&I) -> T) -> Encoded<usize>
+    where
+        for<'a> T: Encode<'a, Postgres> + Type<Postgres> + PgHasArrayType,
+    {
+        self.bind(items.iter().map(value).collect::<Vec<T>>())
+    }
+
+    fn part(&mut self, head: &str, body: &str) {
+        self.sql.push_str(head);
+        self.sql.push_str(" (");
+        self.sql.push_str(body);
+        self.sql.push_str("),\n");
+    }
+
+    fn newcomers(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
+        let (commits, decisions): (Vec<&Decided>, Vec<&Decided>) = plan.decisions.iter().partition(|decided| is_plain_commit(decided));
+        let gtids = uuids(plan.newcomers());
+        if gtids.is_empty() {
+            return Ok(());
+        }
+        let gtids = self.bind(gtids)?;
+        let since = self.bind(Timestamp(plan.newcomers_since_ms()))?;
+        self.part(
+            "known as materialized",
+            &format!("select gtid from assent.history where gtid = any(${gtids}) and ended_at >= ${since}"),
+        );
+        if !commits.is_empty() {
+            // Mostly there is nothing else: then the ids need not be sent twice.
+            let alone = decisions.is_empty() && plan.starts.is_empty() && plan.unopened.is_empty();
+            let gtids = if alone { gtids } else { self.bind_each(&commits, |decided| decided.gtid.as_uuid())? };
+            self.committed(&commits, gtids, context)?;
+        }
+        if !decisions.is_empty() {
+            self.decided(&decisions, context)?;
+        }
+        if !plan.starts.is_empty() {
+            self.started(plan, context)?;
+        }
+        if !plan.unopened.is_empty() {
+            self.unopened(&plan.unopened, context)?;
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, commits: &[&Decided], gtids: usize, context: &Context) -> Encoded {
+        let Context { epoch, at, on_conflict } = context;
+        let participants = self.bind_each(commits, |decided| stored::roster(&decided.participants))?;
+        let digest = self.bind_each(commits, |decided| stored::digest_column(decided.digest))?;
+        let begun_at = self.bind_each(commits, |decided| Timestamp(decided.begun_at_ms))?;
+        self.opened.push("committed");
+        self.part(
+            "committed as",
+            &format!(
+                "insert into assent.open_transaction
+                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '2pc', 'commit', n.participants
+                 from unnest(${gtids}::uuid[], ${participants}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[])
+                      as n (gtid, participants, digest, begun_at)
+                 where exists (select from fence) and n.gtid <> all (select gtid from known)
+                 {on_conflict} returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    fn decided(&mut self, decisions: &[&Decided], context: &Context) -> Encoded {
+        let Context { epoch, at, on_conflict } = context;
+        let gtids = self.bind_each(decisions, |decided| decided.gtid.as_uuid())?;
+        let protocol = self.bind_each(decisions, |decided| decided.protocol.as_str())?;
+        let decision = self.bind_each(decisions, |decided| decided.decision.as_str())?;
+        let participants = self.bind_each(decisions, |decided| stored::roster(&decided.participants))?;
+        let digest = self.bind_each(decisions, |decided| stored::digest_column(decided.digest))?;
+        let begun_at = self.bind_each(decisions, |decided| Timestamp(decided.begun_at_ms))?;
+        let reason = self.bind_each(decisions, |decided| decided.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
+        self.opened.push("decided");
+        self.part(
+            "decided as",
+            &format!(
+                "insert into assent.open_transaction
+                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants, reason)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, n.protocol::assent.protocol,
+                        n.decision::assent.decision, n.participants, n.reason
+                 from unnest(${gtids}::uuid[], ${protocol}::text[], ${decision}::text[], ${participants}::text[],
+                             ${digest}::bigint[], ${begun_at}::timestamptz[], ${reason}::text[])
+                      as n (gtid, protocol, decision, participants, digest, begun_at, reason)
+                 where exists (select from fence) and n.gtid <> all (select gtid from known)
+                 {on_conflict} returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    fn started(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
+        let Context { epoch, at, on_conflict } = context;
+        let gtids = self.bind_each(&plan.starts, |started| started.gtid.as_uuid())?;
+        let participants =
+            self.bind_each(&plan.starts, |started| stored::roster(stored::saga_roster(&started.definition)))?;
+        let digest = self.bind_each(&plan.starts, |started| stored::digest_column(started.digest))?;
+        let begun_at = self.bind_each(&plan.starts, |started| Timestamp(started.begun_at_ms))?;
+        let definition = self.bind_each(&plan.starts, |started| stored::definition(&started.definition))?;
+        self.opened.push("started");
+        self.part(
+            "started as",
+            &format!(
+                "insert into assent.open_transaction
+                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants, definition)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, 'saga', n.participants, n.definition::jsonb
+                 from unnest(${gtids}::uuid[], ${participants}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[],
+                             ${definition}::text[])
+                      as n (gtid, participants, digest, begun_at, definition)
+                 where exists (select from fence) and n.gtid <> all (select gtid from known)
+                 {on_conflict} returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    /// By `= any` and not by a join, so that the rows are found by their key whatever the planner believes.
+    fn changed(&mut self, changes: &[Change<'_>]) -> Encoded {
+        let gtids = self.bind_each(changes, |change| change.gtid.as_uuid())?;
+        let turned = self.bind_each(changes, |change| change.turned.map(|reason| stored::text(reason).into_owned()))?;
+        let pauses = self.bind_each(changes, |change| change.paused.is_some())?;
+        let remedy = self.bind_each(changes, |change| change.paused.flatten().map(|remedy| stored::text(remedy).into_owned()))?;
+        let of = |array: usize, kind: &str| format!("(${array}::{kind}[])[array_position(${gtids}::uuid[], o.gtid)]");
+        let (turned, pauses, remedy) = (of(turned, "text"), of(pauses, "boolean"), of(remedy, "text"));
+        self.part(
+            "changed as",
+            &format!(
+                "update assent.open_transaction o
+                 set decision = case when {turned} is null then o.decision else 'abort' end,
+                     reason = coalesce(o.reason, {turned}),
+                     remedy = case when {pauses} then {remedy} else o.remedy end
+                 where o.gtid = any(${gtids}) and o.protocol = 'saga' and exists (select from fence)
+                 returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    fn stepped(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
+        let at = context.at;
+        let gtids = self.bind_each(&plan.steps, |step| step.gtid.as_uuid())?;
+        let step = self.bind_each(&plan.steps, |step| i32::from(step.step.0))?;
+        let compensation = self.bind_each(&plan.steps, |step| step.compensation)?;
+        let attempt = self.bind_each(&plan.steps, |step| i64::from(step.attempt))?;
+        let result = self.bind_each(&plan.steps, |step| stored::result(&step.result).0)?;
+        let output = self.bind_each(&plan.steps, |step| match &step.result {
+            StepResult::Done(output) => Some(output.to_vec()),
+            StepResult::Refused(_) | StepResult::Unknown(_) => None,
+        })?;
+        let reason = self.bind_each(&plan.steps, |step| stored::result(&step.result).1.map(|reason| reason.into_owned()))?;
+        self.part(
+            "stepped as",
+            &format!(
+                "insert into assent.saga_step (gtid, step, compensation, attempt, result, output, reason, at)
+                 select n.*, ${at}
+                 from unnest(${gtids}::uuid[], ${step}::integer[], ${compensation}::boolean[], ${attempt}::bigint[],
+                             ${result}::text[], ${output}::bytea[], ${reason}::text[])
+                      as n (gtid, step, compensation, attempt, result, output, reason)
+                 where exists (select from fence)
+                   and (select true from assent.open_transaction o where o.gtid = n.gtid and o.protocol = 'saga' limit 1)
+                 on conflict (gtid, step, compensation) do update
+                 set attempt = excluded.attempt, result = excluded.result, output = excluded.output,
+                     reason = excluded.reason, at = excluded.at
+                 returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    fn ends(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
+        let (closed, ended): (Vec<&Ended>, Vec<&Ended>) = plan.ends.iter().partition(|ended| is_plain_end(ended));
+        let Context { at, on_conflict, .. } = context;
+        if !closed.is_empty() {
+            let gtids = self.bind_each(&closed, |ended| ended.gtid.as_uuid())?;
+            self.ended.push("closed");
+            self.part("closed as", &deletion(gtids));
+            self.part(
+                "closed_history as",
+                &format!(
+                    "insert into assent.history
+                         (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches)
+                     select gtid, ${at}, begun_at, decided_at, digest, protocol, 'committed', participants
+                     from closed {on_conflict}"
+                ),
+            );
+        }
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let gtids = self.bind_each(&ended, |ended| ended.gtid.as_uuid())?;
+        let columns = self.history_columns(&ended)?;
+        self.ended.push("ended");
+        self.part("ended as", &deletion(gtids));
+        self.part(
+            "ended_history as",
+            &format!(
+                "insert into assent.history
+                     (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
+                 select o.gtid, ${at}, o.begun_at, o.decided_at, o.digest, o.protocol,
+                        n.outcome::assent.outcome, n.branches, n.reason, n.outputs::jsonb
+                 from ended o join unnest(${gtids}::uuid[], {columns}) as n (gtid, outcome, branches, reason, outputs)
+                      on n.gtid = o.gtid
+                 {on_conflict}"
+            ),
+        );
+        if ended.iter().any(|ended| ended.protocol == Protocol::Saga) {
+            self.part(
+                "forgotten_steps as",
+                &format!("delete from assent.saga_step where gtid = any(${gtids}) and exists (select from fence)"),
+            );
+        }
+        Ok(())
+    }
+
+    /// What never had an open row, unless it has one by now, or has ended under another hand.
+    fn unopened(&mut self, ended: &[&Ended], context: &Context) -> Encoded {
+        let Context { at, on_conflict, .. } = context;
+        let gtids = self.bind_each(ended, |ended| ended.gtid.as_uuid())?;
+        let protocol = self.bind_each(ended, |ended| ended.protocol.as_str())?;
+        let digest = self.bind_each(ended, |ended| stored::digest_column(ended.digest))?;
+        let begun_at = self.bind_each(ended, |ended| Timestamp(ended.begun_at_ms))?;
+        let columns = self.history_columns(ended)?;
+        self.part(
+            "unopened as",
+            &format!(
+                "insert into assent.history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, reason, outputs)
+                 select n.gtid, ${at}, n.begun_at, n.digest, n.protocol::assent.protocol,
+                        n.outcome::assent.outcome, n.branches, n.reason, n.outputs::jsonb
+                 from unnest(${gtids}::uuid[], {columns}, ${protocol}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[])
+                      as n (gtid, outcome, branches, reason, outputs, protocol, digest, begun_at)
+                 where exists (select from fence) and n.gtid <> all (select gtid from known)
+                   and (select true from assent.open_transaction o where o.gtid = n.gtid limit 1) is null
+                 {on_conflict}"
+            ),
+        );
+        Ok(())
+    }
+
+    /// The columns `outcome, branches, reason, outputs` of ended transactions.
+    fn history_columns(&mut self, ended: &[&Ended]) -> Encoded<String> {
+        let outcome = self.bind_each(ended, |ended| ended.outcome.as_str())?;
+        let branches = self.bind_each(ended, |ended| stored::branches(ended.outcome, &ended.branches))?;
+        let reason = self.bind_each(ended, |ended| ended.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
+        let outputs = self.bind_each(ended, |ended| stored::outputs(&ended.outputs))?;
+        Ok(format!("${outcome}::text[], ${branches}::text[], ${reason}::text[], ${outputs}::text[]"))
+    }
+
+    fn finish(&mut self, plan: &Plan<'_>) {
+        let count = |parts: &[&str]| {
+            let counts: Vec<String> = parts.iter().map(|part| format!("(select count(*) from {part})")).collect();
+            if counts.is_empty() { "0::bigint".to_owned() } else { counts.join(" + ") }
+        };
+        let changed: &[&str] = if plan.changes.is_empty() { &[] } else { &["changed"] };
+        let stepped: &[&str] = if plan.steps.is_empty() { &[] } else { &["stepped"] };
+        // Only a saga's end is waited for; the others are not counted.
+        let ended: &[&str] = if self.ended.contains(&"ended") { &self.ended } else { &[] };
+        let counts = format!(
+            "select {} as fence, {} as opened, {} as changed, {} as stepped, {} as ended",
+            count(&["fence"]),
+            count(&self.opened),
+            count(changed),
+            count(stepped),
+            count(ended),
+        );
+        self.sql.truncate(self.sql.trim_end_matches(",\n").len());
+        self.sql.push('\n');
+        self.sql.push_str(&counts);
+    }
+}
+
+/// Parameters and words that several parts share.
+struct Context {
+    epoch: usize,
+    at: usize,
+    on_conflict: &'static str,
+}
+
+fn deletion(gtids: usize) -> String {
+    format!(
+        "delete from assent.open_transaction where gtid = any(${gtids}) and exists (select from fence)
+         returning gtid, begun_at, decided_at, digest, protocol, participants"
+    )
+}
+
+/// Whether the decision says nothing but "commit, under 2PC": most do, and their words need not be sent.
+fn is_plain_commit(decided: &Decided) -> bool {
+    decided.protocol == Protocol::TwoPhase && decided.decision == Decision::Commit && decided.reason.is_none()
+}
+
+/// Whether all branches committed, as decided: then its open row has everything that history keeps, and its roster is the branches.
+fn is_plain_end(ended: &Ended) -> bool {
+    ended.protocol == Protocol::TwoPhase
+        && ended.outcome == Outcome::Committed
+        && ended.reason.is_none()
+        && !ended.branches.is_empty()
+        && ended.branches.iter().all(|branch| branch.end == BranchEnd::Committed && branch.step.is_none())
+}

@@ -1,0 +1,109 @@
+//! A participant with a real database, for tests that kill it: a bank for two-phase commits, or a clerk for sagas.
+//!
+//! `test-participant bank|clerk NAME COORDINATOR DATABASE`. It writes `joined` once it takes part, and its own ledger into
+//! its own database; that ledger is the oracle of the tests.
+
+use std::time::Duration;
+
+use assent_sdk::postgres::{Barrier, PostgresResource, PostgresWork};
+use assent_sdk::{Assent, BoxError, Branch, Builder, Compensated, Executed, SagaParticipant, Step, Vote};
+use integration_tests::ledger::{Booking, Errand};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgConnection, PgPool};
+
+/// Moves money in its own ledger.
+struct Bank;
+
+impl PostgresWork for Bank {
+    async fn perform(&self, branch: &Branch, connection: &mut PgConnection) -> Result<Vote, BoxError> {
+        let booking: Booking = branch.json()?;
+        let moved = sqlx::query("update account set balance = balance + $2 where id = $1 and balance + $2 >= 0")
+            .bind(booking.account)
+            .bind(booking.amount)
+            .execute(&mut *connection)
+            .await?;
+        if moved.rows_affected() == 0 {
+            return Ok(Vote::no("insufficient funds"));
+        }
+        sqlx::query("insert into ledger (gtid, account, amount) values ($1, $2, $3)")
+            .bind(branch.gtid().as_uuid())
+            .bind(booking.account)
+            .bind(booking.amount)
+            .execute(connection)
+            .await?;
+        Ok(Vote::Yes)
+    }
+}
+
+/// Runs errands: each step leaves one line, each compensation the opposite one.
+struct Clerk {
+    pool: PgPool,
+    barrier: Barrier,
+}
+
+impl SagaParticipant for Clerk {
+    async fn execute(&self, step: &Step) -> Result<Executed, BoxError> {
+        let errand: Errand = step.input_json()?;
+        if errand.is_refused {
+            return Ok(Executed::refused("not today"));
+        }
+        let (gtid, name) = (step.gtid().as_uuid(), step.name().to_string());
+        self.barrier
+            .execute(&self.pool, step, async move |tx| {
+                sqlx::query("insert into errand (gtid, step, effect) values ($1, $2, 1)")
+                    .bind(gtid)
+                    .bind(&name)
+                    .execute(tx)
+                    .await?;
+                Ok(Executed::Done(name.into()))
+            })
+            .await
+    }
+
+    async fn compensate(&self, step: &Step) -> Result<Compensated, BoxError> {
+        let (gtid, name) = (step.gtid().as_uuid(), step.name().to_string());
+        self.barrier
+            .compensate(&self.pool, step, async move |tx, _output| {
+                sqlx::query("insert into errand (gtid, step, effect) values ($1, $2, -1)")
+                    .bind(gtid)
+                    .bind(name)
+                    .execute(tx)
+                    .await?;
+                Ok(Compensated::Done)
+            })
+            .await
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [kind, name, coordinator, database] = arguments.as_slice() else {
+        anyhow::bail!("usage: test-participant bank|clerk NAME COORDINATOR DATABASE");
+    };
+    let dial = async || -> anyhow::Result<Builder> {
+        Ok(match kind.as_str() {
+            "bank" => {
+                let resource = PostgresResource::new(name.parse()?, database.parse()?, Bank);
+                Assent::dial(coordinator).participant(name, resource)
+            }
+            "clerk" => {
+                let pool = PgPoolOptions::new().max_connections(16).connect(database).await?;
+                Assent::dial(coordinator).saga_participant(name, Clerk { pool, barrier: Barrier::default() })
+            }
+            other => anyhow::bail!("{other} is neither bank nor clerk"),
+        })
+    };
+    // The coordinator may be down, too: it is killed as well.
+    let assent = loop {
+        match dial().await?.connect().await {
+            Ok(assent) => break assent,
+            Err(error) => tracing::warn!(error = %anyhow::Error::from(error), "cannot join yet"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    println!("joined");
+    assent.closed().await;
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! A participant finds out before it joins that its database cannot do its part.
+
+use assent_sdk::postgres::{Barrier, PostgresResource};
+use assent_sdk::{Participant, Vote};
+use integration_tests::Postgres;
+use sqlx::Executor as _;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::sdk_postgres::{Work, branch, coordinator, ending, furnished, gtid, instance, name};
+
+#[tokio::test]
+async fn a_server_that_does_not_prepare_is_refused() {
+    let postgres = Postgres::start_with(&[("max_prepared_transactions", "0")]).await;
+    let bank = furnished(postgres.create_database().await).await;
+    let resource = instance(&bank);
+    let error = resource.start(&coordinator()).await.expect_err("cannot prepare");
+    assert!(error.to_string().contains("set it to at least max_connections"), "{error}");
+    resource.prepare(&branch(gtid(), "yes")).await.expect_err("and it does not");
+    resource.abort(&ending(gtid())).await.expect("there is nothing to abort");
+}
+
+#[tokio::test]
+async fn a_full_server_says_what_to_do() {
+    let postgres = Postgres::start_with(&[("max_prepared_transactions", "1")]).await;
+    let bank = furnished(postgres.create_database().await).await;
+    bank.connect().await.execute("begin; prepare transaction 'forgotten'").await.expect("prepares");
+    let resource = instance(&bank);
+    resource.start(&coordinator()).await.expect("one is more than none");
+    let error = resource.prepare(&branch(gtid(), "yes")).await.expect_err("no room");
+    assert!(error.to_string().contains("raise max_prepared_transactions"), "{error}");
+    assert_eq!(bank.prepared_transactions().await, ["forgotten"]);
+}
+
+#[tokio::test]
+async fn roles_that_cannot_do_their_part_are_told() {
+    let postgres = Postgres::start().await;
+    let bank = furnished(postgres.create_database().await).await;
+    bank.connect()
+        .await
+        .execute(
+            "create role teller login superuser password 'x';
+             create role clerk login password 'x';
+             grant select, insert, update on account to clerk;
+             create table assent_barrier (id int)",
+        )
+        .await
+        .expect("the roles");
+    let options: PgConnectOptions = bank.url().parse().expect("a URL");
+    let of = |role| PostgresResource::new(name(), options.clone().username(role).password("x"), Work);
+
+    // Prepared by one role and not to be ended by the other: listed, refused with the reason, and left in doubt.
+    let (teller, clerk) = (of("teller"), of("clerk"));
+    let gtid = gtid();
+    assert_eq!(teller.prepare(&branch(gtid, "yes")).await.expect("prepares"), Vote::Yes);
+    clerk.start(&coordinator()).await.expect("starts");
+    assert_eq!(clerk.in_doubt(&coordinator()).await.expect("listed"), [gtid]);
+    let error = clerk.commit(&ending(gtid)).await.expect_err("another role's");
+    assert!(error.to_string().contains("prepared by another role"), "{error}");
+    teller.commit(&ending(gtid)).await.expect("commits");
+
+    // The table is there under this name and is not the barrier's.
+    let error = of("clerk").recorded(Barrier::default()).start(&coordinator()).await.expect_err("unfit");
+    assert!(error.to_string().contains("Barrier::install"), "{error}");
+    bank.connect().await.execute("drop table assent_barrier").await.expect("dropped");
+    let pool = bank.pool(1).await;
+    Barrier::default().install(&pool).await.expect("installs");
+    let error = of("clerk").recorded(Barrier::default()).start(&coordinator()).await.expect_err("no privileges");
+    assert!(error.to_string().contains("needs select, insert, update and delete"), "{error}");
+    of("teller").recorded(Barrier::default()).start(&coordinator()).await.expect("starts");
+
+    bank.connect()
+        .await
+        .execute("revoke select on pg_catalog.pg_prepared_xacts from public")
+        .await
+        .expect("hidden");
+    let error = of("clerk").start(&coordinator()).await.expect_err("sees nothing");
+    assert!(error.to_string().contains("grant select on pg_catalog.pg_prepared_xacts"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unreachable_database_is_told() {
+    let port = integration_tests::Port::reserve();
+    let url = format!("postgres://nobody@127.0.0.1:{}/nothing", port.number());
+    let resource = PostgresResource::new(name(), url.parse().expect("a URL"), Work);
+    let error = resource.start(&coordinator()).await.expect_err("nobody is there");
+    assert!(error.to_string().contains("cannot connect"), "{error}");
+}

@@ -1,0 +1,132 @@
+//! A small world: one transaction, the real machines of both sides, and everything that can go wrong between them.
+//!
+//! The coordinator's machine and the branches run as they are. Around them are models: a log in which the first decision wins and whose answers
+//! get lost; participants whose database survives their crashes; sessions that keep their order and break, losing what was on the way, or
+//! leaving frames that were read and are looked at late; replicas that lose their memory and recover from the log; an initiator
+//! that asks until it is told.
+//!
+//! After every step the participants' databases, the log and the initiator's answers are compared (I1, I2, I3, I5, I6), and the
+//! machines' own invariants hold. Whatever happened, when faults stop, everything ends (I12).
+//!
+//! Two things are taken for granted, and have to be kept by whoever runs the machines: a session's messages to a replica are dropped once
+//! that replica has seen the session end, and an order's route is told only after all effects of its output were carried out.
+
+mod initiator;
+mod log;
+mod net;
+mod participant;
+mod replica;
+mod world;
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use assent_protocol::Gtid;
+use participant::Behaviour;
+use proptest::prelude::*;
+use replica::Forgotten;
+use world::{Action, Faults, Setup, World};
+
+pub(crate) fn gtid() -> Gtid {
+    "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid")
+}
+
+fn behaviours() -> impl Strategy<Value = Behaviour> {
+    prop_oneof![
+        6 => Just(Behaviour::Yes),
+        1 => Just(Behaviour::ReadOnly),
+        1 => Just(Behaviour::No),
+        1 => Just(Behaviour::UnknownPrepared),
+        1 => Just(Behaviour::UnknownNot),
+        1 => Just(Behaviour::NeverStarted),
+    ]
+}
+
+fn setups() -> impl Strategy<Value = Setup> {
+    let faults = (0..4_u32, 0..4_u32, 0..3_u32, 0..8_u32, 0..4_u32)
+        .prop_map(|(breaks, crashes, hooks, timers, requests)| Faults { breaks, crashes, hooks, timers, requests });
+    (prop::collection::vec(behaviours(), 1..4), 1..3_usize, any::<[bool; 5]>(), faults).prop_map(
+        |(behaviours, instances, [is_begun, is_unary, one_phase, waits_for_end, has_bystander], faults)| Setup {
+            behaviours,
+            instances,
+            is_begun,
+            is_unary: is_unary && !is_begun,
+            one_phase,
+            waits_for_end,
+            has_bystander,
+            forgotten: Forgotten::PresumesAbort,
+            faults,
+        },
+    )
+}
+
+/// Runs the choices, then calms down.
+fn run(setup: Setup, choices: &[u16]) -> Result<(), String> {
+    let mut world = World::new(setup);
+    let mut trace = Vec::new();
+    let outcome = wander(&mut world, choices, &mut trace).and_then(|()| world.calm());
+    outcome.map_err(|problem| tell(&problem, &trace, &world))
+}
+
+fn tell(problem: &str, trace: &[Action], world: &World) -> String {
+    let trace: String = trace.iter().map(|action| format!("  {action:?}\n")).collect();
+    format!("{problem}\nafter\n{trace}{world:?}")
+}
+
+fn wander(world: &mut World, choices: &[u16], trace: &mut Vec<Action>) -> Result<(), String> {
+    for choice in choices {
+        let (progress, faults) = (world.progress(), world.faults());
+        // One choice in four is a fault.
+        let among = if choice % 4 == 0 && !faults.is_empty() || progress.is_empty() { faults } else { progress };
+        let Some(&action) = among.get(usize::from(choice / 4) % among.len().max(1)) else { break };
+        trace.push(action);
+        world.step(action)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_goes_wrong_all_branches_end_alike(
+        setup in setups(),
+        choices in prop::collection::vec(any::<u16>(), 0..120),
+    ) {
+        if let Err(problem) = run(setup, &choices) {
+            return Err(TestCaseError::fail(problem));
+        }
+    }
+}
+
+/// Explores every order of events of a setup, and calms down from every state in `calm_every`.
+fn explore(setup: Setup, calm_every: usize) -> usize {
+    let first = World::new(setup);
+    let mut seen = HashSet::from([fingerprint(&first)]);
+    let mut stack = vec![(first, Vec::new())];
+    let mut count = 0_usize;
+    while let Some((world, trace)) = stack.pop() {
+        count += 1;
+        if count.is_multiple_of(calm_every) {
+            let mut calm = world.clone();
+            calm.calm().unwrap_or_else(|problem| panic!("{}", tell(&problem, &trace, &world)));
+        }
+        for action in world.progress().into_iter().chain(world.faults()) {
+            let mut next = world.clone();
+            let mut longer: Vec<Action> = trace.clone();
+            longer.push(action);
+            let outcome = next.step(action);
+            outcome.unwrap_or_else(|problem| panic!("{}", tell(&problem, &longer, &next)));
+            if seen.insert(fingerprint(&next)) {
+                stack.push((next, longer));
+            }
+        }
+    }
+    count
+}
+
+fn fingerprint(world: &World) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    world.hash(&mut hasher);
+    hasher.finish()
+}
