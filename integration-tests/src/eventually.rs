@@ -36,24 +36,67 @@ where
     E: Display,
     F: AsyncFnMut() -> Result<T, E>,
 {
-    let asked_at = Location::caller();
+    let wait = Wait::begin(what, deadline, Location::caller());
     async move {
-        let started_at = Instant::now();
         let mut last: Option<String> = None;
         loop {
-            let left = deadline.saturating_sub(started_at.elapsed());
-            match tokio::time::timeout(left, condition()).await {
+            match tokio::time::timeout(wait.left(), condition()).await {
                 Ok(Ok(value)) => return value,
                 Ok(Err(error)) => last = Some(error.to_string()),
                 Err(_) => {}
             }
             // Not left to the timeout alone, which never cuts off a look that answers at once.
-            if started_at.elapsed() >= deadline {
-                let seen = last.as_deref().unwrap_or("nothing: the first look did not return");
-                panic!("{asked_at}: not within {deadline:?}: {what}. Last seen: {seen}");
-            }
-            tokio::time::sleep(POLL_INTERVAL.min(left)).await;
+            wait.give_up_if_over(last.as_deref());
+            tokio::time::sleep(POLL_INTERVAL.min(wait.left())).await;
         }
+    }
+}
+
+/// As [`eventually`](eventually()), for a condition that need not be awaited. A task may be spawned with it, which the borrows of
+/// an asynchronous closure do not allow.
+#[track_caller]
+pub(crate) fn eventually_now<T, E, F>(what: &str, deadline: Duration, mut condition: F) -> impl Future<Output = T>
+where
+    E: Display,
+    F: FnMut() -> Result<T, E>,
+{
+    let wait = Wait::begin(what, deadline, Location::caller());
+    async move {
+        loop {
+            let seen = match condition() {
+                Ok(value) => return value,
+                Err(error) => error.to_string(),
+            };
+            wait.give_up_if_over(Some(&seen));
+            tokio::time::sleep(POLL_INTERVAL.min(wait.left())).await;
+        }
+    }
+}
+
+/// One wait, with what its failure will say.
+struct Wait<'a> {
+    what: &'a str,
+    deadline: Duration,
+    asked_at: &'static Location<'static>,
+    began_at: Instant,
+}
+
+impl<'a> Wait<'a> {
+    fn begin(what: &'a str, deadline: Duration, asked_at: &'static Location<'static>) -> Self {
+        Self { what, deadline, asked_at, began_at: Instant::now() }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_sub(self.began_at.elapsed())
+    }
+
+    fn give_up_if_over(&self, last: Option<&str>) {
+        let Self { what, deadline, asked_at, .. } = self;
+        assert!(
+            !self.left().is_zero(),
+            "{asked_at}: not within {deadline:?}: {what}. Last seen: {}",
+            last.unwrap_or("nothing: the first look did not return")
+        );
     }
 }
 

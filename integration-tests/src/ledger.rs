@@ -25,7 +25,9 @@ pub struct Errand {
 /// When the database refuses.
 pub async fn open_bank(database: &mut PgConnection, accounts: i32, balance: i64) -> Result<(), sqlx::Error> {
     database.execute("create table account (id int primary key, balance bigint not null check (balance >= 0))").await?;
-    database.execute("create table ledger (gtid uuid primary key, account int not null, amount bigint not null)").await?;
+    database
+        .execute("create table ledger (gtid uuid primary key, account int not null, amount bigint not null)")
+        .await?;
     sqlx::query("insert into account select id, $2 from generate_series(1, $1) id")
         .bind(accounts)
         .bind(balance)

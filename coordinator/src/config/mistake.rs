@@ -45,21 +45,36 @@ impl std::error::Error for ConfigError {}
 pub(super) fn unknown(key: &str) -> String {
     match nearest(key) {
         Some(known) => format!("there is no setting {key}; did you mean {known}?"),
-        None => format!("there is no setting {key}; `assent serve --help` lists them"),
+        None => format!("there is no setting {key}; `assent serve --sample` shows them all"),
     }
 }
 
 /// The known key that a wrong one was most likely meant to be.
 pub(super) fn nearest(key: &str) -> Option<&'static str> {
-    let distance = |setting: &'static str| {
-        // A key in the wrong table is as near as one with a slip in it.
-        let last = setting.rsplit('.').next().unwrap_or(setting);
-        let given = key.rsplit('.').next().unwrap_or(key);
-        edits(key, setting).min(edits(given, last) + 1)
-    };
-    let nearest = SETTINGS.iter().map(|setting| (distance(setting.key), setting.key)).min()?;
-    // Farther off, a suggestion would only mislead.
-    (nearest.0 <= (key.len() / 3).clamp(1, 4)).then_some(nearest.1)
+    let nearest = SETTINGS.iter().filter_map(|setting| Some((distance(key, setting.key)?, setting.key))).min()?;
+    Some(nearest.1)
+}
+
+/// How far a key is from a setting; `None` if so far that a suggestion would only mislead.
+fn distance(key: &str, setting: &str) -> Option<usize> {
+    let near = |given: &str, known: &str| Some(edits(given, known)).filter(|edits| *edits <= given.len() / 3);
+    let name_of = |key: &'_ str| key.rsplit('.').next().map_or(0, |name| key.len() - name.len());
+    let (given, known) = (&key[name_of(key)..], &setting[name_of(setting)..]);
+    // A name in the wrong table, or one that was not written out, is as near as one with a slip in it.
+    let is_beginning = given.len() >= 3 && known.starts_with(given);
+    near(key, setting).or_else(|| near(given, known).map(|edits| edits + 1)).or_else(|| is_beginning.then_some(4))
+}
+
+/// What to say about a table that no setting is in.
+pub(super) fn unknown_table(name: &str) -> String {
+    let tables = SETTINGS.iter().filter_map(|setting| setting.key.split_once('.').map(|(table, _)| table));
+    let nearest = tables.map(|table| (edits(name, table), table)).min();
+    match nearest {
+        Some((edits, table)) if edits <= name.len() / 3 => {
+            format!("there is no table [{name}]; did you mean [{table}]?")
+        }
+        Some(_) | None => format!("there is no table [{name}]; `assent serve --sample` shows them all"),
+    }
 }
 
 /// How many characters have to be inserted, left out, replaced or swapped with their neighbour to make one text the other (optimal

@@ -54,7 +54,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "wait_for_log",
         default: "\"30s\"",
-        about: "How long to wait at the start for a log that does not answer, before giving up with exit code 1. Long \
+        about: "How long to wait at the start for a log that does not answer, before giving up. Long \
                 enough for a database that starts together with this process.",
         set: |config, text| value::duration(text).map(|wait| config.wait_for_log = wait),
     },

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::mistake::{Mistake, edits, unknown};
+use super::mistake::{Mistake, edits, unknown, unknown_table};
 use super::setting::{SETTINGS, Setting};
 use super::{Config, Secret, value};
 
@@ -131,6 +131,10 @@ fn of_file(path: &Path, text: &str, given: &mut Vec<Given>, mistakes: &mut Vec<M
             let at = name.span().start;
             match value.get_ref() {
                 DeValue::Table(inner) if is_table(&key) => tables.push((key, inner)),
+                DeValue::Table(_) if Setting::of_key(&key).is_none() => mistakes.push(Mistake {
+                    origin: Origin::File(path.to_owned(), line(at)).to_string(),
+                    problem: unknown_table(&key),
+                }),
                 value => found.push((at, key, value)),
             }
         }

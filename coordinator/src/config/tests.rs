@@ -71,17 +71,34 @@ fn every_mistake_is_reported_with_its_place() {
         (format!("{path}:3: there is no setting retenton"), "did you mean retention?"),
         (format!("{path}:5: there is no setting limits.open_maxx"), "did you mean limits.open_max?"),
         (format!("{path}:6: limits.payload_bytes_max: "), "at most 3MiB"),
-        (format!("{path}:7: there is no setting sesion"), "did you mean session?"),
+        (format!("{path}:7: there is no table [sesion]"), "did you mean [session]?"),
         ("ASSENT_REPLICA: replica: ".to_owned(), "use 1 to 63 of"),
         ("ASSENT_LISTN: ".to_owned(), "did you mean ASSENT_LISTEN?"),
         ("--set retention: retention: ".to_owned(), "has no unit"),
-        ("--set nonsense: there is no setting nonsense".to_owned(), "lists them"),
+        ("--set nonsense: there is no setting nonsense".to_owned(), "shows them all"),
     ];
     for (beginning, part) in &expected {
         let is_there = found.iter().any(|mistake| mistake.starts_with(beginning.as_str()) && mistake.contains(part));
         assert!(is_there, "no mistake starts with {beginning:?} and has {part:?} in it:\n{}", found.join("\n"));
     }
     assert_eq!(found.len(), expected.len(), "{}", found.join("\n"));
+}
+
+#[test]
+fn the_nearest_setting_is_suggested() {
+    for (key, meant) in [
+        ("limits.open", Some("limits.open_max")),
+        ("open_max", Some("limits.open_max")),
+        ("limit.open_max", Some("limits.open_max")),
+        ("sessions_max", Some("session.sessions_max")),
+        ("session.timeout_max", Some("limits.timeout_max")),
+        ("tokenfile", Some("token_file")),
+        ("port", None),
+        ("x", None),
+        ("é.é", None),
+    ] {
+        assert_eq!(mistake::nearest(key), meant, "{key}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use assent_proto::error::Reason;
 use assent_proto::session::{Commit, FromClient, Refused, Reply};
-use assent_protocol::saga::{self, Definition, Saga};
+use assent_protocol::saga::{self, Definition, Saga, StepResult};
 use assent_protocol::two_phase::{self, CarriedBranch, Order, Patience, TwoPhase, Vote};
 use assent_protocol::record::Ended;
 use assent_protocol::{
@@ -184,6 +184,11 @@ impl Shard {
                 if epoch != self.epoch {
                     return;
                 }
+                // Kept until the saga ends: not as a piece of the frame that it came in.
+                let result = match result {
+                    StepResult::Done(output) => StepResult::Done(Bytes::copy_from_slice(&output)),
+                    StepResult::Refused(_) | StepResult::Unknown(_) => result,
+                };
                 saga::Event::StepAnswered { step, compensation, attempt, instance, result }
             }
             FromClient::Begin { request_id, .. }
@@ -362,6 +367,7 @@ impl Shard {
             );
             return self.reply(caller, Reply::Refused(Reason::UnknownParticipant.refused(message)));
         }
+        let definition = definition.detached();
         let digest = digest::of_definition(&definition);
         let (machine, output) =
             Saga::start(gtid, self.epoch, definition, digest, now_ms(), caller, saga_wait(wait));

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 const BUILT_VARIABLE: &str = "ASSENT_TEST_BINARIES";
 
 /// The package that the tests are in: its own binaries are always built before its tests.
-const OWN_BINARIES: &[&str] = &["test-postgres"];
+const OWN_BINARIES: &[&str] = &["test-participant", "test-postgres"];
 
 /// What cargo tells a test about its package. Build scripts of dependencies would take it for a change and run again.
 const OF_THE_TEST: &[&str] = &["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_"];

@@ -31,7 +31,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub use build::executable;
 use output::Output;
 
-use crate::eventually;
+use crate::eventually::eventually_now;
 
 /// A program and how to start it.
 #[derive(Debug, Clone)]
@@ -172,7 +172,7 @@ impl Process {
     pub async fn line_with(&mut self, text: &str, deadline: Duration) -> String {
         let what = format!("{} writes a line with '{text}'", self.program.name);
         let output = Arc::clone(&self.output);
-        let outcome = eventually(&what, deadline, async || {
+        let outcome = eventually_now(&what, deadline, || {
             // In this order: what was written before the end is seen.
             let ended = self.try_exit().filter(|_| output.is_closed());
             match (output.find(text), ended) {
@@ -255,7 +255,7 @@ impl Process {
     /// When the deadline passes first.
     pub async fn exit(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("{} ends", self.program.name);
-        eventually(&what, deadline, async || self.try_exit().ok_or("it runs")).await
+        eventually_now(&what, deadline, || self.try_exit().ok_or("it runs")).await
     }
 
     /// What it has written since it was started last, both streams, at most the last ten thousand lines.
@@ -321,6 +321,16 @@ mod tests {
             (finished.status.code(), finished.stdout.as_str(), finished.stderr.as_str()),
             (Some(4), "out\n", "err\n")
         );
+    }
+
+    #[tokio::test]
+    async fn a_task_may_wait_for_a_process() {
+        let mut process = shell("echo ready").start();
+        let waiting = tokio::spawn(async move {
+            process.line_with("ready", DEADLINE).await;
+            process.exit(DEADLINE).await
+        });
+        assert!(waiting.await.expect("the task ends").success());
     }
 
     #[tokio::test]

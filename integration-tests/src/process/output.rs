@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::eventually;
+use crate::eventually::eventually_now;
 
 /// How much is kept. A process under load may write without end.
 const LINES_MAX: usize = 10_000;
@@ -91,7 +91,7 @@ impl Output {
     /// Waits until both streams are at their ends.
     pub(super) async fn closed(&self, deadline: Duration) {
         let what = format!("{} closes its output", self.name);
-        eventually(&what, deadline, async || if self.is_closed() { Ok(()) } else { Err("it is open") }).await;
+        eventually_now(&what, deadline, || if self.is_closed() { Ok(()) } else { Err("it is open") }).await;
     }
 
     pub(super) fn find(&self, text: &str) -> Option<String> {

@@ -38,10 +38,12 @@ async fn every_step_has_a_net_effect_of_zero_or_one_whoever_is_killed() {
     let assent = Assent::dial(&cast.endpoint).connect().await.expect("the coordinator answers");
 
     let (stop, stopped) = watch::channel(false);
-    let killing = tokio::spawn(cast.kill_at_random(seed, stopped));
-    let told = run(&assent, seed).await;
-    stop.send_replace(true);
-    let (_cast, kills) = killing.await.expect("the killer ends");
+    let running = async {
+        let told = run(&assent, seed).await;
+        stop.send_replace(true);
+        told
+    };
+    let ((_cast, kills), told) = tokio::join!(cast.kill_at_random(seed, stopped), running);
     nothing_is_open(&log.pool(2).await).await;
 
     let told = told.lock().await;

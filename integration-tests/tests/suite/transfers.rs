@@ -49,10 +49,12 @@ async fn transfers_are_in_both_ledgers_or_in_neither_whoever_is_killed() {
         .expect("the coordinator answers");
 
     let (stop, stopped) = watch::channel(false);
-    let killing = tokio::spawn(cast.kill_at_random(seed, stopped));
-    let told = transfer(&assent, seed).await;
-    stop.send_replace(true);
-    let (_cast, kills) = killing.await.expect("the killer ends");
+    let running = async {
+        let told = transfer(&assent, seed).await;
+        stop.send_replace(true);
+        told
+    };
+    let ((_cast, kills), told) = tokio::join!(cast.kill_at_random(seed, stopped), running);
 
     for bank in [&bank_a, &bank_b] {
         nothing_is_prepared(bank).await;

@@ -42,7 +42,9 @@ impl Saga {
                 Progress::Recording | Progress::Completed | Progress::CompensationDue => true,
                 // What had no answer may have taken effect, or may yet; the compensation closes the barrier behind it. So it is with
                 // a refusal after earlier attempts that never answered.
-                Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } | Progress::Refused => step.in_doubt,
+                Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } | Progress::Refused => {
+                    step.in_doubt
+                }
                 Progress::Executing { .. }
                 | Progress::Compensating { .. }
                 | Progress::CompensationRetry { .. }

@@ -121,6 +121,16 @@ impl Definition {
         &self.steps
     }
 
+    /// The same with inputs of its own: inputs that were cut out of a network buffer would keep all of it in memory for
+    /// as long as the saga runs.
+    #[must_use]
+    pub fn detached(mut self) -> Self {
+        for step in &mut self.steps {
+            step.input = Bytes::copy_from_slice(&step.input);
+        }
+        self
+    }
+
     /// One step.
     pub fn step(&self, index: StepIndex) -> &StepDefinition {
         &self.steps[usize::from(index.0)]

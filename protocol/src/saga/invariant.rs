@@ -127,10 +127,7 @@ fn same_key_and_body_same_answer(before: &Saga, event: &Event, output: &Output<E
     let is_reused = matches!(event, Event::StartRequested { digest, .. } if *digest != before.digest);
     let is_refused = replies(output).any(|reply| *reply == Reply::KeyReused);
     if is_reused != is_refused {
-        return violation(
-            "I11 same key and body, same answer",
-            format!("reused: {is_reused}, refused: {is_refused}"),
-        );
+        return violation("I11 same key and body, same answer", format!("reused: {is_reused}, refused: {is_refused}"));
     }
     Ok(())
 }
@@ -394,7 +391,9 @@ fn is_completed(step: &Step) -> bool {
 fn replies(output: &Output<Effect>) -> impl Iterator<Item = &Reply> {
     output.peek_effects().iter().filter_map(|effect| match effect {
         Effect::Reply { reply, .. } => Some(reply),
-        Effect::Execute { .. } | Effect::Compensate { .. } | Effect::SetTimer { .. } | Effect::CancelTimer { .. } => None,
+        Effect::Execute { .. } | Effect::Compensate { .. } | Effect::SetTimer { .. } | Effect::CancelTimer { .. } => {
+            None
+        }
     })
 }
 

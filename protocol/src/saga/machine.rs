@@ -248,7 +248,9 @@ impl Saga {
         match self.phase {
             Phase::Running => self.go_forward(draft),
             Phase::Compensating => self.go_back(draft),
-            Phase::Starting | Phase::Turning | Phase::Ending { .. } | Phase::Ended(_) | Phase::Overruled(_) => draft.free(),
+            Phase::Starting | Phase::Turning | Phase::Ending { .. } | Phase::Ended(_) | Phase::Overruled(_) => {
+                draft.free()
+            }
         }
     }
 

@@ -87,9 +87,8 @@ impl Saga {
     fn remedy(&self, asked: Option<&str>, stuck: &[StepIndex]) -> String {
         /// So that a saga of a thousand stuck steps does not write a book.
         const STUCK_SHOWN_MAX: usize = 5;
-        let asked = asked.map(|reason| {
-            format!("An operator paused it: {reason}. Nothing is sent until it is resumed.")
-        });
+        let asked =
+            asked.map(|reason| format!("An operator paused it: {reason}. Nothing is sent until it is resumed."));
         let shown = stuck.iter().take(STUCK_SHOWN_MAX).map(|index| self.remedy_of(*index));
         let rest = stuck.len().checked_sub(STUCK_SHOWN_MAX + 1).map(|_| {
             format!("{} more steps wait in the same way; show the saga to see them.", stuck.len() - STUCK_SHOWN_MAX)

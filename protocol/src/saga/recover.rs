@@ -57,7 +57,9 @@ pub enum Unrecoverable {
         step: u16,
     },
     /// A step was answered, and a result that is forced before the step starts is not there.
-    #[error("step number {step} of saga {gtid} has a record, and step number {missing}, whose result is forced before it, has none")]
+    #[error(
+        "step number {step} of saga {gtid} has a record, and step number {missing}, whose result is forced before it, has none"
+    )]
     ForcedResultMissing {
         /// Which saga.
         gtid: Gtid,

@@ -97,7 +97,9 @@ impl Saga {
         match self.phase {
             Phase::Ended(outcome) => reply(caller, self.ended_reply(outcome)),
             Phase::Overruled(decision) => reply(caller, Reply::Overruled { decision }),
-            Phase::Starting | Phase::Running | Phase::Turning | Phase::Compensating | Phase::Ending { .. } => Output::none(),
+            Phase::Starting | Phase::Running | Phase::Turning | Phase::Compensating | Phase::Ending { .. } => {
+                Output::none()
+            }
         }
     }
 }

@@ -89,7 +89,9 @@ impl Step {
     /// was refused.
     pub(super) const fn is_settled(&self) -> bool {
         match self.progress {
-            Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } | Progress::Refused => !self.in_doubt,
+            Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } | Progress::Refused => {
+                !self.in_doubt
+            }
             Progress::Compensated => true,
             Progress::Executing { .. }
             | Progress::Recording

@@ -60,10 +60,7 @@ impl Saga {
             return self.end(Outcome::Compensated, draft);
         }
         self.phase = Phase::Turning;
-        draft.reply_all(
-            std::mem::take(&mut self.callers.turned),
-            &Reply::Compensating { reason: reason.clone() },
-        );
+        draft.reply_all(std::mem::take(&mut self.callers.turned), &Reply::Compensating { reason: reason.clone() });
         self.compensate_ready(&mut draft);
         draft.after(Record::SagaTurned(SagaTurned { gtid: self.gtid, reason }))
     }

@@ -237,11 +237,9 @@ impl Saga {
             Phase::Ended(_) | Phase::Overruled(_) => WaitsFor::Nothing,
             Phase::Starting | Phase::Turning | Phase::Ending { .. } => WaitsFor::Log,
             Phase::Running | Phase::Compensating if self.paused.is_some() => WaitsFor::Human,
-            Phase::Running if self.wanted.is_some() && self.has_undecided_pivot() => {
-                WaitsFor::Pivots(self.names(|index| {
-                    self.definition.step(index).pivot && self.step(index).is_undecided()
-                }))
-            }
+            Phase::Running if self.wanted.is_some() && self.has_undecided_pivot() => WaitsFor::Pivots(
+                self.names(|index| self.definition.step(index).pivot && self.step(index).is_undecided()),
+            ),
             Phase::Running if self.wanted.is_some() => WaitsFor::Log,
             Phase::Running | Phase::Compensating => WaitsFor::Steps,
         }
@@ -271,9 +269,7 @@ impl Saga {
             Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } if is_back && step.in_doubt => {
                 StepState::ToCompensate
             }
-            Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. }
-                if is_back || self.is_ended() =>
-            {
+            Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } if is_back || self.is_ended() => {
                 StepState::NotStarted
             }
             Progress::Waiting => StepState::Waiting,
@@ -298,7 +294,11 @@ impl Saga {
             Progress::Executing { .. } => WaitsFor::Answer,
             Progress::Compensating { .. } => WaitsFor::Answer,
             Progress::ActionRetry { unreachable } | Progress::CompensationRetry { unreachable } => {
-                if unreachable { WaitsFor::Participant } else { WaitsFor::Retry }
+                if unreachable {
+                    WaitsFor::Participant
+                } else {
+                    WaitsFor::Retry
+                }
             }
             Progress::Recording => WaitsFor::Log,
             Progress::Stuck => WaitsFor::Human,
@@ -340,9 +340,7 @@ impl Saga {
         if self.paused.is_some() {
             return WaitsFor::Human;
         }
-        self.these(&|behind| {
-            self.definition.step(behind).after.contains(&index) && !self.step(behind).is_settled()
-        })
+        self.these(&|behind| self.definition.step(behind).after.contains(&index) && !self.step(behind).is_settled())
     }
 
     fn these(&self, which: &dyn Fn(StepIndex) -> bool) -> WaitsFor {

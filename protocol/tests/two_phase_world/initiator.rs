@@ -29,16 +29,18 @@ impl Initiator {
     ///
     /// # Errors
     /// If it is none that can be given.
-    pub(crate) fn hear(&mut self, request: u64, reply: Reply) -> Result<(), String> {
+    pub(crate) fn hear(&mut self, request: u64, reply: Option<Reply>) -> Result<(), String> {
         if self.waits_for == Some(request) {
             self.waits_for = None;
         }
         match reply {
-            Reply::Begun => self.is_begun = true,
-            Reply::Outcome { outcome, .. } => self.told.push(outcome),
+            // It has to ask for commit again to learn more.
+            None => {}
+            Some(Reply::Begun) => self.is_begun = true,
+            Some(Reply::Outcome { outcome, .. }) => self.told.push(outcome),
             // Its begin was repeated although it was answered, beside the commit.
-            Reply::Refused(Refusal::RosterFrozen { .. }) => {}
-            Reply::Enlisted | Reply::Refused(_) => return Err(format!("request {request} was answered {reply:?}")),
+            Some(Reply::Refused(Refusal::RosterFrozen { .. })) => {}
+            Some(Reply::Enlisted | Reply::Refused(_)) => return Err(format!("request {request} was answered {reply:?}")),
         }
         Ok(())
     }

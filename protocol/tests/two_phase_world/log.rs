@@ -8,6 +8,8 @@ use assent_protocol::{Appended, Decision, Durable, Gtid, Outcome, Record};
 pub(crate) struct Log {
     /// Open: decided, and not known to have ended.
     pub(crate) open: Option<Decided>,
+    /// The replica that wrote the open row, and takes it up again when it restarts.
+    pub(crate) owner: usize,
     /// In the history.
     pub(crate) ended: Option<Ended>,
 }
@@ -23,11 +25,12 @@ impl Log {
     }
 
     /// Appends a forced record. Doing it again gives the same answer.
-    pub(crate) fn append(&mut self, record: &Record) -> Appended {
+    pub(crate) fn append(&mut self, writer: usize, record: &Record) -> Appended {
         let Record::Decided(decided) = record else { panic!("only decisions are forced: {record:?}") };
         match self.decision() {
             None => {
                 self.open = Some(decided.clone());
+                self.owner = writer;
                 Appended::Durable(attest(decided.gtid))
             }
             Some(known) if known == decided.decision => Appended::Durable(attest(decided.gtid)),

@@ -28,7 +28,8 @@ pub(crate) enum Request {
 pub(crate) struct InitiatorLink {
     pub(crate) session: u64,
     pub(crate) requests: VecDeque<(u64, Request)>,
-    pub(crate) replies: VecDeque<(u64, Reply)>,
+    /// `None`: there is no such transaction.
+    pub(crate) replies: VecDeque<(u64, Option<Reply>)>,
 }
 
 /// All sessions.
@@ -67,7 +68,7 @@ impl Net {
     }
 
     /// Answers a caller, if its session is still there.
-    pub(crate) fn reply(&mut self, to: Caller, reply: Reply) {
+    pub(crate) fn reply(&mut self, to: Caller, reply: Option<Reply>) {
         if let Some(link) = &mut self.initiator
             && link.session == to.session
         {

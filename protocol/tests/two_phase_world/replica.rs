@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use assent_protocol::two_phase::{CarriedBranch, Effect, Event, Order, Patience, Reply, Timer, TwoPhase, invariant};
 use assent_protocol::{
     AbortCode, AbortReason, Appended, BodyDigest, BranchEnd, Caller, Decision, Epoch, InstanceId, Outcome, Output,
-    Parts, ParticipantName, Record, Refusal, Wait,
+    Parts, ParticipantName, Record, Wait,
 };
 
 use crate::gtid;
@@ -66,12 +66,12 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Starts a process; the home replica takes up what the log has open.
+    /// Starts a process; it takes up what it has left open in the log.
     pub(crate) fn start(at: usize, epoch: Epoch, log: &Log, net: &mut Net) -> Result<Self, String> {
         let mut replica =
             Self { at, epoch, machine: None, timers: BTreeSet::new(), append: None, lazy: Vec::new() };
         if let Some(decided) = &log.open
-            && at == 0
+            && at == log.owner
         {
             replica.install(TwoPhase::recover(decided, epoch), net)?;
         }
@@ -135,7 +135,7 @@ impl Replica {
                             link.heard.push_back(Heard::Enlisted(reply == Reply::Enlisted));
                         }
                     }
-                    None => net.reply(to, reply),
+                    None => net.reply(to, Some(reply)),
                 },
                 Effect::SetTimer { timer, .. } => {
                     self.timers.insert(timer);
@@ -170,14 +170,14 @@ impl Replica {
         }
         if let Some(append) = &mut self.append {
             let record = append.output.forced().expect("only forced records are waited for");
-            append.answer = Some(log.append(record));
+            append.answer = Some(log.append(self.at, record));
         }
     }
 
     /// The answer of the append was lost: the committer repeats the very same batch.
     pub(crate) fn repeat_append(&mut self, log: &mut Log) -> Result<(), String> {
         let Some(append) = &mut self.append else { return Ok(()) };
-        let again = log.append(append.output.forced().expect("only forced records are waited for"));
+        let again = log.append(self.at, append.output.forced().expect("only forced records are waited for"));
         match &append.answer {
             Some(answer) if *answer != again => Err(format!("the log said {answer:?} and then {again:?}")),
             Some(_) | None => Ok(()),
@@ -245,9 +245,11 @@ impl Replica {
         log: &Log,
         net: &mut Net,
     ) -> Result<(), String> {
-        let is_for_home = self.at != 0 && log.open.is_some();
-        if is_for_home {
-            // Open and decided: its owner tells.
+        // The log answers for a transaction that another replica drives.
+        if let Some(open) = &log.open {
+            let takes_part = open.participants.contains(&participant);
+            let decision = if takes_part { open.decision } else { Decision::Abort };
+            net.route(self.at, &participant, Some(instance), Heard::Decided { epoch: self.epoch, decision });
             return Ok(());
         }
         if let Some(ended) = &log.ended {
@@ -300,7 +302,8 @@ impl Replica {
         }
         if let Some(ended) = &log.ended {
             let outcome = ended.outcome;
-            net.reply(caller, Reply::Outcome { outcome, reason: ended.reason.as_deref().map(AbortReason::from_line) });
+            let reason = ended.reason.as_deref().map(AbortReason::from_line);
+            net.reply(caller, Some(Reply::Outcome { outcome, reason }));
             return Ok(());
         }
         let is_lone = !ask.is_begun && ask.roster.len() == 1;
@@ -309,10 +312,9 @@ impl Replica {
             // A begun transaction is aborted by being unknown. A carried one may have a lone branch that has committed by itself:
             // only its commit request, asked again, finds out.
             Request::Abort => {
-                if ask.is_begun {
-                    let reason = AbortReason::new(AbortCode::Requested, "changed my mind");
-                    net.reply(caller, Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason) });
-                }
+                let reason = Some(AbortReason::new(AbortCode::Requested, "changed my mind"));
+                let reply = ask.is_begun.then_some(Reply::Outcome { outcome: Outcome::Aborted, reason });
+                net.reply(caller, reply);
                 Ok(())
             }
             Request::Commit { .. } if ask.is_begun => {
@@ -343,14 +345,6 @@ impl Ask {
             .iter()
             .map(|participant| CarriedBranch { participant: participant.clone(), payload: "work".into() })
             .collect()
-    }
-}
-
-/// Whether a reply is a surprise to the initiator.
-pub(crate) fn is_refusal(reply: &Reply) -> Option<&Refusal> {
-    match reply {
-        Reply::Refused(refusal) => Some(refusal),
-        Reply::Begun | Reply::Enlisted | Reply::Outcome { .. } => None,
     }
 }
 

@@ -121,7 +121,11 @@ fn i4_a_reply_before_its_record_is_caught() {
     let (saga, _) = Saga::start(gtid(), Epoch(1), definition(chain()), DIGEST, BEGUN_AT_MS, CALLER, Wait::Started);
     let output = Output::effects(vec![
         tell(Reply::Started),
-        Effect::SetTimer { timer: saga.step(StepIndex(0)).timer(StepIndex(0)).expect("set"), after_ms: 1, jitter: false },
+        Effect::SetTimer {
+            timer: saga.step(StepIndex(0)).timer(StepIndex(0)).expect("set"),
+            after_ms: 1,
+            jitter: false,
+        },
     ]);
     let found = invariant::check_begun(&saga, &output).expect_err("told before the start is durable");
     assert!(found.invariant.starts_with("I4"), "{found}");

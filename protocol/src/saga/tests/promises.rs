@@ -44,11 +44,8 @@ fn nothing_is_acknowledged_or_sent_before_the_start_is_durable() {
 fn outputs_are_handed_to_the_steps_behind() {
     let mut run = Run::running(vec![step("a", &[]), step("b", &[]), step("c", &[1, 0, 1])]);
     run.all([done(0, 1, "A"), done(1, 1, "B")]);
-    let Some(Effect::Execute { outputs, input, to, .. }) = run
-        .output
-        .peek_effects()
-        .iter()
-        .find(|effect| matches!(effect, Effect::Execute { .. }))
+    let Some(Effect::Execute { outputs, input, to, .. }) =
+        run.output.peek_effects().iter().find(|effect| matches!(effect, Effect::Execute { .. }))
     else {
         panic!("c starts: {:?}", run.output)
     };
@@ -121,18 +118,13 @@ fn a_turn_waits_for_an_action_in_flight_and_compensates_with_its_output() {
 
 #[test]
 fn an_action_of_unknown_outcome_is_compensated_without_another_attempt() {
-    for lost in [
-        timeout(2, false, 1),
-        unknown(2, 1, "db"),
-        Event::Left { participant: name("at-c"), instance: InstanceId(5) },
-    ] {
+    for lost in
+        [timeout(2, false, 1), unknown(2, 1, "db"), Event::Left { participant: name("at-c"), instance: InstanceId(5) }]
+    {
         let mut run = Run::running(vec![step("a", &[]), step("b", &[0]), step("c", &[0])]);
         run.all([done(0, 1, "A"), refused(1, 1, "no"), durable()]).sees(lost, "-c1");
         assert!(
-            run.output
-                .peek_effects()
-                .iter()
-                .any(|effect| matches!(effect, Effect::Compensate { output: None, .. }))
+            run.output.peek_effects().iter().any(|effect| matches!(effect, Effect::Compensate { output: None, .. }))
         );
         // Its late answer changes nothing.
         run.sees(done(2, 1, "C"), "").sees(undone(2, 1), "c -a1");
@@ -247,7 +239,8 @@ fn a_durable_step_holds_its_dependents_behind_its_record() {
 #[test]
 fn durable_steps_are_appended_one_after_the_other() {
     let durably = |step| StepDefinition { durable: true, ..step };
-    let mut run = Run::running(vec![durably(step("a", &[])), durably(step("b", &[])), step("c", &[0]), step("d", &[1])]);
+    let mut run =
+        Run::running(vec![durably(step("a", &[])), durably(step("b", &[])), step("c", &[0]), step("d", &[1])]);
     run.sees(done(0, 1, "A"), "!a +c1")
         .sees(done(1, 1, "B"), "")
         .sees(durable(), "!b +d1")

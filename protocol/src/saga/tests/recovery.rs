@@ -118,8 +118,7 @@ fn a_refusal_behind_a_pivot_that_was_resumed_is_tried_again() {
     let steps = || vec![pivot("p", &[]), step("a", &[0])];
     let answers = || vec![was_done(0), was_refused(1, 1)];
     assert_eq!(recovered(steps(), false, answers()).seen(), "+a2");
-    let mut run =
-        Run::recovered(Kept { steps: answers(), paused: Some("mend it".into()), ..kept(steps()) });
+    let mut run = Run::recovered(Kept { steps: answers(), paused: Some("mend it".into()), ..kept(steps()) });
     assert_eq!(run.seen(), "");
     run.sees(Event::ResumeRequested, "resumed +a2");
 }

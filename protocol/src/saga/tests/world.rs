@@ -186,7 +186,8 @@ impl World {
             (true, Mood::Refusing) => StepResult::Refused("cannot".into()),
             (true, Mood::Obliging | Mood::Mute) => {
                 let behind = |step: &StepDefinition| step.after.contains(&to.step);
-                let early = self.definition.steps().iter().zip(&self.places).any(|(step, at)| behind(step) && at.effect);
+                let early =
+                    self.definition.steps().iter().zip(&self.places).any(|(step, at)| behind(step) && at.effect);
                 assert!(!early, "compensated before what depends on it: {}", story());
                 self.places[index] = Place { effect: false, closed: true };
                 StepResult::Done(Bytes::new())
@@ -231,7 +232,8 @@ impl World {
     fn crash(&mut self, fate: usize) {
         self.transcript.push(format!("crash {fate}"));
         let lazy = std::mem::take(&mut self.lazy);
-        self.log.extend(lazy.into_iter().enumerate().filter(|(i, _)| fate >> (i % 8) & 1 == 1).map(|(_, record)| record));
+        self.log
+            .extend(lazy.into_iter().enumerate().filter(|(i, _)| fate >> (i % 8) & 1 == 1).map(|(_, record)| record));
         if let Some((record, _)) = self.appending.take()
             && fate >> 8 & 1 == 1
         {
@@ -390,16 +392,17 @@ fn mood(pick: usize) -> Mood {
 fn dag() -> impl Strategy<Value = Definition> {
     let shape = (any::<u8>(), 0..6_u8, 0..5_u8, 0..4_u32, 0..3_u32);
     prop::collection::vec(shape, 1..7).prop_map(|steps| {
-        let steps = steps.into_iter().enumerate().map(|(position, (after, pivot, durable, attempts, undo_attempts))| {
-            let after: Vec<u16> = (0..position as u16).filter(|bit| after >> bit & 1 == 1).collect();
-            let mut made = step(&format!("s{position}"), &after);
-            made.participant = name(["bank", "shop"][position % 2]);
-            made.pivot = pivot == 0;
-            made.durable = durable == 0;
-            made.retry.attempts_max = attempts;
-            made.compensation_retry.attempts_max = undo_attempts;
-            made
-        });
+        let steps =
+            steps.into_iter().enumerate().map(|(position, (after, pivot, durable, attempts, undo_attempts))| {
+                let after: Vec<u16> = (0..position as u16).filter(|bit| after >> bit & 1 == 1).collect();
+                let mut made = step(&format!("s{position}"), &after);
+                made.participant = name(["bank", "shop"][position % 2]);
+                made.pivot = pivot == 0;
+                made.durable = durable == 0;
+                made.retry.attempts_max = attempts;
+                made.compensation_retry.attempts_max = undo_attempts;
+                made
+            });
         definition(steps.collect())
     })
 }
