@@ -51,6 +51,9 @@ use crate::log::{Log, LogError, OpenError};
 use crate::service::{Admin, Bearer, LocalSession, Shared, Transactions};
 use crate::session;
 
+pub(crate) use opening::Patience;
+pub use opening::Silence;
+
 /// How long connections may take to close by themselves, once the port is closed.
 const CONNECTIONS_CLOSE_MAX: Duration = Duration::from_secs(1);
 /// How long the last records may take to reach the log.
@@ -101,7 +104,7 @@ pub enum StartError {
         /// How long it was waited for.
         waited: Duration,
         /// The last thing that went wrong.
-        source: opening::Silence,
+        source: Silence,
     },
     /// What is open in the log could not be taken over.
     #[error("cannot take over what is open in the log; look at the log's database, then start again")]

@@ -29,3 +29,8 @@ pub use error::{ConnectError, EnlistError, Error};
 pub use participant::{Branch, BoxError, Coordinator, Heuristic, Participant, Vote};
 pub use saga::{Compensated, Executed, SagaParticipant, Step};
 pub use transaction::{Outcome, Transaction};
+
+/// The examples of the README compile.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

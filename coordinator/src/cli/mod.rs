@@ -9,6 +9,7 @@
 //! | `serve.rs` | `assent serve` |
 //! | `migrate.rs` | `assent migrate` |
 //! | `transactions.rs` | `assent tx list`, `assent tx show` |
+//! | `demo/` | `assent demo` |
 //! | `bench/` | `assent bench` |
 //!
 //! A command is a variant of [`Command`] with its arguments, and one line in [`run`]. It writes what was asked for to stdout through
@@ -16,7 +17,9 @@
 
 mod bench;
 mod client;
+mod demo;
 mod exit;
+mod migrate;
 mod output;
 mod serve;
 mod transactions;
@@ -38,6 +41,7 @@ pub use output::{Format, Output};
 
 const EXAMPLES: &str = "\
 Examples:
+  assent demo                                    see it work, with nothing but this program
   assent serve                                   a coordinator with its log in ./assent.db
   assent serve --log postgres://me@db/assent     with its log in Postgres
   assent migrate --log postgres://me@db/assent   make that database ready, once per version
@@ -76,10 +80,14 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a coordinator.
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
+    /// Make the database of a log ready for this version.
+    Migrate(migrate::Migrate),
     /// Look at transactions and sagas.
     #[command(subcommand)]
     Tx(transactions::Transactions),
+    /// See it work: a coordinator and three services on this machine, in five acts.
+    Demo(demo::Demo),
     /// Measure a coordinator, with participants and load in processes of their own.
     Bench(bench::Bench),
     /// A child process of `bench`.
@@ -101,8 +109,14 @@ pub fn main() -> ExitCode {
 pub fn run<I, T>(arguments: I) -> Exit
 where
     I: IntoIterator<Item = T>,
-    T: Into<OsString> + Clone,
+    T: Into<OsString>,
 {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    if arguments.len() <= 1 {
+        let mut output = Output::new(Format::Table);
+        output.text(&Cli::command().render_help().to_string()).ok();
+        return Exit::Ok;
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return unparsed(&error),
@@ -111,7 +125,9 @@ where
     let mut output = Output::new(global.output);
     let done = match command {
         Command::Serve(serve) => on_runtime(serve.run(global)),
+        Command::Migrate(migrate) => on_runtime(migrate.run(&mut output)),
         Command::Tx(transactions) => on_runtime(transactions.run(&global, &mut output)),
+        Command::Demo(demo) => demo.run(&global, &mut output),
         Command::Bench(bench) => on_runtime(bench.run(&global, &mut output)),
         Command::BenchWorker => on_one_thread(bench::worker()),
         Command::Completions { shell } => completions(shell, &mut output),
@@ -128,11 +144,6 @@ fn unparsed(error: &clap::Error) -> Exit {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // Whoever closes the pipe has read enough.
             error.print().ok();
-            Exit::Ok
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if std::env::args_os().len() <= 1 => {
-            let mut output = Output::new(Format::Table);
-            output.text(&Cli::command().render_help().to_string()).ok();
             Exit::Ok
         }
         _ => {

@@ -51,14 +51,15 @@ pub(super) fn unknown(key: &str) -> String {
 
 /// The known key that a wrong one was most likely meant to be.
 pub(super) fn nearest(key: &str) -> Option<&'static str> {
-    let nearest = SETTINGS.iter().filter_map(|setting| Some((distance(key, setting.key)?, setting.key))).min()?;
-    Some(nearest.1)
+    let near =
+        SETTINGS.iter().filter_map(|setting| Some((distance(key, setting.key)?, edits(key, setting.key), setting)));
+    near.min_by_key(|(distance, edits, _)| (*distance, *edits)).map(|(.., setting)| setting.key)
 }
 
 /// How far a key is from a setting; `None` if so far that a suggestion would only mislead.
 fn distance(key: &str, setting: &str) -> Option<usize> {
     let near = |given: &str, known: &str| Some(edits(given, known)).filter(|edits| *edits <= given.len() / 3);
-    let name_of = |key: &'_ str| key.rsplit('.').next().map_or(0, |name| key.len() - name.len());
+    let name_of = |key: &str| key.rsplit('.').next().map_or(0, |name| key.len() - name.len());
     let (given, known) = (&key[name_of(key)..], &setting[name_of(setting)..]);
     // A name in the wrong table, or one that was not written out, is as near as one with a slip in it.
     let is_beginning = given.len() >= 3 && known.starts_with(given);

@@ -230,6 +230,9 @@ impl Shard {
 
     fn set_timer(&mut self, gtid: Gtid, timer: Timer, after_ms: u64, jitter: bool) {
         let Some(entry) = self.entries.get_mut(&gtid) else { return };
+        if entry.machine.is_ended() {
+            return;
+        }
         let after_ms = if jitter { rand::rng().random_range(0..=after_ms) } else { after_ms };
         let after = Duration::from_millis(after_ms);
         if let Some((_, key)) = entry.timers.iter().find(|(running, _)| *running == timer) {

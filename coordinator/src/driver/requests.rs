@@ -44,7 +44,7 @@ impl Shard {
             self.in_memory(gtid, session, message);
         } else if let Some(answer) = self.answer_at_hand(gtid, &message) {
             self.answer_ended(gtid, session, &message, answer);
-        } else if self.needs_no_lookup(gtid, &message) {
+        } else if self.ended.get(gtid).is_none() && self.needs_no_lookup(gtid, &message) {
             self.not_in_memory(gtid, session, message, Knowledge::Absent);
         } else {
             self.wait_for_log(gtid, session, message);

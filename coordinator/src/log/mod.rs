@@ -4,11 +4,11 @@
 //!
 //! | URL | implementation | for |
 //! |---|---|---|
-//! | `postgres://...` | `postgres` | production |
-//! | `sqlite:PATH` | `sqlite` | one embedded process |
-//! | (none) | `memory` | simulation, with injected failures |
+//! | `postgres://...` | [`postgres`] | production |
+//! | `sqlite:PATH` | [`sqlite`] | one embedded process |
+//! | (none) | [`memory`] | simulation, with injected failures |
 //!
-//! The contract, which every implementation keeps and `conformance` checks:
+//! The contract, which every implementation keeps and the conformance suite (feature `conformance`) checks:
 //! 1. [`Log::append`] is atomic: all of a batch is durable, or nothing of it.
 //! 2. It is idempotent: the committer repeats the very same batch after any error but [`AppendError::Fenced`], and the
 //!    repetition answers what the first would have answered.
@@ -19,9 +19,19 @@
 //! The order of calls: [`open`], [`Log::acquire`], [`Log::open_transactions`] until it is exhausted, then
 //! [`Log::append`] one batch after the other. Reads may run at any time, beside an append too.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod error;
+pub mod memory;
+mod migration;
+mod plan;
+pub mod postgres;
 mod read;
+mod rows;
+pub mod sqlite;
+mod stored;
 mod url;
+mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +39,10 @@ use std::time::Duration;
 use assent_protocol::{Appended, Epoch, Gtid, Name, ParticipantName, Record};
 use futures::future::BoxFuture;
 
+use self::url::Target;
+
 pub use error::{AppendError, Cause, LogError, OpenError, SchemaError};
+pub use migration::{Migration, MigrationReport, check, migrate};
 pub use read::{
     EndedTransaction, Filter, Found, Kind, LoggedStep, OpenSaga, OpenTransaction, Page, PageToken, Shown, State,
     Transaction, Unreadable,
@@ -205,6 +218,8 @@ impl Default for Options {
 /// # Errors
 /// [`OpenError`], which says what to do next.
 pub async fn open(url: &str, options: Options) -> Result<Arc<dyn Log>, OpenError> {
-    let _ = options;
-    Err(OpenError::Url { url: url::redacted(url), problem: "no log of this kind is built in".to_owned() })
+    Ok(match Target::parse(url)? {
+        Target::Sqlite(path) => Arc::new(sqlite::SqliteLog::open(path, options).await?),
+        Target::Postgres(target) => Arc::new(postgres::PostgresLog::open(*target, options).await?),
+    })
 }

@@ -24,6 +24,39 @@ pub(super) struct Plan<'a> {
     pub(super) ends: Vec<&'a Ended>,
     /// Inserts into history of what never had an open row.
     pub(super) unopened: Vec<&'a Ended>,
+    /// Whether something was left out for an end in the same batch.
+    pub(super) is_subsumed: bool,
+}
+
+/// How many rows a storage wrote.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Written {
+    /// Decisions and starts that were inserted.
+    pub(super) opened: u64,
+    /// Sagas that were turned, paused or resumed.
+    pub(super) changed: u64,
+    /// Answers of steps that were kept.
+    pub(super) stepped: u64,
+    /// Rows that moved to history. A storage may leave out those of 2PC, whose end nobody waits for.
+    pub(super) ended: u64,
+}
+
+impl Written {
+    /// Whether it follows from the numbers alone that every forced record is durable and came first. If not, one
+    /// has to look what stands.
+    pub(super) fn settles(&self, batch: &Batch, plan: &Plan<'_>) -> bool {
+        let all = |written: u64, wanted: usize| u64::try_from(wanted).is_ok_and(|wanted| written == wanted);
+        let opened = all(self.opened, plan.decisions.len() + plan.starts.len());
+        let ended = all(self.ended, plan.ends.len());
+        let changed = all(self.changed, plan.changes.len()) && (ended || !plan.is_subsumed);
+        let stepped = all(self.stepped, plan.steps.len()) && (ended || !plan.is_subsumed);
+        batch.forced.iter().all(|record| match record {
+            Record::Decided(_) | Record::SagaStarted(_) => opened,
+            Record::SagaTurned(_) | Record::SagaPaused(_) => changed,
+            Record::SagaStep(_) => stepped,
+            Record::Ended(end) => ended && end.has_open_row,
+        })
+    }
 }
 
 /// What becomes of an open saga's row.
@@ -66,8 +99,10 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        plan.changes = changes.into_values().filter(|change| !ended.contains(&change.gtid)).collect();
-        plan.steps = steps.into_values().filter(|step| !ended.contains(&step.gtid)).collect();
+        let is_over = |gtid: &Gtid| ended.contains(gtid);
+        plan.is_subsumed = changes.keys().any(is_over) || steps.keys().any(|(gtid, _, _)| is_over(gtid));
+        plan.changes = changes.into_values().filter(|change| !is_over(&change.gtid)).collect();
+        plan.steps = steps.into_values().filter(|step| !is_over(&step.gtid)).collect();
         plan
     }
 

@@ -56,7 +56,7 @@ pub(super) async fn drive(config: &Config, log: &Arc<dyn Log>, deadline: Instant
 }
 
 /// How long an answer is waited for.
-struct Patience {
+pub(crate) struct Patience {
     deadline: Instant,
     waited: Duration,
     next: Duration,
@@ -64,12 +64,16 @@ struct Patience {
 }
 
 impl Patience {
-    fn until(deadline: Instant, waited: Duration) -> Self {
+    /// Until then, which is so long from now.
+    pub(crate) fn until(deadline: Instant, waited: Duration) -> Self {
         Self { deadline, waited, next: RETRY_INITIAL, attempts: 0 }
     }
 
     /// Waits before the next attempt, or gives up.
-    async fn wait(&mut self, silence: Silence) -> Result<(), StartError> {
+    ///
+    /// # Errors
+    /// [`StartError::LogSilent`] once the next attempt would come too late.
+    pub(crate) async fn wait(&mut self, silence: Silence) -> Result<(), StartError> {
         if Instant::now() + self.next > self.deadline {
             return Err(StartError::LogSilent { waited: self.waited, source: silence });
         }

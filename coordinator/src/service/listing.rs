@@ -58,12 +58,14 @@ impl Position {
                 "{shown} is not a page token: pass the one that came with the previous page, or none for the first"
             ))
         };
+        if token.is_empty() {
+            return Ok(Self::Open(None));
+        }
         match token.split_at_checked(1) {
-            None => Ok(Self::Open(None)),
             Some(("o", before)) => before.parse().map(|before| Self::Open(Some(before))).map_err(|_| wrong()),
             Some(("e", "")) => Ok(Self::Ended(None)),
             Some(("e", page)) => PageToken::from_str(page).map(|page| Self::Ended(Some(page))).map_err(|_| wrong()),
-            Some(_) => Err(wrong()),
+            Some(_) | None => Err(wrong()),
         }
     }
 }

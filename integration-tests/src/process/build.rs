@@ -80,7 +80,8 @@ fn build(name: &str) -> PathBuf {
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == name)
-        .and_then(|message| message["executable"].as_str().map(PathBuf::from))
+        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == name)
+        // A library of the same name has no executable.
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .unwrap_or_else(|| panic!("no package of this workspace has a binary '{name}'"))
 }

@@ -1,4 +1,5 @@
-//! The transaction context over real sockets: HTTP/1.1 into axum, gRPC between tonic's client and server, and both in a row.
+//! The transaction context over real sockets: HTTP/1.1 into axum, gRPC between tonic's client and server, and both in a
+//! row.
 
 use std::net::SocketAddr;
 use std::pin::Pin;

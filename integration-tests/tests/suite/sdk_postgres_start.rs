@@ -68,11 +68,7 @@ async fn roles_that_cannot_do_their_part_are_told() {
     assert!(error.to_string().contains("needs select, insert, update and delete"), "{error}");
     of("teller").recorded(Barrier::default()).start(&coordinator()).await.expect("starts");
 
-    bank.connect()
-        .await
-        .execute("revoke select on pg_catalog.pg_prepared_xacts from public")
-        .await
-        .expect("hidden");
+    bank.connect().await.execute("revoke select on pg_catalog.pg_prepared_xacts from public").await.expect("hidden");
     let error = of("clerk").start(&coordinator()).await.expect_err("sees nothing");
     assert!(error.to_string().contains("grant select on pg_catalog.pg_prepared_xacts"), "{error}");
 }

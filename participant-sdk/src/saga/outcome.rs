@@ -15,8 +15,8 @@ pub enum SagaOutcome {
     Completed(Outputs),
     /// No step has a net effect, for a reason.
     Compensated(AbortReason),
-    /// Nobody here knows. The coordinator may be driving it on, or may not have heard of it: ask again with the same
-    /// gtid, or start it again with the same gtid and steps, which gives the same saga.
+    /// Nobody here knows. The coordinator may be driving it on, or may not have heard of it: ask again, with
+    /// [`saga_outcome`](crate::Assent::saga_outcome).
     InDoubt {
         /// Which saga to ask about.
         gtid: Gtid,

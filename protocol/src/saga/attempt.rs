@@ -141,8 +141,9 @@ impl Saga {
 
     pub(super) fn undeliverable(&mut self, step: StepIndex, compensation: bool, attempt: u32) -> Output<Effect> {
         match self.stage() {
-            Stage::Starting | Stage::Ending | Stage::Ended | Stage::Overruled => return Output::none(),
-            Stage::Running
+            Stage::Ending | Stage::Ended | Stage::Overruled => return Output::none(),
+            Stage::Starting
+            | Stage::Running
             | Stage::Deciding
             | Stage::Turning
             | Stage::Compensating
@@ -201,8 +202,9 @@ impl Saga {
 
     pub(super) fn left(&mut self, participant: &ParticipantName, instance: InstanceId) -> Output<Effect> {
         match self.stage() {
-            Stage::Starting | Stage::Ending | Stage::Ended | Stage::Overruled => return Output::none(),
-            Stage::Running
+            Stage::Ending | Stage::Ended | Stage::Overruled => return Output::none(),
+            Stage::Starting
+            | Stage::Running
             | Stage::Deciding
             | Stage::Turning
             | Stage::Compensating
@@ -217,10 +219,7 @@ impl Saga {
             let step = self.step_mut(index);
             step.instance = step.instance.filter(|done_by| *done_by != instance);
             let is_lost = match step.progress {
-                // Where it went is not known: rather one needless attempt than a wait for the timeout.
-                Progress::Executing { sent_to } | Progress::Compensating { sent_to } => {
-                    sent_to.is_none_or(|sent_to| sent_to == instance)
-                }
+                Progress::Executing { sent_to } | Progress::Compensating { sent_to } => sent_to == Some(instance),
                 Progress::Waiting
                 | Progress::ActionDue
                 | Progress::ActionRetry { .. }
@@ -241,9 +240,10 @@ impl Saga {
 
     pub(super) fn timer_fired(&mut self, timer: Timer) -> Output<Effect> {
         match self.stage() {
-            // No timer was set yet, or none is set any more.
-            Stage::Starting | Stage::Ending | Stage::Ended | Stage::Overruled => return Output::none(),
-            Stage::Running
+            // No timer is set any more.
+            Stage::Ending | Stage::Ended | Stage::Overruled => return Output::none(),
+            Stage::Starting
+            | Stage::Running
             | Stage::Deciding
             | Stage::Turning
             | Stage::Compensating

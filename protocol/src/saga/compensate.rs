@@ -69,6 +69,11 @@ impl Saga {
         step.progress = Progress::Compensating { sent_to: None };
         let (attempt, prefer, output) = (step.attempt, step.instance, step.output.clone());
         let definition = self.definition.step(index);
+        draft.effects.push(Effect::SetTimer {
+            timer: Timer::Attempt { step: index, compensation: true, attempt },
+            after_ms: definition.compensation_retry.attempt_timeout_ms,
+            jitter: false,
+        });
         draft.effects.push(Effect::Compensate {
             step: index,
             name: definition.name.clone(),
@@ -77,11 +82,6 @@ impl Saga {
             attempt,
             input: definition.input.clone(),
             output,
-        });
-        draft.effects.push(Effect::SetTimer {
-            timer: Timer::Attempt { step: index, compensation: true, attempt },
-            after_ms: definition.compensation_retry.attempt_timeout_ms,
-            jitter: false,
         });
     }
 

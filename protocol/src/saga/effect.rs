@@ -79,14 +79,15 @@ pub enum Reply {
     Started,
     /// The saga has turned back, durably. To whoever asked for it.
     Compensating {
-        /// Why it turned: the first reason counts, which need not be this caller's.
+        /// Why it turned, as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it. The first reason counts, which need not be this
+        /// caller's.
         reason: String,
     },
     /// The saga has ended.
     Ended {
         /// How.
         outcome: Outcome,
-        /// Why, where it was compensated.
+        /// Why, where it was compensated, as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it.
         reason: Option<String>,
         /// The outputs of its steps, by their names; empty where it was compensated.
         outputs: Vec<(Name, Bytes)>,

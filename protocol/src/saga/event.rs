@@ -65,8 +65,8 @@ pub enum Event {
         /// The answer.
         result: StepResult,
     },
-    /// The driver chose an instance for an attempt and queued the message. Optional: without it, an attempt counts as lost when
-    /// *any* instance of its participant leaves.
+    /// The driver handed an attempt to an instance's session. An attempt of which this was not told is never lost with a session: only its
+    /// timeout ends it.
     Sent {
         /// Which step.
         step: StepIndex,
@@ -120,7 +120,7 @@ pub enum Event {
     },
     /// The initiator wants the saga undone.
     CompensateRequested {
-        /// Why, in the initiator's words.
+        /// Why; goes to the log and to callers as it is, so as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it.
         reason: String,
         /// Who asks.
         caller: Caller,

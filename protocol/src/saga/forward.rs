@@ -91,6 +91,12 @@ impl Saga {
             let output = self.step(*after).output.clone().unwrap_or_default();
             outputs.push((self.definition.step(*after).name.clone(), output));
         }
+        // Before the message: an attempt that turns out to be undeliverable has its timer cancelled.
+        draft.effects.push(Effect::SetTimer {
+            timer: Timer::Attempt { step: index, compensation: false, attempt },
+            after_ms: definition.retry.attempt_timeout_ms,
+            jitter: false,
+        });
         draft.effects.push(Effect::Execute {
             step: index,
             name: definition.name.clone(),
@@ -100,11 +106,6 @@ impl Saga {
             input: definition.input.clone(),
             outputs,
             pivot: definition.pivot,
-        });
-        draft.effects.push(Effect::SetTimer {
-            timer: Timer::Attempt { step: index, compensation: false, attempt },
-            after_ms: definition.retry.attempt_timeout_ms,
-            jitter: false,
         });
     }
 
@@ -164,15 +165,13 @@ impl Saga {
         }
         let (in_doubt, failed) = (step.in_doubt, step.failed);
         match self.phase {
-            Phase::Running if self.paused.is_some() => return, // the budget is fresh when it is resumed
-            Phase::Running => {}
+            Phase::Starting | Phase::Running if self.paused.is_some() => return, // the budget is fresh when it is resumed
+            // While starting, the driver may find the root steps undeliverable before it tells of the receipt.
+            Phase::Starting | Phase::Running => {}
             // It is compensated instead.
-            Phase::Starting
-            | Phase::Turning
-            | Phase::Compensating
-            | Phase::Ending { .. }
-            | Phase::Ended(_)
-            | Phase::Overruled(_) => return,
+            Phase::Turning | Phase::Compensating | Phase::Ending { .. } | Phase::Ended(_) | Phase::Overruled(_) => {
+                return;
+            }
         }
         let definition = self.definition.step(index);
         // Behind a completed pivot, and for a pivot that may have taken effect, giving up is not among the choices.

@@ -319,9 +319,7 @@ fn timers_agree(
     after: &Saga,
     output: &Output<Effect>,
 ) -> Result<(), Violation> {
-    if let Some(Event::TimerFired(timer)) = event
-        && after.phase != Phase::Starting
-    {
+    if let Some(Event::TimerFired(timer)) = event {
         set.remove(timer);
     }
     for effect in output.peek_effects() {

@@ -20,10 +20,10 @@
 //! | `StepAnswered`, action | – | go | decide | note | back | note | note | – | – | – |
 //! | `StepAnswered`, compensation | – | – | – | – | back | – | note | – | – | – |
 //! | `Sent` | note | note | note | note | note | note | note | – | – | – |
-//! | `Undeliverable` | – | go | decide | note | back | note | note | – | – | – |
+//! | `Undeliverable` | note | go | decide | note | back | note | note | – | – | – |
 //! | `Joined` | – | again | again | again | again | – | – | – | – | – |
-//! | `Left` | – | go | decide | note | back | note | note | – | – | – |
-//! | `TimerFired` | – | go | decide | note | back | note | note | – | – | – |
+//! | `Left` | note | go | decide | note | back | note | note | – | – | – |
+//! | `TimerFired` | note | go | decide | note | back | note | note | – | – | – |
 //! | `Appended`, durable | running | go | decide | compensating | – | note | – | ended | – | – |
 //! | `Appended`, overruled | overruled | overruled | overruled | overruled | – | overruled | – | overruled | – | – |
 //! | `StartRequested` | wait | answer | answer | answer | answer | answer | answer | wait | answer | answer |

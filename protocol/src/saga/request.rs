@@ -54,7 +54,7 @@ impl Saga {
         match self.stage() {
             Stage::Starting | Stage::Running | Stage::Deciding | Stage::PausedRunning => {
                 self.callers.turned.insert(caller);
-                self.want_turn(format!("asked for by the initiator: {}", cut(reason)));
+                self.want_turn(cut(reason));
                 // Where a pivot is completed, this drops the wish and says so.
                 self.advance(Draft::default())
             }

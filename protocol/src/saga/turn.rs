@@ -13,24 +13,25 @@ use super::effect::{Effect, Reply};
 use super::machine::{Draft, Phase, Saga};
 use super::step::{Progress, Step};
 use crate::durable::Output;
+use crate::reason::{AbortCode, AbortReason};
 use crate::record::{Outcome, Record, SagaTurned};
 
 impl Saga {
     pub(super) fn want_turn_after_refusal(&mut self, index: StepIndex) {
-        let definition = self.definition.step(index);
         let error = self.step(index).last_error.as_deref().unwrap_or_default();
-        let reason = format!("step {} was refused by {}: {error}", definition.name, definition.participant);
-        self.want_turn(reason);
+        self.want_turn_for(index, &format!("was refused: {error}"));
     }
 
     pub(super) fn want_turn_after_failures(&mut self, index: StepIndex) {
-        let (definition, step) = (self.definition.step(index), self.step(index));
-        let error = step.last_error.as_deref().unwrap_or_default();
-        let reason = format!(
-            "step {} at {} has no known outcome after {} attempts, the last for: {error}",
-            definition.name, definition.participant, step.failed
-        );
-        self.want_turn(reason);
+        let step = self.step(index);
+        let (failed, error) = (step.failed, step.last_error.as_deref().unwrap_or_default());
+        self.want_turn_for(index, &format!("has no known outcome after {failed} attempts, the last for: {error}"));
+    }
+
+    fn want_turn_for(&mut self, index: StepIndex, what: &str) {
+        let definition = self.definition.step(index);
+        let message = format!("step {} {what}", definition.name);
+        self.want_turn(AbortReason::by(AbortCode::StepFailed, &definition.participant, message).to_line());
     }
 
     /// The first reason is the one that counts.

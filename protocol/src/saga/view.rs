@@ -15,7 +15,7 @@ use crate::record::Outcome;
 pub struct View {
     /// `running`, `compensating`, `completed`, `compensated` or `paused`.
     pub state: &'static str,
-    /// Why it turned back, once that is durable.
+    /// Why it turned back, once that is durable, as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it.
     pub reason: Option<String>,
     /// What a human must do, where it is paused.
     pub remedy: Option<String>,

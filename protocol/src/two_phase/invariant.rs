@@ -192,6 +192,9 @@ fn ends_once(was_ended: bool, after: &TwoPhase, output: &Output<Effect>) -> Resu
         .collect();
     match (was_ended, after.is_ended(), ends.as_slice()) {
         (true, true, []) | (false, false, []) => {}
+        // The row is another writer's.
+        (false, true, []) if after.is_overruled => {}
+        (_, _, [_]) if after.is_overruled => return violation(INVARIANT, "another writer's row was closed".to_owned()),
         (false, true, [ended]) => {
             let outcome = if after.state == State::Committed { Outcome::Committed } else { Outcome::Aborted };
             if (ended.outcome, ended.has_open_row) != (outcome, after.has_open_row) {
@@ -378,6 +381,8 @@ fn something_will_wake_it(
         output.peek_effects().iter().any(|effect| matches!(effect, Effect::Send { to, .. } if *to == branch.participant))
     };
     let waits_for = |wanted: fn(BranchState) -> bool| after.branches.iter().any(|branch| wanted(branch.state));
+    // An only branch that may have committed by itself is waited for until it joins.
+    let waits_for_good = after.state == State::OnePhase && after.may_have_run;
     let problem = match after.state {
         State::Active if before.is_none() && !sets(Timer::Deadline) => "no deadline",
         State::Active | State::Preparing if fired(Timer::Deadline) => "the deadline has passed",
@@ -387,12 +392,14 @@ fn something_will_wake_it(
             "no vote is still to come"
         }
         State::Preparing | State::OnePhase
-            if before.is_some_and(|before| has_more(before, after, BranchState::Waiting)) && !sets(Timer::Absence) =>
+            if before.is_some_and(|before| has_more(before, after, BranchState::Waiting))
+                && !sets(Timer::Absence)
+                && !waits_for_good =>
         {
             "nobody watches for the absent participant"
         }
         State::Preparing | State::OnePhase
-            if fired(Timer::Absence) && waits_for(|state| state == BranchState::Waiting) =>
+            if fired(Timer::Absence) && waits_for(|state| state == BranchState::Waiting) && !waits_for_good =>
         {
             "the absence was long enough"
         }

@@ -83,6 +83,7 @@ impl TwoPhase {
             branches: Vec::new(),
             digest: None,
             may_recur: false,
+            may_have_run: false,
             has_open_row: false,
             is_overruled: false,
             reason: None,
@@ -191,6 +192,7 @@ impl TwoPhase {
                 }
                 self.digest = Some(digest);
                 self.may_recur = may_recur;
+                self.may_have_run = may_recur;
                 self.waiters.push(waiter);
                 // A branch that commits by itself leaves nothing in the log: after a crash only the repeated request can ask
                 // it again, so that request has to name it. Branches from before it are unknown then.
@@ -298,6 +300,10 @@ impl TwoPhase {
             }
             (State::Preparing | State::OnePhase, Route::Absent) if is_asked && !was_handed_over => {
                 branch.state = BranchState::Waiting;
+                if one_phase && self.may_have_run {
+                    // It is waited for until it comes: only it can tell what became of the first request.
+                    return Output::none();
+                }
                 Output::effects(vec![self.absence_timer()])
             }
             (State::Preparing | State::OnePhase, Route::Unknown) if is_asked && !was_handed_over => {
@@ -640,7 +646,7 @@ impl TwoPhase {
     fn deadline_passed(&mut self) -> Output<Effect> {
         let may_abort = match self.state {
             State::Active | State::Preparing => true,
-            State::OnePhase if self.nobody_was_asked() => true,
+            State::OnePhase if self.was_never_asked() => true,
             // It may have committed by itself, so only its answer ends this; and the first question may have been lost.
             State::OnePhase => return self.resend(),
             State::Deciding(_) | State::Committing | State::Aborting | State::Committed | State::Aborted => false,
@@ -664,8 +670,10 @@ impl TwoPhase {
 
     fn absence_passed(&mut self) -> Output<Effect> {
         match self.state {
-            State::Preparing | State::OnePhase => {}
+            State::Preparing => {}
+            State::OnePhase if self.was_never_asked() => {}
             State::Active
+            | State::OnePhase
             | State::Deciding(_)
             | State::Committing
             | State::Aborting
@@ -736,6 +744,10 @@ impl TwoPhase {
         };
         for waiter in std::mem::take(&mut self.waiters) {
             effects.push(Effect::Reply { to: waiter.caller, reply: self.outcome_reply() });
+        }
+        if self.is_overruled {
+            // The row is another writer's, and so is its end: there may be branches that are unknown here.
+            return Output::effects(effects);
         }
         let ended = Ended {
             gtid: self.gtid,
@@ -840,8 +852,9 @@ impl TwoPhase {
             .map(|(_, branch)| branch.participant.clone())
     }
 
-    fn nobody_was_asked(&self) -> bool {
-        self.branches.iter().all(|branch| branch.state != BranchState::Asked)
+    /// Whether the only branch cannot have committed by itself: it was not asked, now or in an earlier life of this transaction.
+    fn was_never_asked(&self) -> bool {
+        !self.may_have_run && self.branches.iter().all(|branch| branch.state != BranchState::Asked)
     }
 }
 

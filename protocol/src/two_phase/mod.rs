@@ -8,7 +8,7 @@
 //! |---|---|---|---|---|---|---|---|---|---|---|
 //! | active | roster frozen, prepare sent: **preparing**, or **one-phase**; all had voted: **deciding** | **aborting** | branch added | ignored | ignored | kept waiting | ignored | ignored | **aborting** | - |
 //! | preparing | waits | **deciding** abort | refused | all yes: **deciding**; no or unknown: **aborting** | ignored | kept waiting | prepare sent / asked instance gone: **aborting** | waited for / **aborting** | **aborting** | - |
-//! | one-phase | waits | waits | refused | committed: **committed**; no: **aborted**; yes: **deciding**; unknown: asked again | ignored | kept waiting | asked again | waited for / **aborting**; asked again, if it was asked before | **aborting** while nobody was asked, else asked again | - |
+//! | one-phase | waits | waits | refused | committed: **committed**; no: **aborted**; yes: **deciding**; unknown: asked again | ignored | kept waiting | asked again | waited for / **aborting**; if it may have been asked before, asked again | **aborting** while it was never asked, else asked again | - |
 //! | deciding | waits | waits | refused | ignored | ignored | kept waiting | ignored | ignored | ignored | durable: **committing** or **aborting**; overruled: what the log says |
 //! | committing | told committed | told committed | refused | commit sent again | all: **committed** | commit sent | commit sent / ignored | ignored | ignored | - |
 //! | aborting | told aborted; one that may recur: **deciding** abort, if there is no record yet | told aborted | refused | yes, unknown: abort sent again; no: branch ended, all: **aborted** | all: **aborted** | abort sent | abort sent / ignored | never asked: branch ended, all: **aborted** | ignored | - |
@@ -61,6 +61,9 @@ pub struct TwoPhase {
     digest: Option<BodyDigest>,
     /// The commit request may come again, even after its answer: the outcome is forced to the log whatever it is.
     may_recur: bool,
+    /// The request may have come before, to a coordinator that has forgotten it: an only branch may have committed by itself
+    /// then, although nobody has asked it now.
+    may_have_run: bool,
     /// The log holds an open row of this transaction.
     has_open_row: bool,
     /// The log's decision is another writer's, whose roster is not known here.
@@ -219,8 +222,8 @@ pub enum Event {
         digest: BodyDigest,
         /// Whether an only branch may be asked to commit by itself.
         one_phase: bool,
-        /// Whether the request may come again after its answer (unary calls, retries): every outcome is then made durable
-        /// before it is told.
+        /// Whether the request may have come before, or may come again after its answer (unary calls, retries): every
+        /// outcome is then made durable before it is told, and an only branch is asked until it answers.
         may_recur: bool,
         /// Who waits.
         caller: Caller,

@@ -24,6 +24,12 @@ impl Log {
         self.open.as_ref().map(|row| row.decision).or(self.ended.as_ref().map(|row| of_outcome(row.outcome)))
     }
 
+    /// Why, for an abort.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        let of_open = self.open.as_ref().and_then(|row| row.reason.as_deref());
+        of_open.or(self.ended.as_ref().and_then(|row| row.reason.as_deref()))
+    }
+
     /// Appends a forced record. Doing it again gives the same answer.
     pub(crate) fn append(&mut self, writer: usize, record: &Record) -> Appended {
         let Record::Decided(decided) = record else { panic!("only decisions are forced: {record:?}") };

@@ -85,13 +85,20 @@ fn wander(world: &mut World, choices: &[u16], trace: &mut Vec<Action>) -> Result
     Ok(())
 }
 
+/// So many cases, unless `PROPTEST_CASES` asks for others.
+fn config(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
+    ProptestConfig { cases, max_shrink_iters: 20_000, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(config(8_000))]
 
     #[test]
     fn whatever_goes_wrong_all_branches_end_alike(
         setup in setups(),
-        choices in prop::collection::vec(any::<u16>(), 0..120),
+        choices in prop::collection::vec(any::<u16>(), 0..160),
     ) {
         if let Err(problem) = run(setup, &choices) {
             return Err(TestCaseError::fail(problem));
@@ -99,8 +106,8 @@ proptest! {
     }
 }
 
-/// Explores every order of events of a setup, and calms down from every state in `calm_every`.
-fn explore(setup: Setup, calm_every: usize) -> usize {
+/// Explores every order of events of a setup, and calms down from every `calm_every`th state.
+fn explore(setup: Setup, calm_every: usize) {
     let first = World::new(setup);
     let mut seen = HashSet::from([fingerprint(&first)]);
     let mut stack = vec![(first, Vec::new())];
@@ -122,7 +129,44 @@ fn explore(setup: Setup, calm_every: usize) -> usize {
             }
         }
     }
-    count
+    println!("{count} states");
+}
+
+const PLAIN: Setup = Setup {
+    behaviours: Vec::new(),
+    instances: 1,
+    is_begun: false,
+    is_unary: false,
+    one_phase: false,
+    waits_for_end: false,
+    has_bystander: false,
+    forgotten: Forgotten::PresumesAbort,
+    faults: Faults::NONE,
+};
+
+#[test]
+fn two_branches_and_every_crash() {
+    let faults = Faults { crashes: 1, requests: 1, timers: 1, ..Faults::NONE };
+    explore(Setup { behaviours: vec![Behaviour::Yes, Behaviour::Yes], faults, ..PLAIN }, 50);
+}
+
+#[test]
+fn one_branch_that_commits_by_itself_and_every_crash() {
+    let faults = Faults { crashes: 2, requests: 2, timers: 1, breaks: 1, ..Faults::NONE };
+    explore(Setup { behaviours: vec![Behaviour::UnknownPrepared], one_phase: true, faults, ..PLAIN }, 50);
+}
+
+#[test]
+fn a_branch_that_prepares_early_and_every_crash() {
+    let faults = Faults { crashes: 1, requests: 1, timers: 1, breaks: 1, ..Faults::NONE };
+    explore(Setup { behaviours: vec![Behaviour::Yes], is_begun: true, faults, ..PLAIN }, 50);
+}
+
+#[test]
+fn a_bystander_that_presumes_abort_is_overruled_or_overrules() {
+    let faults = Faults { timers: 2, ..Faults::NONE };
+    let behaviours = vec![Behaviour::Yes, Behaviour::Yes];
+    explore(Setup { behaviours, has_bystander: true, faults, ..PLAIN }, 50);
 }
 
 fn fingerprint(world: &World) -> u64 {

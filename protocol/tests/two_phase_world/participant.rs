@@ -22,6 +22,14 @@ pub(crate) enum Behaviour {
     NeverStarted,
 }
 
+impl Behaviour {
+    /// Whether it has work that takes effect if the transaction commits. One that does not know that it is prepared will know after
+    /// a restart.
+    pub(crate) fn has_work(self) -> bool {
+        matches!(self, Self::Yes | Self::UnknownPrepared)
+    }
+}
+
 /// What survives every crash: the participant's database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Resource {

@@ -148,11 +148,18 @@ impl Replica {
         for event in routed {
             self.take(event, net)?;
         }
-        if self.machine.as_ref().is_some_and(TwoPhase::is_ended) {
-            self.machine = None;
-            self.timers.clear();
-        }
+        self.forget_if_logged();
         Ok(())
+    }
+
+    /// An ended machine answers until its end has reached the log, which answers from then on.
+    fn forget_if_logged(&mut self) {
+        if self.machine.as_ref().is_some_and(TwoPhase::is_ended) {
+            self.timers.clear();
+            if self.lazy.is_empty() {
+                self.machine = None;
+            }
+        }
     }
 
     pub(crate) fn may_apply(&self) -> bool {
@@ -165,9 +172,7 @@ impl Replica {
 
     /// The log applies the record; nobody knows yet.
     pub(crate) fn apply(&mut self, log: &mut Log) {
-        for record in self.lazy.drain(..) {
-            log.append_lazily(&record);
-        }
+        self.flush(log);
         if let Some(append) = &mut self.append {
             let record = append.output.forced().expect("only forced records are waited for");
             append.answer = Some(log.append(self.at, record));
@@ -199,6 +204,7 @@ impl Replica {
         for record in self.lazy.drain(..) {
             log.append_lazily(&record);
         }
+        self.forget_if_logged();
     }
 
     pub(crate) fn fire(&mut self, timer: Timer, net: &mut Net) -> Result<(), String> {
@@ -300,13 +306,18 @@ impl Replica {
         if self.machine.is_some() {
             return self.take(event, net);
         }
-        if let Some(ended) = &log.ended {
-            let outcome = ended.outcome;
-            let reason = ended.reason.as_deref().map(AbortReason::from_line);
+        // Ended, or as good as that: its end has not reached the log, or another replica drives it.
+        if let Some(decision) = log.decision() {
+            let outcome = match decision {
+                Decision::Commit => Outcome::Committed,
+                Decision::Abort => Outcome::Aborted,
+            };
+            let reason = log.reason().map(AbortReason::from_line);
             net.reply(caller, Some(Reply::Outcome { outcome, reason }));
             return Ok(());
         }
-        let is_lone = !ask.is_begun && ask.roster.len() == 1;
+        // It may have committed by itself: it is asked again. Nothing else of an earlier life can have survived it.
+        let is_lone = !ask.is_begun && ask.one_phase && ask.roster.len() == 1;
         let has_come_before = ask.is_unary || matches!(request, Request::Commit { attempt } if attempt > 1);
         match request {
             // A begun transaction is aborted by being unknown. A carried one may have a lone branch that has committed by itself:

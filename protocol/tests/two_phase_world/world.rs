@@ -566,12 +566,12 @@ impl World {
             if resource.applied > 1 {
                 return broken("its work took effect twice");
             }
-            let must_commit = *behaviour == Behaviour::Yes;
+            let must_commit = behaviour.has_work();
             match decision {
                 Some(Decision::Commit) if must_commit && !resource.is_prepared && resource.applied == 0 => {
                     return broken("commit is durable, and its work is gone (I2, I6)");
                 }
-                Some(Decision::Commit) if !matches!(behaviour, Behaviour::Yes | Behaviour::ReadOnly) && !alone => {
+                Some(Decision::Commit) if !must_commit && *behaviour != Behaviour::ReadOnly => {
                     return broken("commit is durable, and it did not agree (I2)");
                 }
                 Some(Decision::Abort) if resource.applied > 0 => return broken("abort is durable, and it committed (I1)"),
@@ -669,7 +669,7 @@ impl World {
             if resource.is_prepared {
                 return Err(format!("{name} is still prepared"));
             }
-            if is_committed && *behaviour == Behaviour::Yes && resource.applied != 1 {
+            if is_committed && behaviour.has_work() && resource.applied != 1 {
                 return Err(format!("{name} has not committed"));
             }
         }

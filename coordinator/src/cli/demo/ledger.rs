@@ -267,11 +267,7 @@ async fn state(transaction: &mut Transaction<'static, Sqlite>, key: &Key) -> Res
     Ok(state.and_then(|word| known.into_iter().find(|state| state.as_str() == word)))
 }
 
-async fn set_state(
-    transaction: &mut Transaction<'static, Sqlite>,
-    key: &Key,
-    state: State,
-) -> Result<(), LedgerError> {
+async fn set_state(transaction: &mut Transaction<'static, Sqlite>, key: &Key, state: State) -> Result<(), LedgerError> {
     let query = "insert into entry (gtid, step, state) values (?, ?, ?) \
                  on conflict (gtid, step) do update set state = excluded.state";
     sqlx::query(query).bind(&key.gtid).bind(&key.step).bind(state.as_str()).execute(&mut **transaction).await?;

@@ -86,7 +86,8 @@ pub(super) struct Movement {
 impl Order {
     /// An order of these movements.
     pub(super) fn of(movements: &[(&str, i64)]) -> Self {
-        let movements = movements.iter().map(|(account, amount)| Movement { account: (*account).into(), amount: *amount });
+        let movements =
+            movements.iter().map(|(account, amount)| Movement { account: (*account).into(), amount: *amount });
         Self { movements: movements.collect() }
     }
 }

@@ -15,7 +15,7 @@ use super::link::{Held, Link, epoch_from_column};
 use super::statement::{OnConflict, Statement};
 use super::trouble::Trouble;
 use super::value::uuids;
-use crate::log::plan::Plan;
+use crate::log::plan::{Plan, Written};
 use crate::log::verdict::{Standing, durable, verdict};
 use crate::log::{Batch, stored};
 
@@ -35,33 +35,6 @@ pub(super) async fn append(link: &mut Link, held: &Held, batch: &Batch) -> Resul
     answers.collect::<Option<Vec<_>>>().map(Some).ok_or(Trouble::Unsettled)
 }
 
-/// How many rows each part wrote.
-#[derive(Default)]
-struct Written {
-    /// Decisions and starts.
-    opened: i64,
-    changed: i64,
-    stepped: i64,
-    ended: i64,
-}
-
-impl Written {
-    /// Whether it follows from the numbers alone that every forced record is durable and came first.
-    fn settles(&self, batch: &Batch, plan: &Plan<'_>) -> bool {
-        let all = |written: i64, wanted: usize| usize::try_from(written).is_ok_and(|written| written == wanted);
-        let opened = all(self.opened, plan.decisions.len() + plan.starts.len());
-        let rest = all(self.changed, plan.changes.len())
-            && all(self.stepped, plan.steps.len())
-            && all(self.ended, plan.ends.len());
-        opened
-            && batch.forced.iter().all(|record| match record {
-                Record::Decided(_) | Record::SagaStarted(_) => true,
-                Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_) => rest,
-                Record::Ended(ended) => rest && ended.has_open_row,
-            })
-    }
-}
-
 async fn write(
     link: &mut Link,
     held: &Held,
@@ -74,11 +47,12 @@ async fn write(
     if row.try_get::<i64, _>("fence")? == 0 {
         return Ok(None);
     }
+    let count = |column| row.try_get::<i64, _>(column).map(|count| u64::try_from(count).unwrap_or_default());
     Ok(Some(Written {
-        opened: row.try_get("opened")?,
-        changed: row.try_get("changed")?,
-        stepped: row.try_get("stepped")?,
-        ended: row.try_get("ended")?,
+        opened: count("opened")?,
+        changed: count("changed")?,
+        stepped: count("stepped")?,
+        ended: count("ended")?,
     }))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::{Barrier, BarrierError};
+use crate::postgres::error::{sqlstate, sqlstate_of};
 
 /// The table's name, and the statements that hold it.
 #[derive(Debug)]
@@ -66,7 +67,10 @@ impl Barrier {
     /// [`BarrierError::Table`] and [`BarrierError::Privileges`].
     pub async fn check(&self, connection: &mut PgConnection) -> Result<(), BarrierError> {
         let table = &self.table.name;
-        let unfit = |source| BarrierError::Table { table: table.clone(), source };
+        let unfit = |source| match sqlstate_of(&source).as_deref() {
+            Some(sqlstate::INSUFFICIENT_PRIVILEGE) => BarrierError::Privileges { table: table.clone() },
+            Some(_) | None => BarrierError::Table { table: table.clone(), source },
+        };
         let columns =
             format!("select gtid, participant, step, executed_at, compensated_at, output from {table} where false");
         sqlx::query(AssertSqlSafe(columns)).persistent(false).execute(&mut *connection).await.map_err(unfit)?;

@@ -63,7 +63,7 @@ fn a_refusal_compensates_in_reverse_order_of_the_dependencies() {
         .sees(undone(2, 1), "c")
         .sees(undone(1, 1), "b -a1")
         .sees(undone(0, 1), "!ended:compensated");
-    let reason = "step d was refused by at-d: full";
+    let reason = "STEP_FAILED at-d: step d was refused: full";
     assert_eq!(run.replies(), [(CALLER, ended(Outcome::Compensated, Some(reason), &[]))]);
     let Some(Record::Ended(record)) = run.output.forced() else { panic!("ended") };
     let ends: Vec<_> = record.branches.iter().map(|branch| branch.end).collect();
@@ -122,7 +122,8 @@ fn an_action_of_unknown_outcome_is_compensated_without_another_attempt() {
         [timeout(2, false, 1), unknown(2, 1, "db"), Event::Left { participant: name("at-c"), instance: InstanceId(5) }]
     {
         let mut run = Run::running(vec![step("a", &[]), step("b", &[0]), step("c", &[0])]);
-        run.all([done(0, 1, "A"), refused(1, 1, "no"), durable()]).sees(lost, "-c1");
+        let sent = Event::Sent { step: StepIndex(2), compensation: false, attempt: 1, instance: InstanceId(5) };
+        run.all([done(0, 1, "A"), sent, refused(1, 1, "no"), durable()]).sees(lost, "-c1");
         assert!(
             run.output.peek_effects().iter().any(|effect| matches!(effect, Effect::Compensate { output: None, .. }))
         );
@@ -158,7 +159,7 @@ fn a_policy_that_is_used_up_turns_the_saga() {
     let mut run = Run::running(vec![attempts(2, step("a", &[]))]);
     run.all([timeout(0, false, 1), retry(0, false, 1)]).sees(timeout(0, false, 2), "!turned -a1");
     run.on(durable()).on(undone(0, 1)).on(durable());
-    let reason = "step a at at-a has no known outcome after 2 attempts, the last for: timeout";
+    let reason = "STEP_FAILED at-a: step a has no known outcome after 2 attempts, the last for: timeout";
     assert_eq!(run.saga.view().reason.as_deref(), Some(reason));
 }
 
@@ -194,6 +195,15 @@ fn an_attempt_that_was_never_sent_costs_no_budget_and_ends_with_the_participants
         // Nothing was sent, so there is nothing to undo.
         .on(away(3))
         .sees(Event::CompensateRequested { reason: "late".into(), caller: OTHER }, "!ended:compensated");
+}
+
+#[test]
+fn a_root_step_that_is_found_undeliverable_with_the_receipt_is_tried_again() {
+    let mut run = Run::start(vec![step("a", &[])]);
+    // The driver releases the held effects, and only then tells of the receipt.
+    run.sees(Event::Undeliverable { step: StepIndex(0), compensation: false, attempt: 1 }, "").sees(durable(), "");
+    assert_eq!(run.saga.view().steps[0].waits_for, WaitsFor::Participant);
+    run.sees(Event::Joined { participant: name("at-a") }, "+a2");
 }
 
 #[test]
@@ -306,7 +316,7 @@ fn a_pivot_of_unknown_outcome_is_retried_whatever_its_policy_says() {
     assert!(run.replies().is_empty());
     // The refusal decides; attempt 1 may still arrive, so the barrier is closed behind it.
     run.sees(refused(1, 2, "no"), "!turned p -p1");
-    let reason = "asked for by the initiator: late".to_owned();
+    let reason = "late".to_owned();
     assert_eq!(run.replies(), [(OTHER, Reply::Compensating { reason })]);
     run.sees(durable(), "").sees(undone(1, 1), "p -a1").sees(undone(0, 1), "!ended:compensated");
 }
@@ -373,7 +383,7 @@ fn resume_ends_the_waits_for_retries() {
 #[test]
 fn the_initiator_can_turn_a_saga_back() {
     let want = |caller| Event::CompensateRequested { reason: "customer left".into(), caller };
-    let compensating = || Reply::Compensating { reason: "asked for by the initiator: customer left".into() };
+    let compensating = || Reply::Compensating { reason: "customer left".into() };
     let mut run = Run::running(vec![step("a", &[]), step("b", &[0])]);
     run.on(done(0, 1, "A")).sees(want(OTHER), "!turned");
     assert_eq!(run.replies(), [(OTHER, compensating())]);
@@ -381,7 +391,7 @@ fn the_initiator_can_turn_a_saga_back() {
     assert_eq!(run.replies(), [(CALLER, compensating())]);
     run.sees(want(OTHER), "").sees(refused(1, 1, "no"), "b -a1").sees(undone(0, 1), "!ended:compensated");
     run.on(want(OTHER)).on(durable());
-    let end = ended(Outcome::Compensated, Some("asked for by the initiator: customer left"), &[]);
+    let end = ended(Outcome::Compensated, Some("customer left"), &[]);
     assert_eq!(run.replies(), [(OTHER, end.clone())]);
     run.on(want(OTHER));
     assert_eq!(run.replies(), [(OTHER, end)]);

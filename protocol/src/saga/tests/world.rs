@@ -58,6 +58,8 @@ struct World {
     /// The forced record in flight, and what it holds back.
     appending: Option<(Record, Vec<Effect>)>,
     timers: BTreeSet<Timer>,
+    /// Participants that have a session.
+    connected: BTreeSet<Name>,
     requests: Vec<Request>,
     answers: Vec<Answer>,
     answered: Vec<Answer>,
@@ -76,6 +78,7 @@ impl World {
             Saga::start(gtid(), Epoch(1), definition.clone(), DIGEST, BEGUN_AT_MS, CALLER, Wait::Started);
         invariant::check_begun(&saga, &output).expect("sound");
         let places = vec![Place::default(); definition.steps().len()];
+        let connected = definition.steps().iter().map(|step| step.participant.clone()).collect();
         let mut world = Self {
             definition,
             saga,
@@ -84,6 +87,7 @@ impl World {
             lazy: Vec::new(),
             appending: None,
             timers: BTreeSet::new(),
+            connected,
             requests: Vec::new(),
             answers: Vec::new(),
             answered: Vec::new(),
@@ -144,12 +148,12 @@ impl World {
                     assert!(is_started && !is_turned, "{}", self.transcript.join("\n"));
                     let expected: Vec<_> = self.definition.step(step).after.iter().map(|dep| output_of(*dep)).collect();
                     assert_eq!(outputs.into_iter().map(|(_, output)| output).collect::<Vec<_>>(), expected);
-                    self.requests.push(Request { epoch: self.epoch, step, compensation: false, attempt });
+                    self.send(step, false, attempt);
                 }
                 Effect::Compensate { step, attempt, output, .. } => {
                     assert!(is_turned, "{}", self.transcript.join("\n"));
                     assert!(output.is_none_or(|output| output == output_of(step)));
-                    self.requests.push(Request { epoch: self.epoch, step, compensation: true, attempt });
+                    self.send(step, true, attempt);
                 }
                 Effect::Reply { reply, .. } => {
                     let is_true = match &reply {
@@ -169,6 +173,28 @@ impl World {
                     self.timers.remove(&timer);
                 }
             }
+        }
+    }
+
+    /// Hands a request to the participant's session, or finds none; the machine is told at once, amid its own effects.
+    fn send(&mut self, step: StepIndex, compensation: bool, attempt: u32) {
+        if self.connected.contains(&self.definition.step(step).participant) {
+            self.requests.push(Request { epoch: self.epoch, step, compensation, attempt });
+            self.feed(Event::Sent { step, compensation, attempt, instance: InstanceId(1) });
+        } else {
+            self.feed(Event::Undeliverable { step, compensation, attempt });
+        }
+    }
+
+    /// A participant's session breaks, or comes back. Its requests may have arrived all the same; its answers have not.
+    fn toggle(&mut self, participant: Name) {
+        if self.connected.remove(&participant) {
+            let definition = &self.definition;
+            self.answers.retain(|answer| definition.step(answer.to.step).participant != participant);
+            self.feed(Event::Left { participant, instance: InstanceId(1) });
+        } else {
+            self.connected.insert(participant.clone());
+            self.feed(Event::Joined { participant });
         }
     }
 
@@ -299,10 +325,6 @@ impl World {
         match action {
             0..=6 if !self.requests.is_empty() => {
                 let request = self.requests.remove(take(self.requests.len()));
-                let Request { step, compensation, attempt, epoch } = request;
-                if epoch == self.epoch && pick & 1 == 1 {
-                    self.feed(Event::Sent { step, compensation, attempt, instance: InstanceId(1) });
-                }
                 self.receive(request, mood(pick >> 8));
             }
             7..=12 if !self.answers.is_empty() => {
@@ -327,22 +349,7 @@ impl World {
             19..=22 => self.append(),
             23 => self.log.append(&mut self.lazy),
             24 if pick & 3 == 0 => self.crash(pick >> 2),
-            25 => {
-                let participant = self.definition.steps()[take(self.places.len())].participant.clone();
-                let event = match pick >> 8 & 1 {
-                    0 => Event::Left { participant, instance: InstanceId(1) },
-                    _ => Event::Joined { participant },
-                };
-                self.feed(event);
-            }
-            26 => {
-                // Nobody is connected: it is certain that the request was not sent.
-                let of_now = |request: &Request| request.epoch == self.epoch;
-                if let Some(position) = self.requests.iter().position(of_now) {
-                    let Request { step, compensation, attempt, .. } = self.requests.remove(position);
-                    self.feed(Event::Undeliverable { step, compensation, attempt });
-                }
-            }
+            25 | 26 => self.toggle(self.definition.steps()[take(self.places.len())].participant.clone()),
             27 => match pick % 8 {
                 0 => self.feed(Event::PauseRequested { reason: "a look".into() }),
                 1..=3 => self.feed(Event::ResumeRequested),
@@ -357,6 +364,11 @@ impl World {
 
     /// Faults stop: everything arrives, everybody obliges, a human resumes. The saga has to end.
     fn settle(&mut self) -> Outcome {
+        for step in self.definition.clone().steps() {
+            if !self.connected.contains(&step.participant) {
+                self.toggle(step.participant.clone());
+            }
+        }
         for _ in 0..1_000 {
             self.append();
             if let Some(outcome) = self.is_ended_in_log() {

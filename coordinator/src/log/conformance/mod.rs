@@ -1,0 +1,129 @@
+//! The suite that every log has to pass, one case for each promise.
+//!
+//! [`log_conformance!`](crate::log_conformance) makes a test of each case, and
+//! [`log_conformance_shared!`](crate::log_conformance_shared) of those that need two processes on one log. Both take an
+//! expression that makes a fresh [`Ground`], which is evaluated (and may await) once for each case:
+//!
+//! ```ignore
+//! assent::log_conformance! { MemoryGround::default() }
+//! ```
+
+mod decisions;
+mod epochs;
+mod history;
+mod oracle;
+mod reading;
+mod sagas;
+mod sample;
+
+use std::sync::Arc;
+
+use assent_protocol::{Epoch, Gtid, Name};
+use futures::future::BoxFuture;
+
+use super::Log;
+
+pub use decisions::*;
+pub use epochs::*;
+pub use history::*;
+pub use oracle::*;
+pub use reading::*;
+pub use sagas::*;
+
+/// A fresh storage, on which a case opens its logs.
+pub trait Ground: Send + Sync {
+    /// Opens the storage, as another process would. A storage for one process only is opened once at a time.
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Log>>;
+
+    /// Another process acquires this replica's name, behind the back of whoever holds it; answers its epoch.
+    fn rival_acquires<'a>(&'a self, replica: &'a Name) -> BoxFuture<'a, Epoch>;
+
+    /// Damages the row of an open saga, so that it can no longer be understood.
+    fn spoil(&self, saga: Gtid) -> BoxFuture<'_, ()>;
+}
+
+/// A log that is open under an epoch of the replica `r1`.
+async fn start(ground: &dyn Ground) -> Arc<dyn Log> {
+    let log = ground.open().await;
+    log.acquire(&sample::name("r1")).await.expect("the name is free to take");
+    log
+}
+
+/// Makes a test of each case of the suite. See [`conformance`](crate::log::conformance).
+#[macro_export]
+macro_rules! log_conformance {
+    ($ground:expr) => {
+        $crate::__log_conformance_cases! { $ground;
+            a_decision_is_found_as_it_was_written
+            the_first_decision_wins
+            the_first_decision_wins_after_the_end_too
+            the_first_decision_wins_within_one_batch
+            a_batch_of_thousands_is_one_append
+            a_repeated_batch_answers_the_same_and_changes_nothing
+            an_inquirys_abort_stands_against_a_late_commit
+            an_empty_batch_is_durable
+            text_that_databases_dislike_is_taken
+            extreme_numbers_are_taken
+            epochs_only_rise
+            without_an_epoch_nothing_is_appended
+            a_fenced_epoch_changes_nothing
+            a_new_epoch_takes_over_what_its_name_left_open
+            a_closed_log_answers_with_errors
+            an_end_moves_the_row_to_history
+            every_kind_of_end_is_found_as_it_was_written
+            an_end_without_a_row_is_written_once
+            an_end_without_a_row_yields_to_what_stands
+            what_is_old_is_forgotten_unless_it_is_pinned
+            a_pin_needs_a_transaction
+            a_saga_is_found_as_it_was_logged
+            a_sagas_latest_answers_count
+            a_saga_can_be_paused_and_resumed
+            a_turn_and_a_pause_in_one_batch_both_count
+            a_durable_step_is_confirmed
+            a_sagas_gtid_is_taken_once
+            the_end_of_a_saga_subsumes_its_steps
+            answers_that_come_after_the_end_leave_nothing
+            a_sagas_end_is_confirmed_once_and_for_all
+            a_saga_that_is_gone_is_not_driven_on
+            recovery_pages_through_all_that_is_open
+            an_unreadable_row_stops_no_other
+            lookup_leaves_out_what_is_unknown
+            a_listing_filters
+            a_listing_pages_from_the_newest
+            participants_are_noted_once
+            reads_go_on_beside_appends
+            random_batches_do_what_the_model_does
+        }
+    };
+}
+
+/// Makes a test of each case that needs a log that several processes share. See [`conformance`](crate::log::conformance).
+#[macro_export]
+macro_rules! log_conformance_shared {
+    ($ground:expr) => {
+        $crate::__log_conformance_cases! { $ground;
+            replicas_that_race_agree_on_every_decision
+            replicas_draw_epochs_from_one_sequence
+            a_zombie_is_told_which_epoch_fenced_it
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_conformance_cases {
+    ($ground:expr; $($case:ident)+) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let ground = $ground;
+                $crate::log::conformance::$case(&ground).await;
+            }
+        )+
+    };
+}
+
+/// A saga's start, for tests of one implementation.
+pub fn sample_saga() -> assent_protocol::record::SagaStarted {
+    sample::saga(sample::gtid(1))
+}

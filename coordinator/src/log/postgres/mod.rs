@@ -1,0 +1,238 @@
+//! The log on Postgres: production.
+//!
+//! One connection appends, one batch after the other, each batch one statement in one implicit transaction; a small pool does
+//! all else. The appending connection is made anew after every failure, and the new one outlaws what the old one
+//! may have left behind: see [`link`].
+//!
+//! It has to be a direct connection, or one through a pooler in session mode: the settings and the prepared statements belong to it.
+
+mod append;
+mod link;
+mod migrate;
+mod reading;
+mod retention;
+mod statement;
+mod trouble;
+mod value;
+
+use std::time::Duration;
+
+use assent_protocol::{Appended, Epoch, Gtid, Name, ParticipantName};
+use futures::future::{BoxFuture, FutureExt as _};
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use tokio::sync::Mutex;
+
+use self::link::{Held, Link};
+use self::trouble::{Trouble, within};
+use super::{
+    AppendError, Batch, Filter, Found, Log, LogError, Maintenance, OpenError, OpenTransaction, Options, Page, PageToken,
+    Shown, Unreadable,
+};
+
+pub(super) use self::migrate::{check, migrate};
+
+/// A log on Postgres.
+#[derive(Debug)]
+pub struct PostgresLog {
+    place: String,
+    target: PgConnectOptions,
+    options: Options,
+    appender: Mutex<Appender>,
+    pool: PgPool,
+}
+
+/// Who appends, and over which connection.
+#[derive(Default)]
+struct Appender {
+    held: Option<Held>,
+    /// Taken out for the time of an append, and put back only when it succeeded: a connection that failed, or whose append was
+    /// given up half-way, is never used again.
+    link: Option<Link>,
+    is_closed: bool,
+}
+
+impl std::fmt::Debug for Appender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Appender")
+            .field("epoch", &self.held.as_ref().map(|held| held.epoch))
+            .field("is_connected", &self.link.is_some())
+            .field("is_closed", &self.is_closed)
+            .finish()
+    }
+}
+
+impl PostgresLog {
+    /// Connects, and compares the schema with what this binary needs.
+    pub(super) async fn open(target: PgConnectOptions, options: Options) -> Result<Self, OpenError> {
+        let place = super::url::describe(&target);
+        let of_opening = |trouble: Trouble| trouble.of_opening(&place);
+        let mut connection =
+            link::connect(&target, &options.application_name, &options).await.map_err(of_opening)?;
+        let found = migrate::version(&mut connection).await.map_err(of_opening)?;
+        super::migration::compare(&place, found, &migrate::MIGRATIONS)?;
+        let pool = link::pool(&target, &options);
+        Ok(Self { place, target, options, appender: Mutex::default(), pool })
+    }
+
+    async fn append_now(&self, batch: &Batch) -> Result<Vec<Appended>, AppendError> {
+        let mut appender = self.appender.lock().await;
+        let unsent = |trouble: Trouble| trouble.of_append(&self.place, false);
+        if appender.is_closed {
+            return Err(unsent(Trouble::Closed));
+        }
+        let Some(held) = appender.held.clone() else {
+            return Err(AppendError::Fenced { held: Epoch::default(), current: Epoch::default() });
+        };
+        let mut link = match appender.link.take() {
+            Some(link) => link,
+            None => match link::relink(&self.target, &held, &self.options).await.map_err(unsent)? {
+                Some(link) => link,
+                None => return Err(self.fenced(&held).await),
+            },
+        };
+        if batch.is_empty() {
+            appender.link = Some(link);
+            return Ok(Vec::new());
+        }
+        match within(self.options.append_timeout, append::append(&mut link, &held, batch)).await {
+            Ok(Some(answers)) => {
+                appender.link = Some(link);
+                Ok(answers)
+            }
+            Ok(None) => Err(self.fenced(&held).await),
+            Err(trouble) => Err(trouble.of_append(&self.place, true)),
+        }
+    }
+
+    /// Why the fence refused: another epoch, as a rule.
+    async fn fenced(&self, held: &Held) -> AppendError {
+        let current = async {
+            let mut connection = self.pool.acquire().await?;
+            link::current_epoch(&mut connection, &held.replica).await
+        };
+        match current.await {
+            Ok(current) if current == held.epoch => Trouble::Displaced.of_append(&self.place, false),
+            Ok(current) => AppendError::Fenced { held: held.epoch, current },
+            Err(trouble) => trouble.of_append(&self.place, false),
+        }
+    }
+
+    /// Runs something over the pool, in bounded time.
+    async fn call<T>(&self, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, LogError> {
+        let limit = self.options.connect_timeout + self.options.read_timeout;
+        within(limit, work).await.map_err(|trouble| trouble.of_call(&self.place))
+    }
+}
+
+impl Log for PostgresLog {
+    fn append<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Vec<Appended>, AppendError>> {
+        self.append_now(batch).boxed()
+    }
+
+    fn acquire<'a>(&'a self, replica: &'a Name) -> BoxFuture<'a, Result<Epoch, LogError>> {
+        async move {
+            let mut appender = self.appender.lock().await;
+            if appender.is_closed {
+                return Err(Trouble::Closed.of_call(&self.place));
+            }
+            appender.link = None;
+            let (link, held) =
+                link::acquire(&self.target, replica, &self.options).await.map_err(|t| t.of_call(&self.place))?;
+            let epoch = held.epoch;
+            (appender.link, appender.held) = (Some(link), Some(held));
+            Ok(epoch)
+        }
+        .boxed()
+    }
+
+    fn open_transactions(
+        &self,
+        after: Option<Gtid>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, LogError>> {
+        self.call(reading::open_transactions(&self.pool, after, limit)).boxed()
+    }
+
+    fn lookup<'a>(&'a self, gtids: &'a [Gtid]) -> BoxFuture<'a, Result<Vec<(Gtid, Found)>, LogError>> {
+        self.call(reading::lookup(&self.pool, gtids)).boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        filter: &'a Filter,
+        page: Option<&'a PageToken>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, LogError>> {
+        self.call(reading::list(&self.pool, filter, page, limit)).boxed()
+    }
+
+    fn show(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<Shown>, LogError>> {
+        self.call(reading::show(&self.pool, gtid)).boxed()
+    }
+
+    fn participants(&self) -> BoxFuture<'_, Result<Vec<ParticipantName>, LogError>> {
+        let work = async {
+            let sql = "select name from assent.participant order by name collate \"C\"";
+            let names: Vec<String> = sqlx::query_scalar(sql).fetch_all(&self.pool).await?;
+            Ok(names.iter().filter_map(|name| Name::new(name).ok()).collect())
+        };
+        self.call(work).boxed()
+    }
+
+    fn note_participant<'a>(&'a self, name: &'a ParticipantName) -> BoxFuture<'a, Result<(), LogError>> {
+        let work = async {
+            let sql = "insert into assent.participant (name) values ($1) on conflict do nothing";
+            sqlx::query(sql).bind(name.as_str()).execute(&self.pool).await?;
+            Ok(())
+        };
+        self.call(work).boxed()
+    }
+
+    fn maintain(&self, now_ms: u64, retention: Duration) -> BoxFuture<'_, Result<Maintenance, LogError>> {
+        self.call(retention::maintain(&self.pool, now_ms, retention)).boxed()
+    }
+
+    fn pin(&self, gtid: Gtid, pinned: bool) -> BoxFuture<'_, Result<bool, LogError>> {
+        let work = async move {
+            let known = "exists (select from assent.open_transaction where gtid = $1)
+                         or exists (select from assent.history where gtid = $1)";
+            let sql = if pinned {
+                format!(
+                    "with pinned as (insert into assent.pin (gtid) select $1 where {known} on conflict do nothing)
+                     select {known}"
+                )
+            } else {
+                format!("with unpinned as (delete from assent.pin where gtid = $1) select {known}")
+            };
+            let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(gtid.as_uuid());
+            Ok(query.fetch_one(&self.pool).await?)
+        };
+        self.call(work).boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        let work = async {
+            sqlx::query("select 1").execute(&self.pool).await?;
+            Ok(())
+        };
+        self.call(work).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let mut appender = self.appender.lock().await;
+            appender.is_closed = true;
+            if let Some(link) = appender.link.take() {
+                // Politely, but whether the server hears it does not matter: everything confirmed is durable.
+                let goodbye = sqlx::Connection::close(link.connection);
+                let _ = tokio::time::timeout(self.options.connect_timeout, goodbye).await;
+            }
+            self.pool.close().await;
+        }
+        .boxed()
+    }
+
+    fn describe(&self) -> String {
+        self.place.clone()
+    }
+}

@@ -1,0 +1,266 @@
+//! One append: one transaction, with one statement for each kind of write, whatever the number of its rows.
+//!
+//! The rows travel as one JSON text, which SQLite takes apart with `json_each`: a call into SQLite's thread costs more than the rows of a
+//! whole batch. Each JSON row is an array, in the order of its columns.
+
+use std::collections::BTreeMap;
+
+use assent_protocol::{Appended, Epoch, Gtid, Name, Record};
+use serde::Serialize;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
+
+use super::trouble::Trouble;
+use crate::log::plan::{Plan, Written};
+use crate::log::verdict::{Standing, durable, verdict};
+use crate::log::{Batch, stored};
+use assent_protocol::record::Ended;
+use assent_protocol::saga::StepResult;
+
+/// What an append has to hold.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    /// The replica's name.
+    pub(super) replica: Name,
+    /// Its epoch.
+    pub(super) epoch: Epoch,
+}
+
+/// What became of an append.
+pub(super) enum Done {
+    /// It is durable.
+    Appended(Vec<Appended>),
+    /// The replica's row has this epoch.
+    Fenced(Epoch),
+}
+
+/// Appends a batch, all or nothing.
+pub(super) async fn append(connection: &mut SqliteConnection, held: &Held, batch: &Batch) -> Result<Done, Trouble> {
+    sqlx::query("begin immediate").execute(&mut *connection).await?;
+    match append_within(connection, held, batch).await {
+        Ok(Done::Appended(answers)) => {
+            sqlx::query("commit").execute(connection).await?;
+            Ok(Done::Appended(answers))
+        }
+        Ok(Done::Fenced(current)) => {
+            sqlx::query("rollback").execute(connection).await?;
+            Ok(Done::Fenced(current))
+        }
+        Err(trouble) => Err(trouble),
+    }
+}
+
+async fn append_within(connection: &mut SqliteConnection, held: &Held, batch: &Batch) -> Result<Done, Trouble> {
+    let current: Option<i64> = sqlx::query_scalar("select epoch from replica where name = ?1")
+        .bind(held.replica.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let current = Epoch(u64::try_from(current.unwrap_or_default()).unwrap_or_default());
+    if current != held.epoch {
+        return Ok(Done::Fenced(current));
+    }
+    let plan = Plan::new(batch);
+    let written = write(connection, held, &plan, time_column(batch.at_ms)).await?;
+    if written.settles(batch, &plan) {
+        return Ok(Done::Appended(batch.forced.iter().map(durable).collect()));
+    }
+    let standings = read_back(connection, batch.forced.iter().map(Record::gtid)).await?;
+    let answers = batch.forced.iter().map(|record| verdict(record, standings.get(&record.gtid()).copied(), held.epoch));
+    answers.collect::<Option<Vec<_>>>().map(Done::Appended).ok_or(Trouble::Unsettled)
+}
+
+async fn write(
+    connection: &mut SqliteConnection,
+    held: &Held,
+    plan: &Plan<'_>,
+    at: i64,
+) -> Result<Written, Trouble> {
+    let mut written = Written::default();
+    let epoch = i64::try_from(held.epoch.0).unwrap_or(i64::MAX);
+    if !plan.decisions.is_empty() {
+        written.opened += execute(connection, DECISIONS, &decisions(plan), &[at, epoch]).await?;
+    }
+    if !plan.starts.is_empty() {
+        written.opened += execute(connection, STARTS, &starts(plan), &[at, epoch]).await?;
+    }
+    if !plan.changes.is_empty() {
+        written.changed = execute(connection, CHANGES, &changes(plan), &[]).await?;
+    }
+    if !plan.steps.is_empty() {
+        written.stepped = execute(connection, STEPS, &steps(plan), &[at]).await?;
+    }
+    if !plan.ends.is_empty() {
+        written.ended = execute(connection, ENDS, &ends(&plan.ends), &[at]).await?;
+        let gtids = json(plan.ends.iter().map(|ended| ended.gtid));
+        execute(connection, CLOSE, &gtids, &[]).await?;
+    }
+    if !plan.unopened.is_empty() {
+        execute(connection, UNOPENED, &ends(&plan.unopened), &[at]).await?;
+    }
+    Ok(written)
+}
+
+/// Executes a statement whose first parameter is the rows, and answers how many it wrote.
+async fn execute(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    rows: &str,
+    rest: &[i64],
+) -> Result<u64, Trouble> {
+    let query = rest.iter().fold(sqlx::query(sql).bind(rows), |query, parameter| query.bind(*parameter));
+    Ok(query.execute(connection).await?.rows_affected())
+}
+
+const DECISIONS: &str = "
+insert into open_transaction (gtid, digest, begun_at, protocol, decision, participants, reason, decided_at, owner_epoch)
+select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, ?2, ?3
+from json_each(?1) n
+where not exists (select 1 from history h where h.gtid = n.value ->> 0)
+on conflict (gtid) do nothing";
+
+fn decisions(plan: &Plan<'_>) -> String {
+    json(plan.decisions.iter().map(|decided| {
+        (
+            decided.gtid,
+            stored::digest_column(decided.digest),
+            time_column(decided.begun_at_ms),
+            decided.protocol.as_str(),
+            decided.decision.as_str(),
+            stored::roster(&decided.participants),
+            decided.reason.as_deref().map(stored::text),
+        )
+    }))
+}
+
+const STARTS: &str = "
+insert into open_transaction (gtid, digest, begun_at, participants, definition, protocol, decided_at, owner_epoch)
+select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, 'saga', ?2, ?3
+from json_each(?1) n
+where not exists (select 1 from history h where h.gtid = n.value ->> 0)
+on conflict (gtid) do nothing";
+
+fn starts(plan: &Plan<'_>) -> String {
+    json(plan.starts.iter().map(|started| {
+        (
+            started.gtid,
+            stored::digest_column(started.digest),
+            time_column(started.begun_at_ms),
+            stored::roster(stored::saga_roster(&started.definition)),
+            stored::definition(&started.definition),
+        )
+    }))
+}
+
+const CHANGES: &str = "
+update open_transaction
+set decision = case when n.turned is null then decision else 'abort' end,
+    reason = coalesce(reason, n.turned),
+    remedy = case when n.pauses then n.remedy else remedy end
+from (select value ->> 0 as gtid, value ->> 1 as turned, value ->> 2 as pauses, value ->> 3 as remedy from json_each(?1)) n
+where open_transaction.gtid = n.gtid and protocol = 'saga'";
+
+fn changes(plan: &Plan<'_>) -> String {
+    json(plan.changes.iter().map(|change| {
+        let remedy = change.paused.flatten().map(stored::text);
+        (change.gtid, change.turned.map(stored::text), change.paused.is_some(), remedy)
+    }))
+}
+
+const STEPS: &str = "
+insert into saga_step (gtid, step, compensation, attempt, result, output, reason, at)
+select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, ?2
+from json_each(?1) n
+where exists (select 1 from open_transaction o where o.gtid = n.value ->> 0 and o.protocol = 'saga')
+on conflict (gtid, step, compensation) do update
+set attempt = excluded.attempt, result = excluded.result, output = excluded.output, reason = excluded.reason,
+    at = excluded.at";
+
+fn steps(plan: &Plan<'_>) -> String {
+    json(plan.steps.iter().map(|step| {
+        let output = match &step.result {
+            StepResult::Done(output) => Some(stored::payload(output)),
+            StepResult::Refused(_) | StepResult::Unknown(_) => None,
+        };
+        let (kind, reason) = stored::result(&step.result);
+        (step.gtid, step.step.0, step.compensation, step.attempt, kind, output, reason)
+    }))
+}
+
+const ENDS: &str = "
+insert into history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
+select o.gtid, ?2, o.begun_at, o.decided_at, o.digest, o.protocol, n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
+from json_each(?1) n join open_transaction o on o.gtid = n.value ->> 0
+where true
+on conflict (gtid, ended_at) do nothing";
+
+/// The steps of a saga go with its row.
+const CLOSE: &str = "delete from open_transaction where gtid in (select value from json_each(?1))";
+
+const UNOPENED: &str = "
+insert into history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, reason, outputs)
+select n.value ->> 0, ?2, n.value ->> 2, n.value ->> 1, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
+from json_each(?1) n
+where not exists (select 1 from history h where h.gtid = n.value ->> 0)
+  and not exists (select 1 from open_transaction o where o.gtid = n.value ->> 0)
+on conflict (gtid, ended_at) do nothing";
+
+fn ends(ends: &[&Ended]) -> String {
+    json(ends.iter().map(|ended| {
+        (
+            ended.gtid,
+            stored::digest_column(ended.digest),
+            time_column(ended.begun_at_ms),
+            ended.protocol.as_str(),
+            ended.outcome.as_str(),
+            stored::branches(ended.outcome, &ended.branches),
+            ended.reason.as_deref().map(stored::text),
+            stored::outputs(&ended.outputs),
+        )
+    }))
+}
+
+/// What stands for these transactions, open or ended. An open row is the one that counts: it is still driven.
+async fn read_back(
+    connection: &mut SqliteConnection,
+    gtids: impl Iterator<Item = Gtid>,
+) -> Result<BTreeMap<Gtid, Standing>, Trouble> {
+    let rows = sqlx::query(
+        "select gtid, protocol = 'saga' as saga, decision, owner_epoch, digest, null as outcome
+         from open_transaction where gtid in (select value from json_each(?1))
+         union all
+         select gtid, protocol = 'saga', null, 0, digest, outcome from history where gtid in (select value from json_each(?1))",
+    )
+    .bind(json(gtids))
+    .fetch_all(connection)
+    .await?;
+    let mut standings = BTreeMap::new();
+    for row in rows {
+        let unreadable = |error: String| Trouble::Sql(sqlx::Error::Decode(error.into()));
+        let gtid: Gtid = row.try_get::<&str, _>("gtid")?.parse().map_err(|_| unreadable("no gtid".to_owned()))?;
+        let outcome: Option<&str> = row.try_get("outcome")?;
+        let decision: Option<&str> = row.try_get("decision")?;
+        let owner: i64 = row.try_get("owner_epoch")?;
+        let standing = match outcome {
+            Some(word) => Standing::Ended(stored::parse_outcome(word).map_err(unreadable)?),
+            None => Standing::Open {
+                saga: row.try_get("saga")?,
+                decision: decision.map(stored::parse_decision).transpose().map_err(unreadable)?,
+                owner: Epoch(u64::try_from(owner).unwrap_or_default()),
+                digest: stored::digest_from_column(row.try_get("digest")?),
+            },
+        };
+        standings.entry(gtid).or_insert(standing);
+    }
+    Ok(standings)
+}
+
+/// Rows as one JSON text.
+pub(super) fn json<T: Serialize>(rows: impl Iterator<Item = T>) -> String {
+    let rows: Vec<T> = rows.collect();
+    serde_json::to_string(&rows).expect("ids, numbers and strings can always be said in JSON")
+}
+
+/// A time as a column.
+pub(super) fn time_column(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}

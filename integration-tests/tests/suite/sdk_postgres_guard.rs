@@ -1,0 +1,232 @@
+//! Early prepare: work in a guard, prepared before the service answers.
+
+use std::sync::{Arc, Mutex};
+
+use assent_proto::session::Refused;
+use assent_sdk::postgres::{Barrier, EarlyPrepareError, Enlist, PostgresError, PostgresGuard, PostgresResource};
+use assent_sdk::{Branch, Context, EarlyVote, EnlistError, Gtid, Participant, Vote};
+use integration_tests::{Database, eventually};
+use sqlx::Executor as _;
+use tokio::sync::Notify;
+
+use crate::sdk_postgres::{DEADLINE, Work, balance, bank, branch, coordinator, ending, gtid, instance};
+
+/// A coordinator that answers as it was told, when it is let.
+#[derive(Clone)]
+struct Enlister(Arc<Inner>);
+
+struct Inner {
+    answer: fn() -> Result<(), EnlistError>,
+    enlisted: Mutex<Vec<Gtid>>,
+    reached: Notify,
+    held: Option<Notify>,
+}
+
+impl Enlister {
+    fn answering(answer: fn() -> Result<(), EnlistError>) -> Self {
+        Self(Arc::new(Inner { answer, enlisted: Mutex::default(), reached: Notify::new(), held: None }))
+    }
+
+    fn held() -> Self {
+        let (reached, held) = (Notify::new(), Some(Notify::new()));
+        Self(Arc::new(Inner { answer: || Ok(()), enlisted: Mutex::default(), reached, held }))
+    }
+
+    fn enlisted(&self) -> Vec<Gtid> {
+        self.0.enlisted.lock().expect("not poisoned").clone()
+    }
+}
+
+impl Enlist for Enlister {
+    async fn enlist(&self, gtid: Gtid, vote: EarlyVote) -> Result<(), EnlistError> {
+        assert_eq!(vote, EarlyVote::Yes);
+        self.0.reached.notify_one();
+        if let Some(held) = &self.0.held {
+            held.notified().await;
+        }
+        self.0.enlisted.lock().expect("not poisoned").push(gtid);
+        (self.0.answer)()
+    }
+}
+
+fn refused() -> Result<(), EnlistError> {
+    Err(EnlistError::Refused(Refused {
+        code: tonic::Code::FailedPrecondition,
+        reason: "ROSTER_FROZEN".into(),
+        message: "too late".into(),
+        retry_after_ms: None,
+    }))
+}
+
+fn context(gtid: Gtid) -> Context {
+    Context { gtid, coordinator: "http://localhost:7420".into(), deadline_unix_ms: None }
+}
+
+async fn joined(bank: &Database) -> PostgresResource<Work> {
+    let resource = instance(bank);
+    resource.start(&coordinator()).await.expect("starts");
+    resource
+}
+
+async fn worked(resource: &PostgresResource<Work>, gtid: Gtid) -> PostgresGuard {
+    let mut guard = resource.begin(&context(gtid)).await.expect("begins");
+    guard.execute("update account set balance = balance + 1 where id = 1").await.expect("works");
+    guard
+}
+
+#[tokio::test]
+async fn early_work_takes_effect_with_the_decision() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    let enlister = Enlister::answering(|| Ok(()));
+    let (committed, aborted) = (gtid(), gtid());
+    worked(&resource, committed).await.prepare(&enlister).await.expect("enlists");
+    assert_eq!(balance(&bank).await, 0);
+    resource.commit(&ending(committed)).await.expect("commits");
+    worked(&resource, aborted).await.prepare(&enlister).await.expect("enlists");
+    resource.abort(&ending(aborted)).await.expect("aborts");
+    assert_eq!(enlister.enlisted(), [committed, aborted]);
+    assert_eq!(balance(&bank).await, 1);
+}
+
+#[tokio::test]
+async fn a_refused_branch_is_rolled_back() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    for answer in [refused, || Err(EnlistError::Closed), || Err(EnlistError::NotAParticipant)] {
+        let enlister = Enlister::answering(answer);
+        let error = worked(&resource, gtid()).await.prepare(&enlister).await.expect_err("not enlisted");
+        assert!(matches!(error, EarlyPrepareError::NotEnlisted(_)), "{error}");
+        assert_eq!(bank.prepared_transactions().await, [""; 0]);
+    }
+    assert_eq!(balance(&bank).await, 0);
+}
+
+#[tokio::test]
+async fn a_branch_that_may_be_enlisted_stays_in_doubt() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    let gtid = gtid();
+    let enlister = Enlister::answering(|| Err(EnlistError::Unknown));
+    let error = worked(&resource, gtid).await.prepare(&enlister).await.expect_err("unknown");
+    assert!(matches!(error, EarlyPrepareError::InDoubt(_)), "{error}");
+    assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [gtid]);
+    resource.commit(&ending(gtid)).await.expect("commits");
+    assert_eq!(balance(&bank).await, 1);
+}
+
+#[tokio::test]
+async fn a_guard_that_is_dropped_rolls_back() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    drop(worked(&resource, gtid()).await);
+    // The lock is released.
+    worked(&resource, gtid()).await.roll_back().await;
+    worked(&resource, gtid()).await.prepare(&Enlister::answering(|| Ok(()))).await.expect("enlists");
+    assert_eq!(balance(&bank).await, 0);
+    assert_eq!(bank.prepared_transactions().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_handler_that_is_dropped_does_not_forget_its_branch() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    let gtid = gtid();
+    let enlister = Enlister::held();
+    let guard = worked(&resource, gtid).await;
+    let handler = tokio::spawn({
+        let enlister = enlister.clone();
+        async move { guard.prepare(&enlister).await }
+    });
+    enlister.0.reached.notified().await;
+    handler.abort();
+    handler.await.expect_err("the caller has hung up");
+    enlister.0.held.as_ref().expect("it is held").notify_one();
+    eventually("the branch is enlisted", DEADLINE, async || match enlister.enlisted().as_slice() {
+        [enlisted] if *enlisted == gtid => Ok(()),
+        other => Err(format!("{other:?} are")),
+    })
+    .await;
+    assert_eq!(bank.prepared_transactions().await.len(), 1);
+}
+
+#[tokio::test]
+async fn early_work_that_fails_is_not_enlisted() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    let enlister = Enlister::answering(|| Ok(()));
+
+    let mut guard = worked(&resource, gtid()).await;
+    guard.execute("insert into account values (1, 0)").await.expect_err("account 1 is there");
+    let error = guard.prepare(&enlister).await.expect_err("a silent rollback");
+    assert!(matches!(error, EarlyPrepareError::NotPrepared(PostgresError::FailedBefore)), "{error}");
+
+    let mut guard = worked(&resource, gtid()).await;
+    guard.execute("insert into transfer values (7)").await.expect("its check is deferred");
+    let error = guard.prepare(&enlister).await.expect_err("breaks a constraint");
+    assert!(matches!(error, EarlyPrepareError::WorkRefused(_)), "{error}");
+
+    let guard = worked(&resource, gtid()).await;
+    bank.connect()
+        .await
+        .execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'")
+        .await
+        .expect("terminated");
+    guard.prepare(&enlister).await.expect_err("the connection is lost");
+
+    assert_eq!(enlister.enlisted(), []);
+    assert_eq!(bank.prepared_transactions().await, [""; 0]);
+    assert_eq!(balance(&bank).await, 0);
+}
+
+#[tokio::test]
+async fn a_participant_has_one_branch_in_a_transaction() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    let enlister = Enlister::answering(|| Ok(()));
+    let gtid = gtid();
+    worked(&resource, gtid).await.prepare(&enlister).await.expect("enlists");
+    let again = resource.begin(&context(gtid)).await.err().expect("prepared already");
+    assert!(matches!(again, PostgresError::AlreadyPrepared), "{again}");
+
+    // Two calls at the same time.
+    let gtid = self::gtid();
+    let (one, other) = (resource.begin(&context(gtid)).await, resource.begin(&context(gtid)).await);
+    one.expect("begins").prepare(&enlister).await.expect("enlists");
+    let error = other.expect("begins").prepare(&enlister).await.expect_err("the gid is in use");
+    assert!(matches!(error, EarlyPrepareError::NotPrepared(PostgresError::AlreadyPrepared)), "{error}");
+    assert_eq!(enlister.enlisted().len(), 2);
+    assert_eq!(bank.prepared_transactions().await.len(), 2, "the first of each is still prepared");
+}
+
+#[tokio::test]
+async fn early_work_is_recorded_too() {
+    let bank = bank().await;
+    Barrier::default().install(&bank.pool(1).await).await.expect("installs");
+    let resource = instance(&bank).recorded(Barrier::default());
+    resource.start(&coordinator()).await.expect("starts");
+    let gtid = gtid();
+    let mut guard = resource.begin(&context(gtid)).await.expect("begins");
+    guard.execute("update account set balance = balance + 1 where id = 1").await.expect("works");
+    guard.prepare(&Enlister::answering(|| Ok(()))).await.expect("enlists");
+    resource.commit(&ending(gtid)).await.expect("commits");
+    resource.commit(&ending(gtid)).await.expect("there is a record");
+    let again = resource.begin(&context(gtid)).await.err().expect("committed already");
+    assert!(matches!(again, PostgresError::AlreadyPrepared), "{again}");
+    assert_eq!(balance(&bank).await, 1);
+}
+
+#[tokio::test]
+async fn nothing_begins_before_the_participant_has_joined() {
+    let bank = bank().await;
+    let error = instance(&bank).begin(&context(gtid())).await.err().expect("not joined");
+    assert!(matches!(error, PostgresError::NotJoined), "{error}");
+}
+
+#[tokio::test]
+async fn a_service_that_only_works_early_refuses_carried_work() {
+    let bank = bank().await;
+    let resource = PostgresResource::early("bank-a".parse().expect("a name"), bank.url().parse().expect("a URL"));
+    let carried: Branch = branch(gtid(), "yes");
+    assert!(matches!(resource.prepare(&carried).await.expect("votes"), Vote::No(_)));
+}
