@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::builder::Builder;
-use crate::engine::{Command, Shared};
+use crate::engine::{Command, Shared, payload_bytes};
 use crate::error::{EnlistError, Error};
 use crate::participant::Coordinator;
 use crate::transaction::{Outcome, Transaction};
@@ -38,6 +38,8 @@ struct Inner {
     closed: watch::Receiver<bool>,
 }
 
+/// All payloads of one request, in bytes: they share a frame with its envelope.
+const REQUEST_BYTES_MAX: usize = assent_proto::session::FRAME_BYTES_MAX - 64 * 1024;
 /// How often a begin is tried again while the coordinator has only just started.
 const BEGIN_ATTEMPTS_MAX: u32 = 10;
 
@@ -130,23 +132,26 @@ impl Assent {
         if self.inner.name.is_none() {
             return Err(EnlistError::NotAParticipant);
         }
-        let (is_first, first) = oneshot::channel();
-        let (answer, reply) = oneshot::channel();
-        let command = Command::Enlist { gtid, vote, is_first, answer };
-        self.inner.commands.send(command).await.map_err(|_| EnlistError::Closed)?;
-        match first.await {
-            Ok(true) => {}
-            Ok(false) => return Err(EnlistError::Duplicate(gtid)),
-            Err(_) => return Err(EnlistError::Closed),
-        }
-        match tokio::time::timeout(self.inner.patience, reply).await {
-            Ok(Ok(Reply::Enlisted)) => Ok(()),
-            Ok(Ok(Reply::Refused(refused))) => {
-                self.inner.commands.send(Command::Withdraw { gtid }).await.map_err(|_| EnlistError::Closed)?;
-                Err(EnlistError::Refused(refused))
+        let enlisting = async {
+            let (is_first, first) = oneshot::channel();
+            let (answer, reply) = oneshot::channel();
+            let command = Command::Enlist { gtid, vote, is_first, answer };
+            self.inner.commands.send(command).await.map_err(|_| EnlistError::Closed)?;
+            match first.await {
+                Ok(true) => {}
+                Ok(false) => return Err(EnlistError::Duplicate(gtid)),
+                Err(_) => return Err(EnlistError::Closed),
             }
-            Ok(Ok(_)) | Ok(Err(_)) | Err(_) => Err(EnlistError::Unknown),
-        }
+            match reply.await {
+                Ok(Reply::Enlisted) => Ok(()),
+                Ok(Reply::Refused(refused)) => {
+                    self.inner.commands.send(Command::Withdraw { gtid }).await.map_err(|_| EnlistError::Closed)?;
+                    Err(EnlistError::Refused(refused))
+                }
+                Ok(_) | Err(_) => Err(EnlistError::Unknown),
+            }
+        };
+        tokio::time::timeout(self.inner.patience, enlisting).await.unwrap_or(Err(EnlistError::Unknown))
     }
 
     /// Which of these transactions and sagas have ended, so that nothing will ever be asked about them again.
@@ -211,6 +216,11 @@ impl Assent {
 
     /// Asks, and waits for the answer.
     pub(crate) async fn request(&self, gtid: Gtid, message: FromClient, patience: Duration) -> Result<Reply, Error> {
+        let bytes = payload_bytes(&message);
+        if bytes > REQUEST_BYTES_MAX {
+            let name = format!("{gtid} as a whole");
+            return Err(Error::PayloadTooLarge { name, bytes, bytes_max: REQUEST_BYTES_MAX });
+        }
         let (answer, reply) = oneshot::channel();
         let asked = async {
             let command = Command::Request { message, answer };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use assent_proto::error::Reason;
-use assent_proto::session::{FromReplica, Reply, StepOrder};
+use assent_proto::session::{FRAME_BYTES_MAX, FromReplica, Reply, StepOrder};
 use assent_protocol::two_phase::{self, Order, Route};
 use assent_protocol::{AbortReason, Caller, Gtid, InstanceId, Output, ParticipantName, Parts, saga};
 use rand::RngExt;
@@ -11,6 +11,10 @@ use rand::RngExt;
 use super::entry::{Machine, Timer, now_ms};
 use super::peers::{Peer, SessionId};
 use super::shard::{HeldEffects, Shard};
+use crate::session::payload_bytes;
+
+/// All payloads of one message: they share a frame with their envelope.
+const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64 * 1024;
 
 impl Shard {
     // ---- two-phase -------------------------------------------------------------------------------------------------
@@ -27,9 +31,13 @@ impl Shard {
             panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
         }
         let is_changed = before != machine.state();
+        let is_let_go = machine.is_ended() && machine.is_overruled();
         self.two_phase_output(gtid, output);
         if is_changed {
             self.changed(gtid);
+        }
+        if is_let_go {
+            self.let_go(gtid);
         }
     }
 
@@ -47,9 +55,15 @@ impl Shard {
     }
 
     pub(super) fn two_phase_effects(&mut self, gtid: Gtid, effects: Vec<two_phase::Effect>) {
+        // Told only once every effect is carried out: what follows from them must not overtake their messages.
+        let mut routed = Vec::new();
         for effect in effects {
             match effect {
-                two_phase::Effect::Send { to, prefer, order } => self.order(gtid, to, prefer, order),
+                two_phase::Effect::Send { to, prefer, order } => {
+                    if let Some(route) = self.order(gtid, &to, prefer, order) {
+                        routed.push((to, route));
+                    }
+                }
                 two_phase::Effect::Reply { to, reply } => {
                     let reply = match reply {
                         two_phase::Reply::Begun => {
@@ -70,35 +84,40 @@ impl Shard {
                 two_phase::Effect::CancelTimer(timer) => self.cancel_timer(gtid, Timer::TwoPhase(timer)),
             }
         }
+        for (participant, to) in routed {
+            self.two_phase_event(gtid, two_phase::Event::Routed { participant, to });
+        }
     }
 
-    fn order(&mut self, gtid: Gtid, to: ParticipantName, prefer: Option<InstanceId>, order: Order) {
+    /// Hands an order over. Answers where an order to prepare went; the others are repeated by themselves.
+    fn order(&mut self, gtid: Gtid, to: &ParticipantName, prefer: Option<InstanceId>, order: Order) -> Option<Route> {
         let epoch = self.epoch;
-        let route = self.peers.route(&to, prefer);
+        let route = self.peers.route(to, prefer);
         match order {
             Order::Prepare { payload, one_phase } => {
-                let routed = match route {
+                Some(match route {
                     Some(session) => {
                         let timeout_ms = self.entries.get(&gtid).map_or(0, |entry| entry.deadline_unix_ms);
                         let timeout_ms = timeout_ms.saturating_sub(now_ms());
                         self.peers.send(session, FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase });
                         self.instance_of(session).map_or(Route::Absent, Route::Instance)
                     }
-                    None if self.peers.is_known(&to) => Route::Absent,
+                    None if self.peers.is_known(to) => Route::Absent,
                     None => Route::Unknown,
-                };
-                self.two_phase_event(gtid, two_phase::Event::Routed { participant: to, to: routed });
+                })
             }
             // One that finds nobody is repeated when somebody joins, and by the resend timer.
             Order::Commit => {
                 if let Some(session) = route {
                     self.peers.send(session, FromReplica::CommitBranch { gtid, epoch });
                 }
+                None
             }
             Order::Abort => {
                 if let Some(session) = route {
                     self.peers.send(session, FromReplica::AbortBranch { gtid, epoch });
                 }
+                None
             }
         }
     }
@@ -190,6 +209,14 @@ impl Shard {
         message: FromReplica,
         (step, compensation, attempt): (saga::StepIndex, bool, u32),
     ) {
+        let bytes = payload_bytes(&message);
+        if bytes > MESSAGE_BYTES_MAX {
+            // Never sent, so without effect: the saga turns back, or asks for a human where it cannot.
+            let reason = format!("the step's input and outputs have {bytes} bytes, and {MESSAGE_BYTES_MAX} fit into a message");
+            let result = saga::StepResult::Refused(reason);
+            let instance = InstanceId(0);
+            return self.saga_event(gtid, saga::Event::StepAnswered { step, compensation, attempt, instance, result });
+        }
         let route = self.peers.route(to, prefer);
         let event = match route.and_then(|session| Some((session, self.instance_of(session)?))) {
             Some((session, instance)) => {
@@ -204,6 +231,12 @@ impl Shard {
     fn saga_reply(&mut self, gtid: Gtid, to: Caller, reply: saga::Reply) {
         let reply = match reply {
             saga::Reply::Started => Reply::SagaStarted,
+            saga::Reply::Ended { outcome, outputs, .. }
+                if outputs.iter().map(|(_, output)| output.len()).sum::<usize>() > MESSAGE_BYTES_MAX =>
+            {
+                let message = format!("saga {gtid} has {outcome}, and its outputs do not fit into a message; read it with Get");
+                Reply::Refused(Reason::FrameTooLarge.refused(message))
+            }
             saga::Reply::Ended { outcome, reason, outputs } => {
                 Reply::Outcome { outcome, reason: reason.as_deref().map(AbortReason::from_line), outputs }
             }

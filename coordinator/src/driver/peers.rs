@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use assent_proto::session::FromReplica;
 use assent_protocol::{InstanceId, ParticipantName};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// The number of a session within this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,7 @@ pub struct SessionId(pub u64);
 pub struct Outbound {
     queue: mpsc::UnboundedSender<Vec<FromReplica>>,
     backlog: Arc<Backlog>,
+    cut: CancellationToken,
 }
 
 /// How many messages wait for a session.
@@ -45,14 +47,23 @@ impl Outbound {
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<Vec<FromReplica>>, Arc<Backlog>) {
         let (queue, receiver) = mpsc::unbounded_channel();
         let backlog = Arc::new(Backlog::default());
-        (Self { queue, backlog: Arc::clone(&backlog) }, receiver, backlog)
+        (Self { queue, backlog: Arc::clone(&backlog), cut: CancellationToken::new() }, receiver, backlog)
     }
 
     /// Queues messages. Answers whether the session is still there and within its bound.
     fn send(&self, messages: Vec<FromReplica>, backlog_max: usize) -> bool {
         let added = messages.len();
         let before = self.backlog.messages.fetch_add(added, Relaxed);
-        before + added <= backlog_max && self.queue.send(messages).is_ok()
+        let is_sent = before + added <= backlog_max && self.queue.send(messages).is_ok();
+        if !is_sent {
+            self.backlog.sent(added);
+        }
+        is_sent
+    }
+
+    /// Ends when a shard has given the session up; then the session must end too.
+    pub async fn cut(&self) {
+        self.cut.cancelled().await;
     }
 }
 
@@ -109,12 +120,17 @@ impl Peers {
         self.sessions.insert(peer.session, Reachable { peer, outbox: Vec::new() });
     }
 
+    /// Forgets a session, and cuts it if it is still there.
     pub(super) fn close(&mut self, session: SessionId) -> Option<Peer> {
         let Reachable { peer, .. } = self.sessions.remove(&session)?;
+        peer.outbound.cut.cancel();
         if let Some(participant) = &peer.participant
             && let Some(sessions) = self.instances.get_mut(participant)
         {
             sessions.retain(|other| *other != session);
+            if sessions.is_empty() {
+                self.instances.remove(participant);
+            }
         }
         Some(peer)
     }
@@ -142,6 +158,26 @@ impl Peers {
             && sessions
                 .iter()
                 .all(|session| self.sessions.get(session).is_some_and(|reachable| reachable.peer.one_phase))
+    }
+
+    /// Whether some instance may have been asked for a one-phase commit: one that is here can, or none is here to tell.
+    pub(super) fn may_commit_in_one_phase(&self, participant: &ParticipantName) -> bool {
+        let sessions = self.instances.get(participant).map_or(&[][..], Vec::as_slice);
+        sessions.is_empty()
+            || sessions
+                .iter()
+                .any(|session| self.sessions.get(session).is_some_and(|reachable| reachable.peer.one_phase))
+    }
+
+    /// The sessions of the same process that this one takes the place of: it has dialled again, and they are dead or dying.
+    pub(super) fn replaced_by(&self, peer: &Peer) -> Vec<SessionId> {
+        let same = |other: &&Reachable| {
+            peer.participant.is_some()
+                && other.peer.participant == peer.participant
+                && other.peer.instance == peer.instance
+                && other.peer.session != peer.session
+        };
+        self.sessions.values().filter(same).map(|other| other.peer.session).collect()
     }
 
     /// The session to ask: the preferred instance's if it is here, else any other in turn.

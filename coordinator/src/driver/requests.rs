@@ -120,9 +120,18 @@ impl Shard {
                 if !commit.begun && self.is_active(gtid) {
                     return self.reply(caller(commit.request_id), Reply::Refused(was_begun()));
                 }
-                if branches + commit.branches.len() > self.limits.branches_max {
+                // A repeated request meets its own branches.
+                if self.is_active(gtid) && branches + commit.branches.len() > self.limits.branches_max {
                     let refused = Refusal::TooManyBranches { branches_max: self.limits.branches_max }.into();
                     return self.reply(caller(commit.request_id), Reply::Refused(refused));
+                }
+                let bytes = commit.branches.iter().map(|branch| branch.payload.len()).sum();
+                if self.is_active(gtid) {
+                    if self.bytes + bytes > self.limits.open_bytes_max {
+                        let refused = self.overloaded();
+                        return self.reply(caller(commit.request_id), Reply::Refused(refused));
+                    }
+                    self.hold(gtid, bytes);
                 }
                 self.commit_event(session, commit)
             }
@@ -136,7 +145,7 @@ impl Shard {
                 let Some((participant, instance)) = self.participant_of(session) else {
                     return self.reply(caller(request_id), Reply::Refused(not_a_participant()));
                 };
-                if branches >= self.limits.branches_max {
+                if self.is_active(gtid) && branches >= self.limits.branches_max {
                     let refused = Refusal::TooManyBranches { branches_max: self.limits.branches_max }.into();
                     return self.reply(caller(request_id), Reply::Refused(refused));
                 }
@@ -186,7 +195,10 @@ impl Shard {
                 }
                 // Kept until the saga ends: not as a piece of the frame that it came in.
                 let result = match result {
-                    StepResult::Done(output) => StepResult::Done(Bytes::copy_from_slice(&output)),
+                    StepResult::Done(output) => {
+                        self.hold(gtid, output.len());
+                        StepResult::Done(Bytes::copy_from_slice(&output))
+                    }
                     StepResult::Refused(_) | StepResult::Unknown(_) => result,
                 };
                 saga::Event::StepAnswered { step, compensation, attempt, instance, result }
@@ -221,11 +233,7 @@ impl Shard {
                 self.overloaded()
             }
             Some((_, Machine::TwoPhase(_))) => {
-                let bytes = branch.payload.len();
-                self.bytes += bytes;
-                if let Some(entry) = self.entries.get_mut(&gtid) {
-                    entry.bytes += bytes;
-                }
+                self.hold(gtid, branch.payload.len());
                 return self.two_phase_event(gtid, two_phase::Event::BranchNamed { branch, caller });
             }
         };
@@ -240,9 +248,25 @@ impl Shard {
         }
     }
 
+    /// Counts bytes that a transaction holds until it is forgotten.
+    fn hold(&mut self, gtid: Gtid, bytes: usize) {
+        if let Some(entry) = self.entries.get_mut(&gtid) {
+            entry.bytes += bytes;
+            self.bytes += bytes;
+        }
+    }
+
     fn commit_event(&self, session: SessionId, commit: Commit) -> two_phase::Event {
         let digest = digest::of_branches(&commit.branches);
-        let one_phase = commit.branches.iter().all(|branch| self.peers.commits_in_one_phase(&branch.participant));
+        // A repeated request may have run in one phase before. Whoever cannot be asked now whether it can is asked so all the same:
+        // a participant that has only two phases prepares. A begun transaction never does: lost with the coordinator's memory it
+        // is aborted, which must not meet a branch that has committed by itself.
+        let one_phase = !commit.begun
+            && match commit.branches.as_slice() {
+                [branch] if commit.attempt == 1 => self.peers.commits_in_one_phase(&branch.participant),
+                [branch] => self.peers.may_commit_in_one_phase(&branch.participant),
+                _ => false,
+            };
         two_phase::Event::CommitRequested {
             branches: commit.branches,
             digest,
@@ -601,5 +625,5 @@ fn parked(open: &OpenTransaction) -> Refused {
 }
 
 fn log_refusal(error: &LogError) -> Refused {
-    Reason::LogUnreachable.refused(format!("{error}; nothing was changed, try again"))
+    Reason::LogUnreachable.refused(format!("{error}; this request was not carried out, ask again"))
 }

@@ -26,6 +26,8 @@ use crate::log::{Batch, Log};
 const LINGER: Duration = Duration::from_millis(20);
 /// Or as soon as there are so many of them.
 const LAZY_MAX: usize = 1_024;
+/// The longest timer that the queue of timers takes is a little over two years.
+const TIMER_MAX_MS: u64 = 365 * 24 * 3_600 * 1_000;
 /// Inputs that are taken in one turn.
 const TURN_MAX: usize = 64;
 
@@ -88,6 +90,7 @@ impl Shard {
         limits.open_max = (limits.open_max / shards).max(1);
         limits.open_bytes_max /= shards;
         limits.ended_max = (limits.ended_max / shards).max(1);
+        limits.timeout_max_ms = limits.timeout_max_ms.min(TIMER_MAX_MS);
         Self {
             number,
             epoch,
@@ -173,6 +176,9 @@ impl Shard {
                 }
             }
             Input::SessionOpened(peer) => {
+                for replaced in self.peers.replaced_by(&peer) {
+                    self.session_closed(replaced);
+                }
                 let participant = peer.participant.clone();
                 self.peers.open(peer);
                 if let Some(participant) = participant {

@@ -27,6 +27,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::driver::{Driver, Limits, SessionId};
 use crate::log::Log;
 
+pub(crate) use writer::payload_bytes;
+
 /// How sessions are held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

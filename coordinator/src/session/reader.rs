@@ -97,13 +97,16 @@ impl Reader {
             branches_max: u32::try_from(settings.limits.branches_max).unwrap_or(u32::MAX),
             coordinator_id: settings.coordinator_id.clone(),
         });
-        self.end.first.send(vec![welcome]).ok();
+        self.end.first.send(welcome).await.ok();
         if let Some(participant) = &hello.participant {
             tracing::info!(session = self.session.0, %participant, instance = hello.instance.0, sdk = %hello.sdk, "participant joined");
-            // A name that is not noted is met again at its next Hello; nothing waits for it.
-            if let Err(error) = log.note_participant(participant).await {
-                tracing::warn!(%participant, %error, "could not note the participant in the log");
-            }
+            // Nothing waits for it: a name that could not be noted is noted at its next Hello.
+            let (log, participant) = (Arc::clone(log), participant.clone());
+            tokio::spawn(async move {
+                if let Err(error) = log.note_participant(&participant).await {
+                    tracing::warn!(%participant, %error, "could not note the participant in the log");
+                }
+            });
         }
         for shard in 0..driver.shard_count() {
             let peer = Peer {
@@ -128,12 +131,15 @@ impl Reader {
         loop {
             let frame = tokio::select! {
                 frame = tokio::time::timeout(silence_max, self.incoming.message()) => frame,
+                () = self.end.outbound.cut() => {
+                    return Reason::PeerSilent.status("this session did not take its messages, or its process dialled again; dial again");
+                }
                 is_leaving = async { leaving.wait_for(|is_leaving| *is_leaving).await.is_ok() }, if !has_said_so => {
                     // Said once; what is in flight may still be answered.
                     has_said_so = true;
                     if is_leaving {
                         let reason = "this replica is leaving; dial another, or this one when it is back".to_owned();
-                        self.end.first.send(vec![FromReplica::GoAway { reason }]).ok();
+                        self.end.first.try_send(FromReplica::GoAway { reason }).ok();
                     }
                     continue;
                 }
@@ -171,11 +177,11 @@ impl Reader {
                             shares[driver.shard_of(gtid)].push(message);
                         }
                     }
-                    Err((request_id, refused)) => refuse(&self.end.first, request_id, refused),
+                    Err((request_id, refused)) => refuse(&self.end.first, request_id, refused)?,
                 },
                 Err(Malformed { request_id: Some(request_id), message, problem }) => {
                     let malformed = Malformed { request_id: None, message, problem };
-                    refuse(&self.end.first, request_id, malformed.into());
+                    refuse(&self.end.first, request_id, malformed.into())?;
                 }
                 Err(malformed) => return Err(Refused::from(malformed).into()),
             }
@@ -193,8 +199,10 @@ async fn give(driver: &Driver, shard: usize, session: SessionId, messages: Vec<F
     driver.give(shard, Input::Messages { session, messages }).await
 }
 
-fn refuse(to: &mpsc::UnboundedSender<Vec<FromReplica>>, request_id: u64, refused: Refused) {
-    to.send(vec![FromReplica::Reply { request_id, reply: Reply::Refused(refused) }]).ok();
+/// Refuses a request ahead of the shards. A client that sends such requests and does not read the refusals is cut.
+fn refuse(to: &mpsc::Sender<FromReplica>, request_id: u64, refused: Refused) -> Result<(), Status> {
+    let refusal = FromReplica::Reply { request_id, reply: Reply::Refused(refused) };
+    to.try_send(refusal).map_err(|_| Reason::PeerSilent.status("this session does not take its messages"))
 }
 
 /// Checks a message against the limits; a request beyond them is refused, and changes nothing.

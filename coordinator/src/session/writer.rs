@@ -19,6 +19,9 @@ const FRAME_BYTES_SOFT_MAX: usize = 1024 * 1024;
 /// Or so many messages, so that the client can start on them.
 const FRAME_MESSAGES_MAX: usize = 4_096;
 
+/// Messages of the reader itself that may wait; beyond it the client has stopped reading.
+const OWN_MAX: usize = 1_024;
+
 /// The reader's end: how it reaches the client.
 pub(super) struct End {
     /// For the shards.
@@ -26,12 +29,12 @@ pub(super) struct End {
     /// Ends the stream with a status.
     pub(super) close: oneshot::Sender<Status>,
     /// For the reader itself, ahead of the shards.
-    pub(super) first: mpsc::UnboundedSender<Vec<FromReplica>>,
+    pub(super) first: mpsc::Sender<FromReplica>,
 }
 
 struct Writer {
     queue: mpsc::UnboundedReceiver<Vec<FromReplica>>,
-    own: mpsc::UnboundedReceiver<Vec<FromReplica>>,
+    own: mpsc::Receiver<FromReplica>,
     backlog: Arc<Backlog>,
     carried: VecDeque<FromReplica>,
     /// How many of those carried count in the backlog.
@@ -44,7 +47,7 @@ struct Writer {
 /// Makes the outgoing stream of a session and the reader's end of it.
 pub(super) fn channel(settings: &Settings) -> (End, BoxStream<'static, Result<ExchangeResponse, Status>>) {
     let (outbound, queue, backlog) = Outbound::channel();
-    let (first, own) = mpsc::unbounded_channel();
+    let (first, own) = mpsc::channel(OWN_MAX);
     let (close, closed) = oneshot::channel();
     let writer = Writer {
         queue,
@@ -73,12 +76,12 @@ impl Writer {
         if self.carried.is_empty() {
             tokio::select! {
                 biased;
-                Some(messages) = self.own.recv() => self.carried.extend(messages),
+                status = &mut self.closed => return Err(status.unwrap_or_else(|_| Status::cancelled("session over"))),
+                Some(message) = self.own.recv() => self.carried.push_back(message),
                 messages = self.queue.recv() => match messages {
                     Some(messages) => self.take(messages),
                     None => return Err(self.end().await),
                 },
-                status = &mut self.closed => return Err(status.unwrap_or_else(|_| Status::cancelled("session over"))),
                 () = tokio::time::sleep(self.heartbeat_interval) => self.carried.push_back(FromReplica::Heartbeat),
             }
         }

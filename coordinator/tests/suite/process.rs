@@ -110,8 +110,7 @@ fn mistakes_in_the_configuration_end_it_at_once() {
     assert_eq!(code, 2, "{stderr}");
     let (code, stdout, _) = ended(&["serve", "--check"]);
     assert_eq!((code, stdout.as_str()), (0, "the configuration is fit\n"));
-    let (code, _, stderr) =
-        ended(&["serve", "--log", "postgres://me:hush@127.0.0.1:1/x", "--wait-for-log", "100ms"]);
+    let (code, _, stderr) = ended(&["serve", "--log", "postgres://me:hush@127.0.0.1:1/x", "--wait-for-log", "100ms"]);
     assert_eq!(code, 7, "{stderr}");
     assert!(!stderr.contains("hush"), "{stderr}");
 }

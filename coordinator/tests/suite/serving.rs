@@ -8,13 +8,13 @@ use assent_proto::error::Reason;
 use assent_proto::v1::{BeginRequest, GetStatisticsRequest, Outcome};
 use tokio_stream::StreamExt;
 use tonic::Request;
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::HealthCheckRequest;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
 
 use crate::harness::{
     Home, Manner, PATIENCE, admin, begun, branch, channel, gtid, participant, refusal, transactions, whole,
@@ -49,12 +49,9 @@ async fn reflection_lists_every_service() {
     let answer = answers.next().await.expect("an answer").expect("an answer").message_response;
     let Some(MessageResponse::ListServicesResponse(listed)) = answer else { panic!("{answer:?}") };
     let names: Vec<&str> = listed.service.iter().map(|service| service.name.as_str()).collect();
-    for name in [
-        "assent.v1.SessionService",
-        "assent.v1.TransactionService",
-        "assent.v1.AdminService",
-        "grpc.health.v1.Health",
-    ] {
+    for name in
+        ["assent.v1.SessionService", "assent.v1.TransactionService", "assent.v1.AdminService", "grpc.health.v1.Health"]
+    {
         assert!(names.contains(&name), "{name}: {names:?}");
     }
 }

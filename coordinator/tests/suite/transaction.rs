@@ -50,10 +50,8 @@ async fn a_whole_transaction_is_one_call_and_its_repetition_gives_the_same_answe
     let _b = participant(&coordinator, "bank-b", Manner::Willing).await;
     let mut client = transactions(&coordinator).await;
     let gtid = gtid();
-    let request = CommitRequest {
-        wait_for_end: true,
-        ..whole(&gtid, vec![branch("bank-a", "-5"), branch("bank-b", "+5")])
-    };
+    let request =
+        CommitRequest { wait_for_end: true, ..whole(&gtid, vec![branch("bank-a", "-5"), branch("bank-b", "+5")]) };
     let first = client.commit(request.clone()).await.expect("an outcome").into_inner();
     assert_eq!(first.outcome(), Outcome::Committed);
     assert_eq!(client.commit(request.clone()).await.expect("an outcome").into_inner(), first);
@@ -83,7 +81,10 @@ async fn enlisted_branches_are_prepared_at_the_commit() {
     let outcome = client.commit(begun(&gtid)).await.expect("an outcome").into_inner();
     assert_eq!(outcome.outcome(), Outcome::Aborted);
     let reason = outcome.reason.expect("a reason");
-    assert_eq!((reason.code.as_str(), reason.participant.as_str(), reason.message.as_str()), ("REFUSED", "bank-b", "sold out"));
+    assert_eq!(
+        (reason.code.as_str(), reason.participant.as_str(), reason.message.as_str()),
+        ("REFUSED", "bank-b", "sold out")
+    );
     let late = refusal(client.enlist(enlist(&gtid, "bank-c", "0")).await).0;
     assert!(matches!(late, Reason::RosterFrozen | Reason::NotFound), "{late}");
 }
@@ -104,8 +105,7 @@ async fn a_begun_transaction_that_a_restart_forgot_is_never_committed_in_part() 
     let coordinator = home.start().await;
     let _b = participant(&coordinator, "bank-b", Manner::Willing).await;
     let mut client = transactions(&coordinator).await;
-    let request =
-        CommitRequest { branches: vec![branch("bank-b", "+5")], begun: Some(true), ..begun(&gtid) };
+    let request = CommitRequest { branches: vec![branch("bank-b", "+5")], begun: Some(true), ..begun(&gtid) };
     let outcome = client.commit(request).await.expect("an outcome").into_inner();
     assert_eq!((outcome.outcome(), reason_code(&outcome.reason)), (Outcome::Aborted, "FORGOTTEN"));
     let outcome = client.commit(CommitRequest { wait_for_end: true, ..begun(&gtid) }).await.expect("an outcome");
@@ -159,7 +159,10 @@ async fn what_is_wrong_with_a_request_is_said() {
     let long = BeginRequest { timeout_ms: 60_001, ..BeginRequest::default() };
     assert_eq!(refusal(client.begin(long).await).0, Reason::InvalidTimeout);
     assert_eq!(refusal(client.get(GetRequest { gtid: gtid() }).await).0, Reason::NotFound);
-    assert_eq!(refusal(client.abort(AbortRequest { gtid: gtid(), ..AbortRequest::default() }).await).0, Reason::NotFound);
+    assert_eq!(
+        refusal(client.abort(AbortRequest { gtid: gtid(), ..AbortRequest::default() }).await).0,
+        Reason::NotFound
+    );
     assert_eq!(refusal(client.watch(WatchRequest { gtid: gtid() }).await).0, Reason::NotFound);
     assert_eq!(refusal(client.enlist(enlist(&gtid(), "a", "")).await).0, Reason::NotFound);
     // Larger than a message may be at all.

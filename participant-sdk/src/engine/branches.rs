@@ -12,7 +12,7 @@ use futures::FutureExt;
 use rand::RngExt;
 use tokio_util::time::{DelayQueue, delay_queue};
 
-use super::link::Link;
+use super::link::Outbox;
 use super::{Done, Engine, Finished};
 use crate::participant::Branch;
 
@@ -66,27 +66,27 @@ impl Engine {
     }
 
     /// A new session: every branch in doubt asks for its decision.
-    pub(super) fn ask_about_doubts(&mut self, link: &mut Link) {
+    pub(super) fn ask_about_doubts(&mut self, outbox: &mut Outbox) {
         let all: Vec<Gtid> = self.branches.entries.keys().copied().collect();
         for gtid in all {
-            self.branch_event(link, gtid, Event::SessionUp);
+            self.branch_event(outbox, gtid, Event::SessionUp);
         }
     }
 
     /// An order about a branch.
-    pub(super) fn branch_order(&mut self, link: &mut Link, order: FromReplica) {
+    pub(super) fn branch_order(&mut self, outbox: &mut Outbox, order: FromReplica) {
         match order {
             FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase } => {
                 let timeout = Duration::from_millis(timeout_ms);
-                self.meet_or_handle(link, gtid, Event::PrepareOrdered { epoch, payload, one_phase }, timeout);
+                self.meet_or_handle(outbox, gtid, Event::PrepareOrdered { epoch, payload, one_phase }, timeout);
             }
             FromReplica::CommitBranch { gtid, epoch } => {
                 let event = Event::Decided { epoch, decision: Decision::Commit };
-                self.meet_or_handle(link, gtid, event, Duration::ZERO);
+                self.meet_or_handle(outbox, gtid, event, Duration::ZERO);
             }
             FromReplica::AbortBranch { gtid, epoch } => {
                 let event = Event::Decided { epoch, decision: Decision::Abort };
-                self.meet_or_handle(link, gtid, event, Duration::ZERO);
+                self.meet_or_handle(outbox, gtid, event, Duration::ZERO);
             }
             FromReplica::Welcome(_)
             | FromReplica::Heartbeat
@@ -97,23 +97,27 @@ impl Engine {
         }
     }
 
-    fn meet_or_handle(&mut self, link: &mut Link, gtid: Gtid, event: Event, timeout: Duration) {
+    fn meet_or_handle(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event, timeout: Duration) {
         if self.branches.entries.contains_key(&gtid) {
-            return self.branch_event(link, gtid, event);
+            return self.branch_event(outbox, gtid, event);
+        }
+        if self.is_shutting_down && matches!(event, Event::PrepareOrdered { .. }) {
+            // No vote is needed: the coordinator notices that this process has gone.
+            return;
         }
         let (machine, output) = Machine::meet(gtid, event);
         self.branches.entries.insert(gtid, Entry { machine, timers: Vec::new(), timeout });
-        self.branch_output(link, gtid, output);
+        self.branch_output(outbox, gtid, output);
     }
 
-    pub(super) fn branch_timer(&mut self, link: &mut Link, gtid: Gtid, timer: Timer) {
+    pub(super) fn branch_timer(&mut self, outbox: &mut Outbox, gtid: Gtid, timer: Timer) {
         if let Some(entry) = self.branches.entries.get_mut(&gtid) {
             entry.timers.retain(|(running, _)| *running != timer);
         }
-        self.branch_event(link, gtid, Event::TimerFired(timer));
+        self.branch_event(outbox, gtid, Event::TimerFired(timer));
     }
 
-    pub(super) fn branch_hook_finished(&mut self, link: &mut Link, gtid: Gtid, finished: Finished) {
+    pub(super) fn branch_hook_finished(&mut self, outbox: &mut Outbox, gtid: Gtid, finished: Finished) {
         let event = match finished {
             Finished::Prepare(vote) => Event::PrepareFinished(vote),
             Finished::End(end) => {
@@ -123,10 +127,10 @@ impl Engine {
                 Event::EndFinished(end)
             }
         };
-        self.branch_event(link, gtid, event);
+        self.branch_event(outbox, gtid, event);
     }
 
-    fn branch_event(&mut self, link: &mut Link, gtid: Gtid, event: Event) {
+    fn branch_event(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event) {
         let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
         #[cfg(debug_assertions)]
         let checked = (entry.machine.clone(), event.clone());
@@ -137,14 +141,14 @@ impl Engine {
         {
             panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
         }
-        self.branch_output(link, gtid, output);
+        self.branch_output(outbox, gtid, output);
     }
 
-    fn branch_output(&mut self, link: &mut Link, gtid: Gtid, output: Output<Effect>) {
+    fn branch_output(&mut self, outbox: &mut Outbox, gtid: Gtid, output: Output<Effect>) {
         for effect in effects_of(output) {
             match effect {
                 Effect::Call(hook) => self.call_branch_hook(gtid, hook),
-                Effect::Send(message) => link.send(match message {
+                Effect::Send(message) => outbox.send(match message {
                     Message::Vote(vote) => FromClient::Vote { gtid, vote },
                     Message::Acknowledge(result) => FromClient::Acknowledge { gtid, result },
                     Message::Inquire => FromClient::Inquire { gtid },

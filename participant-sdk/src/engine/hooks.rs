@@ -7,6 +7,7 @@ use std::sync::Arc;
 use assent_protocol::branch::{Hook, HookEnd};
 use assent_protocol::saga::StepResult;
 use assent_protocol::two_phase::{self, BranchResult};
+use assent_proto::text::one_line;
 use assent_protocol::Gtid;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -50,15 +51,17 @@ impl<P: Participant> AnyParticipant for P {
     fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Finished> {
         async move {
             match hook {
-                Hook::Prepare { one_phase: false, .. } => {
-                    Finished::Prepare(verdict(caught(self.prepare(&branch)).await, two_phase::Vote::Yes))
+                // A coordinator that cannot know may ask for one phase; a participant that has only two prepares.
+                Hook::Prepare { one_phase, .. } if !one_phase || !P::ONE_PHASE => {
+                    let vote = caught(async { self.prepare(&branch).await }).await;
+                    Finished::Prepare(verdict(vote, two_phase::Vote::Yes))
                 }
-                Hook::Prepare { one_phase: true, .. } => {
-                    let vote = caught(self.commit_one_phase(&branch)).await;
+                Hook::Prepare { .. } => {
+                    let vote = caught(async { self.commit_one_phase(&branch).await }).await;
                     Finished::Prepare(verdict(vote, two_phase::Vote::Committed))
                 }
-                Hook::Commit => Finished::End(end(caught(self.commit(&branch)).await)),
-                Hook::Abort => Finished::End(end(caught(self.abort(&branch)).await)),
+                Hook::Commit => Finished::End(end(caught(async { self.commit(&branch).await }).await)),
+                Hook::Abort => Finished::End(end(caught(async { self.abort(&branch).await }).await)),
             }
         }
         .boxed()
@@ -69,15 +72,15 @@ impl<P: SagaParticipant> AnySagaParticipant for P {
     fn call(self: Arc<Self>, step: Step, compensation: bool) -> BoxFuture<'static, StepResult> {
         async move {
             if compensation {
-                match caught(self.compensate(&step)).await {
+                match caught(async { self.compensate(&step).await }).await {
                     Ok(Compensated::Done) => StepResult::Done(bytes::Bytes::new()),
-                    Ok(Compensated::Refused(reason)) => StepResult::Refused(reason),
+                    Ok(Compensated::Refused(reason)) => StepResult::Refused(one_line(reason)),
                     Err(error) => StepResult::Unknown(told(&*error)),
                 }
             } else {
-                match caught(self.execute(&step)).await {
+                match caught(async { self.execute(&step).await }).await {
                     Ok(Executed::Done(output)) => StepResult::Done(output),
-                    Ok(Executed::Refused(reason)) => StepResult::Refused(reason),
+                    Ok(Executed::Refused(reason)) => StepResult::Refused(one_line(reason)),
                     Err(error) => StepResult::Unknown(told(&*error)),
                 }
             }
@@ -90,7 +93,7 @@ fn verdict(vote: Result<Vote, BoxError>, yes: two_phase::Vote) -> two_phase::Vot
     match vote {
         Ok(Vote::Yes) => yes,
         Ok(Vote::ReadOnly) => two_phase::Vote::ReadOnly,
-        Ok(Vote::No(reason)) => two_phase::Vote::No(reason),
+        Ok(Vote::No(reason)) => two_phase::Vote::No(one_line(reason)),
         Err(error) => two_phase::Vote::Unknown(told(&*error)),
     }
 }
@@ -106,7 +109,7 @@ fn end(ended: Result<(), BoxError>) -> HookEnd {
     }
 }
 
-/// A hook that panics has an unknown outcome, as one that fails.
+/// A hook that panics, even before its first await, has an unknown outcome, as one that fails.
 async fn caught<T>(hook: impl Future<Output = Result<T, BoxError>>) -> Result<T, BoxError> {
     match AssertUnwindSafe(hook).catch_unwind().await {
         Ok(result) => result,
@@ -130,5 +133,5 @@ fn told(error: &(dyn std::error::Error + 'static)) -> String {
         line.push_str(&error.to_string());
         cause = error.source();
     }
-    line
+    one_line(line)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use assent_proto::session::{FRAME_BYTES_MAX, FromClient, FromReplica, Hello, Refused, Welcome};
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse};
+use assent_protocol::two_phase::Vote;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
@@ -16,6 +17,10 @@ use crate::error::ConnectError;
 const FRAMES_MAX: usize = 2;
 /// A frame is closed once it holds so many bytes of payload.
 const FRAME_BYTES_SOFT_MAX: usize = 1024 * 1024;
+/// Or so many messages.
+const FRAME_MESSAGES_MAX: usize = 4_096;
+/// How long the replica may take to read the last frames.
+const FINISH_MAX: Duration = Duration::from_secs(1);
 /// gRPC counts its own envelope.
 const ENVELOPE_BYTES: usize = 4_096;
 /// How long a dialled replica may take for its Welcome.
@@ -26,7 +31,24 @@ pub(super) struct Link {
     pub(super) welcome: Welcome,
     pub(super) incoming: Streaming<ExchangeResponse>,
     frames: mpsc::Sender<ExchangeRequest>,
+}
+
+/// What the process has to say, until there is room for it.
+#[derive(Default)]
+pub(super) struct Outbox {
     queued: Vec<FromClient>,
+}
+
+impl Outbox {
+    /// Queues a message for the next frame.
+    pub(super) fn send(&mut self, message: FromClient) {
+        self.queued.push(message);
+    }
+
+    /// Whether messages wait because the network is behind.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.queued.is_empty()
+    }
 }
 
 /// An endpoint for sessions.
@@ -73,21 +95,11 @@ impl Link {
         let first = messages.next().map(FromReplica::try_from);
         match (first, messages.next()) {
             (Some(Ok(FromReplica::Welcome(welcome))), None) => {
-                Ok(Self { welcome, incoming, frames, queued: Vec::new() })
+                Ok(Self { welcome, incoming, frames })
             }
             (Some(Err(malformed)), _) => Err(unreachable(malformed.into())),
             (_, _) => Err(unreachable("the first frame was not a Welcome alone; is this a coordinator?".into())),
         }
-    }
-
-    /// Queues a message for the next frame.
-    pub(super) fn send(&mut self, message: FromClient) {
-        self.queued.push(message);
-    }
-
-    /// Whether messages wait because the network is behind.
-    pub(super) fn is_behind(&self) -> bool {
-        !self.queued.is_empty()
     }
 
     /// What tells when the network takes another frame.
@@ -96,22 +108,31 @@ impl Link {
     }
 
     /// Sends what is queued, as far as the network takes it. Answers whether it sent a frame.
-    pub(super) fn flush(&mut self) -> bool {
+    pub(super) fn flush(&mut self, outbox: &mut Outbox) -> bool {
         let mut has_sent = false;
-        while !self.queued.is_empty() {
+        while !outbox.queued.is_empty() {
             let Ok(permit) = self.frames.try_reserve() else { break };
             let mut bytes = 0;
-            let fitting = self.queued.iter().take_while(|message| {
+            let fitting = outbox.queued.iter().take(FRAME_MESSAGES_MAX).take_while(|message| {
                 let is_first = bytes == 0;
                 bytes += payload_bytes(message) + 1;
                 is_first || bytes <= FRAME_BYTES_SOFT_MAX
             });
             let count = fitting.count();
-            let messages = self.queued.drain(..count).map(ClientMessage::from).collect();
+            let messages = outbox.queued.drain(..count).map(ClientMessage::from).collect();
             permit.send(ExchangeRequest { messages });
             has_sent = true;
         }
         has_sent
+    }
+
+    /// Says that nothing more will come, and lets the replica read what did.
+    pub(super) async fn finish(self) {
+        let Self { mut incoming, frames, .. } = self;
+        drop(frames);
+        let until_its_end = async { while let Ok(Some(_)) = incoming.message().await {} };
+        // A replica that does not end the session loses nothing: what it missed it asks for again.
+        tokio::time::timeout(FINISH_MAX, until_its_end).await.ok();
     }
 }
 
@@ -128,8 +149,8 @@ impl Gate {
     }
 }
 
-/// The bytes of a message that users determine.
-fn payload_bytes(message: &FromClient) -> usize {
+/// The bytes of a message that users determine, with something for what is around them.
+pub(crate) fn payload_bytes(message: &FromClient) -> usize {
     match message {
         FromClient::Commit(commit) => commit.branches.iter().map(|branch| branch.payload.len() + 64).sum(),
         FromClient::StartSaga { definition, .. } => {
@@ -140,13 +161,16 @@ fn payload_bytes(message: &FromClient) -> usize {
             assent_protocol::saga::StepResult::Refused(reason)
             | assent_protocol::saga::StepResult::Unknown(reason) => reason.len(),
         },
+        FromClient::Abort { reason, .. } => reason.len(),
+        FromClient::Vote { vote, .. } => match vote {
+            Vote::No(reason) | Vote::Unknown(reason) => reason.len(),
+            Vote::Yes | Vote::ReadOnly | Vote::Committed => 0,
+        },
         FromClient::Hello(_)
         | FromClient::Heartbeat
         | FromClient::Begin { .. }
-        | FromClient::Abort { .. }
         | FromClient::Await { .. }
         | FromClient::Enlist { .. }
-        | FromClient::Vote { .. }
         | FromClient::Acknowledge { .. }
         | FromClient::Inquire { .. } => 0,
     }

@@ -25,7 +25,9 @@ use tonic::transport::Endpoint;
 
 use crate::error::ConnectError;
 use crate::participant::Coordinator;
+use link::Outbox;
 
+pub(crate) use link::payload_bytes;
 pub(crate) use hooks::{AnyParticipant, AnySagaParticipant, Finished};
 
 /// What a process brings along.
@@ -99,6 +101,8 @@ const COMMANDS_MAX: usize = 4_096;
 /// The bounds of the waits between attempts to dial.
 const REDIAL_INITIAL: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(5);
+/// How often requests that were refused for the moment are looked at.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Engine {
     /// Dials, lets the participant check itself and list its branches in doubt, and starts the engine's task.
@@ -107,7 +111,11 @@ impl Engine {
     ) -> Result<(mpsc::Sender<Command>, Arc<Shared>, tokio::task::JoinHandle<()>), ConnectError> {
         let endpoint = link::endpoint(&settings.address, settings.connect_timeout)?;
         let instance = InstanceId(rand::rng().random_range(1..u64::MAX));
-        let link = link::Link::dial(&endpoint, &settings.address, hello(&settings, instance)).await?;
+        let dial = async |name| {
+            link::Link::dial(&endpoint, &settings.address, hello(&settings, instance, name)).await
+        };
+        // The participant checks itself before anybody is sent to it; its name joins only then.
+        let mut link = dial(None).await?;
         let coordinator = Arc::new(Coordinator {
             id: link.welcome.coordinator_id.clone(),
             address: settings.address.clone(),
@@ -119,6 +127,9 @@ impl Engine {
             participant.start(about_it).await.map_err(ConnectError::Start)?;
             let (participant, about_it) = about();
             doubts = participant.in_doubt(about_it).await.map_err(ConnectError::InDoubt)?;
+        }
+        if settings.name.is_some() {
+            link = dial(settings.name.clone()).await?;
         }
         let shared = Arc::new(Shared {
             coordinator,
@@ -152,9 +163,9 @@ impl Engine {
 
     async fn run(mut self, mut link: link::Link) {
         loop {
-            self.resume(&mut link);
-            match self.exchange(&mut link).await {
-                Over::Shutdown => return,
+            let outbox = self.resume(&link);
+            match self.exchange(&mut link, outbox).await {
+                Over::Shutdown => return link.finish().await,
                 Over::Broken(why) => {
                     tracing::warn!(address = %self.settings.address, why, "the session broke; dialling again");
                 }
@@ -168,26 +179,49 @@ impl Engine {
     }
 
     /// What a new session has to be told.
-    fn resume(&mut self, link: &mut link::Link) {
+    fn resume(&mut self, link: &link::Link) -> Outbox {
         self.shared.payload_bytes_max.store(link.welcome.payload_bytes_max as usize, Relaxed);
+        let mut outbox = Outbox::default();
         for message in self.requests.over_a_new_session() {
-            link.send(message);
+            outbox.send(message);
         }
-        self.ask_about_doubts(link);
-        link.flush();
+        self.ask_about_doubts(&mut outbox);
+        outbox
     }
 
-    /// Dials until somebody answers, or the process wants to end.
+    /// Dials until somebody answers, or the process wants to end. Meanwhile requests are kept, and hooks go on; what branches and
+    /// steps would say is dropped, as it would be on a broken session, and asked for again over the next one.
     async fn redial(&mut self) -> Option<link::Link> {
         let mut bound = REDIAL_INITIAL;
+        let mut dropped = Outbox::default();
         loop {
             let wait = bound.mul_f64(rand::rng().random_range(0.0..=1.0));
-            tokio::time::sleep(wait).await;
-            if self.is_shutting_down || (self.commands.is_closed() && self.commands.is_empty()) {
-                return None;
-            }
-            let hello = hello(&self.settings, self.instance);
-            match link::Link::dial(&self.endpoint, &self.settings.address, hello).await {
+            let hello = hello(&self.settings, self.instance, self.settings.name.clone());
+            let (endpoint, address) = (self.endpoint.clone(), self.settings.address.clone());
+            let mut dialling = std::pin::pin!(async move {
+                tokio::time::sleep(wait).await;
+                link::Link::dial(&endpoint, &address, hello).await
+            });
+            let dialled = loop {
+                if self.is_shutting_down && self.calls.running == 0 {
+                    return None;
+                }
+                tokio::select! {
+                    dialled = &mut dialling => break dialled,
+                    command = self.commands.recv(), if !self.is_shutting_down => match command {
+                        Some(command) => self.command(&mut dropped, command),
+                        None => self.is_shutting_down = true,
+                    },
+                    Some(done) = self.finished.recv() => {
+                        self.calls.running -= 1;
+                        self.hook_finished(&mut dropped, done);
+                    }
+                    Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut dropped, gtid, timer),
+                }
+                self.start_waiting_calls();
+                dropped = Outbox::default();
+            };
+            match dialled {
                 Ok(link) if link.welcome.coordinator_id != self.shared.coordinator.id => {
                     // Its transactions are not ours, and it would presume ours aborted.
                     tracing::error!(
@@ -200,6 +234,9 @@ impl Engine {
                     tracing::info!(address = %self.settings.address, "joined again");
                     return Some(link);
                 }
+                Err(ConnectError::Refused { source, .. }) => {
+                    tracing::warn!(address = %self.settings.address, error = %source, "refused; dialling again");
+                }
                 Err(error) => tracing::debug!(address = %self.settings.address, %error, "dialling again"),
             }
             bound = (bound * 2).min(REDIAL_MAX);
@@ -207,7 +244,7 @@ impl Engine {
     }
 
     /// Takes events until the session is over.
-    async fn exchange(&mut self, link: &mut link::Link) -> Over {
+    async fn exchange(&mut self, link: &mut link::Link, mut outbox: Outbox) -> Over {
         let heartbeat_interval = Duration::from_millis(u64::from(link.welcome.heartbeat_interval_ms.max(10)));
         let silence_max = Duration::from_millis(u64::from(link.welcome.silence_max_ms.max(100)));
         let mut ticks = tokio::time::interval(heartbeat_interval);
@@ -217,15 +254,18 @@ impl Engine {
         let mut commands = Vec::with_capacity(TURN_MAX);
         let mut finished = Vec::with_capacity(TURN_MAX);
         let gate = link.gate();
+        let mut retries = tokio::time::interval(RETRY_INTERVAL);
+        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        link.flush(&mut outbox);
         loop {
-            let is_behind = link.is_behind();
+            let is_behind = outbox.is_behind();
             tokio::select! {
                 frame = link.incoming.message() => match frame {
                     Ok(Some(frame)) => {
                         heard = Instant::now();
                         for message in frame.messages {
                             match FromReplica::try_from(message) {
-                                Ok(message) => self.heard(link, message),
+                                Ok(message) => self.heard(&mut outbox, message),
                                 Err(malformed) => return Over::Broken(malformed.to_string()),
                             }
                         }
@@ -236,7 +276,7 @@ impl Engine {
                 _ = self.finished.recv_many(&mut finished, TURN_MAX) => {
                     for done in finished.drain(..) {
                         self.calls.running -= 1;
-                        self.hook_finished(link, done);
+                        self.hook_finished(&mut outbox, done);
                     }
                 }
                 taken = self.commands.recv_many(&mut commands, TURN_MAX), if !self.is_shutting_down => {
@@ -244,35 +284,40 @@ impl Engine {
                         self.is_shutting_down = true;
                     }
                     for command in commands.drain(..) {
-                        self.command(link, command);
+                        self.command(&mut outbox, command);
                     }
                 }
-                Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(link, gtid, timer),
+                Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut outbox, gtid, timer),
                 () = gate.room(), if is_behind => {}
+                _ = retries.tick() => {
+                    for message in self.requests.due() {
+                        outbox.send(message);
+                    }
+                }
                 _ = ticks.tick() => {
                     if heard.elapsed() > silence_max {
                         return Over::Broken(format!("nothing was heard for {} ms", silence_max.as_millis()));
                     }
                     if !has_spoken {
-                        link.send(FromClient::Heartbeat);
+                        outbox.send(FromClient::Heartbeat);
                     }
                     has_spoken = false;
                     self.requests.sweep();
                 }
             }
             self.start_waiting_calls();
-            has_spoken |= link.flush();
-            if self.is_shutting_down && self.calls.running == 0 && self.calls.waiting.is_empty() && !link.is_behind() {
+            has_spoken |= link.flush(&mut outbox);
+            if self.is_shutting_down && self.calls.running == 0 && self.calls.waiting.is_empty() && !outbox.is_behind() {
                 return Over::Shutdown;
             }
         }
     }
 
-    fn command(&mut self, link: &mut link::Link, command: Command) {
+    fn command(&mut self, outbox: &mut Outbox, command: Command) {
         match command {
             Command::Request { message, answer } => {
                 let message = self.requests.add(message, answer);
-                link.send(message);
+                outbox.send(message);
             }
             Command::Enlist { gtid, vote, is_first, answer } => {
                 let is_new = vote == EarlyVote::ReadOnly || self.prepared_early(gtid);
@@ -280,7 +325,7 @@ impl Engine {
                 is_first.send(is_new).ok();
                 if is_new {
                     let message = self.requests.add(FromClient::Enlist { request_id: 0, gtid, vote }, answer);
-                    link.send(message);
+                    outbox.send(message);
                 }
             }
             Command::Withdraw { gtid } => self.withdraw(gtid),
@@ -288,23 +333,23 @@ impl Engine {
         }
     }
 
-    fn heard(&mut self, link: &mut link::Link, message: FromReplica) {
+    fn heard(&mut self, outbox: &mut Outbox, message: FromReplica) {
         match message {
             FromReplica::Reply { request_id, reply } => self.requests.answer(request_id, reply),
             FromReplica::Prepare { .. } | FromReplica::CommitBranch { .. } | FromReplica::AbortBranch { .. } => {
-                self.branch_order(link, message);
+                self.branch_order(outbox, message);
             }
-            FromReplica::ExecuteStep { order, outputs } => self.step_order(link, order, outputs, None, false),
-            FromReplica::CompensateStep { order, output } => self.step_order(link, order, Vec::new(), output, true),
+            FromReplica::ExecuteStep { order, outputs } => self.step_order(outbox, order, outputs, None, false),
+            FromReplica::CompensateStep { order, output } => self.step_order(outbox, order, Vec::new(), output, true),
             FromReplica::GoAway { reason } => tracing::info!(reason, "the replica is leaving"),
             FromReplica::Welcome(_) | FromReplica::Heartbeat => {}
         }
     }
 
-    fn hook_finished(&mut self, link: &mut link::Link, done: Done) {
+    fn hook_finished(&mut self, outbox: &mut Outbox, done: Done) {
         match done {
-            Done::Branch(gtid, finished) => self.branch_hook_finished(link, gtid, finished),
-            Done::Step(key, result) => self.step_hook_finished(link, key, result),
+            Done::Branch(gtid, finished) => self.branch_hook_finished(outbox, gtid, finished),
+            Done::Step(key, result) => self.step_hook_finished(outbox, key, result),
         }
     }
 
@@ -329,9 +374,9 @@ impl Engine {
     }
 }
 
-fn hello(settings: &Settings, instance: InstanceId) -> Hello {
+fn hello(settings: &Settings, instance: InstanceId, participant: Option<ParticipantName>) -> Hello {
     Hello {
-        participant: settings.name.clone(),
+        participant,
         instance,
         protocol_version: PROTOCOL_VERSION,
         token: settings.token.clone(),

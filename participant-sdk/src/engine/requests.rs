@@ -1,8 +1,10 @@
 //! Requests that wait for their replies, across sessions.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use assent_proto::session::{FromClient, Reply};
+use assent_proto::error::Reason;
+use assent_proto::session::{FromClient, Refused, Reply};
 use tokio::sync::oneshot;
 
 /// A request that waits.
@@ -11,6 +13,8 @@ struct Waiting {
     /// To be sent again over the next session; `None` for one that must not be.
     again: Option<FromClient>,
     answer: oneshot::Sender<Reply>,
+    /// When it is sent again over this session, because its refusal was no answer.
+    due: Option<Instant>,
 }
 
 /// All of them, by their numbers.
@@ -27,12 +31,23 @@ impl Requests {
         set_request_id(&mut message, self.last);
         // An enlistment whose answer is lost is in doubt: asking again would meet the branch's own first enlistment.
         let again = (!matches!(message, FromClient::Enlist { .. })).then(|| message.clone());
-        self.waiting.insert(self.last, Waiting { again, answer });
+        self.waiting.insert(self.last, Waiting { again, answer, due: None });
         message
     }
 
     /// An answer came.
+    ///
+    /// A first attempt that is refused has changed nothing. A later one may be refused for the moment (the log does not answer, the
+    /// replica is overloaded or leaving) although the first has taken effect: it is asked again, until somebody knows.
     pub(super) fn answer(&mut self, request_id: u64, reply: Reply) {
+        if let (Reply::Refused(refused), Some(waiting)) = (&reply, self.waiting.get_mut(&request_id))
+            && waiting.again.as_ref().is_some_and(|message| attempt_of(message) > 1)
+            && !is_final(refused)
+        {
+            let after_ms = refused.retry_after_ms.unwrap_or(1_000).clamp(50, 5_000);
+            waiting.due = Some(Instant::now() + Duration::from_millis(after_ms));
+            return;
+        }
         if let Some(waiting) = self.waiting.remove(&request_id) {
             // Whoever asked may have stopped waiting.
             waiting.answer.send(reply).ok();
@@ -43,6 +58,7 @@ impl Requests {
     pub(super) fn over_a_new_session(&mut self) -> Vec<FromClient> {
         self.waiting.retain(|_, waiting| waiting.again.is_some() && !waiting.answer.is_closed());
         let messages = self.waiting.values_mut().filter_map(|waiting| {
+            waiting.due = None;
             let again = waiting.again.as_mut()?;
             match again {
                 FromClient::Commit(commit) => commit.attempt = commit.attempt.saturating_add(1),
@@ -63,9 +79,56 @@ impl Requests {
         messages.collect()
     }
 
+    /// Those whose time has come to be asked again over this session.
+    pub(super) fn due(&mut self) -> Vec<FromClient> {
+        let now = Instant::now();
+        let due = self.waiting.values_mut().filter(|waiting| waiting.due.is_some_and(|due| due <= now));
+        due.filter_map(|waiting| {
+            waiting.due = None;
+            waiting.again.clone()
+        })
+        .collect()
+    }
+
     /// Forgets those that nobody waits for any more.
     pub(super) fn sweep(&mut self) {
         self.waiting.retain(|_, waiting| !waiting.answer.is_closed());
+    }
+}
+
+/// Which attempt a request is; 1 for those that do not count.
+fn attempt_of(message: &FromClient) -> u32 {
+    match message {
+        FromClient::Commit(commit) => commit.attempt,
+        FromClient::StartSaga { attempt, .. } => *attempt,
+        FromClient::Begin { .. }
+        | FromClient::Abort { .. }
+        | FromClient::Await { .. }
+        | FromClient::Enlist { .. }
+        | FromClient::Hello(_)
+        | FromClient::Heartbeat
+        | FromClient::Vote { .. }
+        | FromClient::Acknowledge { .. }
+        | FromClient::Inquire { .. }
+        | FromClient::StepAnswer { .. } => 1,
+    }
+}
+
+/// Whether a refusal speaks of the request itself, so that every attempt meets it.
+fn is_final(refused: &Refused) -> bool {
+    match refused.known_reason() {
+        Some(
+            Reason::Malformed
+            | Reason::InvalidTimeout
+            | Reason::PayloadTooLarge
+            | Reason::FrameTooLarge
+            | Reason::KeyReused
+            | Reason::WrongProtocol
+            | Reason::DuplicateBranch
+            | Reason::TooManyBranches
+            | Reason::UnknownParticipant,
+        ) => true,
+        Some(_) | None => false,
     }
 }
 

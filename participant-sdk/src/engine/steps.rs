@@ -9,7 +9,7 @@ use assent_protocol::{Epoch, Gtid, Name};
 use bytes::Bytes;
 use futures::FutureExt;
 
-use super::link::Link;
+use super::link::Outbox;
 use super::{Done, Engine};
 use crate::saga::Step;
 
@@ -31,7 +31,7 @@ impl Engine {
     /// An order to execute or compensate. One that repeats a hook that still runs is answered when that one finishes.
     pub(super) fn step_order(
         &mut self,
-        link: &mut Link,
+        outbox: &mut Outbox,
         order: StepOrder,
         outputs: Vec<(Name, Bytes)>,
         output: Option<Bytes>,
@@ -42,9 +42,12 @@ impl Engine {
         let (Some(participant), Some(own_name)) = (self.settings.steps.clone(), self.settings.name.clone()) else {
             let problem = "this process serves no saga steps; connect with a saga participant".to_owned();
             let result = StepResult::Unknown(problem);
-            link.send(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result });
+            outbox.send(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result });
             return;
         };
+        if self.is_shutting_down && !self.steps.running.contains_key(&key) {
+            return;
+        }
         if let Some(latest) = self.steps.running.get_mut(&key) {
             *latest = (*latest).max((epoch, attempt));
             return;
@@ -64,12 +67,12 @@ impl Engine {
         );
     }
 
-    pub(super) fn step_hook_finished(&mut self, link: &mut Link, key: Key, result: StepResult) {
+    pub(super) fn step_hook_finished(&mut self, outbox: &mut Outbox, key: Key, result: StepResult) {
         let Some((epoch, attempt)) = self.steps.running.remove(&key) else { return };
         if let StepResult::Unknown(error) = &result {
             tracing::warn!(gtid = %key.gtid, step = key.step.0, error, "a step's hook failed");
         }
         let Key { gtid, step, compensation } = key;
-        link.send(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result });
+        outbox.send(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result });
     }
 }

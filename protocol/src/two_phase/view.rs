@@ -58,6 +58,11 @@ impl TwoPhase {
         matches!(self.state, State::Committed | State::Aborted)
     }
 
+    /// Whether another writer's decision stood in the log: its row, and its end, are that writer's.
+    pub fn is_overruled(&self) -> bool {
+        self.is_overruled
+    }
+
     /// How often the order of the present state was repeated.
     pub fn resends(&self) -> u32 {
         self.resends
