@@ -67,7 +67,10 @@ mod tests {
     #[test]
     fn where_a_field_ends_counts() {
         assert_ne!(of_branches(&[branch("a", b"bc")]), of_branches(&[branch("ab", b"c")]));
-        assert_ne!(of_branches(&[branch("a", b""), branch("b", b"")]), of_branches(&[branch("b", b""), branch("a", b"")]));
+        assert_ne!(
+            of_branches(&[branch("a", b""), branch("b", b"")]),
+            of_branches(&[branch("b", b""), branch("a", b"")])
+        );
     }
 
     #[test]

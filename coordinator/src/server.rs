@@ -295,7 +295,7 @@ impl Running {
         let admin = AdminServiceServer::new(Admin::new(shared)).max_decoding_message_size(message_bytes_max);
         let settings = session::Settings {
             replica: config.replica.to_string(),
-            coordinator_id: opening::coordinator_id(&*log),
+            coordinator_id: log.coordinator_id().await.map_err(StartError::Recovery)?,
             heartbeat_interval: config.session.heartbeat_interval,
             silence_max: config.session.silence_max,
             sessions_max: config.session.sessions_max,

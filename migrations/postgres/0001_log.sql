@@ -6,6 +6,17 @@ create type assent.decision as enum ('commit', 'abort');
 -- The order matters: from 'completed' on they are a saga's.
 create type assent.outcome as enum ('committed', 'aborted', 'completed', 'compensated');
 
+-- Who this log belongs to -----------------------------------------------------------------------------------------------
+
+create table assent.identity (
+    coordinator_id uuid    not null default gen_random_uuid(),
+    is_only_row    boolean primary key default true check (is_only_row)
+);
+insert into assent.identity default values;
+comment on table assent.identity is 'One row: the coordinator''s identity. It moves with the log, and never changes.';
+comment on column assent.identity.coordinator_id is 'Prefixes whatever participants prepare, so that each coordinator ends its own and no other''s.';
+comment on column assent.identity.is_only_row is 'Always true: there is one row.';
+
 -- Replicas and their epochs ------------------------------------------------------------------------------------------
 
 create sequence assent.epoch as bigint;

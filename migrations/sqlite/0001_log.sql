@@ -104,3 +104,15 @@ create table participant (
     -- When it was first seen.
     noted_at integer not null
 ) strict, without rowid;
+
+create table identity (
+    -- The coordinator's identity, a UUID: prefixes whatever participants prepare. It moves with the log, and never changes.
+    coordinator_id text    not null check (length(coordinator_id) = 36),
+    -- There is one row.
+    is_only_row    integer not null primary key check (is_only_row = 1)
+) strict, without rowid;
+insert into identity (coordinator_id, is_only_row)
+values (lower(
+    hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-8'
+    || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))
+), 1);

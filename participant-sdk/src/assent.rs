@@ -279,8 +279,8 @@ pub(crate) fn unexpected(reply: Reply) -> Error {
             let why = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
             Reason::Internal.refused(format!("the transaction had {outcome} before it was asked for{why}")).into()
         }
-        Reply::Begun { .. } | Reply::Enlisted | Reply::SagaStarted | Reply::SagaTurned { .. } => {
-            Reason::Internal.refused("the coordinator answered another question; upgrade whichever side is older").into()
-        }
+        Reply::Begun { .. } | Reply::Enlisted | Reply::SagaStarted | Reply::SagaTurned { .. } => Reason::Internal
+            .refused("the coordinator answered another question; upgrade whichever side is older")
+            .into(),
     }
 }

@@ -59,7 +59,9 @@ pub enum Error {
     #[error("a payload cannot be written as JSON")]
     Json(#[from] serde_json::Error),
     /// A payload is larger than the coordinator takes.
-    #[error("the payload for {name} has {bytes} bytes, and the coordinator takes {bytes_max}; send a reference to the data")]
+    #[error(
+        "the payload for {name} has {bytes} bytes, and the coordinator takes {bytes_max}; send a reference to the data"
+    )]
     PayloadTooLarge {
         /// The participant or step.
         name: String,
@@ -89,7 +91,9 @@ pub enum EnlistError {
     #[error("the branch was not enlisted; what it prepared has to be undone")]
     Refused(#[source] Refused),
     /// No answer came. The branch may be part of the transaction: leave it prepared; it is in doubt, and the SDK asks about it.
-    #[error("nobody knows whether the branch was enlisted; it stays prepared until the coordinator has told the outcome")]
+    #[error(
+        "nobody knows whether the branch was enlisted; it stays prepared until the coordinator has told the outcome"
+    )]
     Unknown,
     /// This session serves no participant.
     #[error("this session serves no participant; connect with a participant's name to enlist branches")]

@@ -26,7 +26,7 @@ pub use assent_protocol::two_phase::EarlyVote;
 pub use assent_protocol::{AbortCode, AbortReason, Gtid, InvalidName, Name, ParticipantName, RetryPolicy};
 pub use builder::Builder;
 pub use error::{ConnectError, EnlistError, Error};
-pub use participant::{Branch, BoxError, Coordinator, Heuristic, Participant, Vote};
+pub use participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 pub use saga::{Compensated, Executed, SagaParticipant, Step};
 pub use transaction::{Outcome, Transaction};
 

@@ -37,7 +37,8 @@ impl Outcome {
         match reply {
             Reply::Outcome { outcome: assent_protocol::Outcome::Committed, .. } => Ok(Self::Committed),
             Reply::Outcome { outcome: assent_protocol::Outcome::Aborted, reason, .. } => {
-                let unknown = || AbortReason::new(assent_protocol::AbortCode::Forgotten, "the coordinator gave no reason");
+                let unknown =
+                    || AbortReason::new(assent_protocol::AbortCode::Forgotten, "the coordinator gave no reason");
                 Ok(Self::Aborted(reason.unwrap_or_else(unknown)))
             }
             other => Err(unexpected(other)),
@@ -62,7 +63,15 @@ pub struct Transaction {
 
 impl Transaction {
     pub(crate) fn carried(assent: Assent, gtid: Gtid) -> Self {
-        Self { assent, gtid, branches: Vec::new(), timeout: None, deadline_unix_ms: None, problem: None, is_over: false }
+        Self {
+            assent,
+            gtid,
+            branches: Vec::new(),
+            timeout: None,
+            deadline_unix_ms: None,
+            problem: None,
+            is_over: false,
+        }
     }
 
     pub(crate) fn begun(assent: Assent, gtid: Gtid, deadline_unix_ms: u64) -> Self {

@@ -94,18 +94,16 @@ impl Shard {
         let epoch = self.epoch;
         let route = self.peers.route(to, prefer);
         match order {
-            Order::Prepare { payload, one_phase } => {
-                Some(match route {
-                    Some(session) => {
-                        let timeout_ms = self.entries.get(&gtid).map_or(0, |entry| entry.deadline_unix_ms);
-                        let timeout_ms = timeout_ms.saturating_sub(now_ms());
-                        self.peers.send(session, FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase });
-                        self.instance_of(session).map_or(Route::Absent, Route::Instance)
-                    }
-                    None if self.peers.is_known(to) => Route::Absent,
-                    None => Route::Unknown,
-                })
-            }
+            Order::Prepare { payload, one_phase } => Some(match route {
+                Some(session) => {
+                    let timeout_ms = self.entries.get(&gtid).map_or(0, |entry| entry.deadline_unix_ms);
+                    let timeout_ms = timeout_ms.saturating_sub(now_ms());
+                    self.peers.send(session, FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase });
+                    self.instance_of(session).map_or(Route::Absent, Route::Instance)
+                }
+                None if self.peers.is_known(to) => Route::Absent,
+                None => Route::Unknown,
+            }),
             // One that finds nobody is repeated when somebody joins, and by the resend timer.
             Order::Commit => {
                 if let Some(session) = route {
@@ -212,7 +210,8 @@ impl Shard {
         let bytes = payload_bytes(&message);
         if bytes > MESSAGE_BYTES_MAX {
             // Never sent, so without effect: the saga turns back, or asks for a human where it cannot.
-            let reason = format!("the step's input and outputs have {bytes} bytes, and {MESSAGE_BYTES_MAX} fit into a message");
+            let reason =
+                format!("the step's input and outputs have {bytes} bytes, and {MESSAGE_BYTES_MAX} fit into a message");
             let result = saga::StepResult::Refused(reason);
             let instance = InstanceId(0);
             return self.saga_event(gtid, saga::Event::StepAnswered { step, compensation, attempt, instance, result });
@@ -234,7 +233,8 @@ impl Shard {
             saga::Reply::Ended { outcome, outputs, .. }
                 if outputs.iter().map(|(_, output)| output.len()).sum::<usize>() > MESSAGE_BYTES_MAX =>
             {
-                let message = format!("saga {gtid} has {outcome}, and its outputs do not fit into a message; read it with Get");
+                let message =
+                    format!("saga {gtid} has {outcome}, and its outputs do not fit into a message; read it with Get");
                 Reply::Refused(Reason::FrameTooLarge.refused(message))
             }
             saga::Reply::Ended { outcome, reason, outputs } => {
@@ -244,7 +244,9 @@ impl Shard {
             saga::Reply::PastPivot => Reply::Refused(assent_protocol::Refusal::PastPivot.into()),
             saga::Reply::KeyReused => Reply::Refused(assent_protocol::Refusal::KeyReused.into()),
             saga::Reply::Overruled { decision: _ } => {
-                let message = format!("the log already holds another transaction {gtid}; ask for its outcome, or mint a new gtid");
+                let message = format!(
+                    "the log already holds another transaction {gtid}; ask for its outcome, or mint a new gtid"
+                );
                 Reply::Refused(Reason::KeyReused.refused(message))
             }
         };

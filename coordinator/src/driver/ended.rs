@@ -30,7 +30,13 @@ const BEGIN_SKEW_MS: u64 = 250;
 impl Ended {
     /// An empty cache of a process that starts now.
     pub(super) fn new(capacity: usize, now_ms: u64) -> Self {
-        Self { answers: HashMap::new(), order: VecDeque::new(), capacity: capacity.max(1), horizon_ms: now_ms, started_at_ms: now_ms }
+        Self {
+            answers: HashMap::new(),
+            order: VecDeque::new(),
+            capacity: capacity.max(1),
+            horizon_ms: now_ms,
+            started_at_ms: now_ms,
+        }
     }
 
     /// Keeps an answer; `None` keeps only the fact that there is one in the log (a saga's outputs may be large).

@@ -2,9 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use assent_protocol::Gtid;
 use assent_protocol::saga::{self, Saga};
 use assent_protocol::two_phase::{self, TwoPhase};
-use assent_protocol::Gtid;
 use tokio_util::time::delay_queue;
 
 /// The machine of one transaction.

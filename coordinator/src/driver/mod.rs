@@ -26,11 +26,14 @@ mod statistics;
 mod view;
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use assent_proto::session::FromClient;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{Epoch, Gtid, Name, ParticipantName};
+use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -144,6 +147,11 @@ pub enum Stopped {
     /// Another process took over this replica's name.
     #[error("another process acquired the replica name of this one; give each replica a name of its own (--replica)")]
     Fenced,
+    /// A task of the driver panicked: its part of the transactions stands still until the process is started again.
+    #[error(
+        "a task of the driver panicked, see the log lines before; start the process again, nothing durable is lost"
+    )]
+    Panicked,
 }
 
 /// A handle to the shards.
@@ -164,12 +172,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`LogError`] if the log cannot be reached or used.
-    pub async fn start(
-        log: Arc<dyn Log>,
-        replica: &Name,
-        limits: Limits,
-        shards: usize,
-    ) -> Result<Self, LogError> {
+    pub async fn start(log: Arc<dyn Log>, replica: &Name, limits: Limits, shards: usize) -> Result<Self, LogError> {
         let epoch = log.acquire(replica).await?;
         let known: Vec<ParticipantName> = log.participants().await?;
         let statistics = Arc::new(Statistics::default());
@@ -194,10 +197,11 @@ impl Driver {
                 batches: batches.clone(),
                 statistics: Arc::clone(&statistics),
             });
-            tasks.spawn(shard.run(inbox, receipt_queue));
+            tasks.spawn(guarded(shard.run(inbox, receipt_queue), stop.clone()));
         }
         drop(batches);
-        tasks.spawn(committer::run(Arc::clone(&log), batch_queue, receipts, Arc::clone(&statistics), stop));
+        let committer = committer::run(Arc::clone(&log), batch_queue, receipts, Arc::clone(&statistics), stop.clone());
+        tasks.spawn(guarded(committer, stop));
         let driver = Self { shards: senders.into(), epoch, statistics, stopped, tasks };
         recovery::recover(&*log, &driver).await?;
         Ok(driver)
@@ -291,6 +295,13 @@ impl Driver {
         }
         all.sort_by_key(|view: &TransactionView| std::cmp::Reverse(view.gtid));
         all
+    }
+}
+
+/// Runs a task of the driver; should it panic, the driver as a whole has stopped.
+async fn guarded(task: impl Future<Output = ()>, stop: watch::Sender<Option<Stopped>>) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        stop.send_replace(Some(Stopped::Panicked));
     }
 }
 

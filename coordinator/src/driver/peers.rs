@@ -185,9 +185,10 @@ impl Peers {
         let sessions = self.instances.get(participant)?;
         if let Some(prefer) = prefer {
             // The newest session of an instance is the one that is alive, if it has dialled again.
-            let preferred = sessions.iter().rev().find(|session| {
-                self.sessions.get(session).is_some_and(|reachable| reachable.peer.instance == prefer)
-            });
+            let preferred = sessions
+                .iter()
+                .rev()
+                .find(|session| self.sessions.get(session).is_some_and(|reachable| reachable.peer.instance == prefer));
             if preferred.is_some() {
                 return preferred.copied();
             }

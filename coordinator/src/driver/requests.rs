@@ -6,9 +6,9 @@
 
 use assent_proto::error::Reason;
 use assent_proto::session::{Commit, FromClient, Refused, Reply};
+use assent_protocol::record::Ended;
 use assent_protocol::saga::{self, Definition, Saga, StepResult};
 use assent_protocol::two_phase::{self, CarriedBranch, Order, Patience, TwoPhase, Vote};
-use assent_protocol::record::Ended;
 use assent_protocol::{
     AbortCode, AbortReason, BodyDigest, Caller, Gtid, InstanceId, Name, Outcome, ParticipantName, Refusal, Wait,
 };
@@ -113,9 +113,7 @@ impl Shard {
     fn in_two_phase(&mut self, gtid: Gtid, session: SessionId, message: FromClient, branches: usize) {
         let caller = |request: u64| Caller { session: session.0, request };
         let event = match message {
-            FromClient::Begin { request_id, .. } => {
-                two_phase::Event::BeginRequested { caller: caller(request_id) }
-            }
+            FromClient::Begin { request_id, .. } => two_phase::Event::BeginRequested { caller: caller(request_id) },
             FromClient::Commit(commit) => {
                 if !commit.begun && self.is_active(gtid) {
                     return self.reply(caller(commit.request_id), Reply::Refused(was_begun()));
@@ -312,8 +310,7 @@ impl Shard {
                     AbortCode::Forgotten,
                     "this gtid is older than the coordinator's memory, and may have been begun before; mint a new one",
                 );
-                let reply =
-                    Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() };
+                let reply = Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() };
                 self.reply(caller(request_id), reply);
             }
             FromClient::Begin { request_id, timeout_ms, .. } => match self.admit(0, timeout_ms) {
@@ -329,8 +326,7 @@ impl Shard {
                     AbortCode::Forgotten,
                     "the coordinator restarted before the commit was asked for; begin anew",
                 );
-                let reply =
-                    Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() };
+                let reply = Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() };
                 self.reply(caller(commit.request_id), reply);
             }
             FromClient::Commit(commit) => self.commit_anew(gtid, session, commit),
@@ -346,8 +342,7 @@ impl Shard {
             }
             FromClient::Inquire { .. } | FromClient::Vote { vote: Vote::Yes | Vote::Unknown(_), .. } => {
                 let Some((participant, instance)) = self.participant_of(session) else { return };
-                let (machine, output) =
-                    TwoPhase::presume_abort(gtid, self.epoch, now_ms(), participant, instance);
+                let (machine, output) = TwoPhase::presume_abort(gtid, self.epoch, now_ms(), participant, instance);
                 self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
                 self.two_phase_output(gtid, output);
             }
@@ -393,8 +388,7 @@ impl Shard {
         }
         let definition = definition.detached();
         let digest = digest::of_definition(&definition);
-        let (machine, output) =
-            Saga::start(gtid, self.epoch, definition, digest, now_ms(), caller, saga_wait(wait));
+        let (machine, output) = Saga::start(gtid, self.epoch, definition, digest, now_ms(), caller, saga_wait(wait));
         self.insert(gtid, Machine::Saga(Box::new(machine)), 0, bytes);
         self.saga_output(gtid, output);
     }
@@ -411,7 +405,8 @@ impl Shard {
         match timeout_ms {
             0 => Ok(self.limits.timeout_default_ms),
             _ if timeout_ms > timeout_max_ms => {
-                let message = format!("a timeout of {timeout_ms} ms is over the {timeout_max_ms} ms of limits.timeout_max");
+                let message =
+                    format!("a timeout of {timeout_ms} ms is over the {timeout_max_ms} ms of limits.timeout_max");
                 Err(Reason::InvalidTimeout.refused(message))
             }
             _ => Ok(timeout_ms),
@@ -611,7 +606,8 @@ fn not_open() -> Refused {
 
 /// Were this let through, the same commit after a restart would run without the branches that have enlisted.
 fn was_begun() -> Refused {
-    Reason::Malformed.refused("this transaction was opened by Begin, and its commit says that it was not; say begun=true")
+    Reason::Malformed
+        .refused("this transaction was opened by Begin, and its commit says that it was not; say begun=true")
 }
 
 fn not_a_participant() -> Refused {
@@ -620,7 +616,8 @@ fn not_a_participant() -> Refused {
 
 /// In the log, open, and not in memory: recovery could not resume it.
 fn parked(open: &OpenTransaction) -> Refused {
-    let message = format!("transaction {} could not be resumed after a restart; an operator has to look at it", open.gtid());
+    let message =
+        format!("transaction {} could not be resumed after a restart; an operator has to look at it", open.gtid());
     Reason::Internal.refused(message)
 }
 

@@ -377,10 +377,7 @@ impl Shard {
         }
         let is_undecided = |entry: &Entry| match &entry.machine {
             Machine::TwoPhase(machine) => {
-                matches!(
-                    machine.state(),
-                    State::Active | State::Preparing | State::OnePhase | State::Deciding(_)
-                )
+                matches!(machine.state(), State::Active | State::Preparing | State::OnePhase | State::Deciding(_))
             }
             Machine::Saga(_) => false,
         };

@@ -49,7 +49,9 @@ pub enum AppendError {
         source: Cause,
     },
     /// The log answered, and refused: its schema or its data is not what this binary expects. Repeating helps only after a repair.
-    #[error("the log at {log} refused the append: check its schema with `assent migrate --check` and the database's own messages")]
+    #[error(
+        "the log at {log} refused the append: check its schema with `assent migrate --check` and the database's own messages"
+    )]
     Unusable {
         /// Which log.
         log: String,
@@ -93,7 +95,9 @@ pub enum LogError {
         source: Cause,
     },
     /// The log answered, and refused: its schema or its data is not what this binary expects.
-    #[error("the log at {log} cannot be used: check its schema with `assent migrate --check` and the database's own messages")]
+    #[error(
+        "the log at {log} cannot be used: check its schema with `assent migrate --check` and the database's own messages"
+    )]
     Unusable {
         /// Which log.
         log: String,

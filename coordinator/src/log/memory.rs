@@ -138,7 +138,8 @@ impl MemoryLog {
             return Err(unreachable("outage"));
         }
         let failure = handle.failures.pop_front();
-        let unknown = || AppendError::UnknownOutcome { log: self.describe(), source: Injected("connection lost").into() };
+        let unknown =
+            || AppendError::UnknownOutcome { log: self.describe(), source: Injected("connection lost").into() };
         match failure {
             None | Some(Failure::UnknownButApplied) => {}
             Some(Failure::Unreachable) => return Err(unreachable("no connection")),
@@ -450,6 +451,10 @@ impl Log for MemoryLog {
 
     fn show(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<Shown>, LogError>> {
         async move { self.call(|storage| storage.show(gtid)) }.boxed()
+    }
+
+    fn coordinator_id(&self) -> BoxFuture<'_, Result<String, LogError>> {
+        async move { self.call(|_| "00000000-0000-4000-8000-000000000000".to_owned()) }.boxed()
     }
 
     fn participants(&self) -> BoxFuture<'_, Result<Vec<ParticipantName>, LogError>> {

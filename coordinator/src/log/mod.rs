@@ -110,7 +110,10 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`LogError`] if the log cannot be reached or used. A transaction that cannot be read gives an [`Unreadable`] in its place,
     /// and hinders no other.
-    #[expect(clippy::type_complexity, reason = "a page of entries, each readable or not: an alias would hide just that")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "a page of entries, each readable or not: an alias would hide just that"
+    )]
     fn open_transactions(
         &self,
         after: Option<Gtid>,
@@ -139,6 +142,13 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`LogError`] if the log cannot be reached or used.
     fn show(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<Shown>, LogError>>;
+
+    /// The coordinator's identity: a UUID as text, minted with the log's schema. It moves with the log, and never changes:
+    /// participants prefix with it what they prepare.
+    ///
+    /// # Errors
+    /// [`LogError`] if the log cannot be reached or used.
+    fn coordinator_id(&self) -> BoxFuture<'_, Result<String, LogError>>;
 
     /// The names of all participants that were ever noted, sorted.
     ///

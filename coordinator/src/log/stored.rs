@@ -110,7 +110,9 @@ const BRANCH_ENDS: [BranchEnd; 9] = [
 ];
 
 fn parse_word<T: Copy, const N: usize>(word: &str, all: [T; N], name: fn(T) -> &'static str) -> Result<T, String> {
-    all.into_iter().find(|one| name(*one) == word).ok_or_else(|| format!("{word:?} is not a word that this binary knows"))
+    all.into_iter()
+        .find(|one| name(*one) == word)
+        .ok_or_else(|| format!("{word:?} is not a word that this binary knows"))
 }
 
 /// Reads a protocol's word.

@@ -85,7 +85,9 @@ mod tests {
 
     #[test]
     fn a_wrong_url_says_which_ones_are_right() {
-        for url in ["", "mysql://db/x", "sqlite:", "sqlite::memory:", "postgres://db:notaport/x", "postgres://me:hush@db/"] {
+        for url in
+            ["", "mysql://db/x", "sqlite:", "sqlite::memory:", "postgres://db:notaport/x", "postgres://me:hush@db/"]
+        {
             let error = Target::parse(url).expect_err(url).to_string();
             assert!(error.contains("use sqlite:PATH or postgres://") && !error.contains("hush"), "{error}");
         }
@@ -93,7 +95,8 @@ mod tests {
 
     #[test]
     fn paths_are_taken_as_they_are() {
-        for (url, path) in [("sqlite:a.db", "a.db"), ("sqlite:///var/a.db", "/var/a.db"), ("sqlite:/a b.db", "/a b.db")] {
+        for (url, path) in [("sqlite:a.db", "a.db"), ("sqlite:///var/a.db", "/var/a.db"), ("sqlite:/a b.db", "/a b.db")]
+        {
             assert!(matches!(Target::parse(url), Ok(Target::Sqlite(found)) if found == PathBuf::from(path)), "{url}");
         }
     }

@@ -49,7 +49,11 @@ pub(super) fn verdict(record: &Record, standing: Option<Standing>, held: Epoch) 
         (Record::SagaStarted(_), None) => None,
         (Record::SagaStarted(mine), Some(Standing::Open { saga, decision, owner, digest })) => {
             let is_ours = saga && owner == held && digest == mine.digest;
-            if is_ours { Some(durable(record)) } else { overruled(decision.filter(|_| !saga).unwrap_or(Decision::Commit)) }
+            if is_ours {
+                Some(durable(record))
+            } else {
+                overruled(decision.filter(|_| !saga).unwrap_or(Decision::Commit))
+            }
         }
         (Record::SagaStarted(_), Some(Standing::Ended(outcome))) => overruled(decision_of(outcome)),
 
@@ -71,7 +75,10 @@ pub(super) fn verdict(record: &Record, standing: Option<Standing>, held: Epoch) 
 
 /// The receipt for a record that the storage has confirmed.
 pub(super) fn durable(record: &Record) -> Appended {
-    #[expect(clippy::disallowed_methods, reason = "this is where the logs give their word, after the storage gave its own")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is where the logs give their word, after the storage gave its own"
+    )]
     let receipt = Durable::attest(record.gtid());
     Appended::Durable(receipt)
 }

@@ -88,8 +88,3 @@ impl Patience {
         Ok(())
     }
 }
-
-/// The coordinator's id: the same for every replica of one log.
-pub(super) fn coordinator_id(log: &dyn Log) -> String {
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(log.describe().as_bytes()))
-}

@@ -95,7 +95,8 @@ impl SessionService for Sessions {
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
-            let message = format!("this replica holds {} sessions, as many as it may", self.shared.settings.sessions_max);
+            let message =
+                format!("this replica holds {} sessions, as many as it may", self.shared.settings.sessions_max);
             return Err(Reason::TooManySessions.status(message));
         };
         let session = SessionId(self.shared.next.fetch_add(1, Relaxed));

@@ -29,12 +29,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        session: SessionId,
-        incoming: Streaming<ExchangeRequest>,
-        end: End,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, session: SessionId, incoming: Streaming<ExchangeRequest>, end: End) -> Self {
         Self { shared, session, incoming, end }
     }
 
@@ -146,7 +141,8 @@ impl Reader {
             };
             match frame {
                 Err(_) => {
-                    let message = format!("nothing was heard for {} ms; the session is closed", silence_max.as_millis());
+                    let message =
+                        format!("nothing was heard for {} ms; the session is closed", silence_max.as_millis());
                     return Reason::PeerSilent.status(message);
                 }
                 Ok(Ok(Some(frame))) => {

@@ -4,11 +4,11 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use assent_proto::text::one_line;
+use assent_protocol::Gtid;
 use assent_protocol::branch::{Hook, HookEnd};
 use assent_protocol::saga::StepResult;
 use assent_protocol::two_phase::{self, BranchResult};
-use assent_proto::text::one_line;
-use assent_protocol::Gtid;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 

@@ -66,10 +66,8 @@ pub(super) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpo
 impl Link {
     /// Dials, says Hello, and waits for Welcome.
     pub(super) async fn dial(endpoint: &Endpoint, address: &str, hello: Hello) -> Result<Self, ConnectError> {
-        let unreachable = |source: crate::participant::BoxError| ConnectError::Unreachable {
-            address: address.to_owned(),
-            source,
-        };
+        let unreachable =
+            |source: crate::participant::BoxError| ConnectError::Unreachable { address: address.to_owned(), source };
         let channel = endpoint.connect().await.map_err(|error| unreachable(error.into()))?;
         let mut client = SessionServiceClient::new(channel)
             .max_decoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES)
@@ -94,9 +92,7 @@ impl Link {
         let mut messages = frame.map(|frame| frame.messages).unwrap_or_default().into_iter();
         let first = messages.next().map(FromReplica::try_from);
         match (first, messages.next()) {
-            (Some(Ok(FromReplica::Welcome(welcome))), None) => {
-                Ok(Self { welcome, incoming, frames })
-            }
+            (Some(Ok(FromReplica::Welcome(welcome))), None) => Ok(Self { welcome, incoming, frames }),
             (Some(Err(malformed)), _) => Err(unreachable(malformed.into())),
             (_, _) => Err(unreachable("the first frame was not a Welcome alone; is this a coordinator?".into())),
         }
@@ -153,13 +149,12 @@ impl Gate {
 pub(crate) fn payload_bytes(message: &FromClient) -> usize {
     match message {
         FromClient::Commit(commit) => commit.branches.iter().map(|branch| branch.payload.len() + 64).sum(),
-        FromClient::StartSaga { definition, .. } => {
-            definition.steps().iter().map(|step| step.input.len() + 128).sum()
-        }
+        FromClient::StartSaga { definition, .. } => definition.steps().iter().map(|step| step.input.len() + 128).sum(),
         FromClient::StepAnswer { result, .. } => match result {
             assent_protocol::saga::StepResult::Done(output) => output.len(),
-            assent_protocol::saga::StepResult::Refused(reason)
-            | assent_protocol::saga::StepResult::Unknown(reason) => reason.len(),
+            assent_protocol::saga::StepResult::Refused(reason) | assent_protocol::saga::StepResult::Unknown(reason) => {
+                reason.len()
+            }
         },
         FromClient::Abort { reason, .. } => reason.len(),
         FromClient::Vote { vote, .. } => match vote {

@@ -27,8 +27,8 @@ use crate::error::ConnectError;
 use crate::participant::Coordinator;
 use link::Outbox;
 
-pub(crate) use link::payload_bytes;
 pub(crate) use hooks::{AnyParticipant, AnySagaParticipant, Finished};
+pub(crate) use link::payload_bytes;
 
 /// What a process brings along.
 pub(crate) struct Settings {
@@ -111,15 +111,11 @@ impl Engine {
     ) -> Result<(mpsc::Sender<Command>, Arc<Shared>, tokio::task::JoinHandle<()>), ConnectError> {
         let endpoint = link::endpoint(&settings.address, settings.connect_timeout)?;
         let instance = InstanceId(rand::rng().random_range(1..u64::MAX));
-        let dial = async |name| {
-            link::Link::dial(&endpoint, &settings.address, hello(&settings, instance, name)).await
-        };
+        let dial = async |name| link::Link::dial(&endpoint, &settings.address, hello(&settings, instance, name)).await;
         // The participant checks itself before anybody is sent to it; its name joins only then.
         let mut link = dial(None).await?;
-        let coordinator = Arc::new(Coordinator {
-            id: link.welcome.coordinator_id.clone(),
-            address: settings.address.clone(),
-        });
+        let coordinator =
+            Arc::new(Coordinator { id: link.welcome.coordinator_id.clone(), address: settings.address.clone() });
         let mut doubts = Vec::new();
         if let Some(participant) = &settings.branches {
             let about = || (Arc::clone(participant), Arc::clone(&coordinator));
@@ -307,7 +303,8 @@ impl Engine {
             }
             self.start_waiting_calls();
             has_spoken |= link.flush(&mut outbox);
-            if self.is_shutting_down && self.calls.running == 0 && self.calls.waiting.is_empty() && !outbox.is_behind() {
+            if self.is_shutting_down && self.calls.running == 0 && self.calls.waiting.is_empty() && !outbox.is_behind()
+            {
                 return Over::Shutdown;
             }
         }

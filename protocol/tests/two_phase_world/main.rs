@@ -23,6 +23,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use assent_protocol::Gtid;
+use assent_protocol::two_phase::Timer;
 use participant::Behaviour;
 use proptest::prelude::*;
 use replica::Forgotten;
@@ -185,6 +186,62 @@ fn a_bystander_that_presumes_abort_is_overruled_or_overrules() {
     let faults = Faults { timers: 1, ..Faults::NONE };
     let behaviours = vec![Behaviour::Yes, Behaviour::Yes];
     explore(Setup { behaviours, has_bystander: true, faults, ..PLAIN }, 50);
+}
+
+/// Why a request that comes again may not run its transaction anew: an abort of its earlier life, which nobody logged, is still
+/// on its way at an instance that the coordinator has lost.
+fn repeat_beside_an_abort_that_is_late(forgotten: Forgotten) -> Result<(), String> {
+    let mut world = World::new(Setup {
+        behaviours: vec![Behaviour::Yes],
+        instances: 2,
+        forgotten,
+        faults: Faults { breaks: 1, crashes: 1, timers: 2, ..Faults::NONE },
+        ..PLAIN
+    });
+    let (slow, quick, replica) = ((0, 0), (0, 1), 0);
+    let [slow_id, quick_id] = [slow, quick].map(|place| world.id_of(place));
+    let actions = [
+        // The slow instance prepares, too late.
+        Action::AskCommit,
+        Action::RequestArrives,
+        Action::ToInstance { replica, place: slow },
+        Action::HookTakesEffect { place: slow },
+        Action::HookReturns { place: slow },
+        Action::TimerFires { replica, timer: Timer::Deadline },
+        Action::Break { replica, instance: slow_id, are_frames_read: true },
+        // The quick one undoes it, for all instances share a database.
+        Action::TimerFires { replica, timer: Timer::Resend },
+        Action::ToInstance { replica, place: quick },
+        Action::HookTakesEffect { place: quick },
+        Action::HookReturns { place: quick },
+        Action::ToReplica { replica, instance: quick_id },
+        // The abort is forgotten, and the initiator never heard of it.
+        Action::CrashReplica { replica },
+        Action::StartReplica { replica },
+        Action::Connect { replica, place: quick },
+        Action::ConnectInitiator,
+        Action::AskCommit,
+        Action::RequestArrives,
+        Action::ToInstance { replica, place: quick },
+        Action::HookTakesEffect { place: quick },
+        Action::HookReturns { place: quick },
+        Action::ToReplica { replica, instance: quick_id },
+        Action::AppendApplied { replica },
+        // The slow one gets to the abort.
+        Action::LateToInstance { place: slow },
+        Action::HookTakesEffect { place: slow },
+    ];
+    for action in actions {
+        world.step(action)?;
+    }
+    world.calm()
+}
+
+#[test]
+fn a_transaction_that_was_forgotten_never_runs_anew() {
+    repeat_beside_an_abort_that_is_late(Forgotten::PresumesAbort).expect("the repeated request meets the presumed abort");
+    let problem = repeat_beside_an_abort_that_is_late(Forgotten::RunsAnew).expect_err("the late abort undoes a yes");
+    assert!(problem.contains("commit is durable, and its work is gone"), "{problem}");
 }
 
 fn fingerprint(world: &World) -> u64 {

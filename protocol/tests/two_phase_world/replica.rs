@@ -3,7 +3,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
-use assent_protocol::two_phase::{CarriedBranch, Effect, Event, Order, Patience, Reply, Timer, TwoPhase, invariant};
+use assent_protocol::branch::Message;
+use assent_protocol::two_phase::{
+    CarriedBranch, Effect, Event, Order, Patience, Reply, Timer, TwoPhase, Vote, invariant,
+};
 use assent_protocol::{
     AbortCode, AbortReason, Appended, BodyDigest, BranchEnd, Caller, Decision, Epoch, InstanceId, Outcome, Output,
     Parts, ParticipantName, Record, Wait,
@@ -222,8 +225,11 @@ impl Replica {
         log: &Log,
         net: &mut Net,
     ) -> Result<(), String> {
-        use assent_protocol::branch::Message;
         match said {
+            // A yes of which nobody knows is as good as an inquiry. An unknown is not: an only branch may have committed by itself.
+            Said::Message(Message::Vote(Vote::Yes)) if self.machine.is_none() => {
+                self.inquired(participant, instance, log, net)
+            }
             Said::Message(Message::Vote(vote)) => self.take(Event::Voted { participant, instance, vote }, net),
             Said::Message(Message::Acknowledge(result)) => self.take(Event::Acknowledged { participant, result }, net),
             Said::Message(Message::Inquire) if self.machine.is_some() => {

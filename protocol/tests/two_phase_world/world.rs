@@ -139,6 +139,11 @@ impl World {
         self.participants[of].instances[slot].as_ref()
     }
 
+    /// The process that runs there.
+    pub(crate) fn id_of(&self, place: Place) -> InstanceId {
+        self.instance(place).expect("it runs").id
+    }
+
     fn place_of(&self, id: InstanceId) -> Option<Place> {
         self.places().into_iter().find(|&place| self.instance(place).is_some_and(|instance| instance.id == id))
     }

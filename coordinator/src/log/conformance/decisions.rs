@@ -27,7 +27,8 @@ pub async fn the_first_decision_wins(ground: &dyn Ground) {
     let log = start(ground).await;
     let first = forced([Record::Decided(commit(gtid(1))), Record::Decided(abort(gtid(2)))]);
     assert_eq!(append(&log, &first).await, [None, None]);
-    let second = forced([Record::Decided(abort(gtid(1))), Record::Decided(commit(gtid(2))), Record::Decided(commit(gtid(3)))]);
+    let second =
+        forced([Record::Decided(abort(gtid(1))), Record::Decided(commit(gtid(2))), Record::Decided(commit(gtid(3)))]);
     assert_eq!(append(&log, &second).await, [Some(Decision::Commit), Some(Decision::Abort), None]);
     // The same decision once more, from whomever, is no contradiction.
     let same = Decided { digest: BodyDigest(5), ..commit(gtid(1)) };
@@ -130,10 +131,12 @@ pub async fn an_empty_batch_is_durable(ground: &dyn Ground) {
 /// What a participant makes up must not stop the others' transactions.
 pub async fn text_that_databases_dislike_is_taken(ground: &dyn Ground) {
     let log = start(ground).await;
-    let reasons = ["nul \0 in it", "'; drop table x; --", "\\x00 \u{1F4A9} \"quoted\" {json: [", "", &"long ".repeat(50_000)];
-    let records = reasons.iter().zip(1..).map(|(reason, n)| {
-        Record::Decided(Decided { reason: Some((*reason).to_owned()), ..abort(gtid(n)) })
-    });
+    let reasons =
+        ["nul \0 in it", "'; drop table x; --", "\\x00 \u{1F4A9} \"quoted\" {json: [", "", &"long ".repeat(50_000)];
+    let records = reasons
+        .iter()
+        .zip(1..)
+        .map(|(reason, n)| Record::Decided(Decided { reason: Some((*reason).to_owned()), ..abort(gtid(n)) }));
     let batch = forced(records);
     assert_eq!(append(&log, &batch).await, vec![None; reasons.len()]);
     let mut sagas = Vec::new();
@@ -161,7 +164,8 @@ pub async fn extreme_numbers_are_taken(ground: &dyn Ground) {
         let Some(Found::Open(open)) = find(&log, gtid(n)).await else { panic!("open") };
         assert_eq!(open.digest(), BodyDigest(*digest));
     }
-    let far = Batch { at_ms: u64::MAX, lazy: vec![Record::Ended(ended(gtid(1), Decision::Commit))], ..Batch::default() };
+    let far =
+        Batch { at_ms: u64::MAX, lazy: vec![Record::Ended(ended(gtid(1), Decision::Commit))], ..Batch::default() };
     append(&log, &far).await;
     assert!(matches!(find(&log, gtid(1)).await, Some(Found::Ended(_))));
 }

@@ -19,7 +19,8 @@ pub async fn an_end_moves_the_row_to_history(ground: &dyn Ground) {
         lazy: vec![Record::Ended(ended(gtid(1), Decision::Commit))],
     };
     assert_eq!(append(&log, &end).await, [None]);
-    let open: Vec<Gtid> = log.open_transactions(None, 10).await.expect("there").into_iter().map(|(gtid, _)| gtid).collect();
+    let open: Vec<Gtid> =
+        log.open_transactions(None, 10).await.expect("there").into_iter().map(|(gtid, _)| gtid).collect();
     assert_eq!(open, [gtid(2), gtid(3)]);
     let record = Ended { has_open_row: false, ..ended(gtid(1), Decision::Commit) };
     let expected = EndedTransaction { record, decided_at_ms: Some(NOW_MS), ended_at_ms: NOW_MS + 7 };

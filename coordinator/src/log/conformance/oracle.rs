@@ -51,11 +51,15 @@ async fn compare(model: &Arc<dyn Log>, log: &Arc<dyn Log>) {
         without_owners(model.lookup(&all).await.expect("memory"))
     );
     let mut token: Option<PageToken> = None;
-    let filter = Filter { states: vec![State::Paused, State::Compensating, State::Aborted, State::Committing], ..Filter::default() };
+    let filter = Filter {
+        states: vec![State::Paused, State::Compensating, State::Aborted, State::Committing],
+        ..Filter::default()
+    };
     loop {
         let expected = model.list(&filter, token.as_ref(), 3).await.expect("memory");
         let actual = log.list(&filter, token.as_ref(), 3).await.expect("there");
-        let gtids = |page: &crate::log::Page| page.transactions.iter().map(|one| (one.gtid, one.state)).collect::<Vec<_>>();
+        let gtids =
+            |page: &crate::log::Page| page.transactions.iter().map(|one| (one.gtid, one.state)).collect::<Vec<_>>();
         assert_eq!(gtids(&actual), gtids(&expected));
         assert_eq!(actual.next, expected.next);
         token = expected.next;

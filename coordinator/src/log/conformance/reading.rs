@@ -78,7 +78,8 @@ async fn listed(log: &Arc<dyn Log>, filter: Filter) -> Vec<u64> {
 /// By state, participant, age and kind, and by all at once.
 pub async fn a_listing_filters(ground: &dyn Ground) {
     let log = start(ground).await;
-    let old = Decided { begun_at_ms: NOW_MS - 5_000, ..sample::decided(gtid(1), Decision::Commit, &["inventory", "bill"]) };
+    let old =
+        Decided { begun_at_ms: NOW_MS - 5_000, ..sample::decided(gtid(1), Decision::Commit, &["inventory", "bill"]) };
     append(
         &log,
         &forced([
@@ -154,7 +155,8 @@ pub async fn a_listing_pages_from_the_newest(ground: &dyn Ground) {
     }
     assert_eq!(token, None);
     assert_eq!(seen, (0..25).rev().map(gtid).collect::<Vec<_>>());
-    let exact = log.list(&Filter { states: vec![State::Committed], ..Filter::default() }, None, 10).await.expect("there");
+    let exact =
+        log.list(&Filter { states: vec![State::Committed], ..Filter::default() }, None, 10).await.expect("there");
     assert_eq!((exact.transactions.len(), exact.next), (10, None), "a full last page is the last page");
     assert!("not a token".parse::<PageToken>().is_err());
 }
@@ -183,7 +185,10 @@ pub async fn reads_go_on_beside_appends(ground: &dyn Ground) {
         for _ in 0..40 {
             let found = log.lookup(&(0..40).map(gtid).collect::<Vec<_>>()).await.expect("there");
             // They were written in this order, and none is ever between the tables.
-            assert_eq!(found.iter().map(|(gtid, _)| *gtid).collect::<Vec<_>>(), (0..found.len() as u64).map(gtid).collect::<Vec<_>>());
+            assert_eq!(
+                found.iter().map(|(gtid, _)| *gtid).collect::<Vec<_>>(),
+                (0..found.len() as u64).map(gtid).collect::<Vec<_>>()
+            );
             log.list(&Filter::default(), None, 10).await.expect("there");
             log.ping().await.expect("there");
             log.note_participant(&name("inventory")).await.expect("there");

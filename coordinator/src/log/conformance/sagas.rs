@@ -72,7 +72,8 @@ pub async fn a_saga_can_be_paused_and_resumed(ground: &dyn Ground) {
     assert_eq!((state().await.state, state().await.remedy.as_deref()), (State::Paused, Some("pay by hand")));
     append(&log, &lazy([Record::SagaPaused(paused(gtid(1), None))])).await;
     assert_eq!(open_saga(&log, 1).await.paused, None);
-    append(&log, &lazy([Some("one"), None, Some("two")].map(|remedy| Record::SagaPaused(paused(gtid(1), remedy))))).await;
+    append(&log, &lazy([Some("one"), None, Some("two")].map(|remedy| Record::SagaPaused(paused(gtid(1), remedy)))))
+        .await;
     assert_eq!(open_saga(&log, 1).await.paused.as_deref(), Some("two"), "the last of a batch counts");
 }
 

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use assent_protocol::record::{Decided, Ended, EndedBranch, SagaPaused, SagaStarted, SagaStep, SagaTurned};
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
-use assent_protocol::{
-    Appended, BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record, RetryPolicy,
-};
+use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record, RetryPolicy};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -113,7 +111,8 @@ pub(super) fn saga_ended(gtid: Gtid, outcome: Outcome) -> Ended {
     let is_completed = outcome == Outcome::Completed;
     let end = if is_completed { BranchEnd::Completed } else { BranchEnd::Compensated };
     let steps = started.definition.steps().iter();
-    let branches = steps.map(|step| EndedBranch { participant: step.participant.clone(), step: Some(step.name.clone()), end });
+    let branches =
+        steps.map(|step| EndedBranch { participant: step.participant.clone(), step: Some(step.name.clone()), end });
     let outputs = [(StepIndex(0), Bytes::from_static(b"r-1")), (StepIndex(3), Bytes::new())];
     Ended {
         gtid,

@@ -43,7 +43,8 @@ async fn write(
     on_conflict: OnConflict,
 ) -> Result<Option<Written>, Trouble> {
     let statement = Statement::build(held, link.number, at_ms, plan, on_conflict).map_err(sqlx::Error::Encode)?;
-    let row = sqlx::query_with(AssertSqlSafe(statement.sql), statement.arguments).fetch_one(&mut link.connection).await?;
+    let row =
+        sqlx::query_with(AssertSqlSafe(statement.sql), statement.arguments).fetch_one(&mut link.connection).await?;
     if row.try_get::<i64, _>("fence")? == 0 {
         return Ok(None);
     }

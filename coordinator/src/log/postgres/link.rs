@@ -59,11 +59,7 @@ const SHARED_SETTINGS: &str = "set timezone = 'UTC'; set search_path = ''; set d
     set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3; set tcp_user_timeout = '20s'";
 
 /// Connects once, for appends, schema checks and migrations.
-pub(super) async fn connect(
-    target: &PgConnectOptions,
-    name: &str,
-    options: &Options,
-) -> Result<PgConnection, Trouble> {
+pub(super) async fn connect(target: &PgConnectOptions, name: &str, options: &Options) -> Result<PgConnection, Trouble> {
     let target = target.clone().application_name(name).disable_statement_logging();
     within(options.connect_timeout, async {
         let mut connection = PgConnection::connect_with(&target).await?;
@@ -96,14 +92,11 @@ pub(super) fn pool(target: &PgConnectOptions, options: &Options) -> PgPool {
 ///
 /// The new number in the replica's row waits for a statement that an earlier connection may have left running, and outlaws those
 /// that are still on their way. So after this nothing changes behind the committer's back. `None`: the epoch is gone.
-pub(super) async fn relink(
-    target: &PgConnectOptions,
-    held: &Held,
-    options: &Options,
-) -> Result<Option<Link>, Trouble> {
+pub(super) async fn relink(target: &PgConnectOptions, held: &Held, options: &Options) -> Result<Option<Link>, Trouble> {
     let mut connection = connect(target, &format!("assent/{}", held.replica), options).await?;
     within(options.append_timeout, async {
-        let sql = "update assent.replica set connection = connection + 1 where name = $1 and epoch = $2 returning connection";
+        let sql =
+            "update assent.replica set connection = connection + 1 where name = $1 and epoch = $2 returning connection";
         let number: Option<i64> = sqlx::query_scalar(sql)
             .bind(held.replica.as_str())
             .bind(epoch_column(held.epoch))

@@ -25,8 +25,8 @@ use tokio::sync::Mutex;
 use self::link::{Held, Link};
 use self::trouble::{Trouble, within};
 use super::{
-    AppendError, Batch, Filter, Found, Log, LogError, Maintenance, OpenError, OpenTransaction, Options, Page, PageToken,
-    Shown, Unreadable,
+    AppendError, Batch, Filter, Found, Log, LogError, Maintenance, OpenError, OpenTransaction, Options, Page,
+    PageToken, Shown, Unreadable,
 };
 
 pub(super) use self::migrate::{check, migrate};
@@ -66,8 +66,7 @@ impl PostgresLog {
     pub(super) async fn open(target: PgConnectOptions, options: Options) -> Result<Self, OpenError> {
         let place = super::url::describe(&target);
         let of_opening = |trouble: Trouble| trouble.of_opening(&place);
-        let mut connection =
-            link::connect(&target, &options.application_name, &options).await.map_err(of_opening)?;
+        let mut connection = link::connect(&target, &options.application_name, &options).await.map_err(of_opening)?;
         let found = migrate::version(&mut connection).await.map_err(of_opening)?;
         super::migration::compare(&place, found, &migrate::MIGRATIONS)?;
         let pool = link::pool(&target, &options);
@@ -168,6 +167,14 @@ impl Log for PostgresLog {
 
     fn show(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<Shown>, LogError>> {
         self.call(reading::show(&self.pool, gtid)).boxed()
+    }
+
+    fn coordinator_id(&self) -> BoxFuture<'_, Result<String, LogError>> {
+        let work = async {
+            let sql = "select coordinator_id::text from assent.identity";
+            Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
+        };
+        self.call(work).boxed()
     }
 
     fn participants(&self) -> BoxFuture<'_, Result<Vec<ParticipantName>, LogError>> {

@@ -62,7 +62,13 @@ type Encoded<T = ()> = Result<T, sqlx::error::BoxDynError>;
 
 impl Statement {
     /// Puts it together.
-    pub(super) fn build(held: &Held, number: i64, at_ms: u64, plan: &Plan<'_>, on_conflict: OnConflict) -> Encoded<Self> {
+    pub(super) fn build(
+        held: &Held,
+        number: i64,
+        at_ms: u64,
+        plan: &Plan<'_>,
+        on_conflict: OnConflict,
+    ) -> Encoded<Self> {
         let mut statement = Self {
             sql: String::with_capacity(4_096),
             arguments: PgArguments::default(),
@@ -118,7 +124,8 @@ impl Statement {
     }
 
     fn newcomers(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
-        let (commits, decisions): (Vec<&Decided>, Vec<&Decided>) = plan.decisions.iter().partition(|decided| is_plain_commit(decided));
+        let (commits, decisions): (Vec<&Decided>, Vec<&Decided>) =
+            plan.decisions.iter().partition(|decided| is_plain_commit(decided));
         let gtids = uuids(plan.newcomers());
         if gtids.is_empty() {
             return Ok(());
@@ -176,7 +183,8 @@ impl Statement {
         let participants = self.bind_each(decisions, |decided| stored::roster(&decided.participants))?;
         let digest = self.bind_each(decisions, |decided| stored::digest_column(decided.digest))?;
         let begun_at = self.bind_each(decisions, |decided| Timestamp(decided.begun_at_ms))?;
-        let reason = self.bind_each(decisions, |decided| decided.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
+        let reason =
+            self.bind_each(decisions, |decided| decided.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
         self.opened.push("decided");
         self.part(
             "decided as",
@@ -225,7 +233,8 @@ impl Statement {
         let gtids = self.bind_each(changes, |change| change.gtid.as_uuid())?;
         let turned = self.bind_each(changes, |change| change.turned.map(|reason| stored::text(reason).into_owned()))?;
         let pauses = self.bind_each(changes, |change| change.paused.is_some())?;
-        let remedy = self.bind_each(changes, |change| change.paused.flatten().map(|remedy| stored::text(remedy).into_owned()))?;
+        let remedy =
+            self.bind_each(changes, |change| change.paused.flatten().map(|remedy| stored::text(remedy).into_owned()))?;
         let of = |array: usize, kind: &str| format!("(${array}::{kind}[])[array_position(${gtids}::uuid[], o.gtid)]");
         let (turned, pauses, remedy) = (of(turned, "text"), of(pauses, "boolean"), of(remedy, "text"));
         self.part(
@@ -253,7 +262,8 @@ impl Statement {
             StepResult::Done(output) => Some(output.to_vec()),
             StepResult::Refused(_) | StepResult::Unknown(_) => None,
         })?;
-        let reason = self.bind_each(&plan.steps, |step| stored::result(&step.result).1.map(|reason| reason.into_owned()))?;
+        let reason =
+            self.bind_each(&plan.steps, |step| stored::result(&step.result).1.map(|reason| reason.into_owned()))?;
         self.part(
             "stepped as",
             &format!(

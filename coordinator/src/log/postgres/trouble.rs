@@ -100,7 +100,9 @@ impl Trouble {
             Kind::Lost | Kind::Unreachable => AppendError::Unreachable { log, source },
             Kind::Busy => AppendError::Busy { log, source },
             Kind::Full => AppendError::Full { log, source },
-            Kind::Refused | Kind::NoDatabase | Kind::Forbidden | Kind::Unusable => AppendError::Unusable { log, source },
+            Kind::Refused | Kind::NoDatabase | Kind::Forbidden | Kind::Unusable => {
+                AppendError::Unusable { log, source }
+            }
         }
     }
 
@@ -130,9 +132,6 @@ impl Trouble {
 }
 
 /// Waits for an answer, but not for ever.
-pub(super) async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, Trouble>>,
-) -> Result<T, Trouble> {
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     tokio::time::timeout(limit, work).await.unwrap_or(Err(Trouble::Silence(limit)))
 }

@@ -69,12 +69,7 @@ async fn append_within(connection: &mut SqliteConnection, held: &Held, batch: &B
     answers.collect::<Option<Vec<_>>>().map(Done::Appended).ok_or(Trouble::Unsettled)
 }
 
-async fn write(
-    connection: &mut SqliteConnection,
-    held: &Held,
-    plan: &Plan<'_>,
-    at: i64,
-) -> Result<Written, Trouble> {
+async fn write(connection: &mut SqliteConnection, held: &Held, plan: &Plan<'_>, at: i64) -> Result<Written, Trouble> {
     let mut written = Written::default();
     let epoch = i64::try_from(held.epoch.0).unwrap_or(i64::MAX);
     if !plan.decisions.is_empty() {
@@ -152,12 +147,12 @@ fn starts(plan: &Plan<'_>) -> String {
 }
 
 const CHANGES: &str = "
-update open_transaction
-set decision = case when n.turned is null then decision else 'abort' end,
-    reason = coalesce(reason, n.turned),
-    remedy = case when n.pauses then n.remedy else remedy end
+update open_transaction as o
+set decision = case when n.turned is null then o.decision else 'abort' end,
+    reason = coalesce(o.reason, n.turned),
+    remedy = case when n.pauses then n.remedy else o.remedy end
 from (select value ->> 0 as gtid, value ->> 1 as turned, value ->> 2 as pauses, value ->> 3 as remedy from json_each(?1)) n
-where open_transaction.gtid = n.gtid and protocol = 'saga'";
+where o.gtid = n.gtid and o.protocol = 'saga'";
 
 fn changes(plan: &Plan<'_>) -> String {
     json(plan.changes.iter().map(|change| {

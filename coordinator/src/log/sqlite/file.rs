@@ -10,7 +10,9 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::trouble::Trouble;
@@ -47,7 +49,10 @@ impl FileLock {
         let lock_path = PathBuf::from(lock_path);
         let io = |error: std::io::Error| OpenError::File {
             log: describe(path),
-            problem: format!("its lock file {} cannot be written; check the directory's permissions", lock_path.display()),
+            problem: format!(
+                "its lock file {} cannot be written; check the directory's permissions",
+                lock_path.display()
+            ),
             source: error.into(),
         };
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);

@@ -22,8 +22,8 @@ use self::append::{Done, Held, time_column};
 use self::file::FileLock;
 use self::trouble::{Kind, Trouble};
 use super::{
-    AppendError, Batch, Filter, Found, Log, LogError, Maintenance, OpenError, OpenTransaction, Options, Page, PageToken,
-    Shown, Unreadable,
+    AppendError, Batch, Filter, Found, Log, LogError, Maintenance, OpenError, OpenTransaction, Options, Page,
+    PageToken, Shown, Unreadable,
 };
 
 pub(super) use self::migrate::{check, migrate};
@@ -93,7 +93,10 @@ impl SqliteLog {
         result
     }
 
-    async fn call<T>(&self, work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, Trouble>) -> Result<T, LogError> {
+    async fn call<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, Trouble>,
+    ) -> Result<T, LogError> {
         let mut writer = self.writer.lock().await;
         self.write(&mut writer, work).await.map_err(|trouble| trouble.of_call(&self.place))
     }
@@ -202,6 +205,11 @@ impl Log for SqliteLog {
         self.read(reading::show(&self.pool, gtid)).boxed()
     }
 
+    fn coordinator_id(&self) -> BoxFuture<'_, Result<String, LogError>> {
+        let work = async { Ok(sqlx::query_scalar("select coordinator_id from identity").fetch_one(&self.pool).await?) };
+        self.read(work).boxed()
+    }
+
     fn participants(&self) -> BoxFuture<'_, Result<Vec<ParticipantName>, LogError>> {
         let work = async {
             let names: Vec<String> =
@@ -213,7 +221,8 @@ impl Log for SqliteLog {
 
     fn note_participant<'a>(&'a self, name: &'a ParticipantName) -> BoxFuture<'a, Result<(), LogError>> {
         let work = async |connection: &mut SqliteConnection| {
-            let sql = "insert into participant (name, noted_at) values (?1, cast(unixepoch('subsec') * 1000 as integer))
+            let sql =
+                "insert into participant (name, noted_at) values (?1, cast(unixepoch('subsec') * 1000 as integer))
                        on conflict (name) do nothing";
             sqlx::query(sql).bind(name.as_str()).execute(connection).await?;
             Ok(())
@@ -228,8 +237,7 @@ impl Log for SqliteLog {
             let transactions_forgotten = self.forget(keep_from_ms).await?;
             let kept = async {
                 let sql = "select count(*) from pin p join history h on h.gtid = p.gtid where h.ended_at < ?1";
-                let kept: i64 =
-                    sqlx::query_scalar(sql).bind(time_column(keep_from_ms)).fetch_one(&self.pool).await?;
+                let kept: i64 = sqlx::query_scalar(sql).bind(time_column(keep_from_ms)).fetch_one(&self.pool).await?;
                 Ok(kept.unsigned_abs())
             };
             let transactions_kept = self.read(kept).await?;

@@ -13,7 +13,8 @@ use crate::log::stored;
 const OPEN_COLUMNS: &str = "o.gtid, o.owner_epoch, o.digest, o.begun_at, o.decided_at, o.protocol, o.decision,
     o.participants, o.reason, o.remedy, exists (select 1 from pin p where p.gtid = o.gtid) as pinned";
 
-const HISTORY_COLUMNS: &str = "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol, h.outcome, h.branches,
+const HISTORY_COLUMNS: &str =
+    "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol, h.outcome, h.branches,
     h.reason, exists (select 1 from pin p where p.gtid = h.gtid) as pinned";
 
 /// A transaction reads one moment of the file, so that a row fits its steps, and none is missed on its way to history.
@@ -46,10 +47,7 @@ pub(super) async fn show(pool: &SqlitePool, gtid: Gtid) -> Result<Option<Shown>,
     Ok(rows::shown(open, steps, history))
 }
 
-async fn rows_of(
-    pool: &SqlitePool,
-    gtids: &[Gtid],
-) -> Result<(Vec<OpenRow>, Vec<StepRow>, Vec<HistoryRow>), Trouble> {
+async fn rows_of(pool: &SqlitePool, gtids: &[Gtid]) -> Result<(Vec<OpenRow>, Vec<StepRow>, Vec<HistoryRow>), Trouble> {
     let gtids = json(gtids.iter());
     let mut snapshot = pool.begin_with(SNAPSHOT).await?;
     let sql = format!(

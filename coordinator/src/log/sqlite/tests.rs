@@ -46,7 +46,11 @@ impl Ground for Sqlite {
             let mut connection = file::writer(&self.path()).await.expect("the file");
             let epoch = acquire(&mut connection, replica).await.expect("acquired");
             // Its transactions stay with the old epoch, so that the test sees what the fence alone does.
-            sqlx::query("update open_transaction set owner_epoch = ?1 - 1").bind(1 + epoch.0 as i64).execute(&mut connection).await.expect("reset");
+            sqlx::query("update open_transaction set owner_epoch = ?1 - 1")
+                .bind(1 + epoch.0 as i64)
+                .execute(&mut connection)
+                .await
+                .expect("reset");
             connection.close().await.expect("closed");
             epoch
         }
@@ -182,7 +186,11 @@ async fn a_newer_schema_is_left_alone() {
     let ground = Sqlite::new();
     opened(&ground.path()).await.close().await;
     ground.execute("insert into migration values (99, 'from the future', '', 0)".to_owned()).await;
-    for error in [refusal(&ground.url()).await, migrate(&ground.url()).await.expect_err("newer"), check(&ground.url()).await.expect_err("newer")] {
+    for error in [
+        refusal(&ground.url()).await,
+        migrate(&ground.url()).await.expect_err("newer"),
+        check(&ground.url()).await.expect_err("newer"),
+    ] {
         assert!(matches!(error, OpenError::Schema(SchemaError::Newer { found: 99, .. })), "{error}");
         assert!(error.to_string().contains("upgrade the binary"), "{error}");
     }
@@ -244,8 +252,14 @@ async fn the_views_can_be_read() {
         .expect("the view");
     assert_eq!(states, ["aborting", "running"]);
     let steps: Vec<(String, String)> =
-        sqlx::query_as("select participant, step from assent_v1_branch order by position").fetch_all(&mut connection).await.expect("the view");
+        sqlx::query_as("select participant, step from assent_v1_branch order by position")
+            .fetch_all(&mut connection)
+            .await
+            .expect("the view");
     assert_eq!(steps[0], ("inventory".to_owned(), "reserve".to_owned()));
-    let steps: i64 = sqlx::query_scalar("select count(*) from assent_v1_saga_step").fetch_one(&mut connection).await.expect("the view");
+    let steps: i64 = sqlx::query_scalar("select count(*) from assent_v1_saga_step")
+        .fetch_one(&mut connection)
+        .await
+        .expect("the view");
     assert_eq!(steps, 4);
 }

@@ -96,7 +96,9 @@ impl Trouble {
             Kind::Busy => OpenError::InUse { log, holder: None },
             Kind::Full => OpenError::Full { log, source },
             Kind::NotADatabase => file("it is not an SQLite database; choose another path", source),
-            Kind::NoAccess => file("it cannot be read and written; check the permissions of the file and its directory", source),
+            Kind::NoAccess => {
+                file("it cannot be read and written; check the permissions of the file and its directory", source)
+            }
             Kind::Lost | Kind::Closed | Kind::Unusable => OpenError::Unusable { log, source },
         }
     }
