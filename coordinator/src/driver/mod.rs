@@ -13,6 +13,7 @@
 //! channels (a full one stops the reading of sessions, and so the clients, through HTTP/2 flow control), the outgoing messages of a
 //! session by cutting the session, the answers of ended transactions by a bounded cache.
 
+mod browse;
 mod committer;
 mod effects;
 mod ended;
@@ -39,6 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::log::{Log, LogError};
 
+pub(crate) use browse::Browse;
 pub use peers::{Backlog, Outbound, Peer, SessionId};
 pub(crate) use requests::subject;
 pub use statistics::{Snapshot, Statistics};
@@ -117,8 +119,10 @@ pub(crate) enum Input {
         /// `None` if it is not in memory.
         answer: oneshot::Sender<Option<TransactionView>>,
     },
-    /// All transactions in memory.
-    Views {
+    /// A page of the transactions in memory.
+    Browse {
+        /// Which.
+        browse: Browse,
         /// In no order.
         answer: oneshot::Sender<Vec<TransactionView>>,
     },
@@ -283,18 +287,6 @@ impl Driver {
         // Every shard has all of them.
         self.give(0, Input::Connected { answer }).await;
         connected.await.unwrap_or_default()
-    }
-
-    /// All transactions in memory, by gtid, newest first.
-    pub(crate) async fn views(&self) -> Vec<TransactionView> {
-        let mut all = Vec::new();
-        for shard in 0..self.shards.len() {
-            let (answer, views) = oneshot::channel();
-            self.give(shard, Input::Views { answer }).await;
-            all.extend(views.await.unwrap_or_default());
-        }
-        all.sort_by_key(|view: &TransactionView| std::cmp::Reverse(view.gtid));
-        all
     }
 }
 

@@ -194,9 +194,8 @@ impl Shard {
                 let view = self.entries.get(&gtid).map(|entry| TransactionView::of(gtid, entry));
                 answer.send(view).ok();
             }
-            Input::Views { answer } => {
-                let views = self.entries.iter().map(|(gtid, entry)| TransactionView::of(*gtid, entry)).collect();
-                answer.send(views).ok();
+            Input::Browse { browse, answer } => {
+                answer.send(self.browse(&browse)).ok();
             }
             Input::Connected { answer } => {
                 answer.send(self.peers.connected()).ok();

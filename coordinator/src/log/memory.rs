@@ -13,7 +13,7 @@ use assent_protocol::{Appended, Decision, Epoch, Gtid, Name, ParticipantName, Pr
 use futures::future::{BoxFuture, FutureExt as _, ready};
 
 use super::plan::{Plan, Written};
-use super::verdict::{Standing, durable, verdict};
+use super::verdict::{self, Standing, durable, verdict};
 use super::{
     AppendError, Batch, EndedTransaction, Filter, Found, Kind, Log, LogError, LoggedStep, Maintenance, OpenSaga,
     OpenTransaction, Page, PageToken, Shown, State, Transaction, Unreadable, stored,
@@ -228,6 +228,14 @@ impl Storage {
             written.stepped += 1;
         }
         for ended in &plan.ends {
+            let fits = match self.open.get(&ended.gtid) {
+                Some(Row::Decided { record, .. }) => verdict::ends(ended, false, Some(record.decision)),
+                Some(Row::Saga(_)) => verdict::ends(ended, true, None),
+                None => false,
+            };
+            if !fits {
+                continue;
+            }
             let Some(row) = self.open.remove(&ended.gtid) else { continue };
             let decided_at_ms = match row {
                 Row::Decided { at_ms, .. } | Row::Saga(SagaRow { at_ms, .. }) => at_ms,

@@ -8,7 +8,6 @@ use sqlx::postgres::PgConnectOptions;
 use super::OpenError;
 
 /// Which log a URL names.
-#[derive(Clone, Debug)]
 pub(super) enum Target {
     /// A file.
     Sqlite(PathBuf),
@@ -88,7 +87,7 @@ mod tests {
         for url in
             ["", "mysql://db/x", "sqlite:", "sqlite::memory:", "postgres://db:notaport/x", "postgres://me:hush@db/"]
         {
-            let error = Target::parse(url).expect_err(url).to_string();
+            let error = Target::parse(url).err().expect(url).to_string();
             assert!(error.contains("use sqlite:PATH or postgres://") && !error.contains("hush"), "{error}");
         }
     }

@@ -7,8 +7,11 @@
 //! | saga's turn | overruled (abort) | durable if turned, else repeat | durable if compensated, else overruled |
 //! | saga's step, pause | overruled (abort) | durable | durable: the end carries it |
 //! | end | overruled (abort) | repeat | durable if the same decision, else overruled |
+//!
+//! A saga's record is overruled where the open row is a 2PC's, and an end where the row is of the other kind or of another decision.
 
-use assent_protocol::{Appended, BodyDigest, Decision, Durable, Epoch, Outcome, Record};
+use assent_protocol::record::Ended;
+use assent_protocol::{Appended, BodyDigest, Decision, Durable, Epoch, Outcome, Protocol, Record};
 
 /// What the storage has of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,15 @@ pub(super) const fn decision_of(outcome: Outcome) -> Decision {
     }
 }
 
+/// Whether this end is one of an open row that is a saga's or not, and has this decision. An end never contradicts the
+/// decision (I3); a saga's follows from its steps.
+pub(super) fn ends(ended: &Ended, saga: bool, decision: Option<Decision>) -> bool {
+    match ended.protocol {
+        Protocol::Saga => saga,
+        Protocol::TwoPhase | Protocol::ThreePhase => !saga && decision == Some(decision_of(ended.outcome)),
+    }
+}
+
 /// The answer, or `None` if the append has to be repeated: what stands is older than the record.
 pub(super) fn verdict(record: &Record, standing: Option<Standing>, held: Epoch) -> Option<Appended> {
     let overruled = |decision| Some(Appended::Overruled(decision));
@@ -57,13 +69,21 @@ pub(super) fn verdict(record: &Record, standing: Option<Standing>, held: Epoch) 
         }
         (Record::SagaStarted(_), Some(Standing::Ended(outcome))) => overruled(decision_of(outcome)),
 
-        (Record::SagaTurned(_), Some(Standing::Open { saga: true, decision: None, .. })) => None,
-        (Record::SagaTurned(_), Some(Standing::Open { .. })) => Some(durable(record)),
+        (
+            Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_),
+            Some(Standing::Open { saga: false, decision, .. }),
+        ) => overruled(decision.unwrap_or(Decision::Abort)),
+        (Record::SagaTurned(_), Some(Standing::Open { saga: true, decision, .. })) => decision.map(|_| durable(record)),
         (Record::SagaTurned(_), Some(Standing::Ended(outcome))) => by(Decision::Abort, decision_of(outcome)),
-
         (Record::SagaStep(_) | Record::SagaPaused(_), Some(_)) => Some(durable(record)),
 
-        (Record::Ended(_), Some(Standing::Open { .. })) => None,
+        (Record::Ended(mine), Some(Standing::Open { saga, decision, .. })) => {
+            if ends(mine, saga, decision) {
+                None
+            } else {
+                overruled(decision.unwrap_or(Decision::Commit))
+            }
+        }
         (Record::Ended(mine), Some(Standing::Ended(outcome))) => by(decision_of(mine.outcome), decision_of(outcome)),
 
         // Somebody removed the row by hand. Whoever goes on with this transaction goes on alone: let it stop.

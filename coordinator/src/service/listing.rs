@@ -5,8 +5,8 @@
 //! everything goes on, so a transaction that ends meanwhile may be seen twice, once open and once ended; none that stays
 //! as it is is left out.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::str::FromStr;
 
 use assent_proto::session::Refused;
 use assent_proto::v1;
@@ -14,8 +14,8 @@ use assent_protocol::{Gtid, ParticipantName, Protocol};
 
 use super::shown::{from_listing, from_memory, state_word};
 use super::{Shared, check, log_refusal};
-use crate::driver::TransactionView;
-use crate::log::{Filter, Kind, PageToken, State, Transaction};
+use crate::driver::Browse;
+use crate::log::{Filter, Kind, PageToken, State};
 
 /// Transactions on a page that does not say how many it wants.
 const PAGE_DEFAULT: usize = 50;
@@ -32,40 +32,34 @@ pub(super) struct Wanted {
     from: Position,
 }
 
-/// Where a page starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Position {
-    /// With the open ones, behind this.
-    Open(Option<Gtid>),
-    /// With the ended ones, at this page of the log.
-    Ended(Option<PageToken>),
+/// Where a page starts: with the open ones or with the ended ones, behind a gtid if not at their beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    is_ended: bool,
+    before: Option<Gtid>,
 }
 
 impl Position {
-    fn to_token(&self) -> String {
-        match self {
-            Self::Open(None) => String::new(),
-            Self::Open(Some(before)) => format!("o{}", before.as_uuid().simple()),
-            Self::Ended(None) => "e".to_owned(),
-            Self::Ended(Some(page)) => format!("e{page}"),
+    const START: Self = Self { is_ended: false, before: None };
+
+    fn to_token(self) -> String {
+        let kind = if self.is_ended { "ended" } else { "open" };
+        match self.before {
+            None => kind.to_owned(),
+            Some(before) => format!("{kind}-{}", before.as_uuid().simple()),
         }
     }
 
-    fn from_token(token: &str) -> Result<Self, Refused> {
-        let wrong = || {
-            let shown = check::quoted(token);
-            check::malformed(format!(
-                "{shown} is not a page token: pass the one that came with the previous page, or none for the first"
-            ))
+    fn from_token(token: &str) -> Option<Self> {
+        let (kind, before) = match token.split_once('-') {
+            None => (token, None),
+            Some((kind, before)) => (kind, Some(before.parse().ok()?)),
         };
-        if token.is_empty() {
-            return Ok(Self::Open(None));
-        }
-        match token.split_at_checked(1) {
-            Some(("o", before)) => before.parse().map(|before| Self::Open(Some(before))).map_err(|_| wrong()),
-            Some(("e", "")) => Ok(Self::Ended(None)),
-            Some(("e", page)) => PageToken::from_str(page).map(|page| Self::Ended(Some(page))).map_err(|_| wrong()),
-            Some(_) | None => Err(wrong()),
+        match kind {
+            "" if before.is_none() => Some(Self::START),
+            "open" => Some(Self { is_ended: false, before }),
+            "ended" => Some(Self { is_ended: true, before }),
+            _ => None,
         }
     }
 }
@@ -106,122 +100,105 @@ impl TryFrom<v1::ListTransactionsRequest> for Wanted {
             }
             few => few,
         };
-        let from = Position::from_token(&request.page_token)?;
+        let from = Position::from_token(&request.page_token).ok_or_else(|| {
+            let shown = check::quoted(&request.page_token);
+            check::malformed(format!(
+                "{shown} is no page token: pass the one that came with the previous page, or none for the first"
+            ))
+        })?;
         Ok(Self { state: state_word(state), participant, protocol, begun_before_ms, limit, from })
     }
 }
 
 impl Wanted {
-    /// Whether one in memory is wanted.
-    fn takes(&self, view: &TransactionView) -> bool {
-        self.state.as_deref().is_none_or(|state| state == view.state)
-            && self.protocol.is_none_or(|protocol| protocol == view.protocol)
-            && self.begun_before_ms.is_none_or(|before| view.begun_at_ms < before)
-            && self
-                .participant
-                .as_ref()
-                .is_none_or(|wanted| view.branches.iter().any(|branch| branch.participant == *wanted))
+    /// The question to memory.
+    fn of_memory(&self, from: Position, limit: usize) -> Browse {
+        Browse {
+            is_ended: from.is_ended,
+            before: from.before,
+            state: self.state.clone(),
+            participant: self.participant.clone(),
+            protocol: self.protocol,
+            begun_before_ms: self.begun_before_ms,
+            limit,
+        }
     }
 
-    /// The same for the log, among the states that are final or are not; `None` if it cannot have any.
-    fn of_log(&self, is_final: bool) -> Option<Filter> {
+    /// The question to the log; `None` if it has nothing to say about these states.
+    fn of_log(&self, is_ended: bool) -> Option<Filter> {
         let states: Vec<State> = State::ALL
             .into_iter()
-            .filter(|state| state.is_final() == is_final)
+            .filter(|state| state.is_final() == is_ended)
             .filter(|state| self.state.as_deref().is_none_or(|wanted| wanted == state.as_str()))
             .collect();
         let kind = self.protocol.map(|protocol| match protocol {
             Protocol::TwoPhase | Protocol::ThreePhase => Kind::Commit,
             Protocol::Saga => Kind::Saga,
         });
-        (!states.is_empty()).then(|| Filter {
-            states,
-            participant: self.participant.clone(),
-            begun_before_ms: self.begun_before_ms,
-            kind,
-        })
-    }
-
-    /// The log tells sagas from the others, and no more.
-    fn has_protocol(&self, transaction: &Transaction) -> bool {
-        self.protocol.is_none_or(|protocol| protocol == transaction.protocol)
+        let (participant, begun_before_ms) = (self.participant.clone(), self.begun_before_ms);
+        (!states.is_empty()).then_some(Filter { states, participant, begun_before_ms, kind })
     }
 }
 
 /// One page.
 pub(super) async fn list(shared: &Shared, wanted: &Wanted) -> Result<v1::ListTransactionsResponse, Refused> {
+    let mut from = wanted.from;
     let mut transactions = Vec::new();
-    let next = match &wanted.from {
-        Position::Open(before) => match open(shared, wanted, *before, &mut transactions).await? {
-            Position::Open(before) => Some(Position::Open(before)),
-            Position::Ended(_) if wanted.of_log(true).is_none() => None,
-            Position::Ended(_) if transactions.len() == wanted.limit => Some(Position::Ended(None)),
-            Position::Ended(_) => ended(shared, wanted, None, &mut transactions).await?,
-        },
-        Position::Ended(page) => ended(shared, wanted, page.as_ref(), &mut transactions).await?,
-    };
-    Ok(v1::ListTransactionsResponse {
-        transactions,
-        next_page_token: next.map_or_else(String::new, |next| next.to_token()),
-    })
+    loop {
+        let room = wanted.limit - transactions.len();
+        let (found, has_more) = part(shared, wanted, from, room).await?;
+        let last = found.last().map(|(gtid, _)| *gtid);
+        transactions.extend(found.into_iter().map(|(_, transaction)| transaction));
+        if has_more {
+            let next = Position { before: last.or(from.before), ..from };
+            return Ok(v1::ListTransactionsResponse { transactions, next_page_token: next.to_token() });
+        }
+        if from.is_ended {
+            return Ok(v1::ListTransactionsResponse { transactions, next_page_token: String::new() });
+        }
+        // The open ones are through: what room is left is for ended ones. Without any, this asks only whether there are some.
+        from = Position { is_ended: true, before: None };
+    }
 }
 
-/// The open ones, those of memory and those that only the log has. Answers where the next page starts.
-async fn open(
+/// So many of the open ones, or of the ended ones, from memory and from the log. Answers also whether there are more.
+async fn part(
     shared: &Shared,
     wanted: &Wanted,
-    before: Option<Gtid>,
-    transactions: &mut Vec<v1::Transaction>,
-) -> Result<Position, Refused> {
-    let is_behind = |gtid: Gtid| before.is_none_or(|before| gtid < before);
-    let views = shared.driver.views().await;
-    let in_memory: HashSet<Gtid> = views.iter().map(|view| view.gtid).collect();
+    from: Position,
+    room: usize,
+) -> Result<(Vec<(Gtid, v1::Transaction)>, bool), Refused> {
     // One more than fits tells whether there is another page.
-    let enough = wanted.limit + 1;
-    let mut found: Vec<(Gtid, v1::Transaction)> = views
-        .into_iter()
-        .filter(|view| is_behind(view.gtid) && wanted.takes(view))
-        .take(enough)
-        .map(|view| (view.gtid, from_memory(view, shared.owner())))
-        .collect();
-    if let Some(filter) = wanted.of_log(false) {
-        let mut page = before.map(PageToken::before);
+    let enough = room + 1;
+    let views = shared.driver.browse(&wanted.of_memory(from, enough)).await;
+    let mut found: Vec<(Gtid, v1::Transaction)> =
+        views.into_iter().map(|view| (view.gtid, from_memory(view, shared.owner()))).collect();
+    if let Some(filter) = wanted.of_log(from.is_ended) {
+        let in_memory: HashSet<Gtid> = found.iter().map(|(gtid, _)| *gtid).collect();
+        let mut page = from.before.map(PageToken::before);
         let mut only_in_log = 0;
-        loop {
+        while only_in_log < enough {
             let listed = shared.log.list(&filter, page.as_ref(), enough).await.map_err(|error| log_refusal(&error))?;
             for transaction in listed.transactions {
-                if !in_memory.contains(&transaction.gtid) && wanted.has_protocol(&transaction) {
+                // The log tells sagas from the others, and no more.
+                let has_protocol = wanted.protocol.is_none_or(|protocol| protocol == transaction.protocol);
+                let gtid = transaction.gtid;
+                // One that memory has otherwise than the log is not as the log says.
+                if has_protocol && !in_memory.contains(&gtid) && shared.driver.view(gtid).await.is_none() {
                     only_in_log += 1;
-                    found.push((transaction.gtid, from_listing(transaction, shared.owner())));
+                    found.push((gtid, from_listing(transaction, shared.owner())));
                 }
             }
             page = listed.next;
-            if page.is_none() || only_in_log >= enough {
+            if page.is_none() {
                 break;
             }
         }
     }
-    found.sort_by_key(|(gtid, _)| std::cmp::Reverse(*gtid));
-    let has_more = found.len() > wanted.limit;
-    found.truncate(wanted.limit);
-    let last = found.last().map(|(gtid, _)| *gtid);
-    transactions.extend(found.into_iter().map(|(_, transaction)| transaction));
-    Ok(if has_more { Position::Open(last) } else { Position::Ended(None) })
-}
-
-/// The ended ones. Answers where the next page starts, if there is one.
-async fn ended(
-    shared: &Shared,
-    wanted: &Wanted,
-    page: Option<&PageToken>,
-    transactions: &mut Vec<v1::Transaction>,
-) -> Result<Option<Position>, Refused> {
-    let Some(filter) = wanted.of_log(true) else { return Ok(None) };
-    let room = wanted.limit - transactions.len();
-    let listed = shared.log.list(&filter, page, room).await.map_err(|error| log_refusal(&error))?;
-    let listed_ones = listed.transactions.into_iter().filter(|transaction| wanted.has_protocol(transaction));
-    transactions.extend(listed_ones.map(|transaction| from_listing(transaction, shared.owner())));
-    Ok(listed.next.map(|next| Position::Ended(Some(next))))
+    found.sort_by_key(|(gtid, _)| Reverse(*gtid));
+    let has_more = found.len() > room;
+    found.truncate(room);
+    Ok((found, has_more))
 }
 
 #[cfg(test)]
@@ -231,16 +208,15 @@ mod tests {
     #[test]
     fn a_page_token_leads_back_to_its_place() {
         let gtid: Gtid = "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a gtid");
-        for position in [
-            Position::Open(None),
-            Position::Open(Some(gtid)),
-            Position::Ended(None),
-            Position::Ended(Some(PageToken::before(gtid))),
-        ] {
-            assert_eq!(Position::from_token(&position.to_token()).expect("a token"), position);
+        for is_ended in [false, true] {
+            for before in [None, Some(gtid)] {
+                let position = Position { is_ended, before };
+                assert_eq!(Position::from_token(&position.to_token()), Some(position));
+            }
         }
-        for wrong in ["x", "o", "o1", "ezzz", "é"] {
-            assert!(Position::from_token(wrong).is_err(), "{wrong}");
+        assert_eq!(Position::from_token(""), Some(Position::START));
+        for wrong in ["x", "open-", "open-1", "ended-zzz", "-", "é"] {
+            assert_eq!(Position::from_token(wrong), None, "{wrong}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `TransactionService`: transactions by unary calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use assent_proto::error::Reason;
 use assent_proto::session::{Commit, FromClient, Refused, Reply};
@@ -11,7 +12,7 @@ use assent_proto::v1::{
     EnlistResponse, GetRequest, GetResponse, Outcome, StartSagaRequest, StartSagaResponse, StepOutput, Transaction,
     WatchRequest, WatchResponse,
 };
-use assent_protocol::{AbortReason, Gtid, Wait};
+use assent_protocol::{AbortCode, AbortReason, Gtid, Wait};
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
@@ -24,6 +25,9 @@ use crate::driver::{Input, TransactionView};
 /// A caller of a unary call may ask again after the answer, and nothing on the wire says that it does. So the driver is told that every
 /// request may have been made before: it looks into the log first, and makes every outcome durable before it is told.
 const MAY_RECUR: u32 = 0;
+
+/// The wait before another gtid is minted.
+const MINT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Changes that may wait for one who watches; a slower one is told the latest when it comes back for it.
 const CHANGES_MAX: usize = 16;
@@ -40,20 +44,30 @@ impl Transactions {
     }
 
     async fn begin_at(&self, request: BeginRequest) -> Result<BeginResponse, Refused> {
-        let gtid = check::gtid_or_new(&request.gtid)?;
+        let is_minted_here = request.gtid.is_empty();
         let timeout_ms = check::timeout(&self.shared.limits, request.timeout_ms)?;
-        let reply =
-            self.shared.local.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms }).await?;
-        match reply {
-            Reply::Begun { deadline_unix_ms } => {
-                Ok(BeginResponse { gtid: gtid.to_string(), deadline: Some(timestamp(deadline_unix_ms)) })
+        loop {
+            let gtid = check::gtid_or_new(&request.gtid)?;
+            let reply =
+                self.shared.local.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms }).await?;
+            match reply {
+                Reply::Begun { deadline_unix_ms } => {
+                    let deadline = Some(timestamp(deadline_unix_ms));
+                    return Ok(BeginResponse { gtid: gtid.to_string(), deadline });
+                }
+                // So soon after the start, a gtid looks as if it might be from before it; the next one will not.
+                Reply::Outcome { reason, .. } if is_forgotten(reason.as_ref()) && is_minted_here => {
+                    tokio::time::sleep(MINT_PAUSE).await;
+                }
+                Reply::Outcome { reason: Some(reason), .. } if is_forgotten(Some(&reason)) => {
+                    return Err(Reason::KeyReused.refused(reason.message));
+                }
+                Reply::Outcome { outcome, .. } => {
+                    let message = format!("transaction {gtid} is {outcome} already; mint a new gtid for a new one");
+                    return Err(Reason::KeyReused.refused(message));
+                }
+                other => return Err(unexpected("Begin", &other)),
             }
-            Reply::Outcome { outcome, .. } => {
-                let message =
-                    format!("transaction {gtid} has {outcome} already; mint a new gtid for a new transaction");
-                Err(Reason::KeyReused.refused(message))
-            }
-            other => Err(unexpected("Begin", &other)),
         }
     }
 
@@ -161,6 +175,11 @@ impl Transactions {
             other => Err(unexpected("StartSaga", &other)),
         }
     }
+}
+
+/// Whether it was aborted because nobody can know whether it was begun before.
+fn is_forgotten(reason: Option<&AbortReason>) -> bool {
+    reason.is_some_and(|reason| reason.code == AbortCode::Forgotten)
 }
 
 /// The driver answers each kind of request in its own way.

@@ -77,7 +77,14 @@ impl Writer {
             tokio::select! {
                 biased;
                 status = &mut self.closed => return Err(status.unwrap_or_else(|_| Status::cancelled("session over"))),
-                Some(message) = self.own.recv() => self.carried.push_back(message),
+                Some(message) = self.own.recv() => {
+                    // Alone, although orders of recovered transactions may be there as soon as the session is: a client greets first.
+                    let is_welcome = matches!(message, FromReplica::Welcome(_));
+                    self.carried.push_back(message);
+                    if is_welcome {
+                        return Ok(self.frame());
+                    }
+                }
                 messages = self.queue.recv() => match messages {
                     Some(messages) => self.take(messages),
                     None => return Err(self.end().await),

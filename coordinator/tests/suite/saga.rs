@@ -44,7 +44,10 @@ async fn a_saga_that_fails_is_compensated() {
     let _airline = participant(&coordinator, "airline", Manner::Willing).await;
     let _hotel = participant(&coordinator, "hotel", Manner::Unwilling).await;
     let mut client = transactions(&coordinator).await;
-    let request = saga(&gtid(), vec![step("flight", "airline", &[]), step("room", "hotel", &["flight"])]);
+    // A refusal is tried again as often as the policy says.
+    let once = v1::RetryPolicy { attempts_max: 1, ..v1::RetryPolicy::default() };
+    let room = SagaStep { retry: Some(once), ..step("room", "hotel", &["flight"]) };
+    let request = saga(&gtid(), vec![step("flight", "airline", &[]), room]);
     let answer = client.start_saga(request).await.expect("an outcome").into_inner();
     assert_eq!(answer.outcome(), Outcome::Compensated);
     let reason = answer.reason.expect("a reason");

@@ -1,8 +1,11 @@
 //! Start, stop, and what stands beside the transactions: tokens, health, reflection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use assent::config::{Config, Secret};
+use assent::log::Log;
+use assent::log::memory::MemoryLog;
 use assent::server::{Coordinator, Failure, StartError};
 use assent_proto::error::Reason;
 use assent_proto::v1::{BeginRequest, GetStatisticsRequest, Outcome};
@@ -167,9 +170,10 @@ async fn a_coordinator_that_is_dropped_leaves_its_port_and_its_log() {
 #[tokio::test]
 async fn whoever_takes_over_the_name_stops_the_other() {
     let home = Home::new();
-    let log = assent::log::open(&home.log(), Default::default()).await.expect("a log");
-    let first = Coordinator::start_with(home.config(), log.clone()).await.expect("a coordinator");
-    log.acquire(first.replica()).await.expect("taken over");
+    let log = Arc::new(MemoryLog::default());
+    let other = log.another();
+    let first = Coordinator::start_with(home.config(), log).await.expect("a coordinator");
+    other.acquire(first.replica()).await.expect("taken over");
     let mut client = transactions(&first).await;
     let commit = tokio::spawn(async move { client.commit(whole(&gtid(), vec![branch("nobody", "")])).await });
     let stopped = tokio::time::timeout(PATIENCE, first.stopped()).await.expect("it notices");

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use integration_tests::eventually;
 use integration_tests::Port;
+use integration_tests::eventually;
 use integration_tests::process::{Process, Program};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

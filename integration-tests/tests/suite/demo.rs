@@ -59,7 +59,6 @@ async fn every_act_ends_as_it_should_and_nothing_is_left_behind() {
     let told = |key: &str| acts.iter().map(|act| act[key].clone()).collect::<Vec<_>>();
     assert_eq!(told("act"), [1, 2, 3, 4, 5]);
     assert_eq!(told("outcome"), ["committed", "aborted", "completed", "compensated", "committed"]);
-    // An abort need not be logged: the coordinator may have forgotten a transaction that it has told everybody about.
     assert_eq!(told("wrong"), [json!([]), json!([]), json!([]), json!([]), json!([])]);
     assert_eq!(
         told("balances"),

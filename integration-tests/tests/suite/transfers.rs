@@ -131,8 +131,10 @@ async fn check(told: &Told, bank_a: &PgPool, bank_b: &PgPool) {
     for bank in [bank_a, bank_b] {
         let sum: i64 =
             sqlx::query_scalar("select sum(balance)::bigint from account").fetch_one(bank).await.expect("a sum");
-        let moved: i64 =
-            sqlx::query_scalar("select coalesce(sum(amount), 0)::bigint from ledger").fetch_one(bank).await.expect("a sum");
+        let moved: i64 = sqlx::query_scalar("select coalesce(sum(amount), 0)::bigint from ledger")
+            .fetch_one(bank)
+            .await
+            .expect("a sum");
         assert_eq!(sum, i64::from(ACCOUNTS) * BALANCE + moved, "a bank's balances agree with its ledger");
         total += sum;
     }

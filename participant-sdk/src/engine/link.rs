@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use assent_proto::session::{FRAME_BYTES_MAX, FromClient, FromReplica, Hello, Refused, Welcome};
 use assent_proto::v1::session_service_client::SessionServiceClient;
-use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse};
+use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse, ServerMessage};
 use assent_protocol::two_phase::Vote;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,6 +30,8 @@ const WELCOME_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Link {
     pub(super) welcome: Welcome,
     pub(super) incoming: Streaming<ExchangeResponse>,
+    /// What came in one frame with Welcome.
+    pub(super) early: Vec<ServerMessage>,
     frames: mpsc::Sender<ExchangeRequest>,
 }
 
@@ -91,10 +93,12 @@ impl Link {
             .map_err(failed)?;
         let mut messages = frame.map(|frame| frame.messages).unwrap_or_default().into_iter();
         let first = messages.next().map(FromReplica::try_from);
-        match (first, messages.next()) {
-            (Some(Ok(FromReplica::Welcome(welcome))), None) => Ok(Self { welcome, incoming, frames }),
-            (Some(Err(malformed)), _) => Err(unreachable(malformed.into())),
-            (_, _) => Err(unreachable("the first frame was not a Welcome alone; is this a coordinator?".into())),
+        match first {
+            Some(Ok(FromReplica::Welcome(welcome))) => {
+                Ok(Self { welcome, incoming, early: messages.collect(), frames })
+            }
+            Some(Err(malformed)) => Err(unreachable(malformed.into())),
+            Some(Ok(_)) | None => Err(unreachable("it did not say Welcome; is this a coordinator?".into())),
         }
     }
 

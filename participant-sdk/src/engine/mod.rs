@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use assent_proto::session::{FromClient, FromReplica, Hello, PROTOCOL_VERSION, Reply};
+use assent_proto::v1::ServerMessage;
 use assent_protocol::two_phase::EarlyVote;
 use assent_protocol::{Gtid, InstanceId, ParticipantName};
 use rand::RngExt;
@@ -252,6 +253,9 @@ impl Engine {
         let gate = link.gate();
         let mut retries = tokio::time::interval(RETRY_INTERVAL);
         retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if let Err(over) = self.frame(&mut outbox, std::mem::take(&mut link.early)) {
+            return over;
+        }
         link.flush(&mut outbox);
         loop {
             let is_behind = outbox.is_behind();
@@ -259,11 +263,8 @@ impl Engine {
                 frame = link.incoming.message() => match frame {
                     Ok(Some(frame)) => {
                         heard = Instant::now();
-                        for message in frame.messages {
-                            match FromReplica::try_from(message) {
-                                Ok(message) => self.heard(&mut outbox, message),
-                                Err(malformed) => return Over::Broken(malformed.to_string()),
-                            }
+                        if let Err(over) = self.frame(&mut outbox, frame.messages) {
+                            return over;
                         }
                     }
                     Ok(None) => return Over::Broken("the replica has closed it".to_owned()),
@@ -308,6 +309,14 @@ impl Engine {
                 return Over::Shutdown;
             }
         }
+    }
+
+    fn frame(&mut self, outbox: &mut Outbox, messages: Vec<ServerMessage>) -> Result<(), Over> {
+        for message in messages {
+            let message = FromReplica::try_from(message).map_err(|malformed| Over::Broken(malformed.to_string()))?;
+            self.heard(outbox, message);
+        }
+        Ok(())
     }
 
     fn command(&mut self, outbox: &mut Outbox, command: Command) {

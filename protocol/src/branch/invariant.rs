@@ -14,12 +14,7 @@ use crate::two_phase::Vote;
 ///
 /// # Errors
 /// The first [`Violation`].
-pub fn check(
-    before: Option<&Branch>,
-    event: &Event,
-    after: &Branch,
-    output: &Output<Effect>,
-) -> Result<(), Violation> {
+pub fn check(before: Option<&Branch>, event: &Event, after: &Branch, output: &Output<Effect>) -> Result<(), Violation> {
     let absent = Branch::new(after.gtid, State::Ended);
     let before = before.unwrap_or(&absent);
     a_yes_is_kept(before, event, after)?;

@@ -73,7 +73,8 @@ fn commits_only_with_every_vote(after: &TwoPhase) -> Result<(), Violation> {
 /// I3: a decision never changes. Until it is durable, only the log may overrule it.
 fn decision_never_changes(before: &TwoPhase, event: &Event, after: &TwoPhase) -> Result<(), Violation> {
     let Some(decided) = decision_of(before.state) else { return Ok(()) };
-    let is_overruled = matches!(before.state, State::Deciding(_)) && matches!(event, Event::Appended(Appended::Overruled(_)));
+    let is_overruled =
+        matches!(before.state, State::Deciding(_)) && matches!(event, Event::Appended(Appended::Overruled(_)));
     if decision_of(after.state) == Some(decided) || is_overruled {
         return Ok(());
     }
@@ -114,7 +115,10 @@ fn nothing_is_told_before_it_is_durable(
     }
     let Some((before, event)) = step else { return Ok(()) };
     if after.has_open_row && !before.has_open_row && !matches!(event, Event::Appended(_)) {
-        return violation(INVARIANT, format!("{event:?} is not the log's word, and yet the decision counts as durable"));
+        return violation(
+            INVARIANT,
+            format!("{event:?} is not the log's word, and yet the decision counts as durable"),
+        );
     }
     Ok(())
 }
@@ -159,14 +163,16 @@ fn roster_is_frozen(
     output: &Output<Effect>,
 ) -> Result<(), Violation> {
     const INVARIANT: &str = "I8 the roster is frozen once prepare starts";
-    let names = |machine: &TwoPhase| machine.branches.iter().map(|branch| branch.participant.clone()).collect::<Vec<_>>();
+    let names =
+        |machine: &TwoPhase| machine.branches.iter().map(|branch| branch.participant.clone()).collect::<Vec<_>>();
     let (old, new) = (names(before), names(after));
     let may_grow = before.state == State::Active;
     if !new.starts_with(&old) || (new.len() > old.len() && !may_grow) {
         return violation(INVARIANT, format!("{old:?} became {new:?} while {:?}", before.state));
     }
     let Some(newcomer) = newcomer_of(event) else { return Ok(()) };
-    let is_welcome = output.peek_effects().iter().any(|effect| matches!(effect, Effect::Reply { reply: Reply::Enlisted, .. }));
+    let is_welcome =
+        output.peek_effects().iter().any(|effect| matches!(effect, Effect::Reply { reply: Reply::Enlisted, .. }));
     if is_welcome && after.position(newcomer).is_none() {
         return violation(INVARIANT, format!("{newcomer} was enlisted, and is not in the roster {new:?}"));
     }
@@ -230,12 +236,8 @@ fn is_earned(old: &Branch, new: &Branch, event: &Event, before: State, after: St
         matches!(event, Event::Voted { participant, vote, instance } if participant == whose && fits(vote)
             && (before != State::Preparing || old.instance.is_none_or(|asked| asked == *instance)))
     };
-    let acknowledged = |fits: fn(BranchResult) -> bool| {
-        matches!(event, Event::Acknowledged { participant, result } if participant == whose && fits(*result))
-    };
-    let routed = |fits: fn(Route) -> bool| {
-        matches!(event, Event::Routed { participant, to } if participant == whose && fits(*to))
-    };
+    let acknowledged = |fits: fn(BranchResult) -> bool| matches!(event, Event::Acknowledged { participant, result } if participant == whose && fits(*result));
+    let routed = |fits: fn(Route) -> bool| matches!(event, Event::Routed { participant, to } if participant == whose && fits(*to));
     match new.state {
         BranchState::Named => routed(|to| to == Route::Unknown || to == Route::Absent) && old.state.needs_order(),
         BranchState::Waiting => routed(|to| to == Route::Absent) && old.state == BranchState::Asked,
@@ -339,7 +341,8 @@ fn everybody_is_answered_once(
             // An answer behind a record is given only if that record becomes durable: until then it is kept too.
             Some(still) if waiter.is_answer_held => still.is_answer_held && !is_answered(waiter.caller),
             Some(still) => {
-                still.is_answer_held == is_answered(waiter.caller) && (!still.is_answer_held || output.forced().is_some())
+                still.is_answer_held == is_answered(waiter.caller)
+                    && (!still.is_answer_held || output.forced().is_some())
             }
             None => has_left || is_answered(waiter.caller) != (waiter.is_answer_held && is_released),
         };
@@ -374,11 +377,17 @@ fn something_will_wake_it(
     let before = step.map(|(before, _)| before);
     let event = step.map(|(_, event)| event);
     let sets = |timer: Timer| {
-        output.peek_effects().iter().any(|effect| matches!(effect, Effect::SetTimer { timer: set, .. } if *set == timer))
+        output
+            .peek_effects()
+            .iter()
+            .any(|effect| matches!(effect, Effect::SetTimer { timer: set, .. } if *set == timer))
     };
     let fired = |timer: Timer| matches!(event, Some(Event::TimerFired(fired)) if *fired == timer);
     let sends_to = |branch: &Branch| {
-        output.peek_effects().iter().any(|effect| matches!(effect, Effect::Send { to, .. } if *to == branch.participant))
+        output
+            .peek_effects()
+            .iter()
+            .any(|effect| matches!(effect, Effect::Send { to, .. } if *to == branch.participant))
     };
     let waits_for = |wanted: fn(BranchState) -> bool| after.branches.iter().any(|branch| wanted(branch.state));
     // An only branch that may have committed by itself is waited for until it joins.
@@ -425,12 +434,9 @@ fn something_will_wake_it(
                 return Ok(());
             }
         }
-        State::Active
-        | State::Preparing
-        | State::OnePhase
-        | State::Deciding(_)
-        | State::Committed
-        | State::Aborted => return Ok(()),
+        State::Active | State::Preparing | State::OnePhase | State::Deciding(_) | State::Committed | State::Aborted => {
+            return Ok(());
+        }
     };
     violation("I12 every transaction ends", format!("{:?} by {event:?}: {problem}", after.state))
 }

@@ -96,7 +96,9 @@ impl TwoPhase {
     pub fn handle(&mut self, event: Event) -> Output<Effect> {
         match event {
             Event::BeginRequested { caller } => self.begin_requested(caller),
-            Event::Enlisted { participant, instance, vote, caller } => self.enlisted(participant, instance, vote, caller),
+            Event::Enlisted { participant, instance, vote, caller } => {
+                self.enlisted(participant, instance, vote, caller)
+            }
             Event::BranchNamed { branch, caller } => self.branch_named(branch, caller),
             Event::CommitRequested { branches, digest, one_phase, may_recur, caller, wait } => {
                 self.commit_requested(branches, digest, one_phase, may_recur, Waiter::new(caller, wait))
@@ -308,7 +310,8 @@ impl TwoPhase {
             }
             (State::Preparing | State::OnePhase, Route::Unknown) if is_asked && !was_handed_over => {
                 branch.state = BranchState::Named;
-                let message = format!("no participant named {participant} has ever joined; check the name, or start it");
+                let message =
+                    format!("no participant named {participant} has ever joined; check the name, or start it");
                 let reason = AbortReason::by(AbortCode::ParticipantUnknown, participant, message);
                 self.abort(reason)
             }
@@ -860,12 +863,7 @@ impl TwoPhase {
 
 impl Branch {
     fn named(carried: CarriedBranch) -> Self {
-        Self {
-            participant: carried.participant,
-            state: BranchState::Named,
-            instance: None,
-            payload: carried.payload,
-        }
+        Self { participant: carried.participant, state: BranchState::Named, instance: None, payload: carried.payload }
     }
 
     /// Whether this is the branch that the same enlistment has made before.

@@ -91,7 +91,9 @@ impl TwoPhase {
             }
             State::OnePhase => format!("the outcome from {}", who(|state| state != BranchState::ReadOnly)),
             State::Deciding(_) => "the log, to make the decision durable".to_owned(),
-            State::Committing => format!("{} to commit; it is asked again until it does", who(BranchState::needs_order)),
+            State::Committing => {
+                format!("{} to commit; it is asked again until it does", who(BranchState::needs_order))
+            }
             State::Aborting => format!("{} to abort; it is asked again until it does", who(BranchState::needs_order)),
             State::Committed | State::Aborted => String::new(),
         }

@@ -40,7 +40,9 @@ impl Initiator {
             Some(Reply::Outcome { outcome, .. }) => self.told.push(outcome),
             // Its begin was repeated although it was answered, beside the commit.
             Some(Reply::Refused(Refusal::RosterFrozen { .. })) => {}
-            Some(Reply::Enlisted | Reply::Refused(_)) => return Err(format!("request {request} was answered {reply:?}")),
+            Some(Reply::Enlisted | Reply::Refused(_)) => {
+                return Err(format!("request {request} was answered {reply:?}"));
+            }
         }
         Ok(())
     }

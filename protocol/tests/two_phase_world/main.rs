@@ -239,7 +239,8 @@ fn repeat_beside_an_abort_that_is_late(forgotten: Forgotten) -> Result<(), Strin
 
 #[test]
 fn a_transaction_that_was_forgotten_never_runs_anew() {
-    repeat_beside_an_abort_that_is_late(Forgotten::PresumesAbort).expect("the repeated request meets the presumed abort");
+    repeat_beside_an_abort_that_is_late(Forgotten::PresumesAbort)
+        .expect("the repeated request meets the presumed abort");
     let problem = repeat_beside_an_abort_that_is_late(Forgotten::RunsAnew).expect_err("the late abort undoes a yes");
     assert!(problem.contains("commit is durable, and its work is gone"), "{problem}");
 }

@@ -51,8 +51,14 @@ pub(crate) enum Said {
 /// What a replica says to an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Heard {
-    Prepare { epoch: Epoch, one_phase: bool },
-    Decided { epoch: Epoch, decision: Decision },
+    Prepare {
+        epoch: Epoch,
+        one_phase: bool,
+    },
+    Decided {
+        epoch: Epoch,
+        decision: Decision,
+    },
     /// The answer to an enlistment.
     Enlisted(bool),
 }
@@ -241,7 +247,8 @@ impl Instance {
 
     /// Whether the hook may end in an error and be called again.
     pub(crate) fn hook_may_fail(&self) -> bool {
-        self.hook_may_take_effect() && self.hook.as_ref().is_some_and(|running| !matches!(running.hook, Hook::Prepare { .. }))
+        self.hook_may_take_effect()
+            && self.hook.as_ref().is_some_and(|running| !matches!(running.hook, Hook::Prepare { .. }))
     }
 
     /// The running hook takes effect in the database.

@@ -9,7 +9,7 @@ use assent_protocol::two_phase::{
 };
 use assent_protocol::{
     AbortCode, AbortReason, Appended, BodyDigest, BranchEnd, Caller, Decision, Epoch, InstanceId, Outcome, Output,
-    Parts, ParticipantName, Record, Wait,
+    ParticipantName, Parts, Record, Wait,
 };
 
 use crate::gtid;
@@ -71,8 +71,7 @@ pub(crate) struct Replica {
 impl Replica {
     /// Starts a process; it takes up what it has left open in the log.
     pub(crate) fn start(at: usize, epoch: Epoch, log: &Log, net: &mut Net) -> Result<Self, String> {
-        let mut replica =
-            Self { at, epoch, machine: None, timers: BTreeSet::new(), append: None, lazy: Vec::new() };
+        let mut replica = Self { at, epoch, machine: None, timers: BTreeSet::new(), append: None, lazy: Vec::new() };
         if let Some(decided) = &log.open
             && at == log.owner
         {
@@ -266,7 +265,8 @@ impl Replica {
         }
         if let Some(ended) = &log.ended {
             let takes_part = ended.branches.iter().any(|branch| {
-                branch.participant == participant && matches!(branch.end, BranchEnd::Committed | BranchEnd::HeuristicAborted)
+                branch.participant == participant
+                    && matches!(branch.end, BranchEnd::Committed | BranchEnd::HeuristicAborted)
             });
             let decision = match ended.outcome {
                 Outcome::Committed | Outcome::Completed if takes_part => Decision::Commit,
@@ -282,7 +282,12 @@ impl Replica {
         self.take(Event::Joined { participant }, net)
     }
 
-    pub(crate) fn left(&mut self, participant: ParticipantName, instance: InstanceId, net: &mut Net) -> Result<(), String> {
+    pub(crate) fn left(
+        &mut self,
+        participant: ParticipantName,
+        instance: InstanceId,
+        net: &mut Net,
+    ) -> Result<(), String> {
         self.take(Event::Left { participant, instance }, net)
     }
 

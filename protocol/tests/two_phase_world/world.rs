@@ -170,8 +170,8 @@ impl World {
             if !instance.late.is_empty() {
                 actions.push(Action::LateToInstance { place });
             }
-            let wants_to_enlist = matches!(instance.enlistment, Enlistment::Wanted(_))
-                && self.net.links.contains_key(&(0, instance.id));
+            let wants_to_enlist =
+                matches!(instance.enlistment, Enlistment::Wanted(_)) && self.net.links.contains_key(&(0, instance.id));
             if !instance.outbox.is_empty() || wants_to_enlist {
                 actions.push(Action::SendOutbox { place });
             }
@@ -275,7 +275,11 @@ impl World {
                 actions.extend(replica.timers.iter().map(|&timer| Action::TimerFires { replica: at, timer }));
             }
         }
-        if left.requests > 0 && self.net.initiator.is_some() && self.initiator.attempts > 0 && !self.initiator.wants_abort {
+        if left.requests > 0
+            && self.net.initiator.is_some()
+            && self.initiator.attempts > 0
+            && !self.initiator.wants_abort
+        {
             // Whoever calls without a session may ask again although it was told.
             if self.setup.is_unary {
                 actions.push(Action::AskCommit);
@@ -521,8 +525,7 @@ impl World {
     fn connect(&mut self, replica: usize, place: Place) -> Result<(), String> {
         let participant = self.participants[place.0].name.clone();
         let Some(id) = self.instance(place).map(|instance| instance.id) else { return Ok(()) };
-        let link =
-            Link { participant: participant.clone(), said: Default::default(), heard: Default::default() };
+        let link = Link { participant: participant.clone(), said: Default::default(), heard: Default::default() };
         self.net.links.insert((replica, id), link);
         if !self.net.joined.contains(&participant) {
             self.net.joined.push(participant.clone());
@@ -579,7 +582,9 @@ impl World {
                 Some(Decision::Commit) if !must_commit && *behaviour != Behaviour::ReadOnly => {
                     return broken("commit is durable, and it did not agree (I2)");
                 }
-                Some(Decision::Abort) if resource.applied > 0 => return broken("abort is durable, and it committed (I1)"),
+                Some(Decision::Abort) if resource.applied > 0 => {
+                    return broken("abort is durable, and it committed (I1)");
+                }
                 None if resource.applied > 0 && !alone => return broken("it committed, and nothing is durable (I4)"),
                 Some(Decision::Commit | Decision::Abort) | None => {}
             }

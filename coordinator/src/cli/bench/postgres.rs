@@ -64,7 +64,8 @@ pub(super) async fn tear_down(url: &str) -> Result<(), Failure> {
 /// One-row inserts: how many per second from many connections, and the median of one alone, in milliseconds.
 pub(super) async fn inserts(url: &str, duration: Duration) -> Result<(f64, f64), Failure> {
     let mut alone = PgConnection::connect(url).await.map_err(failed)?;
-    let mut latency_us = Histogram::<u64>::new(3).map_err(|_| Failure::new(Exit::Failed, "no histogram", ""))?;
+    let mut latency_us = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)
+        .map_err(|_| Failure::new(Exit::Failed, "no histogram", ""))?;
     let until = Instant::now() + duration / 2;
     while Instant::now() < until {
         let started = Instant::now();

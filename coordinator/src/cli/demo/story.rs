@@ -77,6 +77,7 @@ pub(super) struct Story<'a> {
     output: &'a mut Output,
     is_coloured: bool,
     is_verbose: bool,
+    has_begun: bool,
 }
 
 /// How a piece of text stands out.
@@ -105,7 +106,7 @@ impl<'a> Story<'a> {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
         let is_coloured = io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb;
-        Self { output, is_coloured, is_verbose }
+        Self { output, is_coloured, is_verbose, has_begun: false }
     }
 
     /// Whether more is told than the story.
@@ -132,7 +133,10 @@ impl<'a> Story<'a> {
             writeln!(io::stderr(), "{title}").ok();
         }
         let title = self.styled(Style::Title, title);
-        self.line("")?;
+        if !std::mem::replace(&mut self.has_begun, true) {
+            return self.line(&title);
+        }
+        self.pause()?;
         self.line(&title)
     }
 

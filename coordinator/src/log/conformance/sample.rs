@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::log::{Batch, Found, Log};
 
-/// When everything in this suite happens: 2026-11-21, in Unix milliseconds.
+/// When everything in this suite happens: 2026-11-18, in Unix milliseconds.
 pub(super) const NOW_MS: u64 = 1_795_000_000_000;
 
 pub(super) fn name(text: &str) -> Name {

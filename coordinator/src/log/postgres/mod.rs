@@ -32,7 +32,6 @@ use super::{
 pub(super) use self::migrate::{check, migrate};
 
 /// A log on Postgres.
-#[derive(Debug)]
 pub struct PostgresLog {
     place: String,
     target: PgConnectOptions,
@@ -51,13 +50,13 @@ struct Appender {
     is_closed: bool,
 }
 
-impl std::fmt::Debug for Appender {
+/// Without the connection options, which hold the password.
+impl std::fmt::Debug for PostgresLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Appender")
-            .field("epoch", &self.held.as_ref().map(|held| held.epoch))
-            .field("is_connected", &self.link.is_some())
-            .field("is_closed", &self.is_closed)
-            .finish()
+        f.debug_struct("PostgresLog")
+            .field("place", &self.place)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 

@@ -14,8 +14,8 @@
 //! | `changed` | turns, pauses and resumes sagas |
 //! | `stepped` | upserts answers of steps |
 //! | `closed`, `closed_history` | moves plainly committed 2PCs to history, by gtid alone |
-//! | `ended`, `ended_history` | moves all other ended rows to history |
-//! | `forgotten_steps` | deletes the steps of ended sagas |
+//! | `ended`, `ended_history` | moves all other ended 2PCs and 3PCs to history |
+//! | `saga_ended`, `saga_ended_history`, `forgotten_steps` | moves ended sagas to history, and deletes their steps |
 //! | `unopened` | inserts history of what never had an open row |
 
 use assent_protocol::record::{Decided, Ended};
@@ -283,48 +283,73 @@ impl Statement {
         Ok(())
     }
 
+    /// An end moves only the row that it is an end of, as [`crate::log::verdict::ends`] has it.
     fn ends(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
-        let (closed, ended): (Vec<&Ended>, Vec<&Ended>) = plan.ends.iter().partition(|ended| is_plain_end(ended));
-        let Context { at, on_conflict, .. } = context;
+        let (sagas, commits): (Vec<&Ended>, Vec<&Ended>) =
+            plan.ends.iter().partition(|ended| ended.protocol == Protocol::Saga);
+        let (closed, ended): (Vec<&Ended>, Vec<&Ended>) = commits.into_iter().partition(|ended| is_plain_end(ended));
         if !closed.is_empty() {
-            let gtids = self.bind_each(&closed, |ended| ended.gtid.as_uuid())?;
-            self.ended.push("closed");
-            self.part("closed as", &deletion(gtids));
-            self.part(
-                "closed_history as",
-                &format!(
-                    "insert into assent.history
-                         (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches)
-                     select gtid, ${at}, begun_at, decided_at, digest, protocol, 'committed', participants
-                     from closed {on_conflict}"
-                ),
-            );
+            self.closed(&closed, context)?;
         }
-        if ended.is_empty() {
-            return Ok(());
+        if !ended.is_empty() {
+            let commit: Vec<bool> = ended.iter().map(|ended| ended.outcome == Outcome::Committed).collect();
+            let commit = self.bind(commit)?;
+            let decision = |gtids| {
+                format!(
+                    "protocol <> 'saga' and (decision = 'commit') = (${commit}::boolean[])[array_position(${gtids}::uuid[], gtid)]"
+                )
+            };
+            self.ended_as("ended", &ended, decision, context)?;
         }
-        let gtids = self.bind_each(&ended, |ended| ended.gtid.as_uuid())?;
-        let columns = self.history_columns(&ended)?;
-        self.ended.push("ended");
-        self.part("ended as", &deletion(gtids));
+        if !sagas.is_empty() {
+            self.ended_as("saga_ended", &sagas, |_| "protocol = 'saga'".to_owned(), context)?;
+            // By an array and not by a join, so that the rows are found by their key whatever the planner believes.
+            let forget = "delete from assent.saga_step where gtid = any(array(select gtid from saga_ended))";
+            self.part("forgotten_steps as", forget);
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, closed: &[&Ended], context: &Context) -> Encoded {
+        let Context { at, on_conflict, .. } = context;
+        let gtids = self.bind_each(closed, |ended| ended.gtid.as_uuid())?;
+        self.ended.push("closed");
+        self.part("closed as", &deletion(gtids, "protocol = '2pc' and decision = 'commit'"));
         self.part(
-            "ended_history as",
+            "closed_history as",
+            &format!(
+                "insert into assent.history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches)
+                 select gtid, ${at}, begun_at, decided_at, digest, protocol, 'committed', participants
+                 from closed {on_conflict}"
+            ),
+        );
+        Ok(())
+    }
+
+    fn ended_as(
+        &mut self,
+        name: &'static str,
+        ended: &[&Ended],
+        condition: impl Fn(usize) -> String,
+        context: &Context,
+    ) -> Encoded {
+        let Context { at, on_conflict, .. } = context;
+        let gtids = self.bind_each(ended, |ended| ended.gtid.as_uuid())?;
+        let columns = self.history_columns(ended)?;
+        self.ended.push(name);
+        self.part(&format!("{name} as"), &deletion(gtids, &condition(gtids)));
+        self.part(
+            &format!("{name}_history as"),
             &format!(
                 "insert into assent.history
                      (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
                  select o.gtid, ${at}, o.begun_at, o.decided_at, o.digest, o.protocol,
                         n.outcome::assent.outcome, n.branches, n.reason, n.outputs::jsonb
-                 from ended o join unnest(${gtids}::uuid[], {columns}) as n (gtid, outcome, branches, reason, outputs)
+                 from {name} o join unnest(${gtids}::uuid[], {columns}) as n (gtid, outcome, branches, reason, outputs)
                       on n.gtid = o.gtid
                  {on_conflict}"
             ),
         );
-        if ended.iter().any(|ended| ended.protocol == Protocol::Saga) {
-            self.part(
-                "forgotten_steps as",
-                &format!("delete from assent.saga_step where gtid = any(${gtids}) and exists (select from fence)"),
-            );
-        }
         Ok(())
     }
 
@@ -368,8 +393,8 @@ impl Statement {
         };
         let changed: &[&str] = if plan.changes.is_empty() { &[] } else { &["changed"] };
         let stepped: &[&str] = if plan.steps.is_empty() { &[] } else { &["stepped"] };
-        // Only a saga's end is waited for; the others are not counted.
-        let ended: &[&str] = if self.ended.contains(&"ended") { &self.ended } else { &[] };
+        // Only a saga's end is waited for; without one the others are not counted.
+        let ended: &[&str] = if self.ended.contains(&"saga_ended") { &self.ended } else { &[] };
         let counts = format!(
             "select {} as fence, {} as opened, {} as changed, {} as stepped, {} as ended",
             count(&["fence"]),
@@ -391,9 +416,9 @@ struct Context {
     on_conflict: &'static str,
 }
 
-fn deletion(gtids: usize) -> String {
+fn deletion(gtids: usize, condition: &str) -> String {
     format!(
-        "delete from assent.open_transaction where gtid = any(${gtids}) and exists (select from fence)
+        "delete from assent.open_transaction where gtid = any(${gtids}) and {condition} and exists (select from fence)
          returning gtid, begun_at, decided_at, digest, protocol, participants"
     )
 }

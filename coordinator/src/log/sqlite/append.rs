@@ -87,7 +87,7 @@ async fn write(connection: &mut SqliteConnection, held: &Held, plan: &Plan<'_>, 
     if !plan.ends.is_empty() {
         written.ended = execute(connection, ENDS, &ends(&plan.ends), &[at]).await?;
         let gtids = json(plan.ends.iter().map(|ended| ended.gtid));
-        execute(connection, CLOSE, &gtids, &[]).await?;
+        execute(connection, CLOSE, &gtids, &[at]).await?;
     }
     if !plan.unopened.is_empty() {
         execute(connection, UNOPENED, &ends(&plan.unopened), &[at]).await?;
@@ -181,15 +181,21 @@ fn steps(plan: &Plan<'_>) -> String {
     }))
 }
 
+/// An end moves only the row that it is an end of, as [`crate::log::verdict::ends`] has it.
 const ENDS: &str = "
 insert into history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
 select o.gtid, ?2, o.begun_at, o.decided_at, o.digest, o.protocol, n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
 from json_each(?1) n join open_transaction o on o.gtid = n.value ->> 0
-where true
+where case n.value ->> 3
+          when 'saga' then o.protocol = 'saga'
+          else o.protocol <> 'saga' and o.decision = iif(n.value ->> 4 = 'committed', 'commit', 'abort')
+      end
 on conflict (gtid, ended_at) do nothing";
 
-/// The steps of a saga go with its row.
-const CLOSE: &str = "delete from open_transaction where gtid in (select value from json_each(?1))";
+/// What has moved to history. The steps of a saga go with its row.
+const CLOSE: &str = "
+delete from open_transaction
+where gtid in (select h.gtid from json_each(?1) n join history h on h.gtid = n.value and h.ended_at = ?2)";
 
 const UNOPENED: &str = "
 insert into history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, reason, outputs)

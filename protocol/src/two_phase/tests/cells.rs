@@ -159,7 +159,8 @@ fn events(machine: &TwoPhase) -> Vec<Event> {
     events.push(Event::BranchNamed { branch: carried("a"), caller });
     events.push(Event::BranchNamed { branch: CarriedBranch { payload: "other".into(), ..carried("a") }, caller });
     if machine.waiters.is_empty() {
-        for branches in [vec![], vec![carried("a")], vec![carried("a"), carried("b")], vec![carried("a"), carried("a")]] {
+        for branches in [vec![], vec![carried("a")], vec![carried("a"), carried("b")], vec![carried("a"), carried("a")]]
+        {
             for (one_phase, may_recur) in [(false, false), (false, true), (true, false), (true, true)] {
                 let wait = if may_recur { Wait::Ended } else { Wait::Decided };
                 let branches = branches.clone();
@@ -265,4 +266,3 @@ fn kind(event: &Event) -> &'static str {
         Event::Appended(Appended::Overruled(Decision::Abort)) => "appended, overruled by abort",
     }
 }
-

@@ -1,0 +1,313 @@
+//! The schema of the log on Postgres: migrations, versions, contracts, partitions and plans.
+
+use std::time::Duration;
+
+use assent::log::conformance::sample_saga;
+use assent::log::{self, Batch, Maintenance, OpenError, Options, SchemaError};
+use assent_protocol::record::{Decided, Ended, EndedBranch, SagaStarted, SagaStep, SagaTurned};
+use assent_protocol::saga::{StepIndex, StepResult};
+use assent_protocol::{BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record};
+use integration_tests::eventually;
+use integration_tests::postgres::Postgres;
+use sqlx::{AssertSqlSafe, Row as _};
+use uuid::Uuid;
+
+use crate::log_postgres::PostgresGround;
+
+const NOW_MS: u64 = 1_795_000_000_000;
+const DAY_MS: u64 = 86_400_000;
+
+pub(crate) fn gtid() -> Gtid {
+    Gtid::new(Uuid::now_v7()).expect("version 7")
+}
+
+pub(crate) fn decided(gtid: Gtid, decision: Decision) -> Record {
+    Record::Decided(Decided {
+        gtid,
+        protocol: Protocol::TwoPhase,
+        decision,
+        participants: ["inventory", "billing"].map(|name| Name::new(name).expect("a name")).to_vec(),
+        digest: BodyDigest(7),
+        begun_at_ms: NOW_MS,
+        reason: None,
+    })
+}
+
+pub(crate) fn ended(gtid: Gtid) -> Record {
+    let branch =
+        |name| EndedBranch { participant: Name::new(name).expect("a name"), step: None, end: BranchEnd::Committed };
+    Record::Ended(Ended {
+        gtid,
+        protocol: Protocol::TwoPhase,
+        outcome: Outcome::Committed,
+        has_open_row: true,
+        begun_at_ms: NOW_MS,
+        digest: BodyDigest(7),
+        reason: None,
+        branches: vec![branch("inventory"), branch("billing")],
+        outputs: Vec::new(),
+    })
+}
+
+async fn refusal(url: &str) -> OpenError {
+    match log::open(url, Options::default()).await {
+        Ok(log) => panic!("{} was opened", log.describe()),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_a_schema_says_what_to_run() {
+    let server = Postgres::shared().await;
+    let database = server.create_database().await;
+    let error = refusal(&database.url()).await;
+    assert!(matches!(error, OpenError::Schema(SchemaError::Missing { .. })), "{error}");
+    assert!(error.to_string().contains("assent migrate"), "{error}");
+    let report = log::check(&database.url()).await.expect("looking is allowed");
+    assert_eq!((report.found, report.migrations.len() as i64), (0, report.needed));
+    let schemas: i64 = sqlx::query_scalar("select count(*) from pg_namespace where nspname = 'assent'")
+        .fetch_one(&mut database.connect().await)
+        .await
+        .expect("counted");
+    assert_eq!(schemas, 0, "looking creates nothing");
+}
+
+#[tokio::test]
+async fn an_older_and_a_newer_schema_are_told_apart() {
+    let ground = PostgresGround::fresh().await;
+    let url = ground.database.url();
+    ground.execute("insert into assent.migration (version, name, sql) values (99, 'from the future', '')").await;
+    for error in
+        [refusal(&url).await, log::migrate(&url).await.expect_err("newer"), log::check(&url).await.expect_err("newer")]
+    {
+        assert!(matches!(error, OpenError::Schema(SchemaError::Newer { found: 99, .. })), "{error}");
+        assert!(error.to_string().contains("upgrade the binary"), "{error}");
+    }
+    ground.execute("delete from assent.migration where version > 1; drop view assent.assent_v1_transaction, assent.assent_v1_branch, assent.assent_v1_saga_step, assent.assent_v1_participant, assent.assent_v1_replica").await;
+    let error = refusal(&url).await;
+    assert!(matches!(error, OpenError::Schema(SchemaError::Older { found: 1, .. })), "{error}");
+    assert!(error.to_string().contains("assent migrate"), "{error}");
+    let report = log::migrate(&url).await.expect("migrated");
+    assert_eq!((report.found, report.migrations[0].version), (1, 2));
+    log::open(&url, Options::default()).await.expect("up to date");
+}
+
+#[tokio::test]
+async fn a_migration_that_was_changed_is_noticed() {
+    let ground = PostgresGround::fresh().await;
+    ground.execute("update assent.migration set sql = sql || ' -- patched' where version = 1").await;
+    let error = log::migrate(&ground.database.url()).await.expect_err("changed");
+    assert!(matches!(error, OpenError::Schema(SchemaError::Changed { version: 1, .. })), "{error}");
+}
+
+#[tokio::test]
+async fn migrators_that_meet_migrate_once() {
+    let server = Postgres::shared().await;
+    let database = server.create_database().await;
+    let url = database.url();
+    let reports = futures::future::join_all((0..6).map(|_| log::migrate(&url))).await;
+    let applied: Vec<usize> = reports.into_iter().map(|report| report.expect("migrated").migrations.len()).collect();
+    assert_eq!(applied.iter().filter(|applied| **applied > 0).count(), 1, "{applied:?}");
+    let again = log::migrate(&url).await.expect("migrated");
+    assert_eq!((again.migrations, again.found), (Vec::new(), again.needed));
+}
+
+#[tokio::test]
+async fn every_table_view_and_column_is_explained() {
+    let ground = PostgresGround::fresh().await;
+    let without: Vec<String> = sqlx::query_scalar(
+        "select c.relname::text from pg_class c
+         where c.relnamespace = 'assent'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and obj_description(c.oid, 'pg_class') is null
+         union all
+         select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid
+         where c.relnamespace = 'assent'::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
+           and a.attnum > 0 and not a.attisdropped and col_description(c.oid, a.attnum) is null",
+    )
+    .fetch_all(&mut ground.database.connect().await)
+    .await
+    .expect("the catalog");
+    assert_eq!(without, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_illegal_row_is_refused_by_the_schema() {
+    let ground = PostgresGround::fresh().await;
+    let mut connection = ground.database.connect().await;
+    let columns =
+        "gtid, owner_epoch, digest, begun_at, decided_at, participants, protocol, decision, remedy, definition";
+    for (what, values) in [
+        ("an unknown protocol", "'4pc', 'commit', null, null"),
+        ("no decision", "'2pc', null, null, null"),
+        ("a saga that committed", "'saga', 'commit', null, '[]'"),
+        ("a saga without a definition", "'saga', null, null, null"),
+        ("a paused 2PC", "'2pc', 'commit', 'x', null"),
+    ] {
+        let sql = format!(
+            "insert into assent.open_transaction ({columns}) values ('{}', 1, 1, now(), now(), '', {values})",
+            Uuid::now_v7()
+        );
+        let refused = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
+        assert!(refused.is_err(), "{what} was taken");
+    }
+    for (what, values) in
+        [("a 2PC that was compensated", "'2pc', 'compensated'"), ("a saga that committed", "'saga', 'committed'")]
+    {
+        let sql = format!(
+            "insert into assent.history (gtid, ended_at, begun_at, digest, branches, protocol, outcome) values ('{}', now(), now(), 1, '', {values})",
+            Uuid::now_v7()
+        );
+        let refused = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
+        assert!(refused.is_err(), "{what} was taken");
+    }
+}
+
+#[tokio::test]
+async fn the_views_are_what_they_are_documented_to_be() {
+    let ground = PostgresGround::fresh().await;
+    let log = ground.start("r1").await;
+    let (one, two) = (gtid(), gtid());
+    let saga = sample_saga();
+    let forced =
+        vec![decided(one, Decision::Commit), decided(two, Decision::Commit), Record::SagaStarted(saga.clone())];
+    log.append(&Batch { at_ms: NOW_MS, forced, lazy: Vec::new() }).await.expect("there");
+    log.append(&Batch { at_ms: NOW_MS, forced: Vec::new(), lazy: vec![ended(one)] }).await.expect("there");
+    log.note_participant(&Name::new("inventory").expect("a name")).await.expect("there");
+    let mut connection = ground.database.connect().await;
+    let rows: Vec<(Uuid, String, Vec<String>, Option<String>, bool)> = sqlx::query_as(
+        "select gtid, state, participants, owner, is_final from assent.assent_v1_transaction order by is_final, protocol",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("the view");
+    let both = || vec!["inventory".to_owned(), "billing".to_owned()];
+    assert_eq!(rows[0], (two.as_uuid(), "committing".to_owned(), both(), Some("r1".to_owned()), false));
+    assert_eq!((rows[1].1.as_str(), rows[1].2.len()), ("running", 4));
+    assert_eq!(rows[2], (one.as_uuid(), "committed".to_owned(), both(), None, true));
+    let branches: Vec<(String, Option<String>, Option<String>)> = sqlx::query_as(
+        "select participant, step, ended from assent.assent_v1_branch where gtid = any($1) order by gtid, position",
+    )
+    .bind([one.as_uuid()])
+    .fetch_all(&mut connection)
+    .await
+    .expect("the view");
+    let committed = Some("committed".to_owned());
+    assert_eq!(branches, [("inventory".to_owned(), None, committed.clone()), ("billing".to_owned(), None, committed)]);
+    let steps: Vec<String> =
+        sqlx::query_scalar("select name from assent.assent_v1_saga_step where gtid = $1 order by step")
+            .bind(saga.gtid.as_uuid())
+            .fetch_all(&mut connection)
+            .await
+            .expect("the view");
+    assert_eq!(steps, ["reserve", "flight", "hotel", "pay"]);
+    let (participants, replicas): (i64, i64) = sqlx::query_as(
+        "select (select count(*) from assent.assent_v1_participant), (select count(*) from assent.assent_v1_replica)",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .expect("the views");
+    assert_eq!((participants, replicas), (1, 1));
+}
+
+#[tokio::test]
+async fn days_are_partitions_that_come_and_go() {
+    let ground = PostgresGround::fresh().await;
+    let log = ground.start("r1").await;
+    let retention = Duration::from_millis(3 * DAY_MS);
+    // Before any maintenance, an end finds its place all the same.
+    let (early, pinned, late) = (gtid(), gtid(), gtid());
+    let end = async |gtid, days: u64| {
+        let at_ms = NOW_MS + days * DAY_MS;
+        log.append(&Batch { at_ms, forced: vec![decided(gtid, Decision::Commit)], lazy: Vec::new() })
+            .await
+            .expect("there");
+        log.append(&Batch { at_ms, forced: Vec::new(), lazy: vec![ended(gtid)] }).await.expect("there");
+    };
+    end(early, 0).await;
+    end(pinned, 0).await;
+    let partition_of = async |gtid: Gtid| -> Option<String> {
+        sqlx::query_scalar("select tableoid::regclass::text from assent.history where gtid = $1")
+            .bind(gtid.as_uuid())
+            .fetch_optional(&mut ground.database.connect().await)
+            .await
+            .expect("history")
+    };
+    assert_eq!(partition_of(early).await.as_deref(), Some("assent.history_other"));
+    let done = log.maintain(NOW_MS, retention).await.expect("there");
+    assert_eq!(done, Maintenance { partitions_created: 8, ..Maintenance::default() });
+    assert_eq!(partition_of(early).await.as_deref(), Some("assent.history_20261118"), "it has moved in");
+    assert_eq!(log.maintain(NOW_MS, retention).await.expect("there"), Maintenance::default(), "nothing is left to do");
+    end(late, 2).await;
+    assert_eq!(partition_of(late).await.as_deref(), Some("assent.history_20261120"));
+    log.pin(pinned, true).await.expect("there");
+    // Several replicas maintain at once.
+    let later = NOW_MS + 4 * DAY_MS;
+    let other = ground.start("r2").await;
+    let (one, two) = tokio::join!(log.maintain(later, retention), other.maintain(later, retention));
+    let (one, two) = (one.expect("there"), two.expect("there"));
+    assert_eq!(one.partitions_dropped + two.partitions_dropped, 1, "{one:?} {two:?}");
+    assert_eq!(one.partitions_created + two.partitions_created, 4, "{one:?} {two:?}");
+    assert_eq!(partition_of(early).await, None);
+    assert_eq!(partition_of(pinned).await.as_deref(), Some("assent.history_other"));
+    assert!(partition_of(late).await.is_some());
+}
+
+/// A table that was analyzed while it was empty, and a plan that was made then, must not lead to scans of all that has come since.
+#[tokio::test]
+async fn rows_are_found_by_their_key_whatever_the_statistics_say() {
+    let ground = PostgresGround::fresh().await;
+    let log = ground.start("r1").await;
+    log.maintain(NOW_MS, Duration::from_millis(DAY_MS)).await.expect("there");
+    ground.execute("analyze assent.open_transaction; analyze assent.saga_step; analyze assent.history").await;
+    let gtids: Vec<Gtid> = (0..2_000).map(|_| gtid()).collect();
+    let all = gtids.iter().map(|gtid| decided(*gtid, Decision::Commit)).collect();
+    log.append(&Batch { at_ms: NOW_MS, forced: all, lazy: Vec::new() }).await.expect("there");
+    for pair in gtids.chunks(20).take(30) {
+        let lazy = pair.iter().map(|gtid| ended(*gtid)).collect();
+        let forced = vec![decided(gtid(), Decision::Commit), decided(gtid(), Decision::Abort)];
+        log.append(&Batch { at_ms: NOW_MS, forced, lazy }).await.expect("there");
+        let saga = SagaStarted { gtid: gtid(), ..sample_saga() };
+        let (step, compensation, attempt, result) = (StepIndex(0), false, 1, StepResult::Refused("no".to_owned()));
+        let step = Record::SagaStep(SagaStep { gtid: saga.gtid, step, compensation, attempt, result });
+        let turned = Record::SagaTurned(SagaTurned { gtid: saga.gtid, reason: "no".to_owned() });
+        let (has_open_row, branches, outputs) = (true, Vec::new(), Vec::new());
+        let end = Ended {
+            gtid: saga.gtid,
+            protocol: Protocol::Saga,
+            outcome: Outcome::Compensated,
+            has_open_row,
+            begun_at_ms: NOW_MS,
+            digest: saga.digest,
+            reason: None,
+            branches,
+            outputs,
+        };
+        for (forced, lazy) in [
+            (vec![Record::SagaStarted(saga)], vec![]),
+            (vec![turned], vec![step.clone()]),
+            (vec![], vec![step]),
+            (vec![Record::Ended(end)], vec![]),
+        ] {
+            log.append(&Batch { at_ms: NOW_MS, forced, lazy }).await.expect("there");
+        }
+    }
+    let scans = async || -> (i64, i64) {
+        let row = sqlx::query(
+            "select pg_stat_force_next_flush(), sum(seq_scan)::bigint as scans, sum(idx_tup_fetch)::bigint as fetched
+             from pg_stat_user_tables where schemaname = 'assent'
+               and (relname in ('open_transaction', 'saga_step') or relname like 'history%')",
+        )
+        .fetch_one(&mut ground.database.connect().await)
+        .await
+        .expect("statistics");
+        (row.get("scans"), row.get("fetched"))
+    };
+    // The backend reports its numbers when it is idle, at the latest when it ends.
+    let before = scans().await.0;
+    log.close().await;
+    let after = eventually("the backend's statistics arrive", Duration::from_secs(20), async || match scans().await {
+        (scans, fetched) if fetched >= 600 => Ok(scans),
+        (_, fetched) => Err(format!("{fetched} rows were fetched by index")),
+    })
+    .await;
+    assert_eq!(after, before, "sequential scans");
+}
