@@ -113,13 +113,13 @@ impl<'a> Plan<'a> {
         decisions.chain(starts).chain(self.unopened.iter().map(|ended| ended.gtid))
     }
 
-    /// No newcomer can have ended before this time, in Unix milliseconds: how far back history has to be looked at.
-    pub(super) fn newcomers_since_ms(&self) -> u64 {
+    /// When newcomers can have ended, if they have: how far history has to be looked at, in Unix milliseconds, both ends included.
+    pub(super) fn newcomers_ended_ms(&self, at_ms: u64) -> (u64, u64) {
         let decisions = self.decisions.iter().map(|decided| decided.begun_at_ms);
         let starts = self.starts.iter().map(|started| started.begun_at_ms);
         let begun = decisions.chain(starts).chain(self.unopened.iter().map(|ended| ended.begun_at_ms));
         let since = begun.chain(self.newcomers().map(|gtid| gtid.minted_at_ms())).min().unwrap_or(0);
-        since.saturating_sub(CLOCK_SKEW_MAX_MS)
+        (since.saturating_sub(CLOCK_SKEW_MAX_MS), at_ms.saturating_add(CLOCK_SKEW_MAX_MS))
     }
 }
 

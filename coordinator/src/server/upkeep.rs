@@ -16,12 +16,23 @@ use crate::log::Log;
 
 /// How often ended transactions are looked through for those to forget.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// How often the log is asked whether it is there.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// How long one answer may take.
-const PING_MAX: Duration = Duration::from_secs(5);
-/// How long it may be silent before this replica counts as unfit. Shorter troubles are ridden out: sessions stay, and what is undecided waits.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How the log is watched over.
+#[derive(Clone, Copy)]
+struct Watch {
+    /// How often it is asked whether it is there.
+    interval: Duration,
+    /// How long one answer may take.
+    answer_max: Duration,
+    /// How long it may be silent before this replica counts as unfit. Shorter troubles are ridden out: sessions stay, and
+    /// what is undecided waits.
+    silence_max: Duration,
+}
+
+const WATCH: Watch = Watch {
+    interval: Duration::from_secs(5),
+    answer_max: Duration::from_secs(5),
+    silence_max: Duration::from_secs(30),
+};
 
 /// The names of the services as health checks ask for them; the empty one stands for all.
 const SERVICES: [&str; 4] = [
@@ -60,7 +71,7 @@ impl Health {
 
 /// Looks after the log until it is aborted.
 pub(super) async fn run(log: Arc<dyn Log>, health: Health, retention: Duration) {
-    tokio::join!(maintain(&*log, retention), watch(&*log, &health));
+    tokio::join!(maintain(&*log, retention), WATCH.run(&*log, &health));
 }
 
 async fn maintain(log: &dyn Log, retention: Duration) {
@@ -82,24 +93,83 @@ async fn maintain(log: &dyn Log, retention: Duration) {
     }
 }
 
-async fn watch(log: &dyn Log, health: &Health) {
-    let mut due = interval(PING_INTERVAL);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut heard_at = Instant::now();
-    let mut is_fit = true;
-    loop {
-        due.tick().await;
-        if let Ok(Ok(())) = tokio::time::timeout(PING_MAX, log.ping()).await {
-            heard_at = Instant::now();
-            if !is_fit {
-                tracing::info!("the log answers again: serving");
-                health.set(ServingStatus::Serving).await;
-                is_fit = true;
+impl Watch {
+    async fn run(self, log: &dyn Log, health: &Health) {
+        let mut due = interval(self.interval);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard_at = Instant::now();
+        let mut is_fit = true;
+        loop {
+            due.tick().await;
+            if let Ok(Ok(())) = tokio::time::timeout(self.answer_max, log.ping()).await {
+                heard_at = Instant::now();
+                if !is_fit {
+                    tracing::info!("the log answers again: serving");
+                    health.set(ServingStatus::Serving).await;
+                    is_fit = true;
+                }
+            } else if is_fit && heard_at.elapsed() > self.silence_max {
+                tracing::error!("the log has not answered for {} s: not serving", self.silence_max.as_secs());
+                health.set(ServingStatus::NotServing).await;
+                is_fit = false;
             }
-        } else if is_fit && heard_at.elapsed() > SILENCE_MAX {
-            tracing::error!("the log has not answered for {} s: not serving", SILENCE_MAX.as_secs());
-            health.set(ServingStatus::NotServing).await;
-            is_fit = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Request;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_server::Health as _;
+    use tonic_health::server::HealthService;
+
+    use super::*;
+    use crate::log::memory::MemoryLog;
+
+    async fn is_serving(health: &Health, service: &str) -> bool {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthService::from_health_reporter(health.reporter.clone()).check(Request::new(request)).await;
+        answer.expect("known").into_inner().status() == tonic_health::pb::health_check_response::ServingStatus::Serving
+    }
+
+    async fn until_serving_is(expected: bool, health: &Health) {
+        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+            for service in SERVICES {
+                while is_serving(health, service).await != expected {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+        waited.await.expect("it is told");
+    }
+
+    /// Serves while its log is out, for as long as this.
+    async fn watched(silence_max: Duration) -> (Health, Arc<MemoryLog>) {
+        let (health, _service) = Health::serving().await;
+        let log = Arc::new(MemoryLog::new());
+        log.set_outage(true);
+        let (watched, told): (Arc<dyn Log>, Health) = (Arc::clone(&log) as _, health.clone());
+        let watch = Watch { interval: Duration::from_millis(1), answer_max: Duration::from_secs(5), silence_max };
+        tokio::spawn(async move { watch.run(&*watched, &told).await });
+        (health, log)
+    }
+
+    #[tokio::test]
+    async fn a_replica_is_unfit_while_its_log_is_silent() {
+        let (health, log) = watched(Duration::from_millis(20)).await;
+        until_serving_is(false, &health).await;
+        log.set_outage(false);
+        until_serving_is(true, &health).await;
+        log.set_outage(true);
+        until_serving_is(false, &health).await;
+    }
+
+    #[tokio::test]
+    async fn short_troubles_of_the_log_are_ridden_out() {
+        let (health, _log) = watched(Duration::from_secs(3_600)).await;
+        // Time enough for many answers that do not come.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(is_serving(&health, "").await);
     }
 }

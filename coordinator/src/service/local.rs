@@ -187,3 +187,120 @@ fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
     // Nothing is left half done by a panic: every change is one insertion or removal.
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use assent_protocol::Name;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::driver::Limits;
+    use crate::log::memory::MemoryLog;
+
+    fn gtid() -> Gtid {
+        Gtid::new(Uuid::now_v7()).expect("version 7")
+    }
+
+    /// A session at a driver whose log does not answer any more, so that no request is either.
+    async fn unanswered(requests_max: usize) -> (Arc<LocalSession>, Arc<MemoryLog>) {
+        let log = Arc::new(MemoryLog::new());
+        let name = Name::new("assent").expect("a name");
+        let driver = Driver::start(Arc::clone(&log) as _, &name, Limits::default(), 2).await.expect("a driver");
+        let session = LocalSession::open(driver, requests_max).await;
+        (Arc::new(session), log)
+    }
+
+    /// A commit without branches: its outcome has to be durable before it is told.
+    fn commit(session: &Arc<LocalSession>, gtid: Gtid) -> tokio::task::JoinHandle<Result<Reply, Refused>> {
+        let session = Arc::clone(session);
+        tokio::spawn(async move {
+            session.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms: 0 }).await?;
+            session
+                .ask(gtid, |request_id| {
+                    FromClient::Commit(assent_proto::session::Commit {
+                        request_id,
+                        gtid,
+                        branches: Vec::new(),
+                        attempt: 0,
+                        begun: true,
+                        timeout_ms: 0,
+                        wait: Wait::Decided,
+                    })
+                })
+                .await
+        })
+    }
+
+    async fn until(holds: impl Fn() -> bool) {
+        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        waited.await.expect("it comes to pass");
+    }
+
+    #[tokio::test]
+    async fn requests_are_counted_until_their_reply_and_not_until_their_caller_has_gone() {
+        let (session, log) = unanswered(2).await;
+        // A gtid that was minted right at the start might be from before it.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let given_up = gtid();
+        session
+            .ask(given_up, |request_id| FromClient::Begin { request_id, gtid: given_up, timeout_ms: 0 })
+            .await
+            .expect("begun");
+        log.set_outage(true);
+        for _ in 0..2 {
+            let before = lock(&session.waiting).requests.len();
+            let call = commit(&session, gtid());
+            until(|| lock(&session.waiting).requests.len() > before).await;
+            call.abort();
+        }
+        let refused = session.outcome(given_up, Wait::Ended).await.expect_err("too many");
+        assert_eq!(refused.known_reason(), Some(Reason::Overloaded));
+        log.set_outage(false);
+        until(|| lock(&session.waiting).requests.is_empty()).await;
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_the_same_outcome_share_one_request() {
+        let (session, _log) = unanswered(1_000).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let gtid = gtid();
+        session.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms: 0 }).await.expect("begun");
+        let wait = || {
+            let session = Arc::clone(&session);
+            tokio::spawn(async move { session.outcome(gtid, Wait::Ended).await })
+        };
+        let stays = wait();
+        until(|| lock(&session.waiting).outcomes.len() == 1).await;
+        for _ in 0..100 {
+            let goes = wait();
+            tokio::task::yield_now().await;
+            goes.abort();
+            goes.await.ok();
+        }
+        {
+            let waiting = lock(&session.waiting);
+            assert_eq!(waiting.requests.len(), 1);
+            let callers = waiting.requests.values().map(|request| request.callers.len()).sum::<usize>();
+            assert!(callers < 20, "{callers} callers are kept, and only one is there");
+        }
+        let reason = "over".to_owned();
+        session.ask(gtid, |request_id| FromClient::Abort { request_id, gtid, reason }).await.expect("aborted");
+        stays.await.expect("no panic").expect("an outcome");
+        assert!(lock(&session.waiting).outcomes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_driver_that_has_stopped() {
+        let (session, log) = unanswered(10).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        log.fence();
+        let refused = commit(&session, gtid()).await.expect("no panic").expect_err("fenced");
+        assert_eq!(refused.known_reason(), Some(Reason::Fenced));
+    }
+}

@@ -173,7 +173,8 @@ async fn the_views_are_what_they_are_documented_to_be() {
     log.append(&Batch { at_ms: NOW_MS, forced: Vec::new(), lazy: vec![ended(one)] }).await.expect("there");
     log.note_participant(&Name::new("inventory").expect("a name")).await.expect("there");
     let mut connection = ground.database.connect().await;
-    let rows: Vec<(Uuid, String, Vec<String>, Option<String>, bool)> = sqlx::query_as(
+    type Row = (Uuid, String, Vec<String>, Option<String>, bool);
+    let rows: Vec<Row> = sqlx::query_as(
         "select gtid, state, participants, owner, is_final from assent.assent_v1_transaction order by is_final, protocol",
     )
     .fetch_all(&mut connection)

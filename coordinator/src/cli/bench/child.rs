@@ -52,6 +52,13 @@ impl Child {
             .map_err(|error| Failure::new(Exit::Failed, format!("the {} said {line:?}: {error}", self.what), ""))
     }
 
+    /// Lets what is under way end.
+    pub(super) async fn stop(&mut self) -> Result<(), Failure> {
+        self.say("stop").await?;
+        self.hear().await?;
+        Ok(())
+    }
+
     async fn say(&mut self, line: &str) -> Result<(), Failure> {
         self.stdin.write_all(format!("{line}\n").as_bytes()).await?;
         Ok(self.stdin.flush().await?)

@@ -67,6 +67,8 @@ enum Resource {
 
 /// What runs before it counts.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// How long the last transactions may take to end.
+const END_MAX: Duration = Duration::from_secs(10);
 /// How long the baselines are measured.
 const BASELINE: Duration = Duration::from_secs(4);
 
@@ -115,6 +117,8 @@ impl Bench {
         let before = moment(&target, &mut participants, &mut load, postgres).await?;
         progress("measuring", Duration::from_secs(self.duration)).await;
         let after = moment(&target, &mut participants, &mut load, postgres).await?;
+        load.stop().await?;
+        all_ended(&target).await?;
         drop(load);
         drop(participants);
         if let Some(url) = postgres {
@@ -184,6 +188,20 @@ async fn moment(
         None => None,
     };
     Ok(Moment { coordinator, participants, load, postgres_cpu_us })
+}
+
+/// Waits until no branch is left prepared: one that is killed so would hold its locks until the next run.
+async fn all_ended(target: &Target) -> Result<(), Failure> {
+    let mut admin = target.admin().await?;
+    let until = tokio::time::Instant::now() + END_MAX;
+    while tokio::time::Instant::now() < until {
+        let statistics = admin.get_statistics(GetStatisticsRequest {}).await?.into_inner().statistics;
+        if statistics.is_none_or(|statistics| statistics.open == 0) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 fn status(what: &str) {

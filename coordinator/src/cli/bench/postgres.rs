@@ -43,6 +43,8 @@ fn failed(error: sqlx::Error) -> Failure {
 pub(super) async fn set_up(url: &str) -> Result<(), Failure> {
     let mut connection = PgConnection::connect(url).await.map_err(failed)?;
     for statement in [
+        // A prepared branch that an earlier run left behind holds locks until somebody ends it.
+        "set lock_timeout = '5s'",
         "drop schema if exists assent_bench cascade",
         "create schema assent_bench",
         "create table assent_bench.entry (gtid uuid not null, participant text not null, primary key (gtid, participant))",

@@ -1,7 +1,7 @@
 //! The child processes: participants, and load.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use assent_sdk::postgres::{PostgresResource, PostgresWork};
@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use sqlx::PgConnection;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
 
 use super::plan::{Latency, Mark, Plan, Protocol, Role, participant};
 use crate::cli::{Exit, Failure};
@@ -36,9 +37,18 @@ pub(super) async fn run() -> Result<(), Failure> {
     };
     say("\"ready\"").await?;
     while let Some(line) = lines.next_line().await? {
-        if line == "mark" {
-            let mark = counts.mark().await;
-            say(&serde_json::to_string(&mark).unwrap_or_default()).await?;
+        match line.as_str() {
+            "mark" => {
+                let mark = counts.mark().await;
+                say(&serde_json::to_string(&mark).unwrap_or_default()).await?;
+            }
+            "stop" => {
+                counts.is_stopping.store(true, Relaxed);
+                counts.initiators.close();
+                counts.initiators.wait().await;
+                say("\"stopped\"").await?;
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -136,6 +146,8 @@ struct Counts {
     errors: AtomicU64,
     last_error: Mutex<Option<String>>,
     latency_us: Mutex<(Histogram<u64>, Instant)>,
+    is_stopping: AtomicBool,
+    initiators: TaskTracker,
 }
 
 impl Counts {
@@ -149,6 +161,8 @@ impl Counts {
             errors: AtomicU64::new(0),
             last_error: Mutex::new(None),
             latency_us: Mutex::new((histogram, Instant::now())),
+            is_stopping: AtomicBool::new(false),
+            initiators: TaskTracker::new(),
         }
     }
 
@@ -191,8 +205,9 @@ async fn load(plan: Plan, counts: Arc<Counts>) -> Result<Vec<Assent>, Failure> {
     let plan = Arc::new(plan);
     for _ in 0..plan.concurrency {
         let (assent, plan, counts, payload) = (assent.clone(), Arc::clone(&plan), Arc::clone(&counts), payload.clone());
-        tokio::spawn(async move {
-            loop {
+        let initiators = counts.initiators.clone();
+        initiators.spawn(async move {
+            while !counts.is_stopping.load(Relaxed) {
                 let started = Instant::now();
                 let ended = match plan.protocol {
                     Protocol::TwoPhase => two_phase(&assent, &plan, &payload).await,

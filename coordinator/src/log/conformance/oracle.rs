@@ -122,7 +122,7 @@ impl World {
             (0..random.random_range(0..4)).map(|n| all[n]).collect()
         });
         let decision = if random.random_bool(0.7) { Decision::Commit } else { Decision::Abort };
-        let protocol = if gtid.as_bytes()[15] % 8 == 0 { Protocol::ThreePhase } else { Protocol::TwoPhase };
+        let protocol = if gtid.as_bytes()[15].is_multiple_of(8) { Protocol::ThreePhase } else { Protocol::TwoPhase };
         if random.random_bool(0.6) {
             return Record::Decided(Decided { protocol, ..sample::decided(gtid, decision, roster) });
         }

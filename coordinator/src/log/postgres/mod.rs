@@ -2,7 +2,7 @@
 //!
 //! One connection appends, one batch after the other, each batch one statement in one implicit transaction; a small pool does
 //! all else. The appending connection is made anew after every failure, and the new one outlaws what the old one
-//! may have left behind: see [`link`].
+//! may have left behind: see `link`.
 //!
 //! It has to be a direct connection, or one through a pooler in session mode: the settings and the prepared statements belong to it.
 

@@ -86,7 +86,7 @@ impl Statement {
                 "select from assent.replica where name = ${replica} and epoch = ${epoch} and connection = ${number} for share"
             ),
         );
-        let context = Context { epoch, at, on_conflict: on_conflict.clause() };
+        let context = Context { epoch, at, at_ms, on_conflict: on_conflict.clause() };
         statement.newcomers(plan, &context)?;
         if !plan.changes.is_empty() {
             statement.changed(&plan.changes)?;
@@ -131,10 +131,12 @@ impl Statement {
             return Ok(());
         }
         let gtids = self.bind(gtids)?;
-        let since = self.bind(Timestamp(plan.newcomers_since_ms()))?;
+        // Both bounds, so that only the partitions of about today are looked at.
+        let (from_ms, to_ms) = plan.newcomers_ended_ms(context.at_ms);
+        let (from, to) = (self.bind(Timestamp(from_ms))?, self.bind(Timestamp(to_ms))?);
         self.part(
             "known as materialized",
-            &format!("select gtid from assent.history where gtid = any(${gtids}) and ended_at >= ${since}"),
+            &format!("select gtid from assent.history where gtid = any(${gtids}) and ended_at between ${from} and ${to}"),
         );
         if !commits.is_empty() {
             // Mostly there is nothing else: then the ids need not be sent twice.
@@ -155,7 +157,7 @@ impl Statement {
     }
 
     fn committed(&mut self, commits: &[&Decided], gtids: usize, context: &Context) -> Encoded {
-        let Context { epoch, at, on_conflict } = context;
+        let Context { epoch, at, on_conflict, .. } = context;
         let participants = self.bind_each(commits, |decided| stored::roster(&decided.participants))?;
         let digest = self.bind_each(commits, |decided| stored::digest_column(decided.digest))?;
         let begun_at = self.bind_each(commits, |decided| Timestamp(decided.begun_at_ms))?;
@@ -176,7 +178,7 @@ impl Statement {
     }
 
     fn decided(&mut self, decisions: &[&Decided], context: &Context) -> Encoded {
-        let Context { epoch, at, on_conflict } = context;
+        let Context { epoch, at, on_conflict, .. } = context;
         let gtids = self.bind_each(decisions, |decided| decided.gtid.as_uuid())?;
         let protocol = self.bind_each(decisions, |decided| decided.protocol.as_str())?;
         let decision = self.bind_each(decisions, |decided| decided.decision.as_str())?;
@@ -204,7 +206,7 @@ impl Statement {
     }
 
     fn started(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
-        let Context { epoch, at, on_conflict } = context;
+        let Context { epoch, at, on_conflict, .. } = context;
         let gtids = self.bind_each(&plan.starts, |started| started.gtid.as_uuid())?;
         let participants =
             self.bind_each(&plan.starts, |started| stored::roster(stored::saga_roster(&started.definition)))?;
@@ -413,6 +415,7 @@ impl Statement {
 struct Context {
     epoch: usize,
     at: usize,
+    at_ms: u64,
     on_conflict: &'static str,
 }
 

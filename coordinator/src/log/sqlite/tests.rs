@@ -174,7 +174,7 @@ async fn a_place_that_cannot_hold_a_log_is_named() {
     std::fs::write(directory.join("text.db"), "this is no database, it is a text".repeat(100)).expect("written");
     let text = refusal(&format!("sqlite:{}/text.db", directory.display())).await.to_string();
     assert!(text.contains("not an SQLite database"), "{text}");
-    let mut other = file::writer(&directory.join("other.db")).await.ok().expect("created");
+    let Ok(mut other) = file::writer(&directory.join("other.db")).await else { panic!("created") };
     sqlx::raw_sql("create table customers (id integer)").execute(&mut other).await.expect("created");
     other.close().await.expect("closed");
     let other = refusal(&format!("sqlite:{}/other.db", directory.display())).await.to_string();
