@@ -73,7 +73,7 @@ impl LocalSession {
         let (request_id, reply) = self.number(None)?;
         let message = request(request_id);
         self.give(gtid, Input::Messages { session: SESSION, messages: vec![message] }).await;
-        replied(reply).await
+        self.replied(reply).await
     }
 
     /// Names a branch ahead of the commit.
@@ -83,7 +83,7 @@ impl LocalSession {
     pub(crate) async fn name_branch(&self, gtid: Gtid, branch: CarriedBranch) -> Result<Reply, Refused> {
         let (request_id, reply) = self.number(None)?;
         self.give(gtid, Input::NameBranch { gtid, branch, session: SESSION, request_id }).await;
-        replied(reply).await
+        self.replied(reply).await
     }
 
     /// Waits for an outcome, together with whoever waits for the same.
@@ -92,12 +92,12 @@ impl LocalSession {
     /// As [`ask`](Self::ask).
     pub(crate) async fn outcome(&self, gtid: Gtid, wait: Wait) -> Result<Reply, Refused> {
         if let Some(reply) = self.join(gtid, wait) {
-            return replied(reply).await;
+            return self.replied(reply).await;
         }
         let (request_id, reply) = self.number(Some((gtid, wait)))?;
         let message = FromClient::Await { request_id, gtid, wait };
         self.give(gtid, Input::Messages { session: SESSION, messages: vec![message] }).await;
-        replied(reply).await
+        self.replied(reply).await
     }
 
     /// Joins a request for this outcome, if one is under way.
@@ -133,8 +133,22 @@ impl LocalSession {
         Ok((request_id, reply))
     }
 
+    /// Waits for the reply, or until the driver has stopped: then not every shard is there to give one.
+    async fn replied(&self, reply: oneshot::Receiver<Reply>) -> Result<Reply, Refused> {
+        let reply = tokio::select! {
+            biased;
+            reply = reply => reply,
+            _ = self.driver.stopped() => return Err(fenced()),
+        };
+        match reply {
+            Ok(Reply::Refused(refused)) => Err(refused),
+            Ok(reply) => Ok(reply),
+            Err(_) => Err(fenced()),
+        }
+    }
+
     async fn give(&self, gtid: Gtid, input: Input) {
-        // A shard that is gone takes its end of the session with it; `deliver` tells everybody when the last is.
+        // A shard that is gone answers nothing: see `replied`.
         self.driver.give(self.driver.shard_of(gtid), input).await;
     }
 }
@@ -171,14 +185,6 @@ async fn deliver(
     waiting.outcomes.clear();
 }
 
-async fn replied(reply: oneshot::Receiver<Reply>) -> Result<Reply, Refused> {
-    match reply.await {
-        Ok(Reply::Refused(refused)) => Err(refused),
-        Ok(reply) => Ok(reply),
-        Err(_) => Err(fenced()),
-    }
-}
-
 fn fenced() -> Refused {
     Reason::Fenced.refused("this replica has stopped to drive transactions; use another, or this one when it is back")
 }
@@ -203,8 +209,8 @@ mod tests {
         Gtid::new(Uuid::now_v7()).expect("version 7")
     }
 
-    /// A session at a driver whose log does not answer any more, so that no request is either.
-    async fn unanswered(requests_max: usize) -> (Arc<LocalSession>, Arc<MemoryLog>) {
+    /// A session at a driver of its own.
+    async fn opened(requests_max: usize) -> (Arc<LocalSession>, Arc<MemoryLog>) {
         let log = Arc::new(MemoryLog::new());
         let name = Name::new("assent").expect("a name");
         let driver = Driver::start(Arc::clone(&log) as _, &name, Limits::default(), 2).await.expect("a driver");
@@ -212,11 +218,23 @@ mod tests {
         (Arc::new(session), log)
     }
 
-    /// A commit without branches: its outcome has to be durable before it is told.
+    /// Opens a transaction.
+    async fn begun(session: &LocalSession) -> Gtid {
+        loop {
+            let gtid = gtid();
+            let reply = session.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms: 0 }).await;
+            // One that was minted right after the start might be from before it.
+            if matches!(reply, Ok(Reply::Begun { .. })) {
+                return gtid;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Commits it, without branches: the outcome has to be durable before it is told.
     fn commit(session: &Arc<LocalSession>, gtid: Gtid) -> tokio::task::JoinHandle<Result<Reply, Refused>> {
         let session = Arc::clone(session);
         tokio::spawn(async move {
-            session.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms: 0 }).await?;
             session
                 .ask(gtid, |request_id| {
                     FromClient::Commit(assent_proto::session::Commit {
@@ -244,22 +262,15 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_counted_until_their_reply_and_not_until_their_caller_has_gone() {
-        let (session, log) = unanswered(2).await;
-        // A gtid that was minted right at the start might be from before it.
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        let given_up = gtid();
-        session
-            .ask(given_up, |request_id| FromClient::Begin { request_id, gtid: given_up, timeout_ms: 0 })
-            .await
-            .expect("begun");
+        let (session, log) = opened(2).await;
+        let gtids = [begun(&session).await, begun(&session).await];
         log.set_outage(true);
-        for _ in 0..2 {
-            let before = lock(&session.waiting).requests.len();
-            let call = commit(&session, gtid());
+        for (before, gtid) in gtids.into_iter().enumerate() {
+            let call = commit(&session, gtid);
             until(|| lock(&session.waiting).requests.len() > before).await;
             call.abort();
         }
-        let refused = session.outcome(given_up, Wait::Ended).await.expect_err("too many");
+        let refused = session.outcome(gtids[0], Wait::Ended).await.expect_err("too many");
         assert_eq!(refused.known_reason(), Some(Reason::Overloaded));
         log.set_outage(false);
         until(|| lock(&session.waiting).requests.is_empty()).await;
@@ -267,10 +278,8 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_for_the_same_outcome_share_one_request() {
-        let (session, _log) = unanswered(1_000).await;
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        let gtid = gtid();
-        session.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms: 0 }).await.expect("begun");
+        let (session, _log) = opened(1_000).await;
+        let gtid = begun(&session).await;
         let wait = || {
             let session = Arc::clone(&session);
             tokio::spawn(async move { session.outcome(gtid, Wait::Ended).await })
@@ -297,10 +306,10 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_waits_for_a_driver_that_has_stopped() {
-        let (session, log) = unanswered(10).await;
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        let (session, log) = opened(10).await;
+        let gtid = begun(&session).await;
         log.fence();
-        let refused = commit(&session, gtid()).await.expect("no panic").expect_err("fenced");
+        let refused = commit(&session, gtid).await.expect("no panic").expect_err("fenced");
         assert_eq!(refused.known_reason(), Some(Reason::Fenced));
     }
 }

@@ -136,7 +136,9 @@ impl Statement {
         let (from, to) = (self.bind(Timestamp(from_ms))?, self.bind(Timestamp(to_ms))?);
         self.part(
             "known as materialized",
-            &format!("select gtid from assent.history where gtid = any(${gtids}) and ended_at between ${from} and ${to}"),
+            &format!(
+                "select gtid from assent.history where gtid = any(${gtids}) and ended_at between ${from} and ${to}"
+            ),
         );
         if !commits.is_empty() {
             // Mostly there is nothing else: then the ids need not be sent twice.
