@@ -63,7 +63,10 @@ fn distance(key: &str, setting: &str) -> Option<usize> {
     let (given, known) = (&key[name_of(key)..], &setting[name_of(setting)..]);
     // A name in the wrong table, or one that was not written out, is as near as one with a slip in it.
     let is_beginning = given.len() >= 3 && known.starts_with(given);
-    near(key, setting).or_else(|| near(given, known).map(|edits| edits + 1)).or_else(|| is_beginning.then_some(4))
+    [near(key, setting), near(given, known).map(|edits| edits + 1), is_beginning.then_some(4)]
+        .into_iter()
+        .flatten()
+        .min()
 }
 
 /// What to say about a table that no setting is in.

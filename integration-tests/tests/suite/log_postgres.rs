@@ -46,10 +46,10 @@ impl Ground for PostgresGround {
     fn rival_acquires<'a>(&'a self, replica: &'a Name) -> BoxFuture<'a, Epoch> {
         async move {
             // What it takes over is given back, so that the test sees what the fence alone does.
-            self.execute("create table owners as select gtid, owner_epoch from assent.open_transaction").await;
+            self.execute("create table public.owners as select gtid, owner_epoch from assent.open_transaction").await;
             let epoch = self.open().await.acquire(replica).await.expect("the name is free to take");
             let give_back =
-                "update assent.open_transaction o set owner_epoch = w.owner_epoch from owners w where w.gtid = o.gtid";
+                "update assent.open_transaction o set owner_epoch = w.owner_epoch from public.owners w where w.gtid = o.gtid";
             self.execute(give_back).await;
             epoch
         }

@@ -129,6 +129,10 @@ async fn a_commit_whose_answer_was_lost_is_found_again() {
     let ground = PostgresGround::fresh().await;
     let (log, network) = behind_network(&ground, &server).await;
     let reader = ground.start("reader").await;
+    // A statement that is new to the connection asks for a plan first, and would lose that answer already.
+    let warm = gtid();
+    append(&log, &forced([decided(warm, Decision::Commit)])).await;
+    append(&log, &Batch { lazy: vec![ended(warm)], ..forced([decided(gtid(), Decision::Commit)]) }).await;
     for round in 0..5 {
         let (one, two) = (gtid(), gtid());
         assert!(is_durable(&append(&log, &forced([decided(one, Decision::Commit)])).await.0));
@@ -141,6 +145,7 @@ async fn a_commit_whose_answer_was_lost_is_found_again() {
         assert!(!error.is_fenced(), "{error:?}");
         network.traffic.send_replace(Traffic::Flows);
         assert!(is_durable(&append(&log, &batch).await.0));
+        append(&log, &Batch { lazy: vec![ended(two)], ..forced([decided(gtid(), Decision::Commit)]) }).await;
         let ended = log.lookup(&[one]).await.expect("there");
         assert!(matches!(ended[..], [(_, Found::Ended(_))]), "{ended:?}");
     }

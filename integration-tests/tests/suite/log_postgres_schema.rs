@@ -9,7 +9,7 @@ use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::{BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record};
 use integration_tests::eventually;
 use integration_tests::postgres::Postgres;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use crate::log_postgres::PostgresGround;
@@ -226,19 +226,21 @@ async fn days_are_partitions_that_come_and_go() {
     end(early, 0).await;
     end(pinned, 0).await;
     let partition_of = async |gtid: Gtid| -> Option<String> {
-        sqlx::query_scalar("select tableoid::regclass::text from assent.history where gtid = $1")
-            .bind(gtid.as_uuid())
-            .fetch_optional(&mut ground.database.connect().await)
-            .await
-            .expect("history")
+        sqlx::query_scalar(
+            "select c.relname::text from assent.history h join pg_class c on c.oid = h.tableoid where h.gtid = $1",
+        )
+        .bind(gtid.as_uuid())
+        .fetch_optional(&mut ground.database.connect().await)
+        .await
+        .expect("history")
     };
-    assert_eq!(partition_of(early).await.as_deref(), Some("assent.history_other"));
+    assert_eq!(partition_of(early).await.as_deref(), Some("history_other"));
     let done = log.maintain(NOW_MS, retention).await.expect("there");
     assert_eq!(done, Maintenance { partitions_created: 8, ..Maintenance::default() });
-    assert_eq!(partition_of(early).await.as_deref(), Some("assent.history_20261118"), "it has moved in");
+    assert_eq!(partition_of(early).await.as_deref(), Some("history_20261118"), "it has moved in");
     assert_eq!(log.maintain(NOW_MS, retention).await.expect("there"), Maintenance::default(), "nothing is left to do");
     end(late, 2).await;
-    assert_eq!(partition_of(late).await.as_deref(), Some("assent.history_20261120"));
+    assert_eq!(partition_of(late).await.as_deref(), Some("history_20261120"));
     log.pin(pinned, true).await.expect("there");
     // Several replicas maintain at once.
     let later = NOW_MS + 4 * DAY_MS;
@@ -248,7 +250,7 @@ async fn days_are_partitions_that_come_and_go() {
     assert_eq!(one.partitions_dropped + two.partitions_dropped, 1, "{one:?} {two:?}");
     assert_eq!(one.partitions_created + two.partitions_created, 4, "{one:?} {two:?}");
     assert_eq!(partition_of(early).await, None);
-    assert_eq!(partition_of(pinned).await.as_deref(), Some("assent.history_other"));
+    assert_eq!(partition_of(pinned).await.as_deref(), Some("history_other"));
     assert!(partition_of(late).await.is_some());
 }
 
@@ -258,7 +260,20 @@ async fn rows_are_found_by_their_key_whatever_the_statistics_say() {
     let ground = PostgresGround::fresh().await;
     let log = ground.start("r1").await;
     log.maintain(NOW_MS, Duration::from_millis(DAY_MS)).await.expect("there");
-    ground.execute("analyze assent.open_transaction; analyze assent.saga_step; analyze assent.history").await;
+    log.close().await;
+    let mut connection = ground.database.connect().await;
+    // A backend hands in its numbers when it ends, at the latest; those of the partitions' making do not count here.
+    eventually("the first log's connections end", Duration::from_secs(20), async || {
+        let sql = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'assent%'";
+        match sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut ground.database.connect().await).await.expect("counted") {
+            0 => Ok(()),
+            left => Err(format!("{left} are left")),
+        }
+    })
+    .await;
+    sqlx::raw_sql("select pg_stat_reset(); analyze").execute(&mut connection).await.expect("reset");
+    // Under a name of its own: taking over what r1 left open is a scan, once at a start.
+    let log = ground.start("r2").await;
     let gtids: Vec<Gtid> = (0..2_000).map(|_| gtid()).collect();
     let all = gtids.iter().map(|gtid| decided(*gtid, Decision::Commit)).collect();
     log.append(&Batch { at_ms: NOW_MS, forced: all, lazy: Vec::new() }).await.expect("there");
@@ -291,24 +306,21 @@ async fn rows_are_found_by_their_key_whatever_the_statistics_say() {
             log.append(&Batch { at_ms: NOW_MS, forced, lazy }).await.expect("there");
         }
     }
-    let scans = async || -> (i64, i64) {
-        let row = sqlx::query(
-            "select pg_stat_force_next_flush(), sum(seq_scan)::bigint as scans, sum(idx_tup_fetch)::bigint as fetched
-             from pg_stat_user_tables where schemaname = 'assent'
-               and (relname in ('open_transaction', 'saga_step') or relname like 'history%')",
+    log.close().await;
+    let scanned = eventually("the second log's numbers arrive", Duration::from_secs(20), async || {
+        let tables: Vec<(String, i64, i64)> = sqlx::query_as(
+            "select relname::text, seq_scan, coalesce(idx_tup_fetch, 0) from pg_stat_user_tables
+             where schemaname = 'assent' and (relname in ('open_transaction', 'saga_step') or relname like 'history%')",
         )
-        .fetch_one(&mut ground.database.connect().await)
+        .fetch_all(&mut ground.database.connect().await)
         .await
         .expect("statistics");
-        (row.get("scans"), row.get("fetched"))
-    };
-    // The backend reports its numbers when it is idle, at the latest when it ends.
-    let before = scans().await.0;
-    log.close().await;
-    let after = eventually("the backend's statistics arrive", Duration::from_secs(20), async || match scans().await {
-        (scans, fetched) if fetched >= 600 => Ok(scans),
-        (_, fetched) => Err(format!("{fetched} rows were fetched by index")),
+        let fetched: i64 = tables.iter().map(|(_, _, fetched)| fetched).sum();
+        if fetched < 600 {
+            return Err(format!("{fetched} rows were fetched by index"));
+        }
+        Ok(tables.into_iter().filter(|(_, scans, _)| *scans > 0).map(|(table, _, _)| table).collect::<Vec<_>>())
     })
     .await;
-    assert_eq!(after, before, "sequential scans");
+    assert_eq!(scanned, [""; 0], "these were read from end to end");
 }
