@@ -7,9 +7,11 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "assent/v1/admin_service.proto",
+        "assent/v1/peer_service.proto",
         "assent/v1/session.proto",
         "assent/v1/transaction_service.proto",
         "assent/v1/types.proto",
+        "assent/v1/voter.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

@@ -3,14 +3,18 @@
 //! XXH3-64 over an unambiguous encoding; the function and the encoding are fixed forever, because digests are kept in the log. They
 //! guard against mistakes, not against an initiator that forges a collision with its own transaction.
 
-use assent_protocol::BodyDigest;
 use assent_protocol::saga::Definition;
 use assent_protocol::two_phase::CarriedBranch;
+use assent_protocol::{BodyDigest, Protocol};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Of a commit request.
-pub(crate) fn of_branches(branches: &[CarriedBranch]) -> BodyDigest {
+pub(crate) fn of_commit(protocol: Protocol, branches: &[CarriedBranch]) -> BodyDigest {
     let mut hasher = Xxh3::new();
+    if protocol == Protocol::ThreePhase {
+        // No name is as long as that, so no list of branches begins like this.
+        hasher.update(&u64::MAX.to_le_bytes());
+    }
     for branch in branches {
         field(&mut hasher, branch.participant.as_str().as_bytes());
         field(&mut hasher, &branch.payload);
@@ -60,23 +64,32 @@ fn finish(hasher: &Xxh3) -> BodyDigest {
 mod tests {
     use super::*;
 
+    const TWO: Protocol = Protocol::TwoPhase;
+
     fn branch(name: &str, payload: &'static [u8]) -> CarriedBranch {
         CarriedBranch { participant: name.parse().expect("valid"), payload: payload.into() }
     }
 
     #[test]
     fn where_a_field_ends_counts() {
-        assert_ne!(of_branches(&[branch("a", b"bc")]), of_branches(&[branch("ab", b"c")]));
+        assert_ne!(of_commit(TWO, &[branch("a", b"bc")]), of_commit(TWO, &[branch("ab", b"c")]));
         assert_ne!(
-            of_branches(&[branch("a", b""), branch("b", b"")]),
-            of_branches(&[branch("b", b""), branch("a", b"")])
+            of_commit(TWO, &[branch("a", b""), branch("b", b"")]),
+            of_commit(TWO, &[branch("b", b""), branch("a", b"")])
         );
+    }
+
+    #[test]
+    fn the_protocol_counts() {
+        for branches in [&[][..], &[branch("a", b"b")]] {
+            assert_ne!(of_commit(TWO, branches), of_commit(Protocol::ThreePhase, branches));
+        }
     }
 
     #[test]
     fn a_digest_is_the_same_in_every_version() {
         assert_eq!(
-            of_branches(&[branch("bank-a", b"-5"), branch("bank-b", b"+5")]),
+            of_commit(TWO, &[branch("bank-a", b"-5"), branch("bank-b", b"+5")]),
             BodyDigest(3_313_729_955_520_237_854)
         );
     }

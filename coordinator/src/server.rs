@@ -32,10 +32,9 @@ mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use assent_proto::FILE_DESCRIPTOR_SET;
-use assent_proto::session::FRAME_BYTES_MAX;
 use assent_proto::v1::admin_service_server::AdminServiceServer;
 use assent_proto::v1::transaction_service_server::TransactionServiceServer;
 use assent_protocol::{Epoch, Name};
@@ -44,12 +43,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tower::util::MapResponseLayer;
 
 use crate::config::Config;
-use crate::driver::{Driver, Statistics, Stopped};
+use crate::driver::{Driver, Statistics, Stopped, now_ms};
 use crate::log::{Log, LogError, OpenError};
-use crate::service::{Admin, Bearer, LocalSession, Shared, Transactions};
-use crate::session;
+use crate::service::{Admin, Bearer, LocalSession, Shared, Transactions, explained_answer};
+use crate::session::{self, MESSAGE_BYTES_MAX};
 
 pub(crate) use opening::Patience;
 pub use opening::Silence;
@@ -70,8 +70,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const HTTP2_FRAME_BYTES_MAX: u32 = 256 * 1024;
 /// Calls at once on one connection.
 const STREAMS_MAX: u32 = 1_024;
-/// How much larger than a frame a message may be encoded: gRPC counts its own envelope.
-const ENVELOPE_BYTES: usize = 4_096;
 
 /// A running coordinator.
 #[derive(Debug)]
@@ -288,18 +286,17 @@ impl Running {
             started_at_ms: now_ms(),
         });
         let bearer = Bearer::new(config.token.clone());
-        let message_bytes_max = FRAME_BYTES_MAX + ENVELOPE_BYTES;
         let transactions = TransactionServiceServer::new(Transactions::new(Arc::clone(&shared)))
-            .max_decoding_message_size(message_bytes_max)
-            .max_encoding_message_size(message_bytes_max);
-        let admin = AdminServiceServer::new(Admin::new(shared)).max_decoding_message_size(message_bytes_max);
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let admin = AdminServiceServer::new(Admin::new(shared)).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let settings = session::Settings {
             replica: config.replica.to_string(),
             coordinator_id: log.coordinator_id().await.map_err(StartError::Recovery)?,
             heartbeat_interval: config.session.heartbeat_interval,
             silence_max: config.session.silence_max,
             sessions_max: config.session.sessions_max,
-            token: config.token.as_ref().map(|token| token.expose().to_owned()),
+            token: config.token.clone(),
             limits: config.limits.clone(),
         };
         let sessions = session::service(driver.clone(), settings, Arc::clone(&log), is_leaving);
@@ -317,6 +314,7 @@ impl Running {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(HTTP2_FRAME_BYTES_MAX)
             .max_concurrent_streams(STREAMS_MAX)
+            .layer(MapResponseLayer::new(explained_answer))
             .add_service(sessions)
             .add_service(InterceptedService::new(transactions, bearer.clone()))
             .add_service(InterceptedService::new(admin, bearer))
@@ -392,9 +390,4 @@ fn served_no_more(served: Result<Result<(), tonic::transport::Error>, tokio::tas
 fn span_of(request: &tonic::codegen::http::Request<()>) -> tracing::Span {
     let path = request.uri().path();
     if path.ends_with("/Exchange") { tracing::Span::none() } else { tracing::info_span!("call", path) }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,6 +5,7 @@
 //! - [`process`]: programs of this workspace as child processes that can be killed with SIGKILL and started again.
 //! - [`ledger`]: what the test participants are asked to do, and the tables that they keep.
 //! - [`port`]: a port that stays one's own while nobody listens on it.
+//! - [`relay`]: a TCP relay that holds back or loses what is said.
 //! - [`eventually`](eventually()): wait for a condition with a deadline, never for a time.
 //!
 //! Nothing here outlives the test that asked for it, even when that test is killed: Postgres servers and databases belong
@@ -18,11 +19,13 @@ pub mod ledger;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod relay;
 
 pub use eventually::eventually;
 pub use port::Port;
 pub use postgres::{Database, Postgres};
 pub use process::{Process, Program};
+pub use relay::Relay;
 
 use std::path::PathBuf;
 

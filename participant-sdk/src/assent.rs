@@ -7,19 +7,24 @@ use std::time::Duration;
 
 use assent_proto::error::Reason;
 use assent_proto::session::{FromClient, Reply};
+use assent_proto::v1::peer_service_server::PeerServiceServer;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
 use assent_proto::v1::{GetRequest, TransactionState};
 use assent_protocol::two_phase::EarlyVote;
 use assent_protocol::{Gtid, ParticipantName, Wait};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
 use uuid::Uuid;
 
 use crate::builder::Builder;
 use crate::engine::{Command, Shared, payload_bytes};
 use crate::error::{EnlistError, Error};
 use crate::participant::Coordinator;
-use crate::transaction::{Outcome, Transaction};
+use crate::transaction::{Begin, Outcome, Protocol, Transaction};
+use crate::voter::PeerService;
 
 /// A session with a coordinator, shared by its clones. It ends when the last one is dropped, or at
 /// [`shutdown`](Self::shutdown).
@@ -85,21 +90,35 @@ impl Assent {
     }
 
     /// Opens a transaction so that services can enlist in it: hand its [`context`](Transaction::context) to them. It
-    /// aborts by itself after `timeout`, or after the coordinator's default.
+    /// aborts by itself after `timeout`, or after the coordinator's default. Two-phase, unless
+    /// [`Begin::protocol`] says otherwise; nothing happens before it is awaited.
+    ///
+    /// ```no_run
+    /// # async fn example(assent: assent_sdk::Assent) -> Result<(), assent_sdk::Error> {
+    /// use assent_sdk::Protocol;
+    ///
+    /// let transfer = assent.begin(None).await?;
+    /// let survivor = assent.begin(None).protocol(Protocol::ThreePhase).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Refused`] when the coordinator is overloaded or leaving, or the timeout is too long; [`Error::NoAnswer`]
     /// when it cannot be reached.
-    pub async fn begin(&self, timeout: Option<Duration>) -> Result<Transaction, Error> {
+    pub fn begin(&self, timeout: Option<Duration>) -> Begin {
+        Begin { assent: self.clone(), timeout, protocol: Protocol::TwoPhase }
+    }
+
+    pub(crate) async fn open(&self, timeout: Option<Duration>, protocol: Protocol) -> Result<Transaction, Error> {
         let timeout_ms = timeout.map_or(0, whole_ms);
         let mut attempt = 0;
         loop {
             attempt += 1;
             let gtid = mint();
-            let begin = FromClient::Begin { request_id: 0, gtid, timeout_ms };
+            let begin = FromClient::Begin { request_id: 0, gtid, timeout_ms, protocol: protocol.into() };
             match self.request(gtid, begin, self.inner.patience).await? {
                 Reply::Begun { deadline_unix_ms } => {
-                    return Ok(Transaction::begun(self.clone(), gtid, deadline_unix_ms));
+                    return Ok(Transaction::begun(self.clone(), gtid, protocol, deadline_unix_ms));
                 }
                 // A coordinator that has just started cannot tell this gtid from one that it has lost. A later one it can.
                 Reply::Outcome { .. } if attempt < BEGIN_ATTEMPTS_MAX => {
@@ -198,6 +217,39 @@ impl Assent {
         Ok(ended)
     }
 
+    /// What answers the peers of this participant's voter: mount it in the service's own server, at the address that was given to
+    /// [`Builder::voter`].
+    ///
+    /// # Errors
+    /// [`Error::NoVoter`] if this process has none.
+    pub fn peer_service(&self) -> Result<PeerServiceServer<PeerService>, Error> {
+        let voter = self.inner.shared.voter.clone().ok_or(Error::NoVoter)?;
+        let service = PeerService::new(voter, self.inner.token.clone(), self.inner.commands.downgrade());
+        Ok(PeerServiceServer::new(service))
+    }
+
+    /// Serves [`peer_service`](Self::peer_service) alone, for processes without a server of their own. The future runs until this session
+    /// is [closed](Self::closed).
+    ///
+    /// # Errors
+    /// [`Error::NoVoter`] if this process has none. The future's are the listener's.
+    pub fn serve_peers(
+        &self,
+        listener: TcpListener,
+    ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static, Error> {
+        let service = self.peer_service()?;
+        let mut closed = self.inner.closed.clone();
+        Ok(async move {
+            let until_closed = async move {
+                closed.wait_for(|is_closed| *is_closed).await.ok();
+            };
+            Server::builder()
+                .tcp_nodelay(true)
+                .serve_with_incoming_shutdown(service, TcpListenerStream::new(listener), until_closed)
+                .await
+        })
+    }
+
     /// Waits until the session has ended for good: at [`shutdown`](Self::shutdown).
     pub async fn closed(&self) {
         // An error means that the task is gone, which is closed too.
@@ -239,6 +291,11 @@ impl Assent {
         let (answer, _) = oneshot::channel();
         // A queue that is full, or closed: the transaction ends by its own timeout.
         self.inner.commands.try_send(Command::Request { message, answer }).ok();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn voter(&self) -> Option<&crate::voter::OwnVoter> {
+        self.inner.shared.voter.as_deref()
     }
 
     pub(crate) fn patience(&self) -> Duration {

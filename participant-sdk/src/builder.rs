@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assent_protocol::ParticipantName;
+use assent_protocol::three_phase::PeerAddress;
+use tonic::transport::Endpoint;
 
 use crate::assent::Assent;
-use crate::engine::{AnyParticipant, AnySagaParticipant, Engine, Settings};
+use crate::engine::{AnyParticipant, AnySagaParticipant, Engine, Settings, VoterSettings};
 use crate::error::ConnectError;
 use crate::participant::Participant;
 use crate::saga::SagaParticipant;
+use crate::voter::VoterStore;
+use crate::voter::store::AnyStore;
 
 /// How a process joins; made by [`Assent::dial`].
 #[must_use = "nothing is dialled before `connect`"]
@@ -22,6 +26,7 @@ pub struct Builder {
     connect_timeout: Duration,
     hooks_max: usize,
     patience: Duration,
+    voter: Option<(AnyStore, String)>,
 }
 
 impl Builder {
@@ -35,10 +40,11 @@ impl Builder {
             connect_timeout: Duration::from_secs(5),
             hooks_max: 1_024,
             patience: Duration::from_secs(10),
+            voter: None,
         }
     }
 
-    /// Takes part in two-phase commits under this name.
+    /// Takes part in two-phase commits under this name; in three-phase ones too, with a [`voter`](Self::voter).
     pub fn participant(mut self, name: impl Into<String>, participant: impl Participant) -> Self {
         self.names.push(name.into());
         self.branches = Some(Arc::new(participant));
@@ -49,6 +55,14 @@ impl Builder {
     pub fn saga_participant(mut self, name: impl Into<String>, participant: impl SagaParticipant) -> Self {
         self.names.push(name.into());
         self.steps = Some(Arc::new(participant));
+        self
+    }
+
+    /// Gives the participant a voter, so that it may take part in three-phase transactions: where the voter keeps its state, and the address
+    /// at which its peers reach the [`PeerService`](crate::voter::PeerService) that this process will mount, such as
+    /// `http://10.0.0.7:7421`. See [`voter`](crate::voter).
+    pub fn voter(mut self, store: impl VoterStore, address: impl Into<String>) -> Self {
+        self.voter = Some((Arc::new(store), address.into()));
         self
     }
 
@@ -79,8 +93,12 @@ impl Builder {
     /// Dials, lets the participant check itself, and joins. From then on the session is kept: when it breaks it is dialled
     /// again.
     ///
+    /// A participant with a [`voter`](Self::voter) that has met its coordinator before starts without it too: with its peers it ends
+    /// three-phase transactions meanwhile, and joins as soon as the coordinator answers.
+    ///
     /// # Errors
-    /// [`ConnectError`]: the coordinator is not there or refuses, a name is none, or the participant's own check failed.
+    /// [`ConnectError`]: the coordinator is not there or refuses, a name is none, or the participant's own check failed; its voter's store or
+    /// address is not fit.
     pub async fn connect(self) -> Result<Assent, ConnectError> {
         let mut names = self.names;
         names.dedup();
@@ -88,6 +106,10 @@ impl Builder {
             [] => None,
             [name] => Some(ParticipantName::new(name)?),
             [one, other, ..] => return Err(ConnectError::TwoNames(one.clone(), other.clone())),
+        };
+        let voter = match self.voter {
+            Some((store, address)) => Some(VoterSettings { store, address: peer_address(address)? }),
+            None => None,
         };
         let settings = Settings {
             address: self.address,
@@ -97,9 +119,20 @@ impl Builder {
             steps: self.steps,
             connect_timeout: self.connect_timeout,
             hooks_max: self.hooks_max,
+            voter,
         };
         let token = settings.token.clone();
         let (commands, shared, task) = Engine::start(settings).await?;
         Ok(Assent::new(commands, shared, task, name, token, self.patience))
+    }
+}
+
+/// An address that peers can dial.
+fn peer_address(address: String) -> Result<PeerAddress, ConnectError> {
+    let is_url = Endpoint::from_shared(address.clone())
+        .is_ok_and(|endpoint| endpoint.uri().scheme().is_some() && endpoint.uri().authority().is_some());
+    match PeerAddress::new(&address) {
+        Ok(fit) if is_url => Ok(fit),
+        Ok(_) | Err(_) => Err(ConnectError::VoterAddress { address }),
     }
 }

@@ -22,6 +22,20 @@ pub enum ConnectError {
     /// A process serves one participant name; its branches and its saga steps go by the same.
     #[error("one process was given two participant names, {0} and {1}; connect once for each")]
     TwoNames(String, String),
+    /// What was given as the address of the voter is none.
+    #[error(
+        "{address:?} is not an address that peers can dial; give the URL of this process's PeerService, such as http://10.0.0.7:7421"
+    )]
+    VoterAddress {
+        /// What was given.
+        address: String,
+    },
+    /// A voter votes for a participant.
+    #[error("this process has a voter and no participant; name one with Builder::participant, or drop Builder::voter")]
+    VoterWithoutParticipant,
+    /// The voter's store is not fit.
+    #[error("the voter's store cannot be used")]
+    VoterStore(#[from] crate::voter::VoterStoreError),
     /// Nobody answers there.
     #[error("no coordinator answers at {address}; start one with `assent serve`, or check the address")]
     Unreachable {
@@ -82,6 +96,9 @@ pub enum Error {
     /// This process has left the coordinator.
     #[error("this process has shut its session down; connect again")]
     Closed,
+    /// There is no voter that peers could ask.
+    #[error("this process has no voter: give it one with Builder::voter before it connects")]
+    NoVoter,
 }
 
 /// A branch could not be enlisted.

@@ -6,6 +6,7 @@
 //! | run steps with compensations | [`saga::SagaBuilder`], [`Assent::run_saga`] |
 //! | be a participant | [`Participant`], [`SagaParticipant`] |
 //! | be one whose data is in Postgres | [`postgres`] |
+//! | end transactions without the coordinator | [`voter`] |
 //! | carry the transaction through HTTP and gRPC calls | [`propagation`] |
 
 mod assent;
@@ -19,6 +20,7 @@ pub mod postgres;
 pub mod propagation;
 pub mod saga;
 mod transaction;
+pub mod voter;
 
 pub use assent::Assent;
 pub use assent_proto::context::Context;
@@ -28,7 +30,7 @@ pub use builder::Builder;
 pub use error::{ConnectError, EnlistError, Error};
 pub use participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 pub use saga::{Compensated, Executed, SagaParticipant, Step};
-pub use transaction::{Outcome, Transaction};
+pub use transaction::{Begin, Outcome, Protocol, Transaction};
 
 /// The examples of the README compile.
 #[cfg(all(doctest, feature = "postgres"))]

@@ -7,6 +7,8 @@ use assent_proto::session::{Commit, FromClient, Reply};
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{AbortReason, Gtid, ParticipantName, Wait};
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use crate::assent::{Assent, unexpected, whole_ms};
 use crate::error::Error;
@@ -46,6 +48,52 @@ impl Outcome {
     }
 }
 
+/// How the branches of a transaction agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Two-phase commit: the coordinator decides. While it is away, branches that voted yes wait for it.
+    #[default]
+    TwoPhase,
+    /// Three-phase commit: a quorum of the participants and the log decides, so that the participants end the transaction although the
+    /// coordinator and its log are gone. Each of them needs a [voter](crate::voter).
+    ThreePhase,
+}
+
+impl From<Protocol> for assent_protocol::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::TwoPhase => Self::TwoPhase,
+            Protocol::ThreePhase => Self::ThreePhase,
+        }
+    }
+}
+
+/// A transaction that is about to be begun: await it. Made by [`Assent::begin`].
+#[derive(Debug)]
+#[must_use = "nothing is begun before it is awaited"]
+pub struct Begin {
+    pub(crate) assent: Assent,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) protocol: Protocol,
+}
+
+impl Begin {
+    /// Two-phase, which is the default, or three-phase.
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+}
+
+impl IntoFuture for Begin {
+    type Output = Result<Transaction, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        async move { self.assent.open(self.timeout, self.protocol).await }.boxed()
+    }
+}
+
 /// A transaction that is neither committed nor aborted yet. Dropping one that was begun aborts it.
 #[derive(Debug)]
 #[must_use = "a transaction that is dropped does not commit"]
@@ -54,6 +102,7 @@ pub struct Transaction {
     gtid: Gtid,
     branches: Vec<CarriedBranch>,
     timeout: Option<Duration>,
+    protocol: Protocol,
     /// When it aborts by itself, for one that was begun.
     deadline_unix_ms: Option<u64>,
     /// The first thing that was wrong with what it was given.
@@ -68,15 +117,17 @@ impl Transaction {
             gtid,
             branches: Vec::new(),
             timeout: None,
+            protocol: Protocol::TwoPhase,
             deadline_unix_ms: None,
             problem: None,
             is_over: false,
         }
     }
 
-    pub(crate) fn begun(assent: Assent, gtid: Gtid, deadline_unix_ms: u64) -> Self {
-        let deadline_unix_ms = Some(deadline_unix_ms);
-        Self { assent, gtid, branches: Vec::new(), timeout: None, deadline_unix_ms, problem: None, is_over: false }
+    pub(crate) fn begun(assent: Assent, gtid: Gtid, protocol: Protocol, deadline_unix_ms: u64) -> Self {
+        let mut begun = Self::carried(assent, gtid).protocol(protocol);
+        begun.deadline_unix_ms = Some(deadline_unix_ms);
+        begun
     }
 
     /// Its id.
@@ -131,6 +182,15 @@ impl Transaction {
         self
     }
 
+    /// Two-phase, which is the default, or three-phase. A transaction that was begun has got its protocol then, and keeps it:
+    /// see [`Begin::protocol`].
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        if self.deadline_unix_ms.is_none() {
+            self.protocol = protocol;
+        }
+        self
+    }
+
     /// Commits, and answers as soon as the decision is durable; the branches may learn it a moment later.
     ///
     /// # Errors
@@ -161,6 +221,7 @@ impl Transaction {
             begun: self.deadline_unix_ms.is_some(),
             timeout_ms,
             wait,
+            protocol: self.protocol.into(),
         });
         // The coordinator decides within the timeout; the patience is for what may happen on the way.
         let patience = self.timeout.unwrap_or(TIMEOUT_ASSUMED) + self.assent.patience();

@@ -56,8 +56,16 @@ impl<E> Output<E> {
     pub fn split(self) -> Parts<E> {
         match self.forced {
             None => Parts::Free { lazy: self.lazy, effects: self.effects },
-            Some(forced) => Parts::AfterAppend { forced, lazy: self.lazy, held: Held { effects: self.effects } },
+            Some(forced) => {
+                let held = Held { gtid: forced.gtid(), effects: self.effects };
+                Parts::AfterAppend { forced, lazy: self.lazy, held }
+            }
         }
+    }
+
+    /// For a machine that wraps another one, and answers for what becomes of its effects.
+    pub(crate) fn unseal(self) -> (Option<Record>, Vec<Record>, Vec<E>) {
+        (self.forced, self.lazy, self.effects)
     }
 
     /// The records, for checkers: forced first, then lazy.
@@ -101,12 +109,17 @@ pub enum Parts<E> {
 #[must_use = "held effects are messages that somebody waits for"]
 #[derive(Debug)]
 pub struct Held<E> {
+    gtid: Gtid,
     effects: Vec<E>,
 }
 
 impl<E> Held<E> {
     /// Opens the seal.
-    pub fn release(self, _receipt: &Durable) -> Vec<E> {
+    ///
+    /// # Panics
+    /// If the receipt is another transaction's: to go on would be to send before logging.
+    pub fn release(self, receipt: &Durable) -> Vec<E> {
+        assert_eq!(receipt.gtid, self.gtid, "a receipt opens the effects of its own transaction only");
         self.effects
     }
 }
@@ -140,4 +153,47 @@ pub enum Appended {
     Durable(Durable),
     /// Another writer's decision was there first, and it is the one that counts.
     Overruled(Decision),
+    /// The row is another's, and it has no decision yet: nothing was written, and nobody may be told anything. Whoever drives the
+    /// machine lets it go.
+    Undecided,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::BodyDigest;
+    use crate::record::{Decided, Protocol};
+
+    fn gtid(last: u8) -> Gtid {
+        let mut bytes = *b"\x01\x89\x0a\x5d\xac\x96\x77\x4b\xbc\xce\xb3\x02\x09\x9a\x80\x00";
+        bytes[15] = last;
+        Gtid::from_bytes(&bytes).expect("valid")
+    }
+
+    fn held() -> Held<&'static str> {
+        let decided = Decided {
+            gtid: gtid(1),
+            protocol: Protocol::TwoPhase,
+            decision: Decision::Commit,
+            participants: Vec::new(),
+            digest: BodyDigest(7),
+            begun_at_ms: 0,
+            reason: None,
+        };
+        match Output::after(Record::Decided(decided), vec!["commit"]).split() {
+            Parts::AfterAppend { held, .. } => held,
+            Parts::Free { .. } => panic!("a forced record seals the effects"),
+        }
+    }
+
+    #[test]
+    fn a_receipt_opens_its_own_effects() {
+        assert_eq!(held().release(&Durable { gtid: gtid(1) }), ["commit"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "its own transaction only")]
+    fn a_receipt_of_another_transaction_opens_nothing() {
+        held().release(&Durable { gtid: gtid(2) });
+    }
 }

@@ -13,6 +13,7 @@
 //! | machine | side | rule |
 //! |---|---|---|
 //! | [`two_phase`] | coordinator | two-phase commit, presumed abort (Mohan, Lindsay, Obermarck 1986) |
+//! | [`three_phase`] | both | three-phase commit that survives partitions (Keidar and Dolev 1998) |
 //! | [`saga`] | coordinator | sagas (Garcia-Molina and Salem 1987) |
 //! | [`branch`] | participant | one branch of a two-phase commit |
 
@@ -24,6 +25,7 @@ pub mod reason;
 pub mod record;
 pub mod retry;
 pub mod saga;
+pub mod three_phase;
 pub mod two_phase;
 
 pub use durable::{Appended, Durable, Held, Output, Parts};

@@ -33,6 +33,8 @@ pub enum AbortCode {
     ParticipantUnavailable,
     /// The coordinator has never met a participant of that name.
     ParticipantUnknown,
+    /// The participant has no voter, and a three-phase transaction needs one.
+    VoterMissing,
     /// Prepare ended in an unexpected error: neither a yes nor a no.
     PrepareFailed,
     /// A coordinator lost its memory of the undecided transaction: presumed abort.
@@ -43,13 +45,14 @@ pub enum AbortCode {
 
 impl AbortCode {
     /// Every code, for tables and conversions.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Requested,
         Self::Refused,
         Self::DeadlineExceeded,
         Self::ParticipantLost,
         Self::ParticipantUnavailable,
         Self::ParticipantUnknown,
+        Self::VoterMissing,
         Self::PrepareFailed,
         Self::Forgotten,
         Self::StepFailed,
@@ -64,6 +67,7 @@ impl AbortCode {
             Self::ParticipantLost => "PARTICIPANT_LOST",
             Self::ParticipantUnavailable => "PARTICIPANT_UNAVAILABLE",
             Self::ParticipantUnknown => "PARTICIPANT_UNKNOWN",
+            Self::VoterMissing => "VOTER_MISSING",
             Self::PrepareFailed => "PREPARE_FAILED",
             Self::Forgotten => "FORGOTTEN",
             Self::StepFailed => "STEP_FAILED",

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{BodyDigest, Gtid, ParticipantName};
 use crate::saga::{Definition, StepIndex, StepResult};
+use crate::three_phase::{Roster, VoterRecord};
 
 /// Commit or abort; the one fact that the log keeps for a transaction. The first that is written wins (I3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,6 +48,15 @@ pub enum Outcome {
 pub enum Record {
     /// Opens the transaction's row with its decision. Forced; the first writer wins.
     Decided(Decided),
+    /// Opens the row of a three-phase transaction without a decision: 'attempt 1 sent'. Forced; the first writer wins.
+    Attempted(Attempted),
+    /// What the voters of a three-phase transaction agreed on, in the row that its attempt opened: over no other row, and over no other
+    /// decision. Forced. A [`Decided`](Self::Decided) in its place, which is somebody's presumption, must not be taken over such a row: it opens one, or
+    /// finds it decided.
+    Agreed(Decided),
+    /// What a voter keeps, in a participant's store or, where the voter is the log, in the transaction's row. Forced; it is appended
+    /// only over the state that it names.
+    Voter(Box<VoterRecord>),
     /// Opens the saga's row, before its start is acknowledged. Forced; the first writer wins.
     SagaStarted(SagaStarted),
     /// The saga turned back: from here on there is only compensation. Forced.
@@ -63,7 +73,9 @@ impl Record {
     /// Whose record it is.
     pub fn gtid(&self) -> Gtid {
         match self {
-            Self::Decided(record) => record.gtid,
+            Self::Decided(record) | Self::Agreed(record) => record.gtid,
+            Self::Attempted(record) => record.gtid,
+            Self::Voter(record) => record.gtid,
             Self::SagaStarted(record) => record.gtid,
             Self::SagaTurned(record) => record.gtid,
             Self::SagaStep(record) => record.gtid,
@@ -90,6 +102,22 @@ pub struct Decided {
     pub begun_at_ms: u64,
     /// Why, for an abort.
     pub reason: Option<String>,
+}
+
+/// 'Attempt 1 sent': every voter of the roster voted yes, and the proposal to commit may be under way.
+///
+/// It is the log's own acceptance of that proposal too: its row has the voter state
+/// [`VoterState::ATTEMPTED`](crate::three_phase::VoterState::ATTEMPTED). From here on only the voters together decide.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attempted {
+    /// Whose attempt.
+    pub gtid: Gtid,
+    /// Who votes.
+    pub roster: Roster,
+    /// The digest of the commit request's body.
+    pub digest: BodyDigest,
+    /// When the transaction began, in Unix milliseconds.
+    pub begun_at_ms: u64,
 }
 
 /// A saga's definition and inputs.

@@ -98,6 +98,11 @@ impl Failure {
         Self::new(exit, format!("{what}{}", causes(cause)), next)
     }
 
+    /// From an error, with all that lies beneath it.
+    pub(super) fn of_error(exit: Exit, error: &dyn Error) -> Self {
+        Self::of_message(exit, &error.to_string(), error.source())
+    }
+
     /// Prints it to stderr. Answers how to end.
     pub fn report(&self) -> Exit {
         if !self.what.is_empty() {

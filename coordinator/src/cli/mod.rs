@@ -8,6 +8,7 @@
 //! | `client.rs` | the way to a coordinator |
 //! | `serve.rs` | `assent serve` |
 //! | `migrate.rs` | `assent migrate` |
+//! | `verify.rs` | `assent verify-log` |
 //! | `transactions.rs` | `assent tx list`, `assent tx show` |
 //! | `demo/` | `assent demo` |
 //! | `bench/` | `assent bench` |
@@ -23,6 +24,7 @@ mod migrate;
 mod output;
 mod serve;
 mod transactions;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -83,10 +85,12 @@ pub enum Command {
     Serve(Box<serve::Serve>),
     /// Make the database of a log ready for this version.
     Migrate(migrate::Migrate),
+    /// Check the invariants over a whole log, by reading it.
+    VerifyLog(verify::VerifyLog),
     /// Look at transactions and sagas.
     #[command(subcommand)]
     Tx(transactions::Transactions),
-    /// See it work: a coordinator and three services on this machine, in five acts.
+    /// See it work: a coordinator and three services on this machine, in six acts.
     Demo(demo::Demo),
     /// Measure a coordinator, with participants and load in processes of their own.
     Bench(bench::Bench),
@@ -126,6 +130,7 @@ where
     let done = match command {
         Command::Serve(serve) => on_runtime(serve.run(global)),
         Command::Migrate(migrate) => on_runtime(migrate.run(&mut output)),
+        Command::VerifyLog(verify) => on_runtime(verify.run(&mut output)),
         Command::Tx(transactions) => on_runtime(transactions.run(&global, &mut output)),
         Command::Demo(demo) => demo.run(&global, &mut output),
         Command::Bench(bench) => on_runtime(bench.run(&global, &mut output)),

@@ -34,10 +34,10 @@ pub struct List {
     #[arg(long, value_enum)]
     protocol: Option<Protocol>,
     /// Only those that began at least this long ago, such as 5m or 2h.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration)]
     older_than: Option<Duration>,
     /// How many at most.
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     /// All of them.
     #[arg(long, conflicts_with = "limit")]
@@ -132,9 +132,7 @@ impl List {
         let mut left = if self.all { u64::MAX } else { self.limit };
         let mut listed = 0_u64;
         let mut page_token = String::new();
-        if output.format() == Format::Table {
-            output.line(&row("GTID", "STATE", "HOW", "AGE", "PARTICIPANTS"))?;
-        }
+        let mut has_heading = false;
         while left > 0 {
             let request = ListTransactionsRequest {
                 state: self.state.map_or(0, |state| v1::TransactionState::from(state).into()),
@@ -148,6 +146,10 @@ impl List {
                 page_token,
             };
             let page = admin.list_transactions(request).await?.into_inner();
+            // Only now: a request that is refused has nothing to show.
+            if output.format() == Format::Table && !std::mem::replace(&mut has_heading, true) {
+                output.line(&row("GTID", "STATE", "HOW", "AGE", "PARTICIPANTS"))?;
+            }
             for transaction in page.transactions {
                 let transaction = Shown::from(transaction);
                 match output.format() {

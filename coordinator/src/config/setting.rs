@@ -49,7 +49,7 @@ pub const SETTINGS: &[Setting] = &[
         about: "The URL of the log: sqlite:PATH (one process, created as needed) or \
                 postgres://USER:PASSWORD@HOST:PORT/DATABASE (made ready by `assent migrate`). SQLite by default, so that \
                 nothing else is needed.",
-        set: |config, text| value::text(text).map(|log| config.log = Secret::from(log)),
+        set: |config, text| value::log(text).map(|log| config.log = Secret::from(log)),
     },
     Setting {
         key: "wait_for_log",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use assent_protocol::Name;
 
 /// A duration with its unit, such as `30s`, `1h 30m` or `7d`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if text.parse::<f64>().is_ok() && text != "0" {
         return Err(format!("{text:?} has no unit: write {text}s for seconds, or {text}ms, {text}m, {text}h, {text}d"));
     }
@@ -66,6 +66,12 @@ pub(super) fn listen(text: &str) -> Result<String, String> {
         return Err(wrong());
     }
     Ok(text.to_owned())
+}
+
+/// The URL of a log. That it names one, not that the log is there.
+pub(super) fn log(text: &str) -> Result<String, String> {
+    crate::log::check_url(text).map_err(|error| error.to_string())?;
+    self::text(text)
 }
 
 /// A replica's name.

@@ -44,13 +44,13 @@ impl Browse {
             return false;
         }
         match &entry.machine {
-            Machine::TwoPhase(machine) => {
-                has_protocol(Protocol::TwoPhase)
+            Machine::TwoPhase(_) | Machine::ThreePhase(_) => entry.machine.transaction().is_some_and(|machine| {
+                has_protocol(entry.machine.protocol())
                     && began(machine.begun_at_ms())
                     && is_in(machine.state_word())
                     && (self.participant.is_none()
                         || machine.branches().iter().any(|branch| is_of(&branch.participant)))
-            }
+            }),
             Machine::Saga(machine) => {
                 let steps = machine.definition().steps();
                 has_protocol(Protocol::Saga)

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use assent_crash::crash_point;
 use assent_proto::error::Reason;
 use assent_proto::session::{FRAME_BYTES_MAX, FromReplica, Reply, StepOrder};
 use assent_protocol::two_phase::{self, Order, Route};
-use assent_protocol::{AbortReason, Caller, Gtid, InstanceId, Output, ParticipantName, Parts, saga};
+use assent_protocol::{
+    AbortReason, Caller, Epoch, Gtid, InstanceId, Output, ParticipantName, Parts, saga, three_phase,
+};
 use rand::RngExt;
 
 use super::entry::{Machine, Timer, now_ms};
@@ -17,6 +20,17 @@ use crate::session::payload_bytes;
 const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64 * 1024;
 
 impl Shard {
+    /// An event of a transaction with branches, in two phases or three.
+    pub(super) fn transaction_event(&mut self, gtid: Gtid, event: two_phase::Event) {
+        match self.entries.get(&gtid).map(|entry| &entry.machine) {
+            Some(Machine::TwoPhase(_)) => self.two_phase_event(gtid, event),
+            Some(Machine::ThreePhase(_)) => {
+                self.three_phase_event(gtid, three_phase::coordinator::Event::TwoPhase(event));
+            }
+            Some(Machine::Saga(_)) | None => {}
+        }
+    }
+
     // ---- two-phase -------------------------------------------------------------------------------------------------
 
     pub(super) fn two_phase_event(&mut self, gtid: Gtid, event: two_phase::Event) {
@@ -30,6 +44,8 @@ impl Shard {
         if let Err(violation) = two_phase::invariant::check(&checked.0, &checked.1, machine, &output) {
             panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
         }
+        #[cfg(debug_assertions)]
+        counted(&checked.1);
         let is_changed = before != machine.state();
         let is_let_go = machine.is_ended() && machine.is_overruled();
         self.two_phase_output(gtid, output);
@@ -64,22 +80,9 @@ impl Shard {
                         routed.push((to, route));
                     }
                 }
-                two_phase::Effect::Reply { to, reply } => {
-                    let reply = match reply {
-                        two_phase::Reply::Begun => {
-                            let deadline_unix_ms = self.entries.get(&gtid).map_or(0, |entry| entry.deadline_unix_ms);
-                            Reply::Begun { deadline_unix_ms }
-                        }
-                        two_phase::Reply::Enlisted => Reply::Enlisted,
-                        two_phase::Reply::Outcome { outcome, reason } => {
-                            Reply::Outcome { outcome, reason, outputs: Vec::new() }
-                        }
-                        two_phase::Reply::Refused(refusal) => Reply::Refused(refusal.into()),
-                    };
-                    self.reply(to, reply);
-                }
+                two_phase::Effect::Reply { to, reply } => self.transaction_reply(gtid, to, reply),
                 two_phase::Effect::SetTimer { timer, after_ms, jitter } => {
-                    self.set_timer(gtid, Timer::TwoPhase(timer), after_ms, jitter);
+                    self.set_timer(gtid, Timer::TwoPhase(timer), drawn(after_ms, jitter));
                 }
                 two_phase::Effect::CancelTimer(timer) => self.cancel_timer(gtid, Timer::TwoPhase(timer)),
             }
@@ -89,31 +92,65 @@ impl Shard {
         }
     }
 
+    pub(super) fn transaction_reply(&mut self, gtid: Gtid, to: Caller, reply: two_phase::Reply) {
+        let reply = match reply {
+            two_phase::Reply::Begun => {
+                let deadline_unix_ms = self.entries.get(&gtid).map_or(0, |entry| entry.deadline_unix_ms);
+                Reply::Begun { deadline_unix_ms }
+            }
+            two_phase::Reply::Enlisted => Reply::Enlisted,
+            two_phase::Reply::Outcome { outcome, reason } => Reply::Outcome { outcome, reason, outputs: Vec::new() },
+            two_phase::Reply::Refused(refusal) => Reply::Refused(refusal.into()),
+        };
+        self.reply(to, reply);
+    }
+
+    /// Sends an order to prepare, of which only the payload and how to prepare is the machine's. Answers where it went.
+    pub(super) fn send_prepare(
+        &mut self,
+        gtid: Gtid,
+        to: &ParticipantName,
+        prefer: Option<InstanceId>,
+        prepare: impl FnOnce(Epoch, u64) -> FromReplica,
+    ) -> Route {
+        match self.peers.route(to, prefer) {
+            Some(session) => {
+                let deadline_unix_ms = self.entries.get(&gtid).map_or(0, |entry| entry.deadline_unix_ms);
+                let timeout_ms = deadline_unix_ms.saturating_sub(now_ms());
+                self.peers.send(session, prepare(self.epoch, timeout_ms));
+                crash_point!(PREPARE_SENT);
+                self.instance_of(session).map_or(Route::Absent, Route::Instance)
+            }
+            None if self.peers.is_known(to) => Route::Absent,
+            None => Route::Unknown,
+        }
+    }
+
     /// Hands an order over. Answers where an order to prepare went; the others are repeated by themselves.
-    fn order(&mut self, gtid: Gtid, to: &ParticipantName, prefer: Option<InstanceId>, order: Order) -> Option<Route> {
+    pub(super) fn order(
+        &mut self,
+        gtid: Gtid,
+        to: &ParticipantName,
+        prefer: Option<InstanceId>,
+        order: Order,
+    ) -> Option<Route> {
         let epoch = self.epoch;
-        let route = self.peers.route(to, prefer);
         match order {
-            Order::Prepare { payload, one_phase } => Some(match route {
-                Some(session) => {
-                    let timeout_ms = self.entries.get(&gtid).map_or(0, |entry| entry.deadline_unix_ms);
-                    let timeout_ms = timeout_ms.saturating_sub(now_ms());
-                    self.peers.send(session, FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase });
-                    self.instance_of(session).map_or(Route::Absent, Route::Instance)
-                }
-                None if self.peers.is_known(to) => Route::Absent,
-                None => Route::Unknown,
-            }),
+            Order::Prepare { payload, one_phase } => Some(self.send_prepare(gtid, to, prefer, |epoch, timeout_ms| {
+                FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase, roster: None, is_prepared: false }
+            })),
             // One that finds nobody is repeated when somebody joins, and by the resend timer.
             Order::Commit => {
-                if let Some(session) = route {
+                if let Some(session) = self.peers.route(to, prefer) {
                     self.peers.send(session, FromReplica::CommitBranch { gtid, epoch });
+                    crash_point!(COMMIT_SENT);
                 }
                 None
             }
             Order::Abort => {
-                if let Some(session) = route {
+                if let Some(session) = self.peers.route(to, prefer) {
                     self.peers.send(session, FromReplica::AbortBranch { gtid, epoch });
+                    crash_point!(ABORT_SENT);
                 }
                 None
             }
@@ -132,6 +169,10 @@ impl Shard {
         #[cfg(debug_assertions)]
         if let Err(violation) = saga::invariant::check(&checked.0, &checked.1, machine, &output) {
             panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
+        }
+        #[cfg(debug_assertions)]
+        if matches!(checked.1, saga::Event::StepAnswered { .. }) {
+            crash_point!(STEP_COUNTED);
         }
         let is_changed = before != machine.stage();
         let is_overruled = machine.stage() == saga::Stage::Overruled;
@@ -172,7 +213,7 @@ impl Shard {
                 }
                 saga::Effect::Reply { to, reply } => self.saga_reply(gtid, to, reply),
                 saga::Effect::SetTimer { timer, after_ms, jitter } => {
-                    self.set_timer(gtid, Timer::Saga(timer), after_ms, jitter);
+                    self.set_timer(gtid, Timer::Saga(timer), drawn(after_ms, jitter));
                 }
                 saga::Effect::CancelTimer { timer } => self.cancel_timer(gtid, Timer::Saga(timer)),
             }
@@ -194,7 +235,7 @@ impl Shard {
                 let policy = if compensation { &definition.compensation_retry } else { &definition.retry };
                 policy.attempt_timeout_ms
             }
-            Some(Machine::TwoPhase(_)) | None => 0,
+            Some(Machine::TwoPhase(_) | Machine::ThreePhase(_)) | None => 0,
         };
         StepOrder { gtid, epoch: self.epoch, step, name, attempt, input, timeout_ms }
     }
@@ -220,6 +261,7 @@ impl Shard {
         let event = match route.and_then(|session| Some((session, self.instance_of(session)?))) {
             Some((session, instance)) => {
                 self.peers.send(session, message);
+                crash_point!(STEP_SENT);
                 saga::Event::Sent { step, compensation, attempt, instance }
             }
             None => saga::Event::Undeliverable { step, compensation, attempt },
@@ -263,13 +305,11 @@ impl Shard {
         self.peers.get(session).map(|peer| peer.instance)
     }
 
-    fn set_timer(&mut self, gtid: Gtid, timer: Timer, after_ms: u64, jitter: bool) {
+    pub(super) fn set_timer(&mut self, gtid: Gtid, timer: Timer, after: Duration) {
         let Some(entry) = self.entries.get_mut(&gtid) else { return };
         if entry.machine.is_ended() {
             return;
         }
-        let after_ms = if jitter { rand::rng().random_range(0..=after_ms) } else { after_ms };
-        let after = Duration::from_millis(after_ms);
         if let Some((_, key)) = entry.timers.iter().find(|(running, _)| *running == timer) {
             self.timers.reset(key, after);
         } else {
@@ -278,7 +318,7 @@ impl Shard {
         }
     }
 
-    fn cancel_timer(&mut self, gtid: Gtid, timer: Timer) {
+    pub(super) fn cancel_timer(&mut self, gtid: Gtid, timer: Timer) {
         let Some(entry) = self.entries.get_mut(&gtid) else { return };
         if let Some(position) = entry.timers.iter().position(|(running, _)| *running == timer) {
             let (_, key) = entry.timers.swap_remove(position);
@@ -299,6 +339,7 @@ impl Shard {
         entry.timers.retain(|(running, _)| *running != timer);
         match timer {
             Timer::TwoPhase(timer) => self.two_phase_event(gtid, two_phase::Event::TimerFired(timer)),
+            Timer::ThreePhase(timer) => self.three_phase_timer(gtid, timer),
             Timer::Saga(timer) => self.saga_event(gtid, saga::Event::TimerFired(timer)),
         }
     }
@@ -308,9 +349,9 @@ impl Shard {
     pub(super) fn joined(&mut self, participant: &ParticipantName) {
         for gtid in self.involving(participant) {
             match self.entries.get(&gtid).map(|entry| &entry.machine) {
-                Some(Machine::TwoPhase(_)) => {
+                Some(Machine::TwoPhase(_) | Machine::ThreePhase(_)) => {
                     let participant = participant.clone();
-                    self.two_phase_event(gtid, two_phase::Event::Joined { participant });
+                    self.transaction_event(gtid, two_phase::Event::Joined { participant });
                 }
                 Some(Machine::Saga(_)) => {
                     let participant = participant.clone();
@@ -325,8 +366,8 @@ impl Shard {
         let waiting: Vec<Gtid> = self.entries.keys().copied().collect();
         for gtid in waiting {
             match self.entries.get(&gtid).map(|entry| &entry.machine) {
-                Some(Machine::TwoPhase(_)) => {
-                    self.two_phase_event(gtid, two_phase::Event::CallerLeft { session: peer.session.0 });
+                Some(Machine::TwoPhase(_) | Machine::ThreePhase(_)) => {
+                    self.transaction_event(gtid, two_phase::Event::CallerLeft { session: peer.session.0 });
                 }
                 Some(Machine::Saga(_)) => {
                     self.saga_event(gtid, saga::Event::CallerLeft { session: peer.session.0 });
@@ -339,8 +380,8 @@ impl Shard {
         for gtid in self.involving(participant) {
             let participant = participant.clone();
             match self.entries.get(&gtid).map(|entry| &entry.machine) {
-                Some(Machine::TwoPhase(_)) => {
-                    self.two_phase_event(gtid, two_phase::Event::Left { participant, instance });
+                Some(Machine::TwoPhase(_) | Machine::ThreePhase(_)) => {
+                    self.transaction_event(gtid, two_phase::Event::Left { participant, instance });
                 }
                 Some(Machine::Saga(_)) => self.saga_event(gtid, saga::Event::Left { participant, instance }),
                 None => {}
@@ -352,14 +393,29 @@ impl Shard {
         self.entries
             .iter()
             .filter(|(_, entry)| match &entry.machine {
-                Machine::TwoPhase(machine) => {
-                    machine.branches().iter().any(|branch| branch.participant == *participant)
-                }
+                machine @ (Machine::TwoPhase(_) | Machine::ThreePhase(_)) => machine
+                    .transaction()
+                    .is_some_and(|machine| machine.branches().iter().any(|branch| branch.participant == *participant)),
                 Machine::Saga(machine) => {
                     machine.definition().steps().iter().any(|step| step.participant == *participant)
                 }
             })
             .map(|(gtid, _)| *gtid)
             .collect()
+    }
+}
+
+fn drawn(after_ms: u64, jitter: bool) -> Duration {
+    Duration::from_millis(if jitter { rand::rng().random_range(0..=after_ms) } else { after_ms })
+}
+
+/// The crash points behind what a machine was told.
+#[cfg(debug_assertions)]
+pub(super) fn counted(event: &two_phase::Event) {
+    if matches!(event, two_phase::Event::Voted { .. }) {
+        crash_point!(VOTE_COUNTED);
+    }
+    if matches!(event, two_phase::Event::Acknowledged { .. }) {
+        crash_point!(ACKNOWLEDGEMENT_COUNTED);
     }
 }

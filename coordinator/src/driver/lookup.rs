@@ -36,23 +36,19 @@ const WAITING_MAX: usize = 10_000;
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 impl Lookups {
-    /// Lets a request wait for what the log knows; gives it back when too many wait.
-    pub(super) fn wait(
-        &mut self,
-        gtid: Gtid,
-        session: SessionId,
-        message: FromClient,
-    ) -> Result<(), (SessionId, FromClient)> {
-        if self.requests >= WAITING_MAX {
-            return Err((session, message));
-        }
+    /// Whether as many requests wait as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.requests >= WAITING_MAX
+    }
+
+    /// Lets a request wait for what the log knows. Not while it [is full](Self::is_full).
+    pub(super) fn wait(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
         self.requests += 1;
         let waiting = self.waiting.entry(gtid).or_default();
         if waiting.is_empty() {
             self.next.push(gtid);
         }
         waiting.push((session, message));
-        Ok(())
     }
 
     /// Whether there is something to ask.

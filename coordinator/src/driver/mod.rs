@@ -25,13 +25,16 @@ mod requests;
 mod shard;
 mod statistics;
 mod view;
+mod voting;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use assent_proto::session::FromClient;
+use assent_proto::error::Reason;
+use assent_proto::session::{FromClient, Refused};
+use assent_protocol::three_phase::StoreId;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{Epoch, Gtid, Name, ParticipantName};
 use futures::FutureExt;
@@ -41,6 +44,7 @@ use tokio_util::task::TaskTracker;
 use crate::log::{Log, LogError};
 
 pub(crate) use browse::Browse;
+pub(crate) use entry::now_ms;
 pub use peers::{Backlog, Outbound, Peer, SessionId};
 pub(crate) use requests::subject;
 pub use statistics::{Snapshot, Statistics};
@@ -82,6 +86,22 @@ impl Default for Limits {
             backlog_max: 65_536,
             ended_max: 65_536,
         }
+    }
+}
+
+impl Limits {
+    /// Refuses a payload that is larger than one may be; `what` names it.
+    pub(crate) fn payload_fits(&self, what: impl FnOnce() -> String, bytes: usize) -> Result<(), Refused> {
+        let bytes_max = self.payload_bytes_max;
+        if bytes <= bytes_max {
+            return Ok(());
+        }
+        let message = format!(
+            "{} has {bytes} bytes, and {bytes_max} are allowed; send a reference to the data, or raise \
+             limits.payload_bytes_max",
+            what()
+        );
+        Err(Reason::PayloadTooLarge.refused(message))
     }
 }
 
@@ -179,6 +199,7 @@ impl Driver {
     pub async fn start(log: Arc<dyn Log>, replica: &Name, limits: Limits, shards: usize) -> Result<Self, LogError> {
         let epoch = log.acquire(replica).await?;
         let known: Vec<ParticipantName> = log.participants().await?;
+        let log_store = store_of(&log.coordinator_id().await?);
         let statistics = Arc::new(Statistics::default());
         let (stop, stopped) = watch::channel(None);
         let tasks = TaskTracker::new();
@@ -198,6 +219,7 @@ impl Driver {
                 limits: limits.clone(),
                 known: known.clone(),
                 log: Arc::clone(&log),
+                log_store,
                 batches: batches.clone(),
                 statistics: Arc::clone(&statistics),
             });
@@ -295,6 +317,13 @@ async fn guarded(task: impl Future<Output = ()>, stop: watch::Sender<Option<Stop
     if AssertUnwindSafe(task).catch_unwind().await.is_err() {
         stop.send_replace(Some(Stopped::Panicked));
     }
+}
+
+/// The log's identity as a voter: the coordinator's, which is a UUID and moves with the log.
+fn store_of(coordinator_id: &str) -> StoreId {
+    let uuid = uuid::Uuid::parse_str(coordinator_id);
+    // One that is no UUID was put there by hand; it still tells one log from another.
+    StoreId(uuid.map_or_else(|_| xxhash_rust::xxh3::xxh3_128(coordinator_id.as_bytes()), |uuid| uuid.as_u128()))
 }
 
 /// By the random bits of the gtid, so that shards fill evenly.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use assent_proto::session::FromReplica;
+use assent_proto::session::{FromReplica, VoterPlace};
 use assent_protocol::{InstanceId, ParticipantName};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +78,8 @@ pub struct Peer {
     pub instance: InstanceId,
     /// Whether its one-phase commits are safe to ask for again.
     pub one_phase: bool,
+    /// Where its voter is, if it has one.
+    pub voter: Option<VoterPlace>,
     /// Where its messages go.
     pub outbound: Outbound,
 }
@@ -149,6 +151,13 @@ impl Peers {
     /// Whether a participant of this name has ever been here.
     pub(super) fn is_known(&self, participant: &ParticipantName) -> bool {
         self.known.contains(participant)
+    }
+
+    /// Where a participant's voter is: that of the newest of its sessions that has one. The outer `None` if no session is here.
+    pub(super) fn voter(&self, participant: &ParticipantName) -> Option<Option<VoterPlace>> {
+        let sessions = self.instances.get(participant).filter(|sessions| !sessions.is_empty())?;
+        let voters = sessions.iter().rev().filter_map(|session| self.sessions.get(session)?.peer.voter.clone());
+        Some({ voters }.next())
     }
 
     /// Whether every instance of a participant that is here can be asked for one-phase commits.

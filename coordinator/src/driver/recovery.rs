@@ -3,10 +3,13 @@
 //! The log gives the open rows, a shard turns each into a machine. One that cannot be read or resumed is parked with its reason
 //! and stops nobody else: requests about it are refused with that reason, and it stays in the log as it is.
 
+use assent_crash::crash_point;
+use assent_protocol::Protocol;
 use assent_protocol::saga::{Kept, Saga};
+use assent_protocol::three_phase::Coordinator;
 use assent_protocol::two_phase::TwoPhase;
 
-use super::entry::Machine;
+use super::entry::{Machine, draw_node};
 use super::shard::Shard;
 use super::{Driver, Input};
 use crate::log::{Log, LogError, OpenSaga, OpenTransaction};
@@ -35,6 +38,10 @@ pub(super) async fn recover(log: &dyn Log, driver: &Driver) -> Result<(), LogErr
                 }
             }
         }
+        crash_point!(
+            RECOVERY_PAGE,
+            return Err(LogError::Unreachable { log: log.describe(), source: "a crash point".into() })
+        );
         if is_last {
             break;
         }
@@ -50,6 +57,18 @@ impl Shard {
     pub(super) fn recovered(&mut self, transaction: OpenTransaction) {
         let gtid = transaction.gtid();
         match transaction {
+            OpenTransaction::Attempted { record, state, .. } => {
+                let (node, log) = (draw_node(), self.log_store);
+                let (machine, output) = Coordinator::recover(&record, state, self.epoch, node, log);
+                self.insert(gtid, Machine::ThreePhase(Box::new(machine)), 0, 0);
+                self.three_phase_output(gtid, output);
+            }
+            OpenTransaction::Decided { record, roster, .. } if record.protocol == Protocol::ThreePhase => {
+                let (node, log) = (draw_node(), self.log_store);
+                let (machine, output) = Coordinator::recover_decided(&record, roster, self.epoch, node, log);
+                self.insert(gtid, Machine::ThreePhase(Box::new(machine)), 0, 0);
+                self.three_phase_output(gtid, output);
+            }
             OpenTransaction::Decided { record, .. } => {
                 let (machine, output) = TwoPhase::recover(&record, self.epoch);
                 self.insert(gtid, Machine::TwoPhase(machine), 0, 0);

@@ -8,13 +8,15 @@ use assent_proto::error::Reason;
 use assent_proto::session::{Commit, FromClient, Refused, Reply};
 use assent_protocol::record::Ended;
 use assent_protocol::saga::{self, Definition, Saga, StepResult};
+use assent_protocol::three_phase::{Coordinator, Request};
 use assent_protocol::two_phase::{self, CarriedBranch, Order, Patience, TwoPhase, Vote};
 use assent_protocol::{
-    AbortCode, AbortReason, BodyDigest, Caller, Gtid, InstanceId, Name, Outcome, ParticipantName, Refusal, Wait,
+    AbortCode, AbortReason, BodyDigest, Caller, Gtid, InstanceId, Name, Outcome, ParticipantName, Protocol, Refusal,
+    Wait,
 };
 use bytes::Bytes;
 
-use super::entry::{Entry, Machine, now_ms};
+use super::entry::{Entry, Machine, draw_node, now_ms};
 use super::lookup::Answer;
 use super::peers::SessionId;
 use super::shard::Shard;
@@ -52,10 +54,11 @@ impl Shard {
     }
 
     fn wait_for_log(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
-        if let Err((session, message)) = self.lookups.wait(gtid, session, message) {
+        if self.lookups.is_full() {
             let refused = Reason::Overloaded.refused("too many requests wait for the log; try again");
-            self.refuse(session, &message, refused);
+            return self.refuse(session, &message, refused);
         }
+        self.lookups.wait(gtid, session, message);
     }
 
     /// Messages that change nothing, or certainly are the first about their gtid.
@@ -69,9 +72,13 @@ impl Shard {
             FromClient::Enlist { .. }
             | FromClient::Acknowledge { .. }
             | FromClient::StepAnswer { .. }
+            | FromClient::VoterAnswered { .. }
             | FromClient::Hello(_)
             | FromClient::Heartbeat => true,
-            FromClient::Abort { .. } | FromClient::Await { .. } | FromClient::Inquire { .. } => false,
+            FromClient::Abort { .. }
+            | FromClient::Await { .. }
+            | FromClient::Inquire { .. }
+            | FromClient::AskLog { .. } => false,
         }
     }
 
@@ -102,17 +109,20 @@ impl Shard {
     fn in_memory(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
         let Some(entry) = self.entries.get(&gtid) else { return };
         match &entry.machine {
-            Machine::TwoPhase(machine) => {
-                let branches = machine.branches().len();
-                self.in_two_phase(gtid, session, message, branches);
+            Machine::TwoPhase(_) | Machine::ThreePhase(_) => {
+                let branches = self.branch_count(gtid);
+                self.in_transaction(gtid, session, message, branches);
             }
             Machine::Saga(_) => self.in_saga(gtid, session, message),
         }
     }
 
-    fn in_two_phase(&mut self, gtid: Gtid, session: SessionId, message: FromClient, branches: usize) {
+    fn in_transaction(&mut self, gtid: Gtid, session: SessionId, message: FromClient, branches: usize) {
         let caller = |request: u64| Caller { session: session.0, request };
         let event = match message {
+            FromClient::Begin { request_id, protocol, .. } if self.protocol_of(gtid) != Some(protocol) => {
+                return self.reply(caller(request_id), Reply::Refused(Refusal::KeyReused.into()));
+            }
             FromClient::Begin { request_id, .. } => two_phase::Event::BeginRequested { caller: caller(request_id) },
             FromClient::Commit(commit) => {
                 if !commit.begun && self.is_active(gtid) {
@@ -124,14 +134,12 @@ impl Shard {
                     return self.reply(caller(commit.request_id), Reply::Refused(refused));
                 }
                 let bytes = commit.branches.iter().map(|branch| branch.payload.len()).sum();
-                if self.is_active(gtid) {
-                    if self.bytes + bytes > self.limits.open_bytes_max {
-                        let refused = self.overloaded();
-                        return self.reply(caller(commit.request_id), Reply::Refused(refused));
-                    }
-                    self.hold(gtid, bytes);
+                if self.is_active(gtid) && self.bytes + bytes > self.limits.open_bytes_max {
+                    let refused = self.overloaded();
+                    return self.reply(caller(commit.request_id), Reply::Refused(refused));
                 }
-                self.commit_event(session, commit)
+                let event = self.commit_event(session, commit);
+                return self.event_with_payload(gtid, event, bytes);
             }
             FromClient::Abort { request_id, reason, .. } => {
                 two_phase::Event::AbortRequested { reason, caller: caller(request_id) }
@@ -143,7 +151,7 @@ impl Shard {
                 let Some((participant, instance)) = self.participant_of(session) else {
                     return self.reply(caller(request_id), Reply::Refused(not_a_participant()));
                 };
-                if self.is_active(gtid) && branches >= self.limits.branches_max {
+                if self.is_full_for(gtid, &participant) {
                     let refused = Refusal::TooManyBranches { branches_max: self.limits.branches_max }.into();
                     return self.reply(caller(request_id), Reply::Refused(refused));
                 }
@@ -165,9 +173,11 @@ impl Shard {
                 let refused = Reason::WrongProtocol.refused("this gtid is a transaction's; mint a new one for a saga");
                 return self.reply(caller(request_id), Reply::Refused(refused));
             }
+            FromClient::VoterAnswered { answer, .. } => return self.voter_answered(gtid, session, answer),
+            FromClient::AskLog { request, .. } => return self.log_asked(gtid, session, request),
             FromClient::StepAnswer { .. } | FromClient::Hello(_) | FromClient::Heartbeat => return,
         };
-        self.two_phase_event(gtid, event);
+        self.transaction_event(gtid, event);
     }
 
     fn in_saga(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
@@ -210,6 +220,8 @@ impl Shard {
             FromClient::Vote { .. }
             | FromClient::Acknowledge { .. }
             | FromClient::Inquire { .. }
+            | FromClient::VoterAnswered { .. }
+            | FromClient::AskLog { .. }
             | FromClient::Hello(_)
             | FromClient::Heartbeat => return,
         };
@@ -219,31 +231,57 @@ impl Shard {
     /// A branch named ahead of the commit, by a unary call.
     pub(super) fn name_branch(&mut self, gtid: Gtid, branch: CarriedBranch, session: SessionId, request_id: u64) {
         let caller = Caller { session: session.0, request: request_id };
-        let refused = match self.entries.get_mut(&gtid).map(|entry| (entry.bytes, &entry.machine)) {
+        let refused = match self.entries.get(&gtid).map(|entry| &entry.machine) {
             None => not_open(),
-            Some((_, Machine::Saga(_))) => {
+            Some(Machine::Saga(_)) => {
                 Reason::WrongProtocol.refused("this gtid is a saga's; its steps are in its definition")
             }
-            Some((_, Machine::TwoPhase(machine))) if machine.branches().len() >= self.limits.branches_max => {
+            Some(_) if self.is_full_for(gtid, &branch.participant) => {
                 Refusal::TooManyBranches { branches_max: self.limits.branches_max }.into()
             }
-            Some((_, Machine::TwoPhase(_))) if self.bytes + branch.payload.len() > self.limits.open_bytes_max => {
-                self.overloaded()
-            }
-            Some((_, Machine::TwoPhase(_))) => {
-                self.hold(gtid, branch.payload.len());
-                return self.two_phase_event(gtid, two_phase::Event::BranchNamed { branch, caller });
+            Some(_) if self.bytes + branch.payload.len() > self.limits.open_bytes_max => self.overloaded(),
+            Some(_) => {
+                let bytes = branch.payload.len();
+                return self.event_with_payload(gtid, two_phase::Event::BranchNamed { branch, caller }, bytes);
             }
         };
         self.reply(caller, Reply::Refused(refused));
     }
 
+    /// Whether another branch would be one too many. A participant that has one already asks again, and is no further branch:
+    /// were it refused, it would undo what the transaction counts on.
+    fn is_full_for(&self, gtid: Gtid, participant: &ParticipantName) -> bool {
+        let Some(machine) = self.transaction(gtid) else { return false };
+        machine.state() == two_phase::State::Active
+            && machine.branches().len() >= self.limits.branches_max
+            && machine.branches().iter().all(|branch| branch.participant != *participant)
+    }
+
+    /// An event that brings payload. Of a request that is refused, or that comes again, nothing is kept, and nothing is counted.
+    fn event_with_payload(&mut self, gtid: Gtid, event: two_phase::Event, bytes: usize) {
+        let before = self.branch_count(gtid);
+        self.transaction_event(gtid, event);
+        if self.branch_count(gtid) > before {
+            self.hold(gtid, bytes);
+        }
+    }
+
+    fn branch_count(&self, gtid: Gtid) -> usize {
+        self.transaction(gtid).map_or(0, |machine| machine.branches().len())
+    }
+
+    /// The machine of a transaction with branches, in two phases or three.
+    fn transaction(&self, gtid: Gtid) -> Option<&TwoPhase> {
+        self.entries.get(&gtid)?.machine.transaction()
+    }
+
+    fn protocol_of(&self, gtid: Gtid) -> Option<Protocol> {
+        Some(self.entries.get(&gtid)?.machine.protocol())
+    }
+
     /// Whether it is open to enlist: only what Begin opened ever is.
     fn is_active(&self, gtid: Gtid) -> bool {
-        match self.entries.get(&gtid).map(|entry| &entry.machine) {
-            Some(Machine::TwoPhase(machine)) => machine.state() == two_phase::State::Active,
-            Some(Machine::Saga(_)) | None => false,
-        }
+        self.transaction(gtid).is_some_and(|machine| machine.state() == two_phase::State::Active)
     }
 
     /// Counts bytes that a transaction holds until it is forgotten.
@@ -255,7 +293,7 @@ impl Shard {
     }
 
     fn commit_event(&self, session: SessionId, commit: Commit) -> two_phase::Event {
-        let digest = digest::of_branches(&commit.branches);
+        let digest = digest::of_commit(commit.protocol, &commit.branches);
         // A repeated request may have run in one phase before. Whoever cannot be asked now whether it can is asked so all the same:
         // a participant that has only two phases prepares. A begun transaction never does: lost with the coordinator's memory it
         // is aborted, which must not meet a branch that has committed by itself.
@@ -313,11 +351,11 @@ impl Shard {
                 let reply = Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() };
                 self.reply(caller(request_id), reply);
             }
-            FromClient::Begin { request_id, timeout_ms, .. } => match self.admit(0, timeout_ms) {
+            FromClient::Begin { request_id, timeout_ms, protocol, .. } => match self.admit(0, timeout_ms) {
                 Err(refused) => self.reply(caller(request_id), Reply::Refused(refused)),
                 Ok(timeout_ms) => {
-                    self.open_two_phase(gtid, timeout_ms, 0);
-                    self.two_phase_event(gtid, two_phase::Event::BeginRequested { caller: caller(request_id) });
+                    self.open_transaction(gtid, protocol, timeout_ms, 0);
+                    self.transaction_event(gtid, two_phase::Event::BeginRequested { caller: caller(request_id) });
                 }
             },
             FromClient::Commit(commit) if commit.begun => {
@@ -334,13 +372,17 @@ impl Shard {
                 self.start_saga(gtid, definition, wait, caller(request_id));
             }
             FromClient::Abort { request_id, .. } | FromClient::Await { request_id, .. } => {
-                let message = format!("no transaction {gtid}: it never began here, or it was aborted without a trace");
+                let message = format!(
+                    "no transaction {gtid}: it never began here, or it was aborted without a trace; check the gtid"
+                );
                 self.reply(caller(request_id), Reply::Refused(Reason::NotFound.refused(message)));
             }
             FromClient::Enlist { request_id, .. } => {
                 self.reply(caller(request_id), Reply::Refused(not_open()));
             }
-            FromClient::Inquire { .. } | FromClient::Vote { vote: Vote::Yes | Vote::Unknown(_), .. } => {
+            FromClient::Inquire { .. }
+            | FromClient::AskLog { request: Request::Join { .. } | Request::Propose { .. }, .. }
+            | FromClient::Vote { vote: Vote::Yes | Vote::Unknown(_), .. } => {
                 let Some((participant, instance)) = self.participant_of(session) else { return };
                 let (machine, output) = TwoPhase::presume_abort(gtid, self.epoch, now_ms(), participant, instance);
                 self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
@@ -349,6 +391,9 @@ impl Shard {
             FromClient::Vote { vote: Vote::No(_) | Vote::ReadOnly | Vote::Committed, .. }
             | FromClient::Acknowledge { .. }
             | FromClient::StepAnswer { .. }
+            | FromClient::VoterAnswered { .. }
+            // Told the outcome of an election about a transaction of which nothing was ever logged: there is nothing to end.
+            | FromClient::AskLog { .. }
             | FromClient::Hello(_)
             | FromClient::Heartbeat => {}
         }
@@ -367,9 +412,9 @@ impl Shard {
                 if let Some(twice) = first_duplicate(&commit.branches) {
                     return self.reply(caller, Reply::Refused(Refusal::DuplicateBranch(twice).into()));
                 }
-                self.open_two_phase(gtid, timeout_ms, bytes);
+                self.open_transaction(gtid, commit.protocol, timeout_ms, bytes);
                 let event = self.commit_event(session, commit);
-                self.two_phase_event(gtid, event);
+                self.transaction_event(gtid, event);
             }
         }
     }
@@ -405,8 +450,9 @@ impl Shard {
         match timeout_ms {
             0 => Ok(self.limits.timeout_default_ms),
             _ if timeout_ms > timeout_max_ms => {
-                let message =
-                    format!("a timeout of {timeout_ms} ms is over the {timeout_max_ms} ms of limits.timeout_max");
+                let message = format!(
+                    "a timeout of {timeout_ms} ms is over the {timeout_max_ms} ms of limits.timeout_max; ask for less, or raise it"
+                );
                 Err(Reason::InvalidTimeout.refused(message))
             }
             _ => Ok(timeout_ms),
@@ -422,12 +468,20 @@ impl Shard {
         Reason::Overloaded.refused(message)
     }
 
-    fn open_two_phase(&mut self, gtid: Gtid, timeout_ms: u64, bytes: usize) {
+    fn open_transaction(&mut self, gtid: Gtid, protocol: Protocol, timeout_ms: u64, bytes: usize) {
         let begun_at_ms = now_ms();
         let patience = Patience { timeout_ms, absence_ms: self.limits.absence_ms.min(timeout_ms) };
-        let (machine, output) = TwoPhase::begin(gtid, self.epoch, begun_at_ms, patience);
-        self.insert(gtid, Machine::TwoPhase(machine), begun_at_ms + timeout_ms, bytes);
-        self.two_phase_output(gtid, output);
+        let deadline_unix_ms = begun_at_ms + timeout_ms;
+        if protocol == Protocol::ThreePhase {
+            let (node, log) = (draw_node(), self.log_store);
+            let (machine, output) = Coordinator::begin(gtid, self.epoch, begun_at_ms, patience, node, log);
+            self.insert(gtid, Machine::ThreePhase(Box::new(machine)), deadline_unix_ms, bytes);
+            self.three_phase_output(gtid, output);
+        } else {
+            let (machine, output) = TwoPhase::begin(gtid, self.epoch, begun_at_ms, patience);
+            self.insert(gtid, Machine::TwoPhase(machine), deadline_unix_ms, bytes);
+            self.two_phase_output(gtid, output);
+        }
     }
 
     pub(super) fn insert(&mut self, gtid: Gtid, machine: Machine, deadline_unix_ms: u64, bytes: usize) {
@@ -455,7 +509,7 @@ impl Shard {
     fn answer_ended(&mut self, gtid: Gtid, session: SessionId, message: &FromClient, ended: EndedHere) {
         let is_saga = matches!(ended.outcome, Outcome::Completed | Outcome::Compensated);
         let digest = match message {
-            FromClient::Commit(commit) if !is_saga => Some(digest::of_branches(&commit.branches)),
+            FromClient::Commit(commit) if !is_saga => Some(digest::of_commit(commit.protocol, &commit.branches)),
             FromClient::StartSaga { definition, .. } if is_saga => Some(digest::of_definition(definition)),
             FromClient::Commit(_) | FromClient::StartSaga { .. } => Some(BodyDigest(0)),
             FromClient::Begin { .. }
@@ -466,6 +520,8 @@ impl Shard {
             | FromClient::Acknowledge { .. }
             | FromClient::Inquire { .. }
             | FromClient::StepAnswer { .. }
+            | FromClient::VoterAnswered { .. }
+            | FromClient::AskLog { .. }
             | FromClient::Hello(_)
             | FromClient::Heartbeat => None,
         };
@@ -490,12 +546,15 @@ impl Shard {
                 }
             }
             FromClient::Enlist { .. } => self.refuse(session, message, not_open()),
-            FromClient::Inquire { .. } | FromClient::Vote { vote: Vote::Yes | Vote::Unknown(_), .. } => {
+            FromClient::Inquire { .. }
+            | FromClient::AskLog { .. }
+            | FromClient::Vote { vote: Vote::Yes | Vote::Unknown(_), .. } => {
                 self.repeat_decision(gtid, session, ended.outcome);
             }
             FromClient::Vote { vote: Vote::No(_) | Vote::ReadOnly | Vote::Committed, .. }
             | FromClient::Acknowledge { .. }
             | FromClient::StepAnswer { .. }
+            | FromClient::VoterAnswered { .. }
             | FromClient::Hello(_)
             | FromClient::Heartbeat => {}
         }
@@ -522,7 +581,7 @@ impl Shard {
         }
     }
 
-    fn participant_of(&self, session: SessionId) -> Option<(ParticipantName, InstanceId)> {
+    pub(super) fn participant_of(&self, session: SessionId) -> Option<(ParticipantName, InstanceId)> {
         let peer = self.peers.get(session)?;
         Some((peer.participant.clone()?, peer.instance))
     }
@@ -558,7 +617,9 @@ fn gtid_of(message: &FromClient) -> Option<Gtid> {
         | FromClient::Vote { gtid, .. }
         | FromClient::Acknowledge { gtid, .. }
         | FromClient::Inquire { gtid }
-        | FromClient::StepAnswer { gtid, .. } => Some(*gtid),
+        | FromClient::StepAnswer { gtid, .. }
+        | FromClient::VoterAnswered { gtid, .. }
+        | FromClient::AskLog { gtid, .. } => Some(*gtid),
         FromClient::Hello(_) | FromClient::Heartbeat => None,
     }
 }
@@ -580,6 +641,8 @@ fn request_of(message: &FromClient) -> Option<u64> {
         | FromClient::Acknowledge { .. }
         | FromClient::Inquire { .. }
         | FromClient::StepAnswer { .. }
+        | FromClient::VoterAnswered { .. }
+        | FromClient::AskLog { .. }
         | FromClient::Hello(_)
         | FromClient::Heartbeat => None,
     }
@@ -622,5 +685,10 @@ fn parked(open: &OpenTransaction) -> Refused {
 }
 
 fn log_refusal(error: &LogError) -> Refused {
-    Reason::LogUnreachable.refused(format!("{error}; this request was not carried out, ask again"))
+    let reason = match error {
+        LogError::Full { .. } => Reason::LogFull,
+        LogError::Unusable { .. } | LogError::PageToken { .. } => Reason::Internal,
+        LogError::Unreachable { .. } | LogError::Busy { .. } => Reason::LogUnreachable,
+    };
+    reason.refused(format!("{error}; this request was not carried out, ask again"))
 }

@@ -5,8 +5,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use assent_crash::crash_point;
+use assent_protocol::three_phase::StoreId;
+use assent_protocol::three_phase::coordinator::Stage;
 use assent_protocol::two_phase::State;
-use assent_protocol::{AbortReason, Appended, Epoch, Gtid, Held, Outcome, ParticipantName, Record, saga, two_phase};
+use assent_protocol::{
+    AbortReason, Appended, Epoch, Gtid, Held, Outcome, ParticipantName, Record, saga, three_phase, two_phase,
+};
 use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -39,6 +44,7 @@ pub(super) struct Parts {
     pub(super) limits: Limits,
     pub(super) known: Vec<ParticipantName>,
     pub(super) log: Arc<dyn Log>,
+    pub(super) log_store: StoreId,
     pub(super) batches: mpsc::Sender<ShardBatch>,
     pub(super) statistics: Arc<Statistics>,
 }
@@ -50,6 +56,8 @@ pub(super) struct Shard {
     /// This shard's part of the replica's limits.
     pub(super) limits: Limits,
     pub(super) log: Arc<dyn Log>,
+    /// The log's identity, as a voter of three-phase transactions.
+    pub(super) log_store: StoreId,
     batches: mpsc::Sender<ShardBatch>,
     pub(super) statistics: Arc<Statistics>,
     pub(super) entries: HashMap<Gtid, Entry>,
@@ -78,15 +86,16 @@ struct Flight {
     ended: Vec<Gtid>,
 }
 
-/// The sealed effects of either machine.
+/// The sealed effects of a machine.
 pub(super) enum HeldEffects {
     TwoPhase(Held<two_phase::Effect>),
+    ThreePhase(Held<three_phase::coordinator::Effect>),
     Saga(Held<saga::Effect>),
 }
 
 impl Shard {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { number, shards, epoch, mut limits, known, log, batches, statistics } = parts;
+        let Parts { number, shards, epoch, mut limits, known, log, log_store, batches, statistics } = parts;
         limits.open_max = (limits.open_max / shards).max(1);
         limits.open_bytes_max /= shards;
         limits.ended_max = (limits.ended_max / shards).max(1);
@@ -98,6 +107,7 @@ impl Shard {
             peers: Peers::new(known, limits.backlog_max),
             limits,
             log,
+            log_store,
             batches,
             statistics,
             entries: HashMap::new(),
@@ -260,18 +270,25 @@ impl Shard {
         self.linger_until = None;
         let mut flight = std::mem::take(&mut self.pending);
         let batch = std::mem::take(&mut flight.batch);
+        crash_point!(APPEND_DUE);
         // There is room: a shard has at most one batch under way. A committer that has stopped closes the receipts too.
         self.batches.try_send(ShardBatch { shard: self.number, batch }).ok();
+        crash_point!(APPEND_SENT);
         self.flight = Some(flight);
     }
 
     fn appended(&mut self, appended: Receipts) {
         let Some(flight) = self.flight.take() else { return };
+        crash_point!(APPEND_CONFIRMED);
         // What has queued meanwhile goes first, so that the log works while the effects are carried out.
         self.send_batch(false);
         for ((gtid, held), appended) in flight.held.into_iter().zip(appended) {
             if let Some(entry) = self.entries.get_mut(&gtid) {
                 entry.appending -= 1;
+            }
+            if appended == Appended::Undecided {
+                self.let_go(gtid);
+                continue;
             }
             match held {
                 HeldEffects::TwoPhase(held) => {
@@ -279,6 +296,13 @@ impl Shard {
                         self.two_phase_effects(gtid, held.release(receipt));
                     }
                     self.two_phase_event(gtid, two_phase::Event::Appended(appended));
+                }
+                HeldEffects::ThreePhase(held) => {
+                    if let Appended::Durable(receipt) = &appended {
+                        self.three_phase_effects(gtid, held.release(receipt));
+                    }
+                    let event = two_phase::Event::Appended(appended);
+                    self.three_phase_event(gtid, three_phase::coordinator::Event::TwoPhase(event));
                 }
                 HeldEffects::Saga(held) => {
                     if let Appended::Durable(receipt) = &appended {
@@ -288,7 +312,9 @@ impl Shard {
                 }
             }
         }
+        crash_point!(EFFECTS_RELEASED);
         for gtid in flight.ended {
+            crash_point!(END_APPENDED);
             self.forget(gtid);
         }
     }
@@ -300,15 +326,15 @@ impl Shard {
         self.bytes -= entry.bytes;
         subtract(&self.statistics.open, 1);
         let answer = match &entry.machine {
-            Machine::TwoPhase(machine) => {
+            Machine::TwoPhase(_) | Machine::ThreePhase(_) => entry.machine.transaction().map(|machine| {
                 let is_committed = machine.state() == State::Committed;
                 add(if is_committed { &self.statistics.committed } else { &self.statistics.aborted }, 1);
-                Some(EndedAnswer {
+                EndedAnswer {
                     digest: machine.digest(),
                     outcome: if is_committed { Outcome::Committed } else { Outcome::Aborted },
                     reason: machine.reason().cloned().map(shortened),
-                })
-            }
+                }
+            }),
             Machine::Saga(machine) => {
                 let is_completed = machine.outcome() == Some(Outcome::Completed);
                 add(if is_completed { &self.statistics.completed } else { &self.statistics.compensated }, 1);
@@ -374,11 +400,13 @@ impl Shard {
         if self.draining.is_none() || self.flight.is_some() || !self.pending.batch.is_empty() {
             return;
         }
-        let is_undecided = |entry: &Entry| match &entry.machine {
-            Machine::TwoPhase(machine) => {
-                matches!(machine.state(), State::Active | State::Preparing | State::OnePhase | State::Deciding(_))
-            }
-            Machine::Saga(_) => false,
+        // A three-phase transaction whose voters are to agree needs no coordinator: it is decided as far as this one goes.
+        let is_undecided = |entry: &Entry| {
+            let is_agreeing =
+                matches!(&entry.machine, Machine::ThreePhase(machine) if machine.stage() == Stage::Agreeing);
+            let is_open =
+                |state| matches!(state, State::Active | State::Preparing | State::OnePhase | State::Deciding(_));
+            !is_agreeing && entry.machine.transaction().is_some_and(|machine| is_open(machine.state()))
         };
         if !self.entries.values().any(is_undecided)
             && let Some(done) = self.draining.take()

@@ -1,6 +1,9 @@
 //! What operators and unary callers see of a transaction in memory.
 
-use assent_protocol::saga::WaitsFor;
+use assent_protocol::saga::{Saga, WaitsFor};
+use assent_protocol::three_phase::VoterName;
+use assent_protocol::three_phase::leader::Heard;
+use assent_protocol::two_phase::TwoPhase;
 use assent_protocol::{AbortReason, Gtid, ParticipantName, Protocol};
 use bytes::Bytes;
 
@@ -47,59 +50,93 @@ pub struct BranchView {
 impl TransactionView {
     pub(super) fn of(gtid: Gtid, entry: &Entry) -> Self {
         match &entry.machine {
-            Machine::TwoPhase(machine) => Self {
-                gtid,
-                protocol: Protocol::TwoPhase,
-                state: machine.state_word(),
-                reason: machine.reason().cloned(),
-                begun_at_ms: machine.begun_at_ms(),
-                deadline_unix_ms: matches!(machine.state_word(), "active" | "preparing")
-                    .then_some(entry.deadline_unix_ms)
-                    .filter(|deadline| *deadline > 0),
-                branches: machine
-                    .branches()
-                    .iter()
-                    .map(|branch| BranchView {
-                        participant: branch.participant.clone(),
-                        step: None,
-                        state: branch.state.as_str(),
-                        attempts: if branch.state.needs_order() { machine.resends() + 1 } else { 0 },
-                        last_error: None,
-                        output: Bytes::new(),
-                    })
-                    .collect(),
-                waiting_for: machine.waiting_for(),
-            },
-            Machine::Saga(machine) => {
-                let view = machine.view();
-                Self {
-                    gtid,
-                    protocol: Protocol::Saga,
-                    state: view.state,
-                    reason: view.reason.as_deref().map(AbortReason::from_line),
-                    begun_at_ms: machine.begun_at_ms(),
-                    deadline_unix_ms: None,
-                    waiting_for: saga_waits(&view),
-                    branches: view
-                        .steps
-                        .into_iter()
-                        .map(|step| BranchView {
-                            participant: step.participant,
-                            step: Some(step.name),
-                            state: step.state.as_str(),
-                            attempts: step.attempt,
-                            last_error: step.last_error,
-                            output: Bytes::new(),
-                        })
-                        .collect(),
+            Machine::TwoPhase(machine) => Self::of_transaction(gtid, entry, machine),
+            Machine::ThreePhase(coordinator) => {
+                let mut view = Self::of_transaction(gtid, entry, coordinator.transaction());
+                view.protocol = Protocol::ThreePhase;
+                view.waiting_for = coordinator.waiting_for();
+                if let Some(leader) = coordinator.leader() {
+                    view.deadline_unix_ms = None;
+                    for (voter, heard) in leader.heard() {
+                        let branch = view.branches.iter_mut().find(
+                            |branch| matches!(&voter, VoterName::Participant(name) if *name == branch.participant),
+                        );
+                        if let Some(branch) = branch {
+                            branch.attempts = leader.failures() + 1;
+                            (branch.state, branch.last_error) = heard_from(heard, branch.state);
+                        }
+                    }
                 }
+                view
             }
+            Machine::Saga(machine) => Self::of_saga(gtid, machine),
+        }
+    }
+
+    fn of_transaction(gtid: Gtid, entry: &Entry, machine: &TwoPhase) -> Self {
+        Self {
+            gtid,
+            protocol: Protocol::TwoPhase,
+            state: machine.state_word(),
+            reason: machine.reason().cloned(),
+            begun_at_ms: machine.begun_at_ms(),
+            deadline_unix_ms: matches!(machine.state_word(), "active" | "preparing")
+                .then_some(entry.deadline_unix_ms)
+                .filter(|deadline| *deadline > 0),
+            branches: machine
+                .branches()
+                .iter()
+                .map(|branch| BranchView {
+                    participant: branch.participant.clone(),
+                    step: None,
+                    state: branch.state.as_str(),
+                    attempts: if branch.state.needs_order() { machine.resends() + 1 } else { 0 },
+                    last_error: None,
+                    output: Bytes::new(),
+                })
+                .collect(),
+            waiting_for: machine.waiting_for(),
+        }
+    }
+
+    fn of_saga(gtid: Gtid, machine: &Saga) -> Self {
+        let view = machine.view();
+        Self {
+            gtid,
+            protocol: Protocol::Saga,
+            state: view.state,
+            reason: view.reason.as_deref().map(AbortReason::from_line),
+            begun_at_ms: machine.begun_at_ms(),
+            deadline_unix_ms: None,
+            waiting_for: saga_waits(&view),
+            branches: view
+                .steps
+                .into_iter()
+                .map(|step| BranchView {
+                    participant: step.participant,
+                    step: Some(step.name),
+                    state: step.state.as_str(),
+                    attempts: step.attempt,
+                    last_error: step.last_error,
+                    output: Bytes::new(),
+                })
+                .collect(),
         }
     }
 
     /// Whether it has ended.
     pub fn is_ended(&self) -> bool {
         matches!(self.state, "committed" | "aborted" | "completed" | "compensated")
+    }
+}
+
+/// Where a voter stands as far as the leader has heard, and what keeps it from voting.
+fn heard_from(heard: Heard, otherwise: &'static str) -> (&'static str, Option<String>) {
+    match heard {
+        Heard::Nothing | Heard::Rejected => (otherwise, None),
+        Heard::Joined { standing, .. } => (standing.as_str(), None),
+        Heard::Accepted => ("accepted", None),
+        Heard::Barred(bar) => (otherwise, Some(format!("{}: {bar}", bar.code()))),
     }
 }
 

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use assent_protocol::record::{Decided, Ended, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
 use assent_protocol::saga::StepIndex;
+use assent_protocol::three_phase::{Roster, VoterState};
 use assent_protocol::{Appended, Decision, Epoch, Gtid, Name, ParticipantName, Protocol};
 use futures::future::{BoxFuture, FutureExt as _, ready};
 
@@ -64,7 +65,19 @@ struct Storage {
 
 #[derive(Debug)]
 enum Row {
-    Decided { record: Decided, at_ms: u64, owner: Epoch },
+    /// With what the log had as a voter, where it was one.
+    Decided {
+        record: Decided,
+        vote: Option<(Roster, VoterState)>,
+        at_ms: u64,
+        owner: Epoch,
+    },
+    Attempted {
+        record: Attempted,
+        state: VoterState,
+        at_ms: u64,
+        owner: Epoch,
+    },
     Saga(SagaRow),
 }
 
@@ -180,7 +193,7 @@ impl Storage {
         let previous = self.replicas.insert(replica.clone(), epoch);
         for row in self.open.values_mut() {
             let owner = match row {
-                Row::Decided { owner, .. } | Row::Saga(SagaRow { owner, .. }) => owner,
+                Row::Decided { owner, .. } | Row::Attempted { owner, .. } | Row::Saga(SagaRow { owner, .. }) => owner,
             };
             if Some(*owner) == previous {
                 *owner = epoch;
@@ -197,14 +210,30 @@ impl Storage {
         if written.settles(batch, &plan) {
             return Some(batch.forced.iter().map(durable).collect());
         }
-        batch.forced.iter().map(|record| verdict(record, self.standing(record.gtid()), held)).collect()
+        batch.forced.iter().map(|record| verdict(record, self.standing(record.gtid()).as_ref(), held)).collect()
     }
 
     fn write(&mut self, plan: &Plan<'_>, at_ms: u64, owner: Epoch) -> Written {
         let mut written = Written::default();
         for decided in &plan.decisions {
-            let row = Row::Decided { record: (*decided).clone(), at_ms, owner };
+            let row = Row::Decided { record: (*decided).clone(), vote: None, at_ms, owner };
             written.opened += u64::from(self.insert(decided.gtid, row));
+        }
+        for decided in &plan.agreements {
+            written.agreed += u64::from(self.agree(decided, at_ms, owner));
+        }
+        for attempted in &plan.attempts {
+            let row = Row::Attempted { record: (*attempted).clone(), state: VoterState::ATTEMPTED, at_ms, owner };
+            written.opened += u64::from(self.insert(attempted.gtid, row));
+        }
+        for vote in &plan.votes {
+            match self.open.get_mut(&vote.gtid) {
+                Some(Row::Attempted { state, owner: theirs, .. }) if *theirs == owner && *state == vote.before => {
+                    *state = vote.state;
+                    written.voted += 1;
+                }
+                Some(Row::Attempted { .. } | Row::Decided { .. } | Row::Saga(_)) | None => {}
+            }
         }
         for started in &plan.starts {
             let (turned, paused, steps) = (None, None, BTreeMap::new());
@@ -231,16 +260,19 @@ impl Storage {
             let fits = match self.open.get(&ended.gtid) {
                 Some(Row::Decided { record, .. }) => verdict::ends(ended, false, Some(record.decision)),
                 Some(Row::Saga(_)) => verdict::ends(ended, true, None),
-                None => false,
+                Some(Row::Attempted { .. }) | None => false,
             };
             if !fits {
                 continue;
             }
             let Some(row) = self.open.remove(&ended.gtid) else { continue };
-            let decided_at_ms = match row {
-                Row::Decided { at_ms, .. } | Row::Saga(SagaRow { at_ms, .. }) => at_ms,
+            let (begun_at_ms, digest, decided_at_ms) = match row {
+                Row::Decided { record, at_ms, .. } => (record.begun_at_ms, record.digest, at_ms),
+                Row::Attempted { record, at_ms, .. } => (record.begun_at_ms, record.digest, at_ms),
+                Row::Saga(saga) => (saga.started.begun_at_ms, saga.started.digest, saga.at_ms),
             };
-            self.end(ended, Some(decided_at_ms), at_ms);
+            let ended = Ended { begun_at_ms, digest, ..Ended::clone(ended) };
+            self.end(&ended, Some(decided_at_ms), at_ms);
             written.ended += 1;
         }
         for ended in &plan.unopened {
@@ -249,6 +281,20 @@ impl Storage {
             }
         }
         written
+    }
+
+    /// The row gets the voters' decision, and keeps what it was opened with.
+    fn agree(&mut self, decided: &Decided, at_ms: u64, held: Epoch) -> bool {
+        let Some(row) = self.open.get_mut(&decided.gtid) else { return false };
+        let Row::Attempted { record, state, owner, .. } = row else { return false };
+        if *owner != held {
+            return false;
+        }
+        let vote = Some((record.roster.clone(), *state));
+        let Attempted { digest, begun_at_ms, .. } = *record;
+        let record = Decided { digest, begun_at_ms, ..decided.clone() };
+        *row = Row::Decided { record, vote, at_ms, owner: held };
+        true
     }
 
     fn insert(&mut self, gtid: Gtid, row: Row) -> bool {
@@ -266,17 +312,26 @@ impl Storage {
 
     fn standing(&self, gtid: Gtid) -> Option<Standing> {
         match self.open.get(&gtid) {
-            Some(Row::Decided { record, owner, .. }) => Some(Standing::Open {
+            Some(Row::Decided { record, vote, owner, .. }) => Some(Standing::Open {
                 saga: false,
                 decision: Some(record.decision),
                 owner: *owner,
                 digest: record.digest,
+                vote: vote.clone(),
+            }),
+            Some(Row::Attempted { record, state, owner, .. }) => Some(Standing::Open {
+                saga: false,
+                decision: None,
+                owner: *owner,
+                digest: record.digest,
+                vote: Some((record.roster.clone(), *state)),
             }),
             Some(Row::Saga(saga)) => Some(Standing::Open {
                 saga: true,
                 decision: saga.turned.as_ref().map(|_| Decision::Abort),
                 owner: saga.owner,
                 digest: saga.started.digest,
+                vote: None,
             }),
             None => self.history.get(&gtid).map(|ended| Standing::Ended(ended.record.outcome)),
         }
@@ -287,9 +342,16 @@ impl Storage {
             return Err(Unreadable { gtid, reason: reason.clone() });
         }
         Ok(match row {
-            Row::Decided { record, at_ms, owner } => {
-                OpenTransaction::Decided { record: record.clone(), decided_at_ms: *at_ms, owner: *owner }
+            Row::Decided { record, vote, at_ms, owner } => {
+                let roster = vote.as_ref().map(|(roster, _)| roster.clone());
+                OpenTransaction::Decided { record: record.clone(), roster, decided_at_ms: *at_ms, owner: *owner }
             }
+            Row::Attempted { record, state, at_ms, owner } => OpenTransaction::Attempted {
+                record: record.clone(),
+                state: *state,
+                attempted_at_ms: *at_ms,
+                owner: *owner,
+            },
             Row::Saga(saga) => OpenTransaction::Saga(OpenSaga {
                 started: saga.started.clone(),
                 turned: saga.turned.clone(),
@@ -310,7 +372,7 @@ impl Storage {
 
     fn list_open(&self, row: &Row) -> Transaction {
         match row {
-            Row::Decided { record, at_ms, owner } => Transaction {
+            Row::Decided { record, at_ms, owner, .. } => Transaction {
                 gtid: record.gtid,
                 protocol: record.protocol,
                 state: record.decision.into(),
@@ -319,6 +381,19 @@ impl Storage {
                 decided_at_ms: Some(*at_ms),
                 ended_at_ms: None,
                 reason: record.reason.clone(),
+                remedy: None,
+                owner: Some(*owner),
+                pinned: self.pins.contains(&record.gtid),
+            },
+            Row::Attempted { record, owner, .. } => Transaction {
+                gtid: record.gtid,
+                protocol: Protocol::ThreePhase,
+                state: State::Preparing,
+                participants: stored::voter_names(&record.roster).cloned().collect(),
+                begun_at_ms: record.begun_at_ms,
+                decided_at_ms: None,
+                ended_at_ms: None,
+                reason: None,
                 remedy: None,
                 owner: Some(*owner),
                 pinned: self.pins.contains(&record.gtid),

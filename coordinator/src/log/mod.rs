@@ -32,6 +32,7 @@ pub mod sqlite;
 mod stored;
 mod url;
 mod verdict;
+pub mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +91,8 @@ pub trait Log: Send + Sync + 'static {
     /// [`Appended::Overruled`] means that another writer's decision stands. For a saga's start it means that the gtid is taken:
     /// `Commit` if a transaction of that gtid is open or took effect, `Abort` if one ended without effect;
     /// [`Log::lookup`] tells which. For a saga's later records it means that the saga is no longer open and ended otherwise.
+    /// [`Appended::Undecided`] means that a three-phase transaction's row stands in the way, without a decision, and that this record has no
+    /// right to it: nothing was written. Within it, only the owner's epoch moves the log on as a voter, or writes what the voters agreed on.
     ///
     /// One append at a time: a second one waits for the first.
     ///
@@ -220,6 +223,14 @@ impl Default for Options {
             read_connections_max: 4,
         }
     }
+}
+
+/// Whether a URL names a log, wherever that may be.
+///
+/// # Errors
+/// [`OpenError::Url`] if it names none.
+pub fn check_url(url: &str) -> Result<(), OpenError> {
+    Target::parse(url).map(|_| ())
 }
 
 /// Opens the log behind a URL: `sqlite:PATH` (created and migrated as needed) or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use assent_protocol::Gtid;
-use assent_protocol::record::{Decided, Ended, Record, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Ended, Record, SagaStarted, SagaStep};
 use assent_protocol::saga::StepIndex;
+use assent_protocol::three_phase::{VoterName, VoterState};
+use assent_protocol::{Gtid, Protocol};
 
 use super::Batch;
 
@@ -14,6 +15,12 @@ use super::Batch;
 pub(super) struct Plan<'a> {
     /// Inserts into the open table; first writer wins.
     pub(super) decisions: Vec<&'a Decided>,
+    /// Inserts into the open table, without a decision; first writer wins.
+    pub(super) attempts: Vec<&'a Attempted>,
+    /// Updates of the appender's own rows without a decision: they get the one that their voters agreed on. The first of each row.
+    pub(super) agreements: Vec<&'a Decided>,
+    /// Updates of the appender's own rows without a decision: the log moves on as a voter. The first of each row.
+    pub(super) votes: Vec<Vote>,
     /// Inserts into the open table; first writer wins.
     pub(super) starts: Vec<&'a SagaStarted>,
     /// Updates of open sagas.
@@ -26,13 +33,19 @@ pub(super) struct Plan<'a> {
     pub(super) unopened: Vec<&'a Ended>,
     /// Whether something was left out for an end in the same batch.
     pub(super) is_subsumed: bool,
+    /// Whether an agreement or a vote was left out: for another one of the same transaction, or because it cannot be one.
+    pub(super) is_contradictory: bool,
 }
 
 /// How many rows a storage wrote.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Written {
-    /// Decisions and starts that were inserted.
+    /// Decisions, attempts and starts that were inserted.
     pub(super) opened: u64,
+    /// 3PCs that got the decision that was agreed on.
+    pub(super) agreed: u64,
+    /// 3PCs in which the log moved on as a voter.
+    pub(super) voted: u64,
     /// Sagas that were turned, paused or resumed.
     pub(super) changed: u64,
     /// Answers of steps that were kept.
@@ -46,17 +59,30 @@ impl Written {
     /// has to look what stands.
     pub(super) fn settles(&self, batch: &Batch, plan: &Plan<'_>) -> bool {
         let all = |written: u64, wanted: usize| u64::try_from(wanted).is_ok_and(|wanted| written == wanted);
-        let opened = all(self.opened, plan.decisions.len() + plan.starts.len());
+        let opened = all(self.opened, plan.decisions.len() + plan.attempts.len() + plan.starts.len());
         let ended = all(self.ended, plan.ends.len());
         let changed = all(self.changed, plan.changes.len()) && (ended || !plan.is_subsumed);
         let stepped = all(self.stepped, plan.steps.len()) && (ended || !plan.is_subsumed);
         batch.forced.iter().all(|record| match record {
-            Record::Decided(_) | Record::SagaStarted(_) => opened,
+            Record::Decided(_) | Record::Attempted(_) | Record::SagaStarted(_) => opened,
+            Record::Agreed(_) => all(self.agreed, plan.agreements.len()) && !plan.is_contradictory,
+            Record::Voter(_) => all(self.voted, plan.votes.len()) && !plan.is_contradictory,
             Record::SagaTurned(_) | Record::SagaPaused(_) => changed,
             Record::SagaStep(_) => stepped,
             Record::Ended(end) => ended && end.has_open_row,
         })
     }
+}
+
+/// A move of the log as a voter, from one state to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vote {
+    /// In whose row.
+    pub(super) gtid: Gtid,
+    /// What has to stand there.
+    pub(super) before: VoterState,
+    /// What stands there from now on.
+    pub(super) state: VoterState,
 }
 
 /// What becomes of an open saga's row.
@@ -76,12 +102,24 @@ impl<'a> Plan<'a> {
         let mut plan = Self::default();
         let mut ended = BTreeSet::new();
         let mut changes: BTreeMap<Gtid, Change<'a>> = BTreeMap::new();
+        let mut agreements: BTreeMap<Gtid, &'a Decided> = BTreeMap::new();
+        let mut votes: BTreeMap<Gtid, Vote> = BTreeMap::new();
         let mut steps: BTreeMap<(Gtid, StepIndex, bool), &'a SagaStep> = BTreeMap::new();
         // Lazy records first: those that were queued behind a forced one of the same saga could not have been emitted
         // before its receipt, so within one batch they are the older ones.
         for record in batch.lazy.iter().chain(&batch.forced) {
             match record {
                 Record::Decided(decided) => plan.decisions.push(decided),
+                Record::Attempted(attempted) => plan.attempts.push(attempted),
+                Record::Voter(vote) => {
+                    // A participant's voter has its store elsewhere, and the log's own has a state from its first record on.
+                    if let (VoterName::Log, Some(before)) = (&vote.voter, vote.before) {
+                        votes.entry(vote.gtid).or_insert(Vote { gtid: vote.gtid, before, state: vote.state });
+                    }
+                }
+                Record::Agreed(decided) => {
+                    agreements.entry(decided.gtid).or_insert(decided);
+                }
                 Record::SagaStarted(started) => plan.starts.push(started),
                 Record::SagaTurned(turned) => {
                     change(&mut changes, turned.gtid).turned.get_or_insert(&turned.reason);
@@ -93,14 +131,21 @@ impl<'a> Plan<'a> {
                     steps.insert((step.gtid, step.step, step.compensation), step);
                 }
                 Record::Ended(end) => {
-                    if ended.insert(end.gtid) {
+                    // A 2PC's end is none of a saga's row: one that only presumes, of a gtid that it does not know, ends nothing.
+                    if ended.insert((end.gtid, end.protocol == Protocol::Saga)) {
                         if end.has_open_row { plan.ends.push(end) } else { plan.unopened.push(end) }
                     }
                 }
             }
         }
-        let is_over = |gtid: &Gtid| ended.contains(gtid);
+        let is_over = |gtid: &Gtid| ended.contains(&(*gtid, true));
         plan.is_subsumed = changes.keys().any(is_over) || steps.keys().any(|(gtid, _, _)| is_over(gtid));
+        votes.retain(|gtid, _| !agreements.contains_key(gtid));
+        plan.agreements = agreements.into_values().collect();
+        plan.votes = votes.into_values().collect();
+        let is_agreement_or_vote = |record: &&Record| matches!(record, Record::Agreed(_) | Record::Voter(_));
+        let wanted = batch.lazy.iter().chain(&batch.forced).filter(is_agreement_or_vote).count();
+        plan.is_contradictory = wanted != plan.agreements.len() + plan.votes.len();
         plan.changes = changes.into_values().filter(|change| !is_over(&change.gtid)).collect();
         plan.steps = steps.into_values().filter(|step| !is_over(&step.gtid)).collect();
         plan
@@ -109,15 +154,17 @@ impl<'a> Plan<'a> {
     /// The gtids whose history has to be looked at before the insert: an ended transaction's decision stands too.
     pub(super) fn newcomers(&self) -> impl Iterator<Item = Gtid> + Clone {
         let decisions = self.decisions.iter().map(|decided| decided.gtid);
+        let attempts = self.attempts.iter().map(|attempted| attempted.gtid);
         let starts = self.starts.iter().map(|started| started.gtid);
-        decisions.chain(starts).chain(self.unopened.iter().map(|ended| ended.gtid))
+        decisions.chain(attempts).chain(starts).chain(self.unopened.iter().map(|ended| ended.gtid))
     }
 
     /// When newcomers can have ended, if they have: how far history has to be looked at, in Unix milliseconds, both ends included.
     pub(super) fn newcomers_ended_ms(&self, at_ms: u64) -> (u64, u64) {
         let decisions = self.decisions.iter().map(|decided| decided.begun_at_ms);
         let starts = self.starts.iter().map(|started| started.begun_at_ms);
-        let begun = decisions.chain(starts).chain(self.unopened.iter().map(|ended| ended.begun_at_ms));
+        let attempts = self.attempts.iter().map(|attempted| attempted.begun_at_ms);
+        let begun = decisions.chain(attempts).chain(starts).chain(self.unopened.iter().map(|ended| ended.begun_at_ms));
         let since = begun.chain(self.newcomers().map(|gtid| gtid.minted_at_ms())).min().unwrap_or(0);
         (since.saturating_sub(CLOCK_SKEW_MAX_MS), at_ms.saturating_add(CLOCK_SKEW_MAX_MS))
     }
@@ -128,4 +175,4 @@ fn change<'a, 'm>(changes: &'m mut BTreeMap<Gtid, Change<'a>>, gtid: Gtid) -> &'
 }
 
 /// How far the clocks of replicas may be apart for the first decision to be found in history too, in milliseconds.
-const CLOCK_SKEW_MAX_MS: u64 = 3_600_000;
+pub(super) const CLOCK_SKEW_MAX_MS: u64 = 3_600_000;

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use assent_protocol::record::{Decided, Ended, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
+use assent_protocol::three_phase::{Roster, VoterState};
 use assent_protocol::{BodyDigest, Decision, Epoch, Gtid, Outcome, ParticipantName, Protocol};
 
 use super::LogError;
@@ -15,8 +16,21 @@ pub enum OpenTransaction {
     Decided {
         /// The decision with its roster.
         record: Decided,
+        /// Who voted, where the decision settled 'attempt 1 sent'.
+        roster: Option<Roster>,
         /// When it became durable, in Unix milliseconds.
         decided_at_ms: u64,
+        /// The epoch that owns it.
+        owner: Epoch,
+    },
+    /// 'Attempt 1 sent', and no decision that the log knows: its voters decide, by an election.
+    Attempted {
+        /// The attempt with its roster.
+        record: Attempted,
+        /// What the log keeps as a voter.
+        state: VoterState,
+        /// When the attempt became durable, in Unix milliseconds.
+        attempted_at_ms: u64,
         /// The epoch that owns it.
         owner: Epoch,
     },
@@ -29,6 +43,7 @@ impl OpenTransaction {
     pub fn gtid(&self) -> Gtid {
         match self {
             Self::Decided { record, .. } => record.gtid,
+            Self::Attempted { record, .. } => record.gtid,
             Self::Saga(saga) => saga.started.gtid,
         }
     }
@@ -37,6 +52,7 @@ impl OpenTransaction {
     pub fn digest(&self) -> BodyDigest {
         match self {
             Self::Decided { record, .. } => record.digest,
+            Self::Attempted { record, .. } => record.digest,
             Self::Saga(saga) => saga.started.digest,
         }
     }
@@ -102,9 +118,11 @@ pub enum Found {
 
 /// How far a transaction is, as far as the log knows.
 ///
-/// What only the owner's memory knows (active, preparing) has no row, and so no state here.
+/// What only the owner's memory knows has no row, and so no state here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
+    /// 3PC: every branch voted yes, and the voters are agreeing.
+    Preparing,
     /// Commit is decided; branches have yet to acknowledge it.
     Committing,
     /// Abort is decided; branches have yet to acknowledge it.
@@ -127,7 +145,8 @@ pub enum State {
 
 impl State {
     /// Every state, open ones first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Preparing,
         Self::Committing,
         Self::Aborting,
         Self::Running,
@@ -142,6 +161,7 @@ impl State {
     /// The word for it in the log, on the wire and on screen.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Preparing => "preparing",
             Self::Committing => "committing",
             Self::Aborting => "aborting",
             Self::Running => "running",

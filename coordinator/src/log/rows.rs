@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use assent_protocol::record::{Decided, Ended, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
 use assent_protocol::saga::StepIndex;
 use assent_protocol::{Epoch, Gtid, ParticipantName, Protocol};
 use bytes::Bytes;
 
 use super::read::{
-    EndedTransaction, Found, LoggedStep, OpenSaga, OpenTransaction, Page, PageToken, Shown, Transaction, Unreadable,
+    EndedTransaction, Found, LoggedStep, OpenSaga, OpenTransaction, Page, PageToken, Shown, State, Transaction,
+    Unreadable,
 };
 use super::stored;
 
@@ -27,6 +28,9 @@ pub(super) struct OpenRow {
     pub(super) remedy: Option<String>,
     /// JSON; not read for listings.
     pub(super) definition: Option<String>,
+    pub(super) voter: Option<String>,
+    /// JSON; not read for listings.
+    pub(super) roster: Option<String>,
     pub(super) pinned: bool,
 }
 
@@ -61,7 +65,7 @@ pub(super) struct HistoryRow {
 }
 
 impl OpenRow {
-    fn parse(&self, steps: Vec<StepRow>) -> Result<OpenTransaction, Unreadable> {
+    pub(super) fn parse(&self, steps: Vec<StepRow>) -> Result<OpenTransaction, Unreadable> {
         self.try_parse(steps).map_err(|reason| Unreadable { gtid: self.gtid, reason })
     }
 
@@ -83,16 +87,32 @@ impl OpenRow {
                 owner,
             }));
         }
+        let roster = self.roster.as_deref().map(stored::parse_voters).transpose()?;
+        let Some(decision) = decision else {
+            let state = self.voter.as_deref().ok_or("it has neither a decision nor a voter")?;
+            return Ok(OpenTransaction::Attempted {
+                record: Attempted {
+                    gtid: self.gtid,
+                    roster: roster.ok_or("it has a voter without a roster")?,
+                    digest,
+                    begun_at_ms: self.begun_at_ms,
+                },
+                state: stored::parse_voter(state)?,
+                attempted_at_ms: self.decided_at_ms,
+                owner,
+            });
+        };
         Ok(OpenTransaction::Decided {
             record: Decided {
                 gtid: self.gtid,
                 protocol,
-                decision: decision.ok_or("it has no decision")?,
+                decision,
                 participants: stored::parse_roster(&self.participants)?,
                 digest,
                 begun_at_ms: self.begun_at_ms,
                 reason: self.reason.clone(),
             },
+            roster,
             decided_at_ms: self.decided_at_ms,
             owner,
         })
@@ -102,13 +122,14 @@ impl OpenRow {
     fn list(self) -> Transaction {
         let protocol = stored::parse_protocol(&self.protocol).unwrap_or(Protocol::TwoPhase);
         let decision = self.decision.as_deref().and_then(|word| stored::parse_decision(word).ok());
+        let state = stored::open_state(protocol, decision, self.remedy.is_some());
         Transaction {
             gtid: self.gtid,
             protocol,
-            state: stored::open_state(protocol, decision, self.remedy.is_some()),
+            state,
             participants: stored::parse_roster(&self.participants).unwrap_or_default(),
             begun_at_ms: self.begun_at_ms,
-            decided_at_ms: Some(self.decided_at_ms),
+            decided_at_ms: (state != State::Preparing).then_some(self.decided_at_ms),
             ended_at_ms: None,
             reason: self.reason,
             remedy: self.remedy,
@@ -131,7 +152,7 @@ impl StepRow {
 }
 
 impl HistoryRow {
-    fn parse(&self) -> Result<EndedTransaction, Unreadable> {
+    pub(super) fn parse(&self) -> Result<EndedTransaction, Unreadable> {
         self.try_parse().map_err(|reason| Unreadable { gtid: self.gtid, reason })
     }
 

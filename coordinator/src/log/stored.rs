@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use assent_protocol::record::EndedBranch;
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
+use assent_protocol::three_phase::{Ballot, NodeId, PeerAddress, Roster, Seat, Standing, StoreId, VoterState};
 use assent_protocol::{BodyDigest, BranchEnd, Decision, Name, Outcome, ParticipantName, Protocol, RetryPolicy};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::State;
 
@@ -138,8 +140,82 @@ pub(super) fn open_state(protocol: Protocol, decision: Option<Decision>, is_paus
         (Protocol::Saga, None | Some(Decision::Commit)) => State::Running,
         (Protocol::Saga, Some(Decision::Abort)) => State::Compensating,
         (Protocol::TwoPhase | Protocol::ThreePhase, Some(Decision::Commit)) => State::Committing,
-        (Protocol::TwoPhase | Protocol::ThreePhase, Some(Decision::Abort) | None) => State::Aborting,
+        (Protocol::TwoPhase | Protocol::ThreePhase, Some(Decision::Abort)) => State::Aborting,
+        (Protocol::TwoPhase | Protocol::ThreePhase, None) => State::Preparing,
     }
+}
+
+/// What the log keeps as a voter, as three words: where it stands, the last ballot it joined, the last one it accepted or `-`.
+/// One state has one text, so that a compare-and-set can compare texts.
+pub(super) fn voter(state: &VoterState) -> String {
+    let VoterState { standing, joined, accepted } = state;
+    match accepted {
+        Some(accepted) => format!("{} {joined} {accepted}", standing.as_str()),
+        None => format!("{} {joined} -", standing.as_str()),
+    }
+}
+
+/// Reads what [`voter`] wrote.
+pub(super) fn parse_voter(text: &str) -> Result<VoterState, String> {
+    let words = |text: &str| {
+        let (standing, ballots) = text.split_once(' ')?;
+        let (joined, accepted) = ballots.split_once(' ')?;
+        let accepted = if accepted == "-" { None } else { Some(parse_ballot(accepted)?) };
+        Some(VoterState { standing: Standing::from_word(standing)?, joined: parse_ballot(joined)?, accepted })
+    };
+    words(text).ok_or_else(|| format!("the log's voter cannot stand at {text:?}"))
+}
+
+fn parse_ballot(text: &str) -> Option<Ballot> {
+    let (round, node) = text.split_once('.')?;
+    Some(Ballot { round: round.parse().ok()?, node: NodeId(u128::from_str_radix(node, 16).ok()?) })
+}
+
+/// The roster of a three-phase transaction as it stands in the log: stores as UUIDs.
+#[derive(Serialize, Deserialize)]
+struct StoredVoters {
+    participants: Vec<StoredSeat>,
+    log: Uuid,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSeat {
+    participant: ParticipantName,
+    address: PeerAddress,
+    store: Uuid,
+}
+
+/// Who votes, as JSON.
+pub(super) fn voters(roster: &Roster) -> String {
+    let seats = roster.participants().iter().map(|seat| StoredSeat {
+        participant: seat.participant.clone(),
+        address: seat.address.clone(),
+        store: Uuid::from_u128(seat.store.0),
+    });
+    let stored = StoredVoters { participants: seats.collect(), log: Uuid::from_u128(roster.log().0) };
+    serde_json::to_string(&stored).expect("names and ids can always be said in JSON")
+}
+
+/// Reads what [`voters`] wrote.
+pub(super) fn parse_voters(json: &str) -> Result<Roster, String> {
+    let stored: StoredVoters = serde_json::from_str(json).map_err(|error| format!("its roster is not one: {error}"))?;
+    let seats = stored.participants.into_iter().map(|StoredSeat { participant, address, store }| Seat {
+        participant,
+        address,
+        store: StoreId(store.as_u128()),
+    });
+    Roster::new(seats.collect(), StoreId(stored.log.as_u128()))
+        .map_err(|error| format!("its roster is not one: {error}"))
+}
+
+/// The names in a roster, in its order.
+pub(super) fn voter_names(roster: &Roster) -> impl Iterator<Item = &ParticipantName> {
+    roster.participants().iter().map(|seat| &seat.participant)
+}
+
+/// What a row has of the log as a voter, if it is there and can be read.
+pub(super) fn vote_from_columns(roster: Option<&str>, state: Option<&str>) -> Option<(Roster, VoterState)> {
+    Some((parse_voters(roster?).ok()?, parse_voter(state?).ok()?))
 }
 
 /// A step as it stands in the log: names and numbers in the clear, the input as base64.

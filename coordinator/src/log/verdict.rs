@@ -1,20 +1,26 @@
 //! What a log answers to a forced record, from what stands in the storage after the append.
 //!
-//! | forced record | nothing stands | open | ended |
-//! |---|---|---|---|
-//! | decision | repeat | durable if the same decision, else overruled | durable if the same decision, else overruled |
-//! | saga's start | repeat | durable if ours, with the same digest; else overruled (commit) | overruled |
-//! | saga's turn | overruled (abort) | durable if turned, else repeat | durable if compensated, else overruled |
-//! | saga's step, pause | overruled (abort) | durable | durable: the end carries it |
-//! | end | overruled (abort) | repeat | durable if the same decision, else overruled |
+//! | forced record | nothing stands | open, decided | open 3PC without a decision | open saga | ended |
+//! |---|---|---|---|---|---|
+//! | decision | repeat | durable if the same decision, else overruled | undecided | overruled | durable if the same decision, else overruled |
+//! | 'attempt 1 sent' | repeat | overruled | durable if ours, with the same roster and digest; else undecided | undecided | overruled |
+//! | agreement | undecided | durable if the same decision, else overruled | ours: repeat; else undecided | undecided | durable if the same decision, else overruled |
+//! | the log's voter | undecided | durable if ours, in the same state; else overruled | durable if ours, in the same state; else undecided | undecided | overruled |
+//! | saga's start | repeat | overruled | overruled (commit): the gtid is taken | durable if ours, with the same digest; else overruled (commit) | overruled |
+//! | saga's turn | overruled (abort) | overruled | undecided | durable if turned, else repeat | durable if compensated, else overruled |
+//! | saga's step, pause | overruled (abort) | overruled | undecided | durable | durable: the end carries it |
+//! | end | overruled (abort) | repeat if of this decision, else overruled | undecided | repeat if a saga's, else overruled | durable if the same decision, else overruled |
 //!
-//! A saga's record is overruled where the open row is a 2PC's, and an end where the row is of the other kind or of another decision.
+//! A row without a decision is for its voters to decide, and only its owner writes down what they agreed on. Whoever else meets it learns
+//! nothing from the log, and neither does an owner whose row is gone: to answer with a decision would be to invent one, and to repeat would hold
+//! up everybody behind this batch.
 
 use assent_protocol::record::Ended;
+use assent_protocol::three_phase::{Roster, VoterState};
 use assent_protocol::{Appended, BodyDigest, Decision, Durable, Epoch, Outcome, Protocol, Record};
 
 /// What the storage has of a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// A row of the open table.
     Open {
@@ -26,6 +32,8 @@ pub(super) enum Standing {
         owner: Epoch,
         /// The digest of the request.
         digest: BodyDigest,
+        /// What the log keeps as a voter, if the row has that and it can be read.
+        vote: Option<(Roster, VoterState)>,
     },
     /// A row of history.
     Ended(Outcome),
@@ -49,42 +57,78 @@ pub(super) fn ends(ended: &Ended, saga: bool, decision: Option<Decision>) -> boo
 }
 
 /// The answer, or `None` if the append has to be repeated: what stands is older than the record.
-pub(super) fn verdict(record: &Record, standing: Option<Standing>, held: Epoch) -> Option<Appended> {
+pub(super) fn verdict(record: &Record, standing: Option<&Standing>, held: Epoch) -> Option<Appended> {
     let overruled = |decision| Some(Appended::Overruled(decision));
     let by = |mine: Decision, theirs: Decision| if mine == theirs { Some(durable(record)) } else { overruled(theirs) };
+    let undecided = Some(Appended::Undecided);
     match (record, standing) {
         (Record::Decided(_), None) => None,
-        (Record::Decided(_), Some(Standing::Open { decision: None, .. })) => overruled(Decision::Commit),
-        (Record::Decided(mine), Some(Standing::Open { decision: Some(theirs), .. })) => by(mine.decision, theirs),
-        (Record::Decided(mine), Some(Standing::Ended(outcome))) => by(mine.decision, decision_of(outcome)),
+        (Record::Decided(_), Some(Standing::Open { saga: true, decision: None, .. })) => overruled(Decision::Commit),
+        (Record::Decided(_), Some(Standing::Open { saga: false, decision: None, .. })) => undecided,
+        (Record::Decided(mine), Some(Standing::Open { decision: Some(theirs), .. })) => by(mine.decision, *theirs),
+        (Record::Decided(mine), Some(Standing::Ended(outcome))) => by(mine.decision, decision_of(*outcome)),
+
+        (Record::Agreed(_), None | Some(Standing::Open { saga: true, .. })) => undecided,
+        (Record::Agreed(_), Some(Standing::Open { saga: false, decision: None, owner, .. })) => {
+            if *owner == held {
+                None
+            } else {
+                undecided
+            }
+        }
+        (Record::Agreed(mine), Some(Standing::Open { saga: false, decision: Some(theirs), .. })) => {
+            by(mine.decision, *theirs)
+        }
+        (Record::Agreed(mine), Some(Standing::Ended(outcome))) => by(mine.decision, decision_of(*outcome)),
+
+        (Record::Attempted(_), None) => None,
+        (Record::Attempted(mine), Some(Standing::Open { saga: false, decision: None, owner, digest, vote })) => {
+            let has_roster = vote.as_ref().is_some_and(|(roster, _)| *roster == mine.roster);
+            let is_ours = *owner == held && *digest == mine.digest && has_roster;
+            if is_ours { Some(durable(record)) } else { undecided }
+        }
+        (Record::Attempted(_), Some(Standing::Open { saga: false, decision: Some(theirs), .. })) => overruled(*theirs),
+        (Record::Attempted(_), Some(Standing::Open { saga: true, .. })) => undecided,
+
+        (Record::Voter(_), None | Some(Standing::Open { saga: true, .. })) => undecided,
+        (Record::Voter(mine), Some(Standing::Open { saga: false, decision, owner, vote, .. })) => {
+            let stands = vote.as_ref().is_some_and(|(_, state)| *state == mine.state);
+            match decision {
+                _ if *owner == held && stands => Some(durable(record)),
+                Some(theirs) => overruled(*theirs),
+                None => undecided,
+            }
+        }
+        (Record::Attempted(_) | Record::Voter(_), Some(Standing::Ended(outcome))) => overruled(decision_of(*outcome)),
 
         (Record::SagaStarted(_), None) => None,
-        (Record::SagaStarted(mine), Some(Standing::Open { saga, decision, owner, digest })) => {
-            let is_ours = saga && owner == held && digest == mine.digest;
+        (Record::SagaStarted(mine), Some(Standing::Open { saga, decision, owner, digest, .. })) => {
+            let is_ours = *saga && *owner == held && *digest == mine.digest;
             if is_ours {
                 Some(durable(record))
             } else {
                 overruled(decision.filter(|_| !saga).unwrap_or(Decision::Commit))
             }
         }
-        (Record::SagaStarted(_), Some(Standing::Ended(outcome))) => overruled(decision_of(outcome)),
+        (Record::SagaStarted(_), Some(Standing::Ended(outcome))) => overruled(decision_of(*outcome)),
 
         (
             Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_),
             Some(Standing::Open { saga: false, decision, .. }),
-        ) => overruled(decision.unwrap_or(Decision::Abort)),
+        ) => decision.map_or(undecided, overruled),
         (Record::SagaTurned(_), Some(Standing::Open { saga: true, decision, .. })) => decision.map(|_| durable(record)),
-        (Record::SagaTurned(_), Some(Standing::Ended(outcome))) => by(Decision::Abort, decision_of(outcome)),
+        (Record::SagaTurned(_), Some(Standing::Ended(outcome))) => by(Decision::Abort, decision_of(*outcome)),
         (Record::SagaStep(_) | Record::SagaPaused(_), Some(_)) => Some(durable(record)),
 
+        (Record::Ended(_), Some(Standing::Open { saga: false, decision: None, .. })) => undecided,
         (Record::Ended(mine), Some(Standing::Open { saga, decision, .. })) => {
-            if ends(mine, saga, decision) {
+            if ends(mine, *saga, *decision) {
                 None
             } else {
                 overruled(decision.unwrap_or(Decision::Commit))
             }
         }
-        (Record::Ended(mine), Some(Standing::Ended(outcome))) => by(decision_of(mine.outcome), decision_of(outcome)),
+        (Record::Ended(mine), Some(Standing::Ended(outcome))) => by(decision_of(mine.outcome), decision_of(*outcome)),
 
         // Somebody removed the row by hand. Whoever goes on with this transaction goes on alone: let it stop.
         (Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_) | Record::Ended(_), None) => {

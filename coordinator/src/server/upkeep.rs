@@ -11,7 +11,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{self, HealthServer};
 use tonic_health::server::HealthReporter;
 
-use super::now_ms;
+use crate::driver::now_ms;
 use crate::log::Log;
 
 /// How often ended transactions are looked through for those to forget.

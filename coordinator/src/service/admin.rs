@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use assent_proto::session::Refused;
+use assent_proto::session::{FRAME_BYTES_MAX, Refused};
 use assent_proto::v1;
 use assent_proto::v1::admin_service_server::AdminService;
 use assent_proto::v1::{
@@ -10,12 +10,13 @@ use assent_proto::v1::{
     ListParticipantsRequest, ListParticipantsResponse, ListTransactionsRequest, ListTransactionsResponse,
 };
 use assent_protocol::Gtid;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::listing::{self, Wanted};
 use super::shown::{from_log, from_memory, timestamp};
 use super::transaction::not_found;
-use super::{Shared, check, log_refusal, process};
+use super::{Shared, answer, check, log_refusal, process};
 use crate::driver::Snapshot;
 
 /// The service; see the module.
@@ -78,7 +79,12 @@ impl AdminService for Admin {
         request: Request<GetTransactionRequest>,
     ) -> Result<Response<GetTransactionResponse>, Status> {
         let gtid = check::gtid(&request.into_inner().gtid)?;
-        Ok(Response::new(GetTransactionResponse { transaction: Some(self.show(gtid).await?) }))
+        let mut transaction = self.show(gtid).await?;
+        if transaction.encoded_len() > FRAME_BYTES_MAX {
+            // Better without what its steps gave than not at all.
+            transaction.branches.iter_mut().for_each(|step| step.output.clear());
+        }
+        answer(GetTransactionResponse { transaction: Some(transaction) })
     }
 
     async fn list_participants(

@@ -1,13 +1,11 @@
 //! Requests of unary calls into strict types: what is refused, and why.
 
-use std::time::SystemTime;
-
 use assent_proto::error::Reason;
 use assent_proto::session::Refused;
 use assent_proto::v1;
 use assent_protocol::saga::Definition;
 use assent_protocol::two_phase::CarriedBranch;
-use assent_protocol::{Gtid, ParticipantName, Refusal};
+use assent_protocol::{Gtid, ParticipantName, Protocol, Refusal};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -41,7 +39,7 @@ pub(super) fn participant(text: &str) -> Result<ParticipantName, Refused> {
 /// A branch that a call carries.
 pub(super) fn branch(limits: &Limits, name: &str, payload: Bytes) -> Result<CarriedBranch, Refused> {
     let participant = participant(name)?;
-    payload_fits(limits, || format!("the payload of participant {participant}"), payload.len())?;
+    limits.payload_fits(|| format!("the payload of participant {participant}"), payload.len())?;
     Ok(CarriedBranch { participant, payload })
 }
 
@@ -59,38 +57,33 @@ pub(super) fn definition(limits: &Limits, definition: Option<v1::SagaDefinition>
         definition.ok_or_else(|| malformed("definition is missing: a saga is made of its steps, at least one"))?;
     let definition = Definition::try_from(definition)?;
     for step in definition.steps() {
-        payload_fits(limits, || format!("the input of step {}", step.name), step.input.len())?;
+        limits.payload_fits(|| format!("the input of step {}", step.name), step.input.len())?;
     }
     Ok(definition)
 }
 
-fn payload_fits(limits: &Limits, what: impl FnOnce() -> String, bytes: usize) -> Result<(), Refused> {
-    let bytes_max = limits.payload_bytes_max;
-    if bytes <= bytes_max {
-        return Ok(());
+/// How a transaction is to commit: with two phases, unless it says three.
+pub(super) fn commit_protocol(number: i32) -> Result<Protocol, Refused> {
+    match v1::Protocol::try_from(number) {
+        Ok(v1::Protocol::Unspecified | v1::Protocol::TwoPhase) => Ok(Protocol::TwoPhase),
+        Ok(v1::Protocol::ThreePhase) => Ok(Protocol::ThreePhase),
+        Ok(v1::Protocol::Saga) => Err(malformed("protocol is a saga's; start one with StartSaga")),
+        Err(_) => Err(malformed(format!(
+            "protocol is {number}, which this version does not know; say TWO_PHASE or THREE_PHASE"
+        ))),
     }
-    let message = format!(
-        "{} has {bytes} bytes, and {bytes_max} are allowed; send a reference to the data, or raise \
-         limits.payload_bytes_max",
-        what()
-    );
-    Err(Reason::PayloadTooLarge.refused(message))
 }
 
 /// A timeout, in milliseconds.
 pub(super) fn timeout(limits: &Limits, timeout_ms: u64) -> Result<u64, Refused> {
     let max_ms = limits.timeout_max_ms;
     if timeout_ms > max_ms {
-        let message = format!("a timeout of {timeout_ms} ms is over the {max_ms} ms of limits.timeout_max");
+        let message = format!(
+            "a timeout of {timeout_ms} ms is over the {max_ms} ms of limits.timeout_max; ask for less, or raise it"
+        );
         return Err(Reason::InvalidTimeout.refused(message));
     }
     Ok(timeout_ms)
-}
-
-/// The wall clock, in Unix milliseconds.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A request that says something impossible.

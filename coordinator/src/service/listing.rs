@@ -11,16 +11,19 @@ use std::collections::HashSet;
 use assent_proto::session::Refused;
 use assent_proto::v1;
 use assent_protocol::{Gtid, ParticipantName, Protocol};
+use prost::Message;
 
 use super::shown::{from_listing, from_memory, state_word};
 use super::{Shared, check, log_refusal};
-use crate::driver::Browse;
+use crate::driver::{Browse, now_ms};
 use crate::log::{Filter, Kind, PageToken, State};
 
 /// Transactions on a page that does not say how many it wants.
 const PAGE_DEFAULT: usize = 50;
 /// The most on a page.
 const PAGE_MAX: usize = 1_000;
+/// The most bytes of the open ones, and of the ended ones, on a page: both together fit into what clients take by default.
+const PAGE_BYTES_MAX: usize = 2_000_000;
 
 /// What is asked for.
 pub(super) struct Wanted {
@@ -88,7 +91,7 @@ impl TryFrom<v1::ListTransactionsRequest> for Wanted {
                 let age = std::time::Duration::try_from(age)
                     .map_err(|_| check::malformed("older_than is negative or too long: give such as 60s"))?;
                 let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-                Some(check::now_ms().saturating_sub(age_ms))
+                Some(now_ms().saturating_sub(age_ms))
             }
         };
         let limit = match usize::try_from(request.page_size).unwrap_or(usize::MAX) {
@@ -196,8 +199,15 @@ async fn part(
         }
     }
     found.sort_by_key(|(gtid, _)| Reverse(*gtid));
-    let has_more = found.len() > room;
-    found.truncate(room);
+    let mut bytes = 0;
+    let fits = found.iter().take(room).take_while(|(_, transaction)| {
+        let is_first = bytes == 0;
+        bytes += transaction.encoded_len();
+        is_first || bytes <= PAGE_BYTES_MAX
+    });
+    let fit = fits.count();
+    let has_more = found.len() > fit;
+    found.truncate(fit);
     Ok((found, has_more))
 }
 

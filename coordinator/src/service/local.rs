@@ -56,8 +56,14 @@ impl LocalSession {
         let (outbound, queue, backlog) = Outbound::channel();
         for shard in 0..driver.shard_count() {
             let outbound = outbound.clone();
-            let peer =
-                Peer { session: SESSION, participant: None, instance: InstanceId(0), one_phase: false, outbound };
+            let peer = Peer {
+                session: SESSION,
+                participant: None,
+                instance: InstanceId(0),
+                one_phase: false,
+                voter: None,
+                outbound,
+            };
             driver.give(shard, Input::SessionOpened(peer)).await;
         }
         let waiting = Arc::default();
@@ -198,7 +204,7 @@ fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
 mod tests {
     use std::time::Duration;
 
-    use assent_protocol::Name;
+    use assent_protocol::{Name, Protocol};
     use uuid::Uuid;
 
     use super::*;
@@ -222,7 +228,14 @@ mod tests {
     async fn begun(session: &LocalSession) -> Gtid {
         loop {
             let gtid = gtid();
-            let reply = session.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms: 0 }).await;
+            let reply = session
+                .ask(gtid, |request_id| FromClient::Begin {
+                    request_id,
+                    gtid,
+                    timeout_ms: 0,
+                    protocol: Protocol::TwoPhase,
+                })
+                .await;
             // One that was minted right after the start might be from before it.
             if matches!(reply, Ok(Reply::Begun { .. })) {
                 return gtid;
@@ -245,6 +258,7 @@ mod tests {
                         begun: true,
                         timeout_ms: 0,
                         wait: Wait::Decided,
+                        protocol: Protocol::TwoPhase,
                     })
                 })
                 .await

@@ -9,6 +9,7 @@
 //! | `check.rs` | requests into strict types; what is refused, and why |
 //! | `shown.rs` | transactions as operators see them |
 //! | `bearer.rs` | the token that calls must carry, where one is configured |
+//! | `unreadable.rs` | messages that never become requests |
 //! | `process.rs` | what the operating system tells about this process |
 
 mod admin;
@@ -19,11 +20,13 @@ mod local;
 pub(crate) mod process;
 mod shown;
 mod transaction;
+mod unreadable;
 
 use std::sync::Arc;
 
 use assent_proto::error::Reason;
-use assent_proto::session::Refused;
+use assent_proto::session::{FRAME_BYTES_MAX, Refused};
+use tonic::{Response, Status};
 
 use crate::driver::Driver;
 use crate::log::{Log, LogError};
@@ -32,6 +35,7 @@ pub(crate) use admin::Admin;
 pub(crate) use bearer::Bearer;
 pub(crate) use local::LocalSession;
 pub(crate) use transaction::Transactions;
+pub(crate) use unreadable::{explained, explained_answer};
 
 /// What all services of a replica share.
 #[derive(Debug)]
@@ -44,6 +48,19 @@ pub(crate) struct Shared {
     pub(crate) replica: String,
     /// When it started to serve, in Unix milliseconds.
     pub(crate) started_at_ms: u64,
+}
+
+/// An answer, unless it is larger than clients take by default: outputs of steps may be.
+fn answer<M: prost::Message>(answer: M) -> Result<Response<M>, Status> {
+    let bytes = answer.encoded_len();
+    if bytes <= FRAME_BYTES_MAX {
+        return Ok(Response::new(answer));
+    }
+    let message = format!(
+        "the answer has {bytes} bytes, and {FRAME_BYTES_MAX} fit into a message; let steps give references to their data, \
+         and see the rest with AdminService/GetTransaction"
+    );
+    Err(Reason::FrameTooLarge.status(message))
 }
 
 /// A read that the log did not answer.

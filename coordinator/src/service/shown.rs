@@ -2,7 +2,7 @@
 
 use assent_proto::v1;
 use assent_protocol::saga::{StepIndex, StepResult};
-use assent_protocol::{AbortReason, Epoch, Protocol};
+use assent_protocol::{AbortReason, Epoch, ParticipantName, Protocol};
 use bytes::Bytes;
 use prost_types::Timestamp;
 
@@ -123,19 +123,24 @@ pub(super) fn from_log(shown: Shown, owner: Owner<'_>) -> v1::Transaction {
     match found {
         Found::Ended(ended) => v1::Transaction { branches: branches_ended(ended), ..named },
         Found::Open(OpenTransaction::Decided { record, .. }) => {
-            let participants = record.participants.into_iter();
-            let branches = participants
-                .map(|participant| v1::Branch {
-                    participant: participant.into(),
-                    state: "prepared".to_owned(),
-                    ..v1::Branch::default()
-                })
-                .collect();
-            v1::Transaction { branches, ..named }
+            v1::Transaction { branches: branches_prepared(record.participants), ..named }
+        }
+        Found::Open(OpenTransaction::Attempted { record, .. }) => {
+            let participants = record.roster.participants().iter().map(|seat| seat.participant.clone());
+            v1::Transaction { branches: branches_prepared(participants), ..named }
         }
         Found::Open(OpenTransaction::Saga(saga)) => v1::Transaction { branches: steps_open(&saga), ..named },
         Found::Unreadable(unreadable) => v1::Transaction { waiting_for: format!("an operator: {unreadable}"), ..named },
     }
+}
+
+fn branches_prepared(participants: impl IntoIterator<Item = ParticipantName>) -> Vec<v1::Branch> {
+    let prepared = participants.into_iter().map(|participant| v1::Branch {
+        participant: participant.into(),
+        state: "prepared".to_owned(),
+        ..v1::Branch::default()
+    });
+    prepared.collect()
 }
 
 fn branches_ended(ended: EndedTransaction) -> Vec<v1::Branch> {

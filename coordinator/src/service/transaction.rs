@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 use super::shown::{Owner, from_log, from_memory, timestamp};
-use super::{Shared, check, log_refusal};
+use super::{Shared, answer, check, log_refusal};
 use crate::driver::{Input, TransactionView};
 
 /// A caller of a unary call may ask again after the answer, and nothing on the wire says that it does. So the driver is told that every
@@ -46,10 +46,11 @@ impl Transactions {
     async fn begin_at(&self, request: BeginRequest) -> Result<BeginResponse, Refused> {
         let is_minted_here = request.gtid.is_empty();
         let timeout_ms = check::timeout(&self.shared.limits, request.timeout_ms)?;
+        let protocol = check::commit_protocol(request.protocol)?;
         loop {
             let gtid = check::gtid_or_new(&request.gtid)?;
-            let reply =
-                self.shared.local.ask(gtid, |request_id| FromClient::Begin { request_id, gtid, timeout_ms }).await?;
+            let begin = |request_id| FromClient::Begin { request_id, gtid, timeout_ms, protocol };
+            let reply = self.shared.local.ask(gtid, begin).await?;
             match reply {
                 Reply::Begun { deadline_unix_ms } => {
                     let deadline = Some(timestamp(deadline_unix_ms));
@@ -84,6 +85,7 @@ impl Transactions {
         let gtid = check::gtid(&request.gtid)?;
         let branches = check::branches(&self.shared.limits, request.branches)?;
         let timeout_ms = check::timeout(&self.shared.limits, request.timeout_ms)?;
+        let protocol = check::commit_protocol(request.protocol)?;
         let begun = match (request.begun, branches.is_empty()) {
             (None | Some(true), true) => true,
             (Some(begun), false) => begun,
@@ -113,6 +115,7 @@ impl Transactions {
                     begun,
                     timeout_ms,
                     wait: Wait::Decided,
+                    protocol,
                 })
             })
             .await?;
@@ -213,7 +216,7 @@ impl Shared {
 
 pub(super) fn not_found(gtid: Gtid) -> Refused {
     let message = format!(
-        "no transaction {gtid}: it never began here, or it was aborted before anything was logged, or it is older than the retention"
+        "no transaction {gtid}: it never began here, or it was aborted before anything was logged, or it is older than the retention; check the gtid"
     );
     Reason::NotFound.refused(message)
 }
@@ -243,7 +246,7 @@ impl TransactionService for Transactions {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let gtid = check::gtid(&request.into_inner().gtid)?;
         let transaction = self.shared.find(gtid).await?;
-        Ok(Response::new(GetResponse { transaction: Some(transaction) }))
+        answer(GetResponse { transaction: Some(transaction) })
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -256,11 +259,12 @@ impl TransactionService for Transactions {
             Some((next.map_err(Status::from), watcher))
         });
         let all = stream::iter(first.map(Ok)).chain(rest);
-        Ok(Response::new(all.map(|next| Ok(WatchResponse { transaction: Some(next?) })).boxed()))
+        let answers = all.map(|next| Ok(answer(WatchResponse { transaction: Some(next?) })?.into_inner()));
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn start_saga(&self, request: Request<StartSagaRequest>) -> Result<Response<StartSagaResponse>, Status> {
-        Ok(Response::new(self.start_saga_at(request.into_inner()).await?))
+        answer(self.start_saga_at(request.into_inner()).await?)
     }
 }
 

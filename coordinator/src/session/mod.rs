@@ -24,6 +24,7 @@ use futures::stream::BoxStream;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::config::Secret;
 use crate::driver::{Driver, Limits, SessionId};
 use crate::log::Log;
 
@@ -43,7 +44,7 @@ pub struct Settings {
     /// Sessions at once; more are refused.
     pub sessions_max: usize,
     /// What Hello must carry, if anything.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// What a message may hold.
     pub limits: Limits,
 }
@@ -68,8 +69,8 @@ struct Shared {
 /// Session numbers below this are for callers inside the process.
 const FIRST_SESSION: u64 = 1_000;
 
-/// How much larger than a frame a message may be encoded: gRPC counts its own envelope.
-const ENVELOPE_BYTES: usize = 4_096;
+/// The most bytes of a message as gRPC counts it: a frame, and its envelope.
+pub(crate) const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX + 4_096;
 
 /// The session service, to be served by tonic. When `leaving` turns true, sessions are told to go away.
 pub fn service(
@@ -82,8 +83,8 @@ pub fn service(
     let next = AtomicU64::new(FIRST_SESSION);
     let shared = Arc::new(Shared { driver, settings, log, places, next, leaving });
     SessionServiceServer::new(Sessions { shared })
-        .max_decoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES)
-        .max_encoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 #[tonic::async_trait]
@@ -95,8 +96,10 @@ impl SessionService for Sessions {
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
-            let message =
-                format!("this replica holds {} sessions, as many as it may", self.shared.settings.sessions_max);
+            let message = format!(
+                "this replica holds {} sessions, as many as it may; dial another, or raise session.sessions_max",
+                self.shared.settings.sessions_max
+            );
             return Err(Reason::TooManySessions.status(message));
         };
         let session = SessionId(self.shared.next.fetch_add(1, Relaxed));

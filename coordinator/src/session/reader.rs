@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use assent_crash::crash_point;
 use assent_proto::error::Reason;
 use assent_proto::session::{
     Commit, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSION, Refused, Reply, Welcome,
@@ -16,6 +17,7 @@ use tonic::{Status, Streaming};
 use super::Shared;
 use super::writer::End;
 use crate::driver::{Driver, Input, Limits, Peer, SessionId, subject};
+use crate::service::explained;
 
 /// How long a client may take for its Hello.
 const HELLO_MAX: Duration = Duration::from_secs(10);
@@ -53,8 +55,10 @@ impl Reader {
     /// The first frame: Hello, and whatever came with it.
     async fn greet(&mut self) -> Result<(Hello, Vec<ClientMessage>), Status> {
         let frame = match tokio::time::timeout(HELLO_MAX, self.incoming.message()).await {
-            Err(_) => return Err(Reason::HelloExpected.status("no Hello came; it is the first message of a session")),
-            Ok(frame) => frame?.ok_or_else(|| Status::cancelled("the client has left"))?,
+            Err(_) => {
+                return Err(Reason::HelloExpected.status("no Hello came; send it as the first message of a session"));
+            }
+            Ok(frame) => frame.map_err(explained)?.ok_or_else(|| Status::cancelled("the client has left"))?,
         };
         let mut messages = frame.messages.into_iter();
         let first = messages.next().map(FromClient::try_from);
@@ -62,7 +66,8 @@ impl Reader {
             Some(Ok(FromClient::Hello(hello))) => hello,
             Some(Err(malformed)) => return Err(Refused::from(malformed).into()),
             Some(Ok(_)) | None => {
-                return Err(Reason::HelloExpected.status("the first message of a session is Hello"));
+                return Err(Reason::HelloExpected
+                    .status("the first message of a session is Hello; send it, and then the others"));
             }
         };
         if hello.protocol_version != PROTOCOL_VERSION {
@@ -73,7 +78,7 @@ impl Reader {
             return Err(Reason::ProtocolVersion.status(message));
         }
         if let Some(token) = &self.shared.settings.token
-            && !is_same(token.as_bytes(), hello.token.as_bytes())
+            && !token.is(hello.token.as_bytes())
         {
             return Err(Reason::Unauthenticated.status("the token is missing or wrong; give the coordinator's"));
         }
@@ -109,6 +114,7 @@ impl Reader {
                 participant: hello.participant.clone(),
                 instance: hello.instance,
                 one_phase: hello.one_phase,
+                voter: hello.voter.clone(),
                 outbound: self.end.outbound.clone(),
             };
             driver.give(shard, Input::SessionOpened(peer)).await;
@@ -141,8 +147,10 @@ impl Reader {
             };
             match frame {
                 Err(_) => {
-                    let message =
-                        format!("nothing was heard for {} ms; the session is closed", silence_max.as_millis());
+                    let message = format!(
+                        "nothing was heard for {} ms, so the session is closed; dial again",
+                        silence_max.as_millis()
+                    );
                     return Reason::PeerSilent.status(message);
                 }
                 Ok(Ok(Some(frame))) => {
@@ -151,7 +159,7 @@ impl Reader {
                     }
                 }
                 Ok(Ok(None)) => return Status::ok("the client has left"),
-                Ok(Err(why)) => return why,
+                Ok(Err(why)) => return explained(why),
             }
         }
     }
@@ -165,7 +173,7 @@ impl Reader {
             match FromClient::try_from(message) {
                 Ok(FromClient::Heartbeat) => {}
                 Ok(FromClient::Hello(_)) => {
-                    return Err(Reason::HelloExpected.status("Hello came twice; it is the first message only"));
+                    return Err(Reason::HelloExpected.status("Hello came twice; send it once, as the first message"));
                 }
                 Ok(message) => match within(&self.shared.settings.limits, message) {
                     Ok(message) => {
@@ -183,6 +191,9 @@ impl Reader {
             }
         }
         for (shard, messages) in shares.into_iter().enumerate() {
+            if !messages.is_empty() {
+                crash_point!(FRAME_READ, return Err(Status::unavailable("a crash point")));
+            }
             if !messages.is_empty() && !give(driver, shard, self.session, messages).await {
                 return Err(Reason::Fenced.status("another process has taken over from this one; dial again"));
             }
@@ -198,53 +209,41 @@ async fn give(driver: &Driver, shard: usize, session: SessionId, messages: Vec<F
 /// Refuses a request ahead of the shards. A client that sends such requests and does not read the refusals is cut.
 fn refuse(to: &mpsc::Sender<FromReplica>, request_id: u64, refused: Refused) -> Result<(), Status> {
     let refusal = FromReplica::Reply { request_id, reply: Reply::Refused(refused) };
-    to.try_send(refusal).map_err(|_| Reason::PeerSilent.status("this session does not take its messages"))
+    to.try_send(refusal)
+        .map_err(|_| Reason::PeerSilent.status("this session does not take its messages; read them, and dial again"))
 }
 
 /// Checks a message against the limits; a request beyond them is refused, and changes nothing.
 pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient, (u64, Refused)> {
-    let payload_bytes_max = limits.payload_bytes_max;
-    let too_large = |what: &str, bytes: usize| {
-        let message = format!(
-            "the payload of {what} has {bytes} bytes, and {payload_bytes_max} are allowed; send a reference to the data, or raise limits.payload_bytes_max"
-        );
-        Reason::PayloadTooLarge.refused(message)
-    };
     match message {
         FromClient::Commit(Commit { request_id, ref branches, .. }) => {
             if branches.len() > limits.branches_max {
                 return Err((request_id, Refusal::TooManyBranches { branches_max: limits.branches_max }.into()));
             }
-            match branches.iter().find(|branch| branch.payload.len() > payload_bytes_max) {
-                Some(branch) => {
-                    let what = format!("participant {}", branch.participant);
-                    Err((request_id, too_large(&what, branch.payload.len())))
-                }
-                None => Ok(message),
+            for branch in branches {
+                let what = || format!("the payload of participant {}", branch.participant);
+                limits.payload_fits(what, branch.payload.len()).map_err(|refused| (request_id, refused))?;
             }
+            Ok(message)
         }
         FromClient::StartSaga { request_id, ref definition, .. } => {
-            match definition.steps().iter().find(|step| step.input.len() > payload_bytes_max) {
-                Some(step) => Err((request_id, too_large(&format!("step {}", step.name), step.input.len()))),
-                None => Ok(message),
+            for step in definition.steps() {
+                let what = || format!("the input of step {}", step.name);
+                limits.payload_fits(what, step.input.len()).map_err(|refused| (request_id, refused))?;
             }
+            Ok(message)
         }
         // Nobody can be refused here: the step took effect. It is asked again, and in the end compensated.
         FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result: StepResult::Done(output) }
-            if output.len() > payload_bytes_max =>
+            if output.len() > limits.payload_bytes_max =>
         {
-            let problem = format!("its output has {} bytes, and {payload_bytes_max} are allowed", output.len());
+            let allowed = limits.payload_bytes_max;
+            let problem = format!("its output has {} bytes, and {allowed} are allowed", output.len());
             let result = StepResult::Unknown(problem);
             Ok(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result })
         }
         other => Ok(other),
     }
-}
-
-/// Takes the same time wherever two tokens differ.
-fn is_same(expected: &[u8], given: &[u8]) -> bool {
-    expected.len() == given.len()
-        && expected.iter().zip(given).fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
 }
 
 fn whole_ms(duration: Duration) -> u32 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use assent_proto::session::{FromReplica, Reply};
 use assent_proto::v1::{ExchangeResponse, ServerMessage};
+use assent_protocol::three_phase::{Request, Roster};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{mpsc, oneshot};
@@ -133,7 +134,8 @@ impl Writer {
 /// The bytes of a message that users determine.
 pub(crate) fn payload_bytes(message: &FromReplica) -> usize {
     match message {
-        FromReplica::Prepare { payload, .. } => payload.len(),
+        FromReplica::Prepare { payload, roster, .. } => payload.len() + roster.as_ref().map_or(0, roster_bytes),
+        FromReplica::AskVoter { request: Request::Join { roster, .. }, .. } => roster_bytes(roster),
         FromReplica::ExecuteStep { order, outputs } => {
             order.input.len() + outputs.iter().map(|(name, output)| name.as_str().len() + output.len()).sum::<usize>()
         }
@@ -153,6 +155,14 @@ pub(crate) fn payload_bytes(message: &FromReplica) -> usize {
         | FromReplica::Heartbeat
         | FromReplica::CommitBranch { .. }
         | FromReplica::AbortBranch { .. }
+        | FromReplica::AskVoter { .. }
+        | FromReplica::LogAnswered { .. }
+        | FromReplica::AwaitDecision { .. }
+        | FromReplica::ForgetVoter { .. }
         | FromReplica::GoAway { .. } => 0,
     }
+}
+
+fn roster_bytes(roster: &Roster) -> usize {
+    roster.participants().iter().map(|seat| seat.participant.as_str().len() + seat.address.as_str().len()).sum()
 }

@@ -106,6 +106,152 @@ pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Reason,
     (reason, refused.message)
 }
 
+/// As [`refusal`], where reason, code, retry and advice have to be these.
+pub(crate) fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, reason: Reason, parts: &[&str]) {
+    let status = answer.expect_err("a refusal");
+    let refused = Refused::from_status(&status).unwrap_or_else(|| panic!("not one of ours: {status:?}"));
+    check_refusal(&refused, reason, parts);
+}
+
+/// The same of a refusal that came on a session.
+pub(crate) fn check_refusal(refused: &Refused, reason: Reason, parts: &[&str]) {
+    assert_eq!(refused.known_reason(), Some(reason), "{refused:?}");
+    assert_eq!((refused.code, refused.retry_after_ms), (reason.code(), reason.retry_after_ms()), "{refused:?}");
+    for part in parts {
+        assert!(refused.message.contains(part), "it says {part:?}: {refused:?}");
+    }
+}
+
+/// Nothing is left of what was refused: nothing is open, in memory or in the log, and the next transaction is served.
+pub(crate) async fn nothing_is_left(coordinator: &Coordinator) {
+    let _good = participant(coordinator, "good", Manner::Willing).await;
+    let request = v1::CommitRequest { wait_for_end: true, ..whole(&gtid(), vec![branch("good", "after it")]) };
+    let outcome = transactions(coordinator).await.commit(request).await.expect("an outcome").into_inner();
+    assert_eq!(outcome.outcome(), v1::Outcome::Committed, "{outcome:?}");
+    until("nothing is in memory", async || coordinator.statistics().snapshot().open == 0).await;
+    let page = v1::ListTransactionsRequest { page_size: 1_000, ..Default::default() };
+    let listed = admin(coordinator).await.list_transactions(page).await.expect("a list").into_inner();
+    for one in listed.transactions {
+        assert!(one.ended_at.is_some() && one.waiting_for.is_empty(), "{one:?} is open");
+    }
+}
+
+/// A session whose client says what the test wants.
+pub(crate) struct Session {
+    say: mpsc::UnboundedSender<ExchangeRequest>,
+    heard: tonic::Streaming<v1::ExchangeResponse>,
+    waiting: std::collections::VecDeque<Heard>,
+    requests: u64,
+}
+
+impl Session {
+    /// Connects, and says nothing yet.
+    pub(crate) async fn dial(coordinator: &Coordinator) -> Self {
+        let mut client = SessionServiceClient::new(channel(coordinator).await).max_encoding_message_size(usize::MAX);
+        let (say, said) = mpsc::unbounded_channel();
+        let heard = client.exchange(UnboundedReceiverStream::new(said)).await.expect("a session").into_inner();
+        Self { say, heard, waiting: Default::default(), requests: 0 }
+    }
+
+    /// Opens a session; an empty name is an initiator's.
+    pub(crate) async fn open(coordinator: &Coordinator, participant: &str) -> Self {
+        let mut session = Self::dial(coordinator).await;
+        session.say(Said::Hello(hello(participant)));
+        let welcome = session.hear().await.expect("a greeting");
+        assert!(matches!(welcome, Heard::Welcome(_)), "{welcome:?}");
+        session
+    }
+
+    pub(crate) fn say(&mut self, kind: Said) {
+        self.frame(vec![ClientMessage { kind: Some(kind) }]);
+    }
+
+    pub(crate) fn frame(&mut self, messages: Vec<ClientMessage>) {
+        // One that is over shows so to those who listen.
+        self.say.send(ExchangeRequest { messages }).ok();
+    }
+
+    /// The next message that is no heartbeat, or how the session ended.
+    pub(crate) async fn hear(&mut self) -> Result<Heard, Status> {
+        loop {
+            while let Some(next) = self.waiting.pop_front() {
+                if !matches!(next, Heard::Heartbeat(_)) {
+                    return Ok(next);
+                }
+            }
+            let frame = tokio::time::timeout(PATIENCE, self.heard.message()).await.expect("something is heard")?;
+            let frame = frame.ok_or_else(|| Status::ok("it is over"))?;
+            self.waiting.extend(frame.messages.into_iter().filter_map(|message| message.kind));
+        }
+    }
+
+    /// Asks, with a number of its own, and gives the reply to it.
+    pub(crate) async fn ask(&mut self, request: impl FnOnce(u64) -> Said) -> v1::reply::Kind {
+        self.requests += 1;
+        let number = self.requests;
+        self.say(request(number));
+        loop {
+            match self.hear().await.expect("the session lives") {
+                Heard::Reply(reply) if reply.request_id == number => return reply.kind.expect("a kind"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks what is to be refused.
+    pub(crate) async fn refused(&mut self, reason: Reason, parts: &[&str], request: impl FnOnce(u64) -> Said) {
+        let reply = self.ask(request).await;
+        let v1::reply::Kind::Refused(refused) = reply else { panic!("{reply:?} is no refusal for {reason}") };
+        let retry_after_ms = Some(refused.retry_after_ms).filter(|ms| *ms > 0);
+        let code = tonic::Code::from_i32(i32::try_from(refused.code).expect("a code"));
+        check_refusal(
+            &Refused { code, reason: refused.reason, message: refused.message, retry_after_ms },
+            reason,
+            parts,
+        );
+    }
+
+    /// The coordinator ends the session, for this reason.
+    pub(crate) async fn expect_end(mut self, reason: Reason, parts: &[&str]) {
+        loop {
+            match self.hear().await {
+                Ok(_) => {}
+                ended => return refused(ended, reason, parts),
+            }
+        }
+    }
+}
+
+/// What a client says first.
+pub(crate) fn hello(participant: &str) -> v1::Hello {
+    v1::Hello {
+        participant: participant.to_owned(),
+        instance_id: Uuid::now_v7().as_u64_pair().1,
+        protocol_version: 1,
+        ..v1::Hello::default()
+    }
+}
+
+/// Waits until gtids that are minted now cannot be from before the start: until then a session's Begin is told to mint another.
+pub(crate) async fn settled(coordinator: &Coordinator) {
+    let begin = v1::BeginRequest { timeout_ms: 1, ..Default::default() };
+    transactions(coordinator).await.begin(begin).await.expect("begun");
+}
+
+/// A gtid of the caller's own, as sessions have it.
+pub(crate) fn gtid_bytes() -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(Uuid::now_v7().as_bytes())
+}
+
+/// A whole transaction as a session asks for it, for the first time.
+pub(crate) fn commit(gtid: &bytes::Bytes, branches: &[(&str, &str)]) -> v1::Commit {
+    let branches = branches.iter().map(|(participant, payload)| v1::CarriedBranch {
+        participant: (*participant).to_owned(),
+        payload: payload.as_bytes().to_vec().into(),
+    });
+    v1::Commit { gtid: gtid.clone(), branches: branches.collect(), attempt: 1, ..v1::Commit::default() }
+}
+
 /// Waits until a condition holds.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let waited = tokio::time::timeout(PATIENCE, async {
@@ -144,13 +290,7 @@ impl Drop for Participant {
 pub(crate) async fn participant(coordinator: &Coordinator, name: &str, manner: Manner) -> Participant {
     let mut client = SessionServiceClient::new(channel(coordinator).await);
     let (say, said) = mpsc::unbounded_channel();
-    let hello = v1::Hello {
-        participant: name.to_owned(),
-        instance_id: Uuid::now_v7().as_u64_pair().1,
-        protocol_version: 1,
-        ..v1::Hello::default()
-    };
-    say.send(frame(Said::Hello(hello))).expect("open");
+    say.send(frame(Said::Hello(hello(name)))).expect("open");
     let mut heard = client.exchange(UnboundedReceiverStream::new(said)).await.expect("a session").into_inner();
     let first = heard.message().await.expect("a frame").expect("a frame");
     assert!(matches!(first.messages[0].kind, Some(Heard::Welcome(_))), "{first:?}");
@@ -180,7 +320,7 @@ pub(crate) async fn participant(coordinator: &Coordinator, name: &str, manner: M
     Participant { task }
 }
 
-fn frame(kind: Said) -> ExchangeRequest {
+pub(crate) fn frame(kind: Said) -> ExchangeRequest {
     ExchangeRequest { messages: vec![ClientMessage { kind: Some(kind) }] }
 }
 
@@ -218,6 +358,13 @@ fn answer(order: Heard, manner: Manner) -> Option<Said> {
             epoch: step.epoch,
             result: Some(v1::step_answer::Result::Done(Vec::new().into())),
         })),
-        Heard::Welcome(_) | Heard::Reply(_) | Heard::GoAway(_) => None,
+        Heard::Welcome(_)
+        | Heard::Reply(_)
+        | Heard::GoAway(_)
+        // It has no voter.
+        | Heard::AskVoter(_)
+        | Heard::LogAnswered(_)
+        | Heard::AwaitDecision(_)
+        | Heard::ForgetVoter(_) => None,
     }
 }

@@ -2,7 +2,11 @@
 
 mod harness;
 mod listing;
+mod malformed;
 mod process;
+mod refusals;
 mod saga;
 mod serving;
+mod telemetry;
+mod three_phase;
 mod transaction;

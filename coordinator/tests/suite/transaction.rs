@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::harness::{Home, Manner, begun, branch, gtid, participant, refusal, transactions, until, whole};
 
 fn begin(gtid: &str) -> BeginRequest {
-    BeginRequest { gtid: gtid.to_owned(), timeout_ms: 0 }
+    BeginRequest { gtid: gtid.to_owned(), timeout_ms: 0, protocol: 0 }
 }
 
 fn enlist(gtid: &str, participant: &str, payload: &str) -> EnlistRequest {

@@ -1,15 +1,18 @@
-//! A participant with a real database, for tests that kill it: a bank for two-phase commits, or a clerk for sagas.
+//! A participant with a real database, for tests that kill it: a bank for two-phase and three-phase commits, a till that commits in
+//! one phase, or a clerk for sagas.
 //!
-//! `test-participant bank|clerk NAME COORDINATOR DATABASE`. It writes `joined` once it takes part, and its own ledger into
-//! its own database; that ledger is the oracle of the tests.
+//! `test-participant bank|till|clerk NAME COORDINATOR DATABASE [LISTEN ADDRESS]`. It writes `joined` once it takes part, and its own
+//! ledger into its own database; that ledger is the oracle of the tests. With the last two a bank has a voter in its database, whose
+//! peers are answered at LISTEN and told ADDRESS.
 
 use std::time::Duration;
 
-use assent_sdk::postgres::{Barrier, PostgresResource, PostgresWork};
+use assent_sdk::postgres::{Barrier, PostgresResource, PostgresVoters, PostgresWork};
 use assent_sdk::{Assent, BoxError, Branch, Builder, Compensated, Executed, SagaParticipant, Step, Vote};
 use integration_tests::ledger::{Booking, Errand};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgConnection, PgPool};
+use tokio::net::TcpListener;
 
 /// Moves money in its own ledger.
 struct Bank;
@@ -77,22 +80,43 @@ impl SagaParticipant for Clerk {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter("warn").with_ansi(false).with_writer(std::io::stderr).init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kind, name, coordinator, database] = arguments.as_slice() else {
-        anyhow::bail!("usage: test-participant bank|clerk NAME COORDINATOR DATABASE");
+    let (kind, name, coordinator, database, voter) = match arguments.as_slice() {
+        [kind, name, coordinator, database] => (kind, name, coordinator, database, None),
+        [kind, name, coordinator, database, listen, address] => {
+            (kind, name, coordinator, database, Some((listen, address)))
+        }
+        _ => anyhow::bail!("usage: test-participant bank|till|clerk NAME COORDINATOR DATABASE [LISTEN ADDRESS]"),
+    };
+    // Before anything else: whoever restarts it finds it there at once.
+    let listener = match voter {
+        Some((listen, _)) => Some(TcpListener::bind(listen).await?),
+        None => None,
     };
     let dial = async || -> anyhow::Result<Builder> {
         Ok(match kind.as_str() {
             "bank" => {
                 let resource = PostgresResource::new(name.parse()?, database.parse()?, Bank);
-                Assent::dial(coordinator).participant(name, resource)
+                let bank = Assent::dial(coordinator).participant(name, resource);
+                match voter {
+                    Some((_, address)) => {
+                        let voters = PostgresVoters::new(database.parse()?);
+                        voters.install().await?;
+                        bank.voter(voters, address)
+                    }
+                    None => bank,
+                }
+            }
+            "till" => {
+                let resource = PostgresResource::new(name.parse()?, database.parse()?, Bank);
+                Assent::dial(coordinator).participant(name, resource.recorded(Barrier::default()))
             }
             "clerk" => {
                 let pool = PgPoolOptions::new().max_connections(16).connect(database).await?;
                 Assent::dial(coordinator).saga_participant(name, Clerk { pool, barrier: Barrier::default() })
             }
-            other => anyhow::bail!("{other} is neither bank nor clerk"),
+            other => anyhow::bail!("{other} is neither bank, till nor clerk"),
         })
     };
     // The coordinator may be down, too: it is killed as well.
@@ -103,6 +127,9 @@ async fn main() -> anyhow::Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
+    if let Some(listener) = listener {
+        tokio::spawn(assent.serve_peers(listener)?);
+    }
     println!("joined");
     assent.closed().await;
     Ok(())

@@ -241,6 +241,16 @@ impl Process {
         self.ended = None;
     }
 
+    /// As [`restart`](Self::restart), with a variable of its environment set, or no longer.
+    ///
+    /// # Panics
+    /// When it runs, or cannot be started.
+    pub fn restart_with(&mut self, name: &str, value: Option<&str>) {
+        self.program.environment.retain(|(known, _)| known != name);
+        self.program.environment.extend(value.map(|value| (name.into(), value.into())));
+        self.restart();
+    }
+
     /// How it ended, or `None` while it runs.
     pub fn try_exit(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {

@@ -83,7 +83,7 @@ async fn an_older_and_a_newer_schema_are_told_apart() {
         assert!(matches!(error, OpenError::Schema(SchemaError::Newer { found: 99, .. })), "{error}");
         assert!(error.to_string().contains("upgrade the binary"), "{error}");
     }
-    ground.execute("delete from assent.migration where version > 1; drop view assent.assent_v1_transaction, assent.assent_v1_branch, assent.assent_v1_saga_step, assent.assent_v1_participant, assent.assent_v1_replica").await;
+    ground.execute("delete from assent.migration where version > 1; drop view assent.assent_v1_transaction, assent.assent_v1_branch, assent.assent_v1_saga_step, assent.assent_v1_participant, assent.assent_v1_replica; alter table assent.open_transaction drop column voter, drop column roster, add constraint a_row_fits_its_protocol check (true)").await;
     let error = refusal(&url).await;
     assert!(matches!(error, OpenError::Schema(SchemaError::Older { found: 1, .. })), "{error}");
     assert!(error.to_string().contains("assent migrate"), "{error}");
@@ -133,21 +133,24 @@ async fn every_table_view_and_column_is_explained() {
 async fn an_illegal_row_is_refused_by_the_schema() {
     let ground = PostgresGround::fresh().await;
     let mut connection = ground.database.connect().await;
-    let columns =
-        "gtid, owner_epoch, digest, begun_at, decided_at, participants, protocol, decision, remedy, definition";
+    let columns = "gtid, owner_epoch, digest, begun_at, decided_at, participants, protocol, decision, remedy, definition, voter, roster";
     for (what, values) in [
-        ("an unknown protocol", "'4pc', 'commit', null, null"),
-        ("no decision", "'2pc', null, null, null"),
-        ("a saga that committed", "'saga', 'commit', null, '[]'"),
-        ("a saga without a definition", "'saga', null, null, null"),
-        ("a paused 2PC", "'2pc', 'commit', 'x', null"),
+        ("an unknown protocol", "'4pc', 'commit', null, null, null, null"),
+        ("no decision", "'2pc', null, null, null, null, null"),
+        ("a saga that committed", "'saga', 'commit', null, '[]', null, null"),
+        ("a saga without a definition", "'saga', null, null, null, null, null"),
+        ("a paused 2PC", "'2pc', 'commit', 'x', null, null, null"),
+        ("a 3PC without decision and voter", "'3pc', null, null, null, null, null"),
+        ("a voter without a roster", "'3pc', null, null, null, 'v', null"),
+        ("a 2PC with a voter", "'2pc', 'commit', null, null, 'v', '{}'"),
+        ("a saga with a voter", "'saga', null, null, '[]', 'v', '{}'"),
     ] {
         let sql = format!(
             "insert into assent.open_transaction ({columns}) values ('{}', 1, 1, now(), now(), '', {values})",
             Uuid::now_v7()
         );
-        let refused = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
-        assert!(refused.is_err(), "{what} was taken");
+        let refused = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect_err(what).to_string();
+        assert!(refused.contains("a_row_fits_its_protocol") || what == "an unknown protocol", "{what}: {refused}");
     }
     for (what, values) in
         [("a 2PC that was compensated", "'2pc', 'compensated'"), ("a saga that committed", "'saga', 'committed'")]

@@ -1,9 +1,11 @@
 //! All tests that need real processes or a real Postgres: one binary, so that it is linked once. One module per subject.
 
 mod chaos;
+mod crash_points;
 mod demo;
 mod deploy;
 mod harness;
+mod log_away;
 mod log_postgres;
 mod log_postgres_faults;
 mod log_postgres_schema;
@@ -14,4 +16,7 @@ mod sdk_postgres_barrier;
 mod sdk_postgres_guard;
 mod sdk_postgres_recorded;
 mod sdk_postgres_start;
+mod sdk_postgres_voters;
+mod three_phase;
 mod transfers;
+mod verify_log;

@@ -414,7 +414,7 @@ async fn work_that_takes_too_long_is_given_up() {
 #[tokio::test]
 async fn ends_do_not_wait_behind_work() {
     let bank = bank().await;
-    let resource = instance(&bank).with_connections(2, 1);
+    let resource = instance(&bank).with_connections(3);
     let first = prepared(&resource, "yes").await;
     // They take all connections for work and wait for the lock that the end of the first will release.
     let waiting: Vec<_> = (0..6)

@@ -1,12 +1,17 @@
 //! The branches of this process: machines of the protocol, driven by the session's orders and the participant's hooks.
+//!
+//! What is particular to three-phase transactions is in `voting`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use assent_crash::crash_point;
 use assent_proto::session::{FromClient, FromReplica};
-use assent_protocol::branch::{Branch as Machine, Effect, Event, Hook, HookEnd, Message, State, Timer};
+use assent_protocol::branch::{self, Branch as TwoPhase, Effect, Event, Hook, HookEnd, Message, State};
+use assent_protocol::three_phase::participant::{self, Timer};
+use assent_protocol::three_phase::{self, Request};
 use assent_protocol::{Decision, Gtid, Output, Parts};
 use futures::FutureExt;
 use rand::RngExt;
@@ -17,17 +22,44 @@ use super::{Done, Engine, Finished};
 use crate::participant::Branch;
 
 /// One branch.
-struct Entry {
-    machine: Machine,
+pub(super) struct Entry {
+    pub(super) machine: Machine,
     timers: Vec<(Timer, delay_queue::Key)>,
     /// How long a vote is of use; from the order to prepare.
-    timeout: Duration,
+    pub(super) timeout: Duration,
+    /// What the own voter has yet to be asked, in order.
+    pub(super) asks: VecDeque<Request>,
+    /// The question before those is under way.
+    pub(super) is_asking: bool,
+}
+
+/// By which protocol a branch agrees.
+pub(super) enum Machine {
+    TwoPhase(TwoPhase),
+    ThreePhase(Box<three_phase::Participant>),
+}
+
+impl Machine {
+    fn is_ended(&self) -> bool {
+        match self {
+            Self::TwoPhase(machine) => machine.is_ended(),
+            Self::ThreePhase(machine) => machine.is_ended(),
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn new(machine: Machine, timeout: Duration) -> Self {
+        Self { machine, timers: Vec::new(), timeout, asks: VecDeque::new(), is_asking: false }
+    }
 }
 
 /// All of them that have not ended.
 #[derive(Default)]
 pub(super) struct Branches {
-    entries: HashMap<Gtid, Entry>,
+    pub(super) entries: HashMap<Gtid, Entry>,
+    /// Orders about branches whose voter's record is being looked up.
+    pub(super) lookups: HashMap<Gtid, Vec<FromReplica>>,
     timers: DelayQueue<(Gtid, Timer)>,
 }
 
@@ -44,8 +76,8 @@ impl Branches {
 impl Engine {
     /// Found prepared at the start.
     pub(super) fn found_in_doubt(&mut self, gtid: Gtid) {
-        let (machine, output) = Machine::in_doubt(gtid);
-        self.branches.entries.insert(gtid, Entry { machine, timers: Vec::new(), timeout: Duration::ZERO });
+        let (machine, output) = TwoPhase::in_doubt(gtid);
+        self.branches.entries.insert(gtid, Entry::new(Machine::TwoPhase(machine), Duration::ZERO));
         self.set_timers_of(gtid, output);
     }
 
@@ -60,7 +92,9 @@ impl Engine {
 
     /// Not enlisted after all.
     pub(super) fn withdraw(&mut self, gtid: Gtid) {
-        if self.branches.entries.get(&gtid).is_some_and(|entry| entry.machine.state() == State::InDoubt) {
+        if let Some(Entry { machine: Machine::TwoPhase(machine), .. }) = self.branches.entries.get(&gtid)
+            && machine.state() == State::InDoubt
+        {
             self.forget(gtid);
         }
     }
@@ -69,14 +103,25 @@ impl Engine {
     pub(super) fn ask_about_doubts(&mut self, outbox: &mut Outbox) {
         let all: Vec<Gtid> = self.branches.entries.keys().copied().collect();
         for gtid in all {
-            self.branch_event(outbox, gtid, Event::SessionUp);
+            match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
+                Some(Machine::TwoPhase(_)) => self.branch_event(outbox, gtid, Event::SessionUp),
+                Some(Machine::ThreePhase(_)) => self.voting_event(outbox, gtid, participant::Event::SessionUp),
+                None => {}
+            }
         }
     }
 
     /// An order about a branch.
     pub(super) fn branch_order(&mut self, outbox: &mut Outbox, order: FromReplica) {
+        if let Some(order) = self.voting_order(outbox, order) {
+            self.two_phase_order(outbox, order);
+        }
+    }
+
+    /// An order about a branch of a two-phase transaction.
+    pub(super) fn two_phase_order(&mut self, outbox: &mut Outbox, order: FromReplica) {
         match order {
-            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase } => {
+            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase, roster: _, is_prepared: _ } => {
                 let timeout = Duration::from_millis(timeout_ms);
                 self.meet_or_handle(outbox, gtid, Event::PrepareOrdered { epoch, payload, one_phase }, timeout);
             }
@@ -91,6 +136,10 @@ impl Engine {
             FromReplica::Welcome(_)
             | FromReplica::Heartbeat
             | FromReplica::Reply { .. }
+            | FromReplica::AskVoter { .. }
+            | FromReplica::LogAnswered { .. }
+            | FromReplica::AwaitDecision { .. }
+            | FromReplica::ForgetVoter { .. }
             | FromReplica::ExecuteStep { .. }
             | FromReplica::CompensateStep { .. }
             | FromReplica::GoAway { .. } => {}
@@ -105,8 +154,8 @@ impl Engine {
             // No vote is needed: the coordinator notices that this process has gone.
             return;
         }
-        let (machine, output) = Machine::meet(gtid, event);
-        self.branches.entries.insert(gtid, Entry { machine, timers: Vec::new(), timeout });
+        let (machine, output) = TwoPhase::meet(gtid, event);
+        self.branches.entries.insert(gtid, Entry::new(Machine::TwoPhase(machine), timeout));
         self.branch_output(outbox, gtid, output);
     }
 
@@ -114,31 +163,47 @@ impl Engine {
         if let Some(entry) = self.branches.entries.get_mut(&gtid) {
             entry.timers.retain(|(running, _)| *running != timer);
         }
-        self.branch_event(outbox, gtid, Event::TimerFired(timer));
+        match (self.branches.entries.get(&gtid).map(|entry| &entry.machine), timer) {
+            (Some(Machine::TwoPhase(_)), Timer::Branch(timer)) => {
+                self.branch_event(outbox, gtid, Event::TimerFired(timer));
+            }
+            (Some(Machine::ThreePhase(_)), timer) => {
+                self.voting_event(outbox, gtid, participant::Event::TimerFired(timer));
+            }
+            (Some(Machine::TwoPhase(_)), Timer::Election | Timer::Round) | (None, _) => {}
+        }
     }
 
     pub(super) fn branch_hook_finished(&mut self, outbox: &mut Outbox, gtid: Gtid, finished: Finished) {
-        let event = match finished {
-            Finished::Prepare(vote) => Event::PrepareFinished(vote),
-            Finished::End(end) => {
-                if let HookEnd::Failed(error) = &end {
-                    tracing::warn!(%gtid, error, "a hook failed; it is called again");
-                }
-                Event::EndFinished(end)
+        if let Finished::End(HookEnd::Failed(error)) = &finished {
+            tracing::warn!(%gtid, error, "a hook failed; it is called again");
+        }
+        match (self.branches.entries.get(&gtid).map(|entry| &entry.machine), finished) {
+            (Some(Machine::TwoPhase(_)), Finished::Prepare(vote)) => {
+                self.branch_event(outbox, gtid, Event::PrepareFinished(vote));
             }
-        };
-        self.branch_event(outbox, gtid, event);
+            (Some(Machine::TwoPhase(_)), Finished::End(end)) => {
+                self.branch_event(outbox, gtid, Event::EndFinished(end));
+            }
+            (Some(Machine::ThreePhase(_)), Finished::Prepare(vote)) => {
+                self.voting_event(outbox, gtid, participant::Event::PrepareFinished(vote));
+            }
+            (Some(Machine::ThreePhase(_)), Finished::End(end)) => {
+                self.voting_event(outbox, gtid, participant::Event::EndFinished(end));
+            }
+            (None, _) => {}
+        }
     }
 
     fn branch_event(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event) {
-        let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
+        let Some(Entry { machine: Machine::TwoPhase(machine), .. }) = self.branches.entries.get_mut(&gtid) else {
+            return;
+        };
         #[cfg(debug_assertions)]
-        let checked = (entry.machine.clone(), event.clone());
-        let output = entry.machine.handle(event);
+        let checked = (machine.clone(), event.clone());
+        let output = machine.handle(event);
         #[cfg(debug_assertions)]
-        if let Err(violation) =
-            assent_protocol::branch::invariant::check(Some(&checked.0), &checked.1, &entry.machine, &output)
-        {
+        if let Err(violation) = branch::invariant::check(Some(&checked.0), &checked.1, machine, &output) {
             panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
         }
         self.branch_output(outbox, gtid, output);
@@ -148,17 +213,17 @@ impl Engine {
         for effect in effects_of(output) {
             match effect {
                 Effect::Call(hook) => self.call_branch_hook(gtid, hook),
-                Effect::Send(message) => outbox.send(match message {
-                    Message::Vote(vote) => FromClient::Vote { gtid, vote },
-                    Message::Acknowledge(result) => FromClient::Acknowledge { gtid, result },
-                    Message::Inquire => FromClient::Inquire { gtid },
-                }),
+                Effect::Send(message) => outbox.send(said(gtid, message)),
                 Effect::SetTimer { timer, after_ms, jitter } => self.set_branch_timer(gtid, timer, after_ms, jitter),
                 Effect::Contradiction { doing } => {
                     tracing::error!(%gtid, %doing, "the coordinator contradicts its own decision; nothing was done");
                 }
             }
         }
+        self.forget_if_ended(gtid);
+    }
+
+    pub(super) fn forget_if_ended(&mut self, gtid: Gtid) {
         if self.branches.entries.get(&gtid).is_some_and(|entry| entry.machine.is_ended()) {
             self.forget(gtid);
         }
@@ -173,7 +238,7 @@ impl Engine {
         }
     }
 
-    fn call_branch_hook(&mut self, gtid: Gtid, hook: Hook) {
+    pub(super) fn call_branch_hook(&mut self, gtid: Gtid, hook: Hook) {
         let (Some(participant), Some(name)) = (self.settings.branches.clone(), self.settings.name.clone()) else {
             tracing::error!(%gtid, "an order for a branch, and this process serves none; connect with a participant");
             return;
@@ -189,7 +254,9 @@ impl Engine {
         let call = participant.call(branch, hook);
         self.call(
             async move {
+                crash_point!(HOOK_CALLED);
                 let finished = call.await;
+                crash_point!(HOOK_RETURNED);
                 // The engine may have ended; the resource still knows.
                 finish.send(Done::Branch(gtid, finished)).ok();
             }
@@ -197,10 +264,15 @@ impl Engine {
         );
     }
 
-    fn set_branch_timer(&mut self, gtid: Gtid, timer: Timer, after_ms: u64, jitter: bool) {
+    fn set_branch_timer(&mut self, gtid: Gtid, timer: branch::Timer, after_ms: u64, jitter: bool) {
+        let (after_ms, jitter_ms) = if jitter { (after_ms / 2, after_ms / 2) } else { (after_ms, 0) };
+        self.set_timer(gtid, Timer::Branch(timer), after_ms, jitter_ms);
+    }
+
+    /// (Re)starts a timer: after a time, and by chance up to some time more.
+    pub(super) fn set_timer(&mut self, gtid: Gtid, timer: Timer, after_ms: u64, jitter_ms: u64) {
         let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
-        let after_ms = if jitter { rand::rng().random_range(after_ms / 2..=after_ms) } else { after_ms };
-        let after = Duration::from_millis(after_ms);
+        let after = Duration::from_millis(after_ms + rand::rng().random_range(0..=jitter_ms));
         if let Some((_, key)) = entry.timers.iter().find(|(running, _)| *running == timer) {
             self.branches.timers.reset(key, after);
         } else {
@@ -209,7 +281,16 @@ impl Engine {
         }
     }
 
-    fn forget(&mut self, gtid: Gtid) {
+    pub(super) fn cancel_timer(&mut self, gtid: Gtid, timer: Timer) {
+        let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
+        if let Some(at) = entry.timers.iter().position(|(running, _)| *running == timer) {
+            let (_, key) = entry.timers.swap_remove(at);
+            self.branches.timers.remove(&key);
+        }
+    }
+
+    /// Leaves memory, timers and all.
+    pub(super) fn forget(&mut self, gtid: Gtid) {
         if let Some(entry) = self.branches.entries.remove(&gtid) {
             for (_, key) in entry.timers {
                 self.branches.timers.remove(&key);
@@ -218,8 +299,17 @@ impl Engine {
     }
 }
 
+/// What a branch says to the coordinator, as a message of the session.
+pub(super) fn said(gtid: Gtid, message: Message) -> FromClient {
+    match message {
+        Message::Vote(vote) => FromClient::Vote { gtid, vote },
+        Message::Acknowledge(result) => FromClient::Acknowledge { gtid, result },
+        Message::Inquire => FromClient::Inquire { gtid },
+    }
+}
+
 /// A branch has no log of its own, its resource is; so nothing is ever held.
-fn effects_of(output: Output<Effect>) -> Vec<Effect> {
+pub(super) fn effects_of<E>(output: Output<E>) -> Vec<E> {
     match output.split() {
         Parts::Free { effects, .. } => effects,
         Parts::AfterAppend { .. } => unreachable!("a branch appends nothing"),

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use assent_crash::crash_point;
 use assent_proto::session::{FRAME_BYTES_MAX, FromClient, FromReplica, Hello, Refused, Welcome};
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse, ServerMessage};
+use assent_protocol::ParticipantName;
+use assent_protocol::three_phase::{PeerAddress, Request};
 use assent_protocol::two_phase::Vote;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,6 +26,8 @@ const FRAME_MESSAGES_MAX: usize = 4_096;
 const FINISH_MAX: Duration = Duration::from_secs(1);
 /// gRPC counts its own envelope.
 const ENVELOPE_BYTES: usize = 4_096;
+/// What one participant's place in a roster takes at most.
+const SEAT_BYTES_MAX: usize = ParticipantName::BYTES_MAX + PeerAddress::BYTES_MAX + 32;
 /// How long a dialled replica may take for its Welcome.
 const WELCOME_MAX: Duration = Duration::from_secs(10);
 
@@ -119,6 +124,8 @@ impl Link {
                 is_first || bytes <= FRAME_BYTES_SOFT_MAX
             });
             let count = fitting.count();
+            #[cfg(debug_assertions)]
+            sent(&outbox.queued[..count]);
             let messages = outbox.queued.drain(..count).map(ClientMessage::from).collect();
             permit.send(ExchangeRequest { messages });
             has_sent = true;
@@ -133,6 +140,22 @@ impl Link {
         let until_its_end = async { while let Ok(Some(_)) = incoming.message().await {} };
         // A replica that does not end the session loses nothing: what it missed it asks for again.
         tokio::time::timeout(FINISH_MAX, until_its_end).await.ok();
+    }
+}
+
+/// The crash points behind what was said.
+#[cfg(debug_assertions)]
+fn sent(messages: &[FromClient]) {
+    for message in messages {
+        if matches!(message, FromClient::Vote { .. }) {
+            crash_point!(VOTE_SENT);
+        }
+        if matches!(message, FromClient::Acknowledge { .. }) {
+            crash_point!(ACKNOWLEDGEMENT_SENT);
+        }
+        if matches!(message, FromClient::StepAnswer { .. }) {
+            crash_point!(ANSWER_SENT);
+        }
     }
 }
 
@@ -171,6 +194,11 @@ pub(crate) fn payload_bytes(message: &FromClient) -> usize {
         | FromClient::Await { .. }
         | FromClient::Enlist { .. }
         | FromClient::Acknowledge { .. }
-        | FromClient::Inquire { .. } => 0,
+        | FromClient::Inquire { .. }
+        | FromClient::VoterAnswered { .. } => 0,
+        FromClient::AskLog { request, .. } => match request {
+            Request::Join { roster, .. } => roster.participants().len() * SEAT_BYTES_MAX,
+            Request::VoteYes { .. } | Request::VoteNo | Request::Propose { .. } | Request::Decided(_) => 0,
+        },
     }
 }

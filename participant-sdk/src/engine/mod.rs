@@ -2,21 +2,24 @@
 //!
 //! Everything that happens is an event that it takes in turn: frames from the replica, requests of the process, hooks that
 //! finished, timers. After each turn it sends one frame with all that there is to say. Hooks run in tasks of their own, at most
-//! [`Settings::hooks_max`] at a time. When the session breaks it dials again, repeats the requests that may be repeated,
-//! and asks about every branch in doubt.
+//! [`Settings::hooks_max`] at a time, and so do questions to the own voter's store and to peers. When the session breaks it dials again, repeats the requests that may be repeated,
+//! and asks about every branch in doubt. Meanwhile elections of three-phase transactions go on.
 
 mod branches;
 mod hooks;
 mod link;
 mod requests;
 mod steps;
+mod voting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use assent_proto::session::{FromClient, FromReplica, Hello, PROTOCOL_VERSION, Reply};
+use assent_crash::crash_point;
+use assent_proto::session::{FromClient, FromReplica, Hello, PROTOCOL_VERSION, Reply, VoterPlace};
 use assent_proto::v1::ServerMessage;
+use assent_protocol::three_phase::PeerAddress;
 use assent_protocol::two_phase::EarlyVote;
 use assent_protocol::{Gtid, InstanceId, ParticipantName};
 use rand::RngExt;
@@ -26,6 +29,8 @@ use tonic::transport::Endpoint;
 
 use crate::error::ConnectError;
 use crate::participant::Coordinator;
+use crate::voter::store::AnyStore;
+use crate::voter::{Overheard, OwnVoter};
 use link::Outbox;
 
 pub(crate) use hooks::{AnyParticipant, AnySagaParticipant, Finished};
@@ -40,6 +45,14 @@ pub(crate) struct Settings {
     pub(crate) steps: Option<Arc<dyn AnySagaParticipant>>,
     pub(crate) connect_timeout: Duration,
     pub(crate) hooks_max: usize,
+    pub(crate) voter: Option<VoterSettings>,
+}
+
+/// The participant's voter.
+pub(crate) struct VoterSettings {
+    pub(crate) store: AnyStore,
+    /// Where its peers reach it.
+    pub(crate) address: PeerAddress,
 }
 
 /// What the process asks of its engine.
@@ -50,6 +63,8 @@ pub(crate) enum Command {
     Enlist { gtid: Gtid, vote: EarlyVote, is_first: oneshot::Sender<bool>, answer: oneshot::Sender<Reply> },
     /// A branch that was not enlisted, and is undone by whoever prepared it.
     Withdraw { gtid: Gtid },
+    /// A peer has asked the own voter, which answered.
+    VoterWasAsked { gtid: Gtid, overheard: Box<Overheard> },
     /// Finish what runs, and end.
     Shutdown,
 }
@@ -59,12 +74,18 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) payload_bytes_max: AtomicUsize,
+    /// The participant's voter, if it has one.
+    pub(crate) voter: Option<Arc<OwnVoter>>,
 }
 
-/// A hook that finished.
+/// A task of the engine that finished.
 enum Done {
+    /// A branch's hook.
     Branch(Gtid, Finished),
+    /// A step's hook.
     Step(steps::Key, assent_protocol::saga::StepResult),
+    /// A question to the own voter, or to its store, or to a peer.
+    Voting(Gtid, voting::Answered),
 }
 
 pub(crate) struct Engine {
@@ -78,6 +99,7 @@ pub(crate) struct Engine {
     requests: requests::Requests,
     branches: branches::Branches,
     steps: steps::Steps,
+    voting: Option<voting::Voting>,
     calls: Calls,
     is_shutting_down: bool,
 }
@@ -95,6 +117,8 @@ enum Over {
     Shutdown,
 }
 
+/// The largest payload of a branch, until the first replica has said; it judges.
+const PAYLOAD_BYTES_ASSUMED: usize = 1024 * 1024;
 /// Events taken in one turn.
 const TURN_MAX: usize = 1_024;
 /// Commands that may wait for the engine; a full queue makes callers wait.
@@ -112,11 +136,28 @@ impl Engine {
     ) -> Result<(mpsc::Sender<Command>, Arc<Shared>, tokio::task::JoinHandle<()>), ConnectError> {
         let endpoint = link::endpoint(&settings.address, settings.connect_timeout)?;
         let instance = InstanceId(rand::rng().random_range(1..u64::MAX));
-        let dial = async |name| link::Link::dial(&endpoint, &settings.address, hello(&settings, instance, name)).await;
+        let voting = voting::Voting::open(&settings).await?;
+        let place = voting.as_ref().map(voting::Voting::place);
+        let dial = async |name| {
+            let hello = hello(&settings, instance, name, place.clone());
+            link::Link::dial(&endpoint, &settings.address, hello).await
+        };
         // The participant checks itself before anybody is sent to it; its name joins only then.
-        let mut link = dial(None).await?;
-        let coordinator =
-            Arc::new(Coordinator { id: link.welcome.coordinator_id.clone(), address: settings.address.clone() });
+        let mut link = match (dial(None).await, voting.as_ref().and_then(voting::Voting::coordinator)) {
+            (Ok(link), _) => Some(link),
+            // Its peers may need it to end what the coordinator has left behind.
+            (Err(ConnectError::Unreachable { .. }), Some(known)) => {
+                tracing::warn!(coordinator = known, address = %settings.address, "no coordinator answers; starting without it");
+                None
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let id = match (&link, &voting) {
+            (Some(link), Some(voting)) => voting.bind(&link.welcome.coordinator_id).await?,
+            (Some(link), None) => link.welcome.coordinator_id.clone(),
+            (None, voting) => voting.as_ref().and_then(voting::Voting::coordinator).unwrap_or_default().to_owned(),
+        };
+        let coordinator = Arc::new(Coordinator { id, address: settings.address.clone() });
         let mut doubts = Vec::new();
         if let Some(participant) = &settings.branches {
             let about = || (Arc::clone(participant), Arc::clone(&coordinator));
@@ -125,12 +166,19 @@ impl Engine {
             let (participant, about_it) = about();
             doubts = participant.in_doubt(about_it).await.map_err(ConnectError::InDoubt)?;
         }
-        if settings.name.is_some() {
-            link = dial(settings.name.clone()).await?;
+        let records = match &voting {
+            Some(voting) => voting.records().await?,
+            None => Vec::new(),
+        };
+        if settings.name.is_some() && link.is_some() {
+            link = Some(dial(settings.name.clone()).await?);
         }
+        let payload_bytes_max =
+            link.as_ref().map_or(PAYLOAD_BYTES_ASSUMED, |link| link.welcome.payload_bytes_max as usize);
         let shared = Arc::new(Shared {
             coordinator,
-            payload_bytes_max: AtomicUsize::new(link.welcome.payload_bytes_max as usize),
+            payload_bytes_max: AtomicUsize::new(payload_bytes_max),
+            voter: voting.as_ref().map(voting::Voting::own),
         });
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (finish, finished) = mpsc::unbounded_channel();
@@ -144,6 +192,7 @@ impl Engine {
             requests: requests::Requests::default(),
             branches: branches::Branches::default(),
             steps: steps::Steps::default(),
+            voting,
             calls: Calls::default(),
             is_shutting_down: false,
             settings,
@@ -151,14 +200,27 @@ impl Engine {
         if !doubts.is_empty() {
             tracing::info!(branches = doubts.len(), "found branches in doubt; asking about them");
         }
+        for record in &records {
+            engine.found_recorded(record);
+        }
         for gtid in doubts {
-            engine.found_in_doubt(gtid);
+            // One without a record may have voted in two phases, and nobody can tell: it waits to be told.
+            if !engine.branches.entries.contains_key(&gtid) {
+                engine.found_in_doubt(gtid);
+            }
         }
         let task = tokio::spawn(engine.run(link));
         Ok((sender, shared, task))
     }
 
-    async fn run(mut self, mut link: link::Link) {
+    async fn run(mut self, link: Option<link::Link>) {
+        let mut link = match link {
+            Some(link) => link,
+            None => match self.redial().await {
+                Some(link) => link,
+                None => return,
+            },
+        };
         loop {
             let outbox = self.resume(&link);
             match self.exchange(&mut link, outbox).await {
@@ -193,7 +255,8 @@ impl Engine {
         let mut dropped = Outbox::default();
         loop {
             let wait = bound.mul_f64(rand::rng().random_range(0.0..=1.0));
-            let hello = hello(&self.settings, self.instance, self.settings.name.clone());
+            let place = self.voting.as_ref().map(voting::Voting::place);
+            let hello = hello(&self.settings, self.instance, self.settings.name.clone(), place);
             let (endpoint, address) = (self.endpoint.clone(), self.settings.address.clone());
             let mut dialling = std::pin::pin!(async move {
                 tokio::time::sleep(wait).await;
@@ -209,11 +272,9 @@ impl Engine {
                         Some(command) => self.command(&mut dropped, command),
                         None => self.is_shutting_down = true,
                     },
-                    Some(done) = self.finished.recv() => {
-                        self.calls.running -= 1;
-                        self.hook_finished(&mut dropped, done);
-                    }
+                    Some(done) = self.finished.recv() => self.task_finished(&mut dropped, done),
                     Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut dropped, gtid, timer),
+                    () = voting::Voting::forgetting(&mut self.voting) => {}
                 }
                 self.start_waiting_calls();
                 dropped = Outbox::default();
@@ -228,6 +289,7 @@ impl Engine {
                     );
                 }
                 Ok(link) => {
+                    crash_point!(REDIALLED, continue);
                     tracing::info!(address = %self.settings.address, "joined again");
                     return Some(link);
                 }
@@ -271,9 +333,15 @@ impl Engine {
                     Err(status) => return Over::Broken(status.message().to_owned()),
                 },
                 _ = self.finished.recv_many(&mut finished, TURN_MAX) => {
+                    // One flush ends many waits, whose tasks are woken one by one: what they have to say shares a frame.
+                    tokio::task::yield_now().await;
+                    while finished.len() < TURN_MAX
+                        && let Ok(done) = self.finished.try_recv()
+                    {
+                        finished.push(done);
+                    }
                     for done in finished.drain(..) {
-                        self.calls.running -= 1;
-                        self.hook_finished(&mut outbox, done);
+                        self.task_finished(&mut outbox, done);
                     }
                 }
                 taken = self.commands.recv_many(&mut commands, TURN_MAX), if !self.is_shutting_down => {
@@ -285,6 +353,7 @@ impl Engine {
                     }
                 }
                 Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut outbox, gtid, timer),
+                () = voting::Voting::forgetting(&mut self.voting) => {}
                 () = gate.room(), if is_behind => {}
                 _ = retries.tick() => {
                     for message in self.requests.due() {
@@ -314,6 +383,9 @@ impl Engine {
     fn frame(&mut self, outbox: &mut Outbox, messages: Vec<ServerMessage>) -> Result<(), Over> {
         for message in messages {
             let message = FromReplica::try_from(message).map_err(|malformed| Over::Broken(malformed.to_string()))?;
+            if !matches!(message, FromReplica::Reply { .. } | FromReplica::Heartbeat) {
+                crash_point!(ORDER_HEARD, return Err(Over::Broken("a crash point".to_owned())));
+            }
             self.heard(outbox, message);
         }
         Ok(())
@@ -335,6 +407,7 @@ impl Engine {
                 }
             }
             Command::Withdraw { gtid } => self.withdraw(gtid),
+            Command::VoterWasAsked { gtid, overheard } => self.voter_was_asked(outbox, gtid, *overheard),
             Command::Shutdown => self.is_shutting_down = true,
         }
     }
@@ -342,9 +415,13 @@ impl Engine {
     fn heard(&mut self, outbox: &mut Outbox, message: FromReplica) {
         match message {
             FromReplica::Reply { request_id, reply } => self.requests.answer(request_id, reply),
-            FromReplica::Prepare { .. } | FromReplica::CommitBranch { .. } | FromReplica::AbortBranch { .. } => {
-                self.branch_order(outbox, message);
-            }
+            FromReplica::Prepare { .. }
+            | FromReplica::CommitBranch { .. }
+            | FromReplica::AbortBranch { .. }
+            | FromReplica::AskVoter { .. }
+            | FromReplica::LogAnswered { .. }
+            | FromReplica::AwaitDecision { .. }
+            | FromReplica::ForgetVoter { .. } => self.branch_order(outbox, message),
             FromReplica::ExecuteStep { order, outputs } => self.step_order(outbox, order, outputs, None, false),
             FromReplica::CompensateStep { order, output } => self.step_order(outbox, order, Vec::new(), output, true),
             FromReplica::GoAway { reason } => tracing::info!(reason, "the replica is leaving"),
@@ -352,10 +429,17 @@ impl Engine {
         }
     }
 
-    fn hook_finished(&mut self, outbox: &mut Outbox, done: Done) {
+    fn task_finished(&mut self, outbox: &mut Outbox, done: Done) {
         match done {
-            Done::Branch(gtid, finished) => self.branch_hook_finished(outbox, gtid, finished),
-            Done::Step(key, result) => self.step_hook_finished(outbox, key, result),
+            Done::Branch(gtid, finished) => {
+                self.calls.running -= 1;
+                self.branch_hook_finished(outbox, gtid, finished);
+            }
+            Done::Step(key, result) => {
+                self.calls.running -= 1;
+                self.step_hook_finished(outbox, key, result);
+            }
+            Done::Voting(gtid, answered) => self.voting_answered(outbox, gtid, answered),
         }
     }
 
@@ -380,7 +464,14 @@ impl Engine {
     }
 }
 
-fn hello(settings: &Settings, instance: InstanceId, participant: Option<ParticipantName>) -> Hello {
+fn hello(
+    settings: &Settings,
+    instance: InstanceId,
+    participant: Option<ParticipantName>,
+    place: Option<VoterPlace>,
+) -> Hello {
+    // Whoever joins without its name takes no part yet.
+    let voter = place.filter(|_| participant.is_some());
     Hello {
         participant,
         instance,
@@ -388,5 +479,6 @@ fn hello(settings: &Settings, instance: InstanceId, participant: Option<Particip
         token: settings.token.clone(),
         one_phase: settings.branches.as_ref().is_some_and(|participant| participant.one_phase()),
         sdk: concat!("assent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
+        voter,
     }
 }

@@ -72,7 +72,9 @@ impl Requests {
                 | FromClient::Vote { .. }
                 | FromClient::Acknowledge { .. }
                 | FromClient::Inquire { .. }
-                | FromClient::StepAnswer { .. } => {}
+                | FromClient::StepAnswer { .. }
+                | FromClient::VoterAnswered { .. }
+                | FromClient::AskLog { .. } => {}
             }
             Some(again.clone())
         });
@@ -110,7 +112,9 @@ fn attempt_of(message: &FromClient) -> u32 {
         | FromClient::Vote { .. }
         | FromClient::Acknowledge { .. }
         | FromClient::Inquire { .. }
-        | FromClient::StepAnswer { .. } => 1,
+        | FromClient::StepAnswer { .. }
+        | FromClient::VoterAnswered { .. }
+        | FromClient::AskLog { .. } => 1,
     }
 }
 
@@ -145,6 +149,8 @@ fn set_request_id(message: &mut FromClient, number: u64) {
         | FromClient::Vote { .. }
         | FromClient::Acknowledge { .. }
         | FromClient::Inquire { .. }
-        | FromClient::StepAnswer { .. } => {}
+        | FromClient::StepAnswer { .. }
+        | FromClient::VoterAnswered { .. }
+        | FromClient::AskLog { .. } => {}
     }
 }

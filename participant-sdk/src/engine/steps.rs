@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use assent_crash::crash_point;
 use assent_proto::session::{FromClient, StepOrder};
 use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::{Epoch, Gtid, Name};
@@ -59,7 +60,9 @@ impl Engine {
         let call = participant.call(step, compensation);
         self.call(
             async move {
+                crash_point!(HOOK_CALLED);
                 let result = call.await;
+                crash_point!(HOOK_RETURNED);
                 // The engine may have ended; the coordinator asks again.
                 finish.send(Done::Step(key, result)).ok();
             }

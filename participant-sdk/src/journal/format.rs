@@ -1,11 +1,13 @@
 //! The file's format, and how a file that a crash has cut short is told from one that has been damaged.
 //!
 //! ```text
-//! file   = "ASSENTJ1" mark:8 crc(file header):4  frame*
+//! file   = kind:8 mark:8 crc(file header):4  frame*
+//! kind   = "ASSENTJ1" | "ASSENTV1"                  a participant's journal, its voter's store
 //! frame  = mark:8 body_bytes:4 crc(frame header):4  crc(body):4  body
 //! body   = record+
-//! record = 'P' gtid:16 payload_bytes:4 payload      prepared
-//!        | 'E' gtid:16                              ended
+//! record = 'P' gtid:16 payload_bytes:4 payload      prepared; of a voter: this is what it keeps from now on
+//!        | 'E' gtid:16                              ended; of a voter: forgotten
+//!        | 'L' label_bytes:4 label                  what the file as a whole is labelled with from now on
 //! ```
 //! Numbers are little-endian. The mark is drawn for each file, so that nothing that a payload says looks like a frame.
 //!
@@ -18,10 +20,8 @@ use std::collections::HashMap;
 
 use assent_protocol::Gtid;
 use bytes::Bytes;
+use crc32c::crc32c;
 
-use super::crc32c::crc32c;
-
-const MAGIC: &[u8; 8] = b"ASSENTJ1";
 /// The length of what is drawn for each file, in bytes.
 pub(super) const MARK_BYTES: usize = 8;
 /// The length of the file's header, in bytes.
@@ -33,18 +33,45 @@ const SECTOR_BYTES: usize = 512;
 
 const PREPARED: u8 = b'P';
 const ENDED: u8 = b'E';
+const LABEL: u8 = b'L';
+
+/// What a file is for. One is never opened as the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A participant's journal.
+    Journal,
+    /// The store of a participant's voter.
+    Voters,
+}
+
+impl Kind {
+    const fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Self::Journal => b"ASSENTJ1",
+            Self::Voters => b"ASSENTV1",
+        }
+    }
+}
 
 /// What is drawn for each file.
 pub(super) type Mark = [u8; MARK_BYTES];
 
 /// What is known about branches: those that are prepared and have not ended, with their payloads.
-pub(super) type Branches = HashMap<Gtid, Bytes>;
+pub(crate) type Branches = HashMap<Gtid, Bytes>;
+
+/// What a file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) branches: Branches,
+    /// Empty, unless one was written.
+    pub(crate) label: Bytes,
+}
 
 /// A file's contents.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) mark: Mark,
-    pub(super) branches: Branches,
+    pub(super) known: Known,
     /// Where the last whole frame ends. What follows is torn.
     pub(super) whole_bytes: usize,
 }
@@ -63,9 +90,9 @@ pub(super) enum Unreadable {
     },
 }
 
-pub(super) fn file_header(mark: &Mark) -> Vec<u8> {
+pub(super) fn file_header(kind: Kind, mark: &Mark) -> Vec<u8> {
     let mut header = Vec::with_capacity(FILE_HEADER_BYTES);
-    header.extend_from_slice(MAGIC);
+    header.extend_from_slice(kind.magic());
     header.extend_from_slice(mark);
     header.extend_from_slice(&crc32c(&header).to_le_bytes());
     header
@@ -84,6 +111,12 @@ pub(super) fn write_ended(body: &mut Vec<u8>, gtid: Gtid) {
     body.extend_from_slice(gtid.as_bytes());
 }
 
+pub(super) fn write_label(body: &mut Vec<u8>, label: &[u8]) {
+    body.push(LABEL);
+    body.extend_from_slice(&(label.len() as u32).to_le_bytes());
+    body.extend_from_slice(label);
+}
+
 /// The bytes that a prepared record takes, beside its payload.
 pub(super) const PREPARED_BYTES: usize = 1 + 16 + 4;
 
@@ -98,30 +131,30 @@ pub(super) fn frame(mark: &Mark, body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a whole file.
-pub(super) fn read(file: &[u8]) -> Result<Contents, Unreadable> {
-    let mark = read_file_header(file)?;
-    let mut branches = Branches::new();
+pub(super) fn read(kind: Kind, file: &[u8]) -> Result<Contents, Unreadable> {
+    let mark = read_file_header(kind, file)?;
+    let mut known = Known::default();
     let mut offset = FILE_HEADER_BYTES;
     while offset < file.len() {
         match read_frame(&file[offset..], &mark) {
             Some((body, frame_bytes)) => {
-                apply(body, &mut branches).ok_or(Unreadable::Damaged { offset })?;
+                apply(body, &mut known).ok_or(Unreadable::Damaged { offset })?;
                 offset += frame_bytes;
             }
             None if is_torn(file, offset, &mark) => break,
             None => return Err(Unreadable::Damaged { offset }),
         }
     }
-    Ok(Contents { mark, branches, whole_bytes: offset })
+    Ok(Contents { mark, known, whole_bytes: offset })
 }
 
-fn read_file_header(file: &[u8]) -> Result<Mark, Unreadable> {
+fn read_file_header(kind: Kind, file: &[u8]) -> Result<Mark, Unreadable> {
     let Some(header) = file.get(..FILE_HEADER_BYTES) else {
-        let begins_alike = file.iter().zip(MAGIC).all(|(found, expected)| found == expected);
+        let begins_alike = file.iter().zip(kind.magic()).all(|(found, expected)| found == expected);
         return Err(if begins_alike { Unreadable::Unborn } else { Unreadable::Foreign });
     };
     let (fields, crc) = header.split_at(FILE_HEADER_BYTES - 4);
-    if &fields[..8] != MAGIC {
+    if &fields[..8] != kind.magic() {
         return Err(Unreadable::Foreign);
     }
     if crc32c(fields).to_le_bytes() != crc {
@@ -175,26 +208,42 @@ fn has_empty_sector(file: &[u8], offset: usize) -> bool {
     false
 }
 
-fn apply(mut body: &[u8], branches: &mut Branches) -> Option<()> {
+fn apply(mut body: &[u8], known: &mut Known) -> Option<()> {
     while let Some((kind, rest)) = body.split_first() {
-        let (gtid, rest) = rest.split_at_checked(16)?;
-        let gtid = Gtid::from_bytes(gtid).ok()?;
         body = match *kind {
             PREPARED => {
-                let (payload_bytes, rest) = rest.split_at_checked(4)?;
-                let payload_bytes = u32::from_le_bytes(payload_bytes.try_into().ok()?) as usize;
-                let (payload, rest) = rest.split_at_checked(payload_bytes)?;
-                branches.insert(gtid, Bytes::copy_from_slice(payload));
+                let (gtid, rest) = take_gtid(rest)?;
+                let (payload, rest) = take_sized(rest)?;
+                known.branches.insert(gtid, payload);
                 rest
             }
             ENDED => {
-                branches.remove(&gtid);
+                let (gtid, rest) = take_gtid(rest)?;
+                known.branches.remove(&gtid);
+                rest
+            }
+            LABEL => {
+                let (label, rest) = take_sized(rest)?;
+                known.label = label;
                 rest
             }
             _ => return None,
         };
     }
     Some(())
+}
+
+fn take_gtid(bytes: &[u8]) -> Option<(Gtid, &[u8])> {
+    let (gtid, rest) = bytes.split_at_checked(16)?;
+    Some((Gtid::from_bytes(gtid).ok()?, rest))
+}
+
+/// What a 32-bit length stands before.
+fn take_sized(bytes: &[u8]) -> Option<(Bytes, &[u8])> {
+    let (length, rest) = bytes.split_at_checked(4)?;
+    let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
+    let (taken, rest) = rest.split_at_checked(length)?;
+    Some((Bytes::copy_from_slice(taken), rest))
 }
 
 #[cfg(test)]
@@ -204,6 +253,7 @@ mod tests {
     use super::*;
 
     const MARK: Mark = *b"\x91\x02\x13\x84\x75\x26\xd7\xee";
+    const KIND: Kind = Kind::Journal;
     const OTHER_MARK: Mark = [7; MARK_BYTES];
 
     #[derive(Clone, Debug)]
@@ -222,7 +272,7 @@ mod tests {
         let payload = prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..40),
             // What looks like the journal itself, and what looks like nothing.
-            Just([file_header(&OTHER_MARK), frame(&OTHER_MARK, b"P")].concat()),
+            Just([file_header(KIND, &OTHER_MARK), frame(&OTHER_MARK, b"P")].concat()),
             Just(vec![0; 700]),
         ];
         let record = prop_oneof![
@@ -234,7 +284,7 @@ mod tests {
 
     /// The file, where each frame ends, and what is known at each of these points.
     fn written(frames: &[Vec<Record>]) -> (Vec<u8>, Vec<(usize, Branches)>) {
-        let mut file = file_header(&MARK);
+        let mut file = file_header(KIND, &MARK);
         let mut branches = Branches::new();
         let mut points = vec![(file.len(), branches.clone())];
         for records in frames {
@@ -265,11 +315,11 @@ mod tests {
         fn a_file_cut_anywhere_has_all_frames_before_the_cut(frames in records()) {
             let (file, points) = written(&frames);
             for cut in 0..=file.len() {
-                match read(&file[..cut]) {
+                match read(KIND, &file[..cut]) {
                     Ok(contents) => {
                         let (whole, branches) = points.iter().rev().find(|(end, _)| *end <= cut).expect("past the header");
                         prop_assert_eq!(contents.whole_bytes, *whole);
-                        prop_assert_eq!(&contents.branches, branches);
+                        prop_assert_eq!(&contents.known.branches, branches);
                     }
                     Err(error) => {
                         prop_assert!(cut < FILE_HEADER_BYTES, "cut at {}: {:?}", cut, error);
@@ -294,11 +344,11 @@ mod tests {
             let to = (sector * SECTOR_BYTES + SECTOR_BYTES).min(file.len());
             let was_empty = file[from..to].iter().all(|byte| *byte == 0);
             file[from..to].fill(0);
-            let contents = read(&file).expect("torn is not damaged");
+            let contents = read(KIND, &file).expect("torn is not damaged");
             let (expected_bytes, expected) =
                 if was_empty { points.last().expect("a file has a beginning") } else { &points[points.len() - 2] };
             prop_assert_eq!(contents.whole_bytes, *expected_bytes);
-            prop_assert_eq!(&contents.branches, expected);
+            prop_assert_eq!(&contents.known.branches, expected);
         }
 
         #[test]
@@ -306,13 +356,13 @@ mod tests {
             let (mut file, points) = written(&frames);
             let at = at.index(file.len());
             file[at] ^= 1 << bit;
-            match read(&file) {
+            match read(KIND, &file) {
                 Err(Unreadable::Damaged { .. } | Unreadable::Foreign) => {}
                 Err(Unreadable::Unborn) => prop_assert!(false, "a whole file was taken for an unborn one"),
                 // Only a last frame that holds a sector of zeros can be taken for a torn one.
                 Ok(contents) => {
                     let (before, branches) = &points[points.len() - 2];
-                    prop_assert_eq!(&contents.branches, branches);
+                    prop_assert_eq!(&contents.known.branches, branches);
                     prop_assert_eq!(contents.whole_bytes, *before);
                     prop_assert!(has_empty_sector(&file, *before));
                 }
@@ -325,15 +375,45 @@ mod tests {
         let inner = frame(&OTHER_MARK, b"P");
         let mut body = Vec::new();
         write_prepared(&mut body, gtid(1), &inner);
-        let mut file = [file_header(&MARK), frame(&MARK, &body)].concat();
+        let mut file = [file_header(KIND, &MARK), frame(&MARK, &body)].concat();
         file.truncate(file.len() - 1);
-        assert_eq!(read(&file).expect("torn").whole_bytes, FILE_HEADER_BYTES);
+        assert_eq!(read(KIND, &file).expect("torn").whole_bytes, FILE_HEADER_BYTES);
     }
 
     #[test]
     fn somebody_elses_file_is_not_touched() {
         for foreign in [&b"hello"[..], b"{\"some\": \"other file, long enough\"}", b"ASSENTJ2ABCDEFGHIJKLMNOP"] {
-            assert_eq!(read(foreign).expect_err("foreign"), Unreadable::Foreign);
+            assert_eq!(read(KIND, foreign).expect_err("foreign"), Unreadable::Foreign);
         }
+        let of_a_voter = file_header(Kind::Voters, &MARK);
+        assert_eq!(read(KIND, &of_a_voter).expect_err("another kind"), Unreadable::Foreign);
+        read(Kind::Voters, &of_a_voter).expect("its own kind");
+    }
+
+    #[test]
+    fn a_file_of_the_first_release_reads() {
+        let mut body = vec![b'P'];
+        body.extend_from_slice(gtid(1).as_bytes());
+        body.extend_from_slice(&[2, 0, 0, 0, b'h', b'i']);
+        let mut file = b"ASSENTJ1".to_vec();
+        file.extend_from_slice(&MARK);
+        file.extend_from_slice(&crc32c(&file).to_le_bytes());
+        file.extend(frame(&MARK, &body));
+        let contents = read(KIND, &file).expect("whole");
+        assert_eq!(contents.known.branches, Branches::from([(gtid(1), Bytes::from("hi"))]));
+        assert_eq!(contents.known.label, Bytes::new());
+    }
+
+    #[test]
+    fn the_last_word_counts() {
+        let mut body = Vec::new();
+        write_label(&mut body, b"one");
+        write_prepared(&mut body, gtid(1), b"waiting");
+        write_label(&mut body, b"another");
+        write_prepared(&mut body, gtid(1), b"committed");
+        let file = [file_header(Kind::Voters, &MARK), frame(&MARK, &body)].concat();
+        let known = read(Kind::Voters, &file).expect("whole").known;
+        assert_eq!(known.label, Bytes::from("another"));
+        assert_eq!(known.branches, Branches::from([(gtid(1), Bytes::from("committed"))]));
     }
 }

@@ -47,7 +47,6 @@
 //! - One process has a journal open at a time: a lock on the file's neighbour `.lock` sees to it.
 //! - The file stays in proportion to what is in doubt: it is rewritten when most of it is past.
 
-mod crc32c;
 mod format;
 mod writer;
 
@@ -58,8 +57,11 @@ use assent_protocol::Gtid;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use format::Branches;
-use writer::{Append, Change, Writer};
+use format::{Branches, Known};
+use writer::{Append, Writer};
+
+pub(crate) use format::Kind;
+pub(crate) use writer::{Change, Verdict};
 
 /// The largest payload, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
@@ -70,8 +72,14 @@ const APPENDS_MAX: usize = 1_024;
 /// A journal that is open. Its clones are the same journal; when the last one is dropped it is closed.
 #[derive(Clone, Debug)]
 pub struct Journal {
+    file: JournalFile,
+}
+
+/// A file of records by gtid, and what it says. A [`Journal`], or a voter's store.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalFile {
     appends: mpsc::Sender<Append>,
-    branches: Arc<Mutex<Branches>>,
+    known: Arc<Mutex<Known>>,
 }
 
 /// What can go wrong with a journal.
@@ -135,22 +143,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::InUse`], [`JournalError::Foreign`], [`JournalError::Damaged`] and [`JournalError::Io`].
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
-        let path = path.as_ref().to_owned();
-        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(path)).await;
-        // It is not cancelled, and a panic goes on here.
-        opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-    }
-
-    fn open_blocking(path: PathBuf) -> Result<Self, JournalError> {
-        let branches = Arc::new(Mutex::new(Branches::new()));
-        let (appends, queue) = mpsc::channel(APPENDS_MAX);
-        let writer = Writer::open(path.clone(), Arc::clone(&branches))?;
-        // A thread, not a task: it waits for the disk, and a runtime that shuts down must not cut it off.
-        std::thread::Builder::new()
-            .name("assent-journal".into())
-            .spawn(move || writer.run(queue))
-            .map_err(|error| JournalError::Io { doing: "start the writer of", path, source: error.into() })?;
-        Ok(Self { appends, branches })
+        Ok(Self { file: JournalFile::open(Kind::Journal, path.as_ref()).await? })
     }
 
     /// Writes down that a branch is prepared. Nothing happens if that is written already.
@@ -176,25 +169,69 @@ impl Journal {
 
     /// The payload of a branch that is prepared and has not ended.
     pub fn payload(&self, gtid: Gtid) -> Option<Bytes> {
-        self.branches().get(&gtid).cloned()
+        self.file.payload(gtid)
     }
 
     /// The branches that are prepared and have not ended, with their payloads; the oldest transaction first.
     pub fn in_doubt(&self) -> Vec<(Gtid, Bytes)> {
-        let mut branches: Vec<_> = self.branches().iter().map(|(gtid, payload)| (*gtid, payload.clone())).collect();
-        branches.sort_unstable_by_key(|(gtid, _)| *gtid);
-        branches
+        self.file.all()
     }
 
     async fn append(&self, change: Change) -> Result<(), JournalError> {
+        // Only what replaces something is overtaken.
+        self.file.append(change).await.map(|_verdict| ())
+    }
+}
+
+impl JournalFile {
+    /// Opens or creates the file at a path; see [`Journal::open`].
+    pub(crate) async fn open(kind: Kind, path: &Path) -> Result<Self, JournalError> {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(kind, path)).await;
+        // It is not cancelled, and a panic goes on here.
+        opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    fn open_blocking(kind: Kind, path: PathBuf) -> Result<Self, JournalError> {
+        let known = Arc::new(Mutex::new(Known::default()));
+        let (appends, queue) = mpsc::channel(APPENDS_MAX);
+        let writer = Writer::open(kind, path.clone(), Arc::clone(&known))?;
+        // A thread, not a task: it waits for the disk, and a runtime that shuts down must not cut it off.
+        std::thread::Builder::new()
+            .name("assent-journal".into())
+            .spawn(move || writer.run(queue))
+            .map_err(|error| JournalError::Io { doing: "start the writer of", path, source: error.into() })?;
+        Ok(Self { appends, known })
+    }
+
+    /// Makes a change, and answers when it is durable. Changes at the same time share a flush.
+    pub(crate) async fn append(&self, change: Change) -> Result<Verdict, JournalError> {
         let (answer, answered) = oneshot::channel();
         self.appends.send(Append { change, answer }).await.expect(WRITER_LIVES);
         answered.await.expect(WRITER_LIVES)
     }
 
-    fn branches(&self) -> std::sync::MutexGuard<'_, Branches> {
+    /// What is durable of a branch.
+    pub(crate) fn payload(&self, gtid: Gtid) -> Option<Bytes> {
+        self.known().branches.get(&gtid).cloned()
+    }
+
+    /// What is durable, the oldest transaction first.
+    pub(crate) fn all(&self) -> Vec<(Gtid, Bytes)> {
+        let all = |branches: &Branches| branches.iter().map(|(gtid, payload)| (*gtid, payload.clone())).collect();
+        let mut all: Vec<_> = all(&self.known().branches);
+        all.sort_unstable_by_key(|(gtid, _)| *gtid);
+        all
+    }
+
+    /// The durable label; empty if there never was one.
+    pub(crate) fn label(&self) -> Bytes {
+        self.known().label.clone()
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         // A map is whole after every insertion and removal.
-        self.branches.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -346,12 +383,12 @@ mod tests {
         let journal = open(&path).await;
         journal.prepared(gtid(), "before").await.expect("written");
         drop(journal);
-        let branches = Arc::new(Mutex::new(Branches::new()));
-        let mut writer = Writer::open(path.clone(), Arc::clone(&branches)).expect("opens");
+        let known = Arc::new(Mutex::new(Known::default()));
+        let mut writer = Writer::open(Kind::Journal, path.clone(), Arc::clone(&known)).expect("opens");
         writer.write_to_a_full_disk();
         let (appends, queue) = mpsc::channel(1);
         let thread = std::thread::spawn(move || writer.run(queue));
-        let journal = Journal { appends, branches };
+        let journal = Journal { file: JournalFile { appends, known } };
         let error = journal.prepared(gtid(), "during").await.expect_err("no space");
         assert!(matches!(error, JournalError::Io { .. }), "{error}");
         let error = journal.prepared(gtid(), "after").await.expect_err("no space");

@@ -1,4 +1,4 @@
-//! The thread that owns the file: it appends what has queued while the last flush was under way, flushes once, and answers all.
+//! The thread that owns a file: it appends what has queued while the last flush was under way, flushes once, and answers all.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -13,26 +13,43 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::JournalError;
 use super::format::{
-    Branches, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, write_ended, write_prepared,
+    Kind, Known, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, write_ended, write_label,
+    write_prepared,
 };
 
 /// What is to be written, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Append {
     pub(super) change: Change,
-    pub(super) answer: oneshot::Sender<Result<(), JournalError>>,
+    pub(super) answer: oneshot::Sender<Result<Verdict, JournalError>>,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is durable.
+    Written,
+    /// Something else stands there than it was to replace. Nothing was written for it.
+    Overtaken,
 }
 
 /// One record.
 #[derive(Clone, Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
+    /// There is a branch, once and for all.
     Prepared(Gtid, Bytes),
+    /// There is none any more.
     Ended(Gtid),
+    /// This payload stands from now on, where one with this beginning stood, or none.
+    Replaced { gtid: Gtid, beginning: Option<Bytes>, payload: Bytes },
+    /// The file's label from now on.
+    Labelled(Bytes),
 }
 
 /// The owner of the file.
 pub(super) struct Writer {
     path: PathBuf,
+    kind: Kind,
     file: File,
     mark: Mark,
     /// How long the file is, up to its last whole frame.
@@ -42,12 +59,18 @@ pub(super) struct Writer {
     /// How long the file may become before it is looked at whether to rewrite it.
     compaction_at: u64,
     /// What is durable. Only the writer changes it.
-    branches: Arc<Mutex<Branches>>,
+    known: Arc<Mutex<Known>>,
     /// Whether a flush has failed.
     failed: bool,
+    /// Where those who wait are woken, if they are many.
+    runtime: Option<tokio::runtime::Handle>,
     /// Held for as long as the journal is open.
     _lock: File,
 }
+
+/// While several write at a time, flushes begin at least this far apart: what others are about to write shares the next one. Whoever writes
+/// alone never waits.
+const PACE: Duration = Duration::from_millis(3);
 
 /// How many bytes of payload are gathered into one frame before it is flushed.
 const BATCH_BYTES: usize = 4 << 20;
@@ -60,7 +83,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const COMPACTION_BYTES_MIN: u64 = 1 << 20;
 
 impl Writer {
-    pub(super) fn open(path: PathBuf, branches: Arc<Mutex<Branches>>) -> Result<Self, JournalError> {
+    pub(super) fn open(kind: Kind, path: PathBuf, known: Arc<Mutex<Known>>) -> Result<Self, JournalError> {
         let lock = lock(&path)?;
         let io = |doing| io_error(doing, &path);
         let contents = match std::fs::read(&path) {
@@ -68,13 +91,13 @@ impl Writer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(io("read")(error)),
         };
-        let read = match read(&contents) {
+        let read = match read(kind, &contents) {
             Ok(read) => read,
             Err(Unreadable::Unborn) => {
-                let fresh = Fresh::write(&path, &Branches::new())?;
+                let fresh = Fresh::write(kind, &path, &Known::default())?;
                 fresh.take_name(&path)?;
                 flush_directory_of(&path)?;
-                return Ok(Self::new(path, fresh.file, fresh.mark, fresh.bytes, branches, lock));
+                return Ok(Self::new(kind, path, fresh.file, fresh.mark, fresh.bytes, known, lock));
             }
             Err(Unreadable::Foreign) => return Err(JournalError::Foreign { path }),
             Err(Unreadable::Damaged { offset }) => return Err(JournalError::Damaged { path, offset }),
@@ -88,14 +111,36 @@ impl Writer {
         // What is read here is about to be acted on; it may so far be in the page cache only.
         file.sync_all().map_err(io("flush"))?;
         file.seek(SeekFrom::End(0)).map_err(io("read"))?;
-        *branches.lock().unwrap_or_else(PoisonError::into_inner) = read.branches;
-        Ok(Self::new(path, file, read.mark, file_bytes, branches, lock))
+        *known.lock().unwrap_or_else(PoisonError::into_inner) = read.known;
+        Ok(Self::new(kind, path, file, read.mark, file_bytes, known, lock))
     }
 
-    fn new(path: PathBuf, file: File, mark: Mark, file_bytes: u64, branches: Arc<Mutex<Branches>>, lock: File) -> Self {
-        let live_bytes = branches.lock().unwrap_or_else(PoisonError::into_inner).values().map(prepared_bytes).sum();
+    fn new(
+        kind: Kind,
+        path: PathBuf,
+        file: File,
+        mark: Mark,
+        file_bytes: u64,
+        known: Arc<Mutex<Known>>,
+        lock: File,
+    ) -> Self {
+        let live_bytes =
+            known.lock().unwrap_or_else(PoisonError::into_inner).branches.values().map(prepared_bytes).sum();
         let compaction_at = COMPACTION_BYTES_MIN;
-        Self { path, file, mark, file_bytes, live_bytes, compaction_at, branches, failed: false, _lock: lock }
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        Self {
+            path,
+            kind,
+            file,
+            mark,
+            file_bytes,
+            live_bytes,
+            compaction_at,
+            known,
+            failed: false,
+            runtime,
+            _lock: lock,
+        }
     }
 
     #[cfg(all(test, target_os = "linux"))]
@@ -105,7 +150,13 @@ impl Writer {
 
     /// Writes until nobody is left who could ask for it.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Append>) {
+        let mut flushed_at = Instant::now();
+        let mut are_many = false;
         while let Some(first) = queue.blocking_recv() {
+            if are_many {
+                std::thread::sleep(PACE.saturating_sub(flushed_at.elapsed()));
+            }
+            flushed_at = Instant::now();
             let mut appends = vec![first];
             let mut gathered_bytes = appends[0].change.bytes();
             while gathered_bytes < BATCH_BYTES
@@ -114,10 +165,11 @@ impl Writer {
                 gathered_bytes += append.change.bytes();
                 appends.push(append);
             }
+            are_many = appends.len() > 1;
             self.append(appends);
-            if self.file_bytes > self.compaction_at && self.file_bytes / 2 > self.live_bytes {
+            if self.file_bytes > self.compaction_at && self.file_bytes / 4 > self.live_bytes {
                 self.compact();
-                // It halves what it replaces, or waits until there is more to win.
+                // It quarters what it replaces, or waits until there is more to win.
                 self.compaction_at = self.file_bytes.max(COMPACTION_BYTES_MIN / 2) + COMPACTION_BYTES_MIN / 2;
             }
         }
@@ -127,24 +179,29 @@ impl Writer {
         let batch = Batch::of(appends, &self.known());
         let written = if batch.body.is_empty() { Ok(()) } else { self.write(&batch.body) };
         if written.is_ok() {
-            let mut branches = self.branches.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(label) = batch.label {
+                known.label = label;
+            }
             for (gtid, payload) in batch.changed {
                 let before = match payload {
                     Some(payload) => {
                         self.live_bytes += prepared_bytes(&payload);
-                        branches.insert(gtid, payload)
+                        known.branches.insert(gtid, payload)
                     }
-                    None => branches.remove(&gtid),
+                    None => known.branches.remove(&gtid),
                 };
                 self.live_bytes -= before.as_ref().map_or(0, prepared_bytes);
             }
         }
-        // Whoever does not wait any more will find out when it asks again.
-        for answer in batch.waiting {
-            answer.send(written.clone()).ok();
-        }
-        for (answer, gtid) in batch.refused {
-            answer.send(Err(JournalError::OtherPayload { gtid })).ok();
+        let written = written.map(|()| Verdict::Written);
+        // What the refused ones met may be of this very batch, so they too are answered when it is durable.
+        let answers = batch.waiting.into_iter().map(|answer| (answer, written.clone())).chain(batch.refused);
+        let answers = Answers(answers.collect());
+        match &self.runtime {
+            // To wake each of them from this thread would cost more than to write what they wait for.
+            Some(runtime) if answers.0.len() > 1 => drop(runtime.spawn(async move { drop(answers) })),
+            Some(_) | None => drop(answers),
         }
     }
 
@@ -175,16 +232,17 @@ impl Writer {
         if self.failed {
             return;
         }
-        let branches = self.known().clone();
-        let fresh =
-            match Fresh::write(&self.path, &branches).and_then(|fresh| fresh.take_name(&self.path).map(|()| fresh)) {
-                Ok(fresh) => fresh,
-                Err(error) => {
-                    // The old file is as good as before.
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a journal could not be made smaller");
-                    return;
-                }
-            };
+        let known = self.known().clone();
+        let fresh = match Fresh::write(self.kind, &self.path, &known)
+            .and_then(|fresh| fresh.take_name(&self.path).map(|()| fresh))
+        {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                // The old file is as good as before.
+                tracing::warn!(error = &error as &dyn std::error::Error, "a journal could not be made smaller");
+                return;
+            }
+        };
         (self.file, self.mark, self.file_bytes) = (fresh.file, fresh.mark, fresh.bytes);
         if let Err(error) = flush_directory_of(&self.path) {
             // After a crash the old file may have its name back, without what would be appended to the new one.
@@ -193,53 +251,94 @@ impl Writer {
         }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Branches> {
-        self.branches.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Appends that are written together.
+/// Given when they are dropped: also by a runtime that shuts down.
+struct Answers(Vec<(Answer, Result<Verdict, JournalError>)>);
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        for (answer, result) in self.0.drain(..) {
+            // Whoever does not wait any more will find out when it asks again.
+            answer.send(result).ok();
+        }
+    }
+}
+
 struct Batch {
     body: Vec<u8>,
     /// What will be true when the body is durable.
     changed: HashMap<Gtid, Option<Bytes>>,
-    waiting: Vec<oneshot::Sender<Result<(), JournalError>>>,
-    refused: Vec<(oneshot::Sender<Result<(), JournalError>>, Gtid)>,
+    label: Option<Bytes>,
+    waiting: Vec<Answer>,
+    refused: Vec<(Answer, Result<Verdict, JournalError>)>,
 }
 
+type Answer = oneshot::Sender<Result<Verdict, JournalError>>;
+
 impl Batch {
-    fn of(appends: Vec<Append>, known: &Branches) -> Self {
-        let mut batch = Self { body: Vec::new(), changed: HashMap::new(), waiting: Vec::new(), refused: Vec::new() };
+    fn of(appends: Vec<Append>, known: &Known) -> Self {
+        let mut batch =
+            Self { body: Vec::new(), changed: HashMap::new(), label: None, waiting: Vec::new(), refused: Vec::new() };
         for Append { change, answer } in appends {
-            let (Change::Prepared(gtid, _) | Change::Ended(gtid)) = &change;
-            let gtid = *gtid;
-            let before = batch.changed.get(&gtid).map_or_else(|| known.get(&gtid), Option::as_ref);
-            match (before, change) {
-                (Some(before), Change::Prepared(_, payload)) if *before != payload => {
-                    batch.refused.push((answer, gtid));
-                    continue;
-                }
-                (Some(_), Change::Prepared(..)) | (None, Change::Ended(_)) => {}
-                (None, Change::Prepared(_, payload)) => {
-                    write_prepared(&mut batch.body, gtid, &payload);
-                    batch.changed.insert(gtid, Some(payload));
-                }
-                (Some(_), Change::Ended(_)) => {
-                    write_ended(&mut batch.body, gtid);
-                    batch.changed.insert(gtid, None);
-                }
+            match batch.take(change, known) {
+                // Those that find their record written wait too: it may be in this very batch.
+                Ok(Verdict::Written) => batch.waiting.push(answer),
+                refusal => batch.refused.push((answer, refusal)),
             }
-            // Those that find their record written wait too: it may be in this very batch.
-            batch.waiting.push(answer);
         }
         batch
+    }
+
+    fn take(&mut self, change: Change, known: &Known) -> Result<Verdict, JournalError> {
+        let before = |gtid| self.changed.get(gtid).map_or_else(|| known.branches.get(gtid), Option::as_ref);
+        match change {
+            Change::Prepared(gtid, payload) => match before(&gtid) {
+                Some(before) if *before != payload => return Err(JournalError::OtherPayload { gtid }),
+                Some(_) => {}
+                None => self.put(gtid, payload),
+            },
+            Change::Ended(gtid) => {
+                if before(&gtid).is_some() {
+                    write_ended(&mut self.body, gtid);
+                    self.changed.insert(gtid, None);
+                }
+            }
+            Change::Replaced { gtid, beginning, payload } => {
+                let is_as_expected = match (before(&gtid), &beginning) {
+                    (None, None) => true,
+                    (Some(before), Some(beginning)) => before.starts_with(beginning),
+                    (None, Some(_)) | (Some(_), None) => false,
+                };
+                if !is_as_expected {
+                    return Ok(Verdict::Overtaken);
+                }
+                self.put(gtid, payload);
+            }
+            Change::Labelled(label) => {
+                write_label(&mut self.body, &label);
+                self.label = Some(label);
+            }
+        }
+        Ok(Verdict::Written)
+    }
+
+    fn put(&mut self, gtid: Gtid, payload: Bytes) {
+        write_prepared(&mut self.body, gtid, &payload);
+        self.changed.insert(gtid, Some(payload));
     }
 }
 
 impl Change {
     fn bytes(&self) -> usize {
         match self {
-            Self::Prepared(_, payload) => PREPARED_BYTES + payload.len(),
+            Self::Prepared(_, payload) | Self::Replaced { payload, .. } | Self::Labelled(payload) => {
+                PREPARED_BYTES + payload.len()
+            }
             Self::Ended(_) => PREPARED_BYTES,
         }
     }
@@ -258,12 +357,15 @@ struct Fresh {
 }
 
 impl Fresh {
-    fn write(beside_path: &Path, branches: &Branches) -> Result<Self, JournalError> {
+    fn write(kind: Kind, beside_path: &Path, known: &Known) -> Result<Self, JournalError> {
         let path = beside(beside_path, ".new");
         let mark: Mark = rand::random::<[u8; MARK_BYTES]>();
-        let mut contents = file_header(&mark);
+        let mut contents = file_header(kind, &mark);
         let mut body = Vec::new();
-        for (gtid, payload) in branches {
+        if !known.label.is_empty() {
+            write_label(&mut body, &known.label);
+        }
+        for (gtid, payload) in &known.branches {
             write_prepared(&mut body, *gtid, payload);
             // A frame's length is a 32-bit number.
             if body.len() > BATCH_BYTES {

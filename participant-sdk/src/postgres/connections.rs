@@ -1,7 +1,8 @@
-//! Connections of the resource's own, in two lanes.
+//! Connections of the resource's own, with two lanes to them.
 //!
 //! Two, because work waits for row locks that only the end of another branch releases. Were the connections for work all waiting like
-//! this, and the ends queued behind them for a connection, neither would ever move.
+//! this, and the ends queued behind them for a connection, neither would ever move. So some connections are for ends alone; all others
+//! serve whoever comes first, since how long prepares and commits take, and so how many of each are under way, depends on the disk.
 //!
 //! Not a `sqlx::PgPool`: that sends a round trip when it hands out a connection and another when it gets it back. A branch has four
 //! statements and takes two connections, so those would double what is sent. Here the first statement is the
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgQueryResult};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::error::{PostgresError, is_connection_lost};
@@ -25,14 +26,24 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// A bounded number of connections to one database.
-pub(super) struct Lane {
-    purpose: &'static str,
+struct Pool {
     options: PgConnectOptions,
-    connections_max: usize,
     permits: Arc<Semaphore>,
     /// The last one in is the first one out, so that no more of them stay warm than are needed.
     idle: Mutex<Vec<Session>>,
 }
+
+/// A way to the connections, for one purpose.
+pub(super) struct Lane {
+    purpose: &'static str,
+    pool: Arc<Pool>,
+    /// How many connections this lane may hold at once.
+    share: Arc<Semaphore>,
+    share_max: usize,
+}
+
+/// Of this many connections one is for ends alone; at least one always is.
+const CONNECTIONS_PER_RESERVED: usize = 8;
 
 /// One connection, and what was learnt about its session when it was made.
 pub(super) struct Session {
@@ -52,28 +63,28 @@ pub(super) struct Session {
 /// closes the connection, and Postgres rolls back.
 pub(super) struct Checkout {
     pub(super) session: Session,
-    lane: Arc<Lane>,
-    _permit: OwnedSemaphorePermit,
+    pool: Arc<Pool>,
+    _permits: [OwnedSemaphorePermit; 2],
     was_idle: bool,
 }
 
+/// Two ways to at most `connections_max` connections, and at least two: for transactions that do a branch's work, and so wait for locks;
+/// and for what ends branches, which waits for nobody.
+pub(super) fn lanes(options: PgConnectOptions, connections_max: usize) -> (Arc<Lane>, Arc<Lane>) {
+    let connections_max = connections_max.clamp(2, Semaphore::MAX_PERMITS);
+    let reserved = (connections_max / CONNECTIONS_PER_RESERVED).max(1);
+    let permits = Arc::new(Semaphore::new(connections_max));
+    let pool = Arc::new(Pool { options, permits, idle: Mutex::default() });
+    let lane = |purpose, share_max| {
+        let share = Arc::new(Semaphore::new(share_max));
+        Arc::new(Lane { purpose, pool: Arc::clone(&pool), share, share_max })
+    };
+    (lane("work", connections_max - reserved), lane("ending branches", connections_max))
+}
+
 impl Lane {
-    pub(super) fn for_work(options: PgConnectOptions, connections_max: usize) -> Arc<Self> {
-        Self::new("work", options, connections_max)
-    }
-
-    pub(super) fn for_ends(options: PgConnectOptions, connections_max: usize) -> Arc<Self> {
-        Self::new("ending branches", options, connections_max)
-    }
-
-    fn new(purpose: &'static str, options: PgConnectOptions, connections_max: usize) -> Arc<Self> {
-        let connections_max = connections_max.clamp(1, Semaphore::MAX_PERMITS);
-        let permits = Arc::new(Semaphore::new(connections_max));
-        Arc::new(Self { purpose, options, connections_max, permits, idle: Mutex::default() })
-    }
-
     pub(super) fn options(&self) -> &PgConnectOptions {
-        &self.options
+        &self.pool.options
     }
 
     /// Takes a connection and runs a first statement on it, which is repeated when it turns out that the connection had been lost
@@ -88,7 +99,7 @@ impl Lane {
             let mut checkout = self.acquire(wait_max).await?;
             let sql = sql(&checkout.session)?;
             match checkout.session.execute(doing, sql).await? {
-                Err(error) if checkout.was_lost_idle(&error) => self.idle().clear(),
+                Err(error) if checkout.was_lost_idle(&error) => self.pool.idle().clear(),
                 result => return Ok((checkout, result)),
             }
         }
@@ -105,7 +116,7 @@ impl Lane {
             };
             match begun {
                 Ok(()) => return Ok(checkout),
-                Err(error) if checkout.was_lost_idle(&error) => self.idle().clear(),
+                Err(error) if checkout.was_lost_idle(&error) => self.pool.idle().clear(),
                 Err(source) => return Err(PostgresError::Statement { doing, source }),
             }
         }
@@ -113,29 +124,31 @@ impl Lane {
 
     /// Takes a connection: an idle one, or a new one. An idle one may be dead.
     pub(super) async fn acquire(self: &Arc<Self>, wait_max: Duration) -> Result<Checkout, PostgresError> {
-        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => match timeout(wait_max, Arc::clone(&self.permits).acquire_owned()).await {
-                Ok(Ok(permit)) => permit,
-                // The semaphore is never closed.
-                Ok(Err(_)) | Err(_) => {
-                    return Err(PostgresError::NoConnection {
-                        purpose: self.purpose,
-                        connections_max: self.connections_max,
-                        waited_ms: wait_max.as_millis(),
-                    });
-                }
-            },
+        // The share comes first: whoever waits for a connection of the pool keeps none from the other lane, and those for ends alone are
+        // never work's.
+        let permits = async {
+            let share = Arc::clone(&self.share).acquire_owned().await?;
+            let connection = Arc::clone(&self.pool.permits).acquire_owned().await?;
+            Ok::<_, AcquireError>([share, connection])
         };
-        let idle = self.idle().pop();
+        let no_connection = || PostgresError::NoConnection {
+            purpose: self.purpose,
+            connections_max: self.share_max,
+            waited_ms: wait_max.as_millis(),
+        };
+        // The semaphores are never closed.
+        let permits = timeout(wait_max, permits).await.map_err(|_| no_connection())?.map_err(|_| no_connection())?;
+        let idle = self.pool.idle().pop();
         let was_idle = idle.is_some();
         let session = match idle {
             Some(session) => session,
-            None => Session::connect(&self.options).await?,
+            None => Session::connect(&self.pool.options).await?,
         };
-        Ok(Checkout { session, lane: Arc::clone(self), _permit: permit, was_idle })
+        Ok(Checkout { session, pool: Arc::clone(&self.pool), _permits: permits, was_idle })
     }
+}
 
+impl Pool {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
         // A Vec is whole after every push, pop and clear.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
@@ -151,7 +164,7 @@ impl Checkout {
     /// Gives the connection back. It must be outside of any transaction and must have finished its last statement.
     pub(super) fn release(self) {
         if self.session.made_at.elapsed() < CONNECTION_AGE_MAX {
-            self.lane.idle().push(self.session);
+            self.pool.idle().push(self.session);
         }
     }
 }

@@ -7,6 +7,7 @@ use super::error::{PostgresError, sqlstate, sqlstate_of};
 use super::gid::{Gid, Prefix};
 use super::preparing::prepare_message;
 use super::resource::Shared;
+use assent_crash::crash_point;
 use assent_protocol::Gtid;
 
 /// How a prepared transaction is to end.
@@ -65,10 +66,12 @@ impl Shared {
         let gid_in = |session: &Session| {
             Prefix::new(coordinator, session.database, &self.participant).map(|prefix| prefix.gid(gtid))
         };
+        crash_point!(END_DUE, return Err(PostgresError::NoAnswer { doing: end.doing(), waited_ms: 0 }));
         // After a lost connection it is sent again, and then finds nothing if the first one had arrived.
         let (mut checkout, result) =
             self.ends.first(ANSWER_WITHIN, end.doing(), |session| Ok(end.statement(&gid_in(session)?))).await?;
         let Err(error) = result else {
+            crash_point!(END_DONE, return Err(PostgresError::NoAnswer { doing: end.doing(), waited_ms: 0 }));
             checkout.release();
             return Ok(Ended::Now);
         };

@@ -150,6 +150,8 @@ pub(super) mod sqlstate {
     pub(in crate::postgres) const IN_FAILED_SQL_TRANSACTION: &str = "25P02";
     /// Only who prepared a transaction may end it.
     pub(in crate::postgres) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    /// There is no such table.
+    pub(in crate::postgres) const UNDEFINED_TABLE: &str = "42P01";
     /// There is no prepared transaction of that gid.
     pub(in crate::postgres) const UNDEFINED_OBJECT: &str = "42704";
     /// The gid is in use.

@@ -5,6 +5,7 @@
 //! | take part in two-phase commits | [`PostgresResource`] with a [`PostgresWork`] |
 //! | work and prepare while your service is called | [`PostgresResource::begin`] and its [`PostgresGuard`] |
 //! | execute and compensate saga steps exactly once | [`Barrier`] |
+//! | take part in three-phase commits | [`PostgresVoters`] beside the resource |
 //!
 //! What holds, and where it is seen to:
 //! - A yes is only voted when PREPARE TRANSACTION has prepared: it may roll back without an error (`preparing`).
@@ -22,8 +23,10 @@ mod guard;
 mod preparing;
 mod resource;
 mod starting;
+mod voters;
 
 pub use barrier::Barrier;
 pub use error::PostgresError;
 pub use guard::{EarlyPrepareError, Enlist, PostgresGuard};
 pub use resource::{EarlyOnly, PostgresResource, PostgresWork};
+pub use voters::PostgresVoters;

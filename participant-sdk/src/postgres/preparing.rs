@@ -10,6 +10,7 @@
 use super::connections::{Checkout, Session};
 use super::error::{PostgresError, is_connection_lost, sqlstate, sqlstate_of};
 use super::gid::Gid;
+use assent_crash::crash_point;
 
 /// What came of PREPARE TRANSACTION.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,8 +40,10 @@ pub(super) fn prepare_message(gid: &Gid) -> String {
 /// Prepares the transaction that is open on the connection. The connection goes back, or is closed where the outcome is unknown.
 pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepared, PostgresError> {
     let doing = "prepare the transaction";
+    crash_point!(PREPARE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
     let result = checkout.session.execute(doing, prepare_message(gid)).await?;
     let Err(error) = result else {
+        crash_point!(PREPARE_DONE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
         checkout.release();
         return Ok(Prepared::Now);
     };
@@ -56,8 +59,10 @@ pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepare
 /// Commits the transaction that is open on the connection.
 pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, PostgresError> {
     let doing = "commit the transaction";
+    crash_point!(ONE_PHASE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
     match checkout.session.execute(doing, "savepoint assent; commit".into()).await? {
         Ok(_) => {
+            crash_point!(ONE_PHASE_DONE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
             checkout.release();
             Ok(Committed::Now)
         }

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
 use super::barrier::Barrier;
-use super::connections::{ANSWER_WITHIN, Checkout, Lane};
+use super::connections::{self, ANSWER_WITHIN, Checkout, Lane};
 use super::ending::{End, Ended};
 use super::error::PostgresError;
 use super::gid::{Gid, Prefix};
@@ -102,10 +102,8 @@ pub(super) struct Shared {
     coordinator: OnceLock<String>,
 }
 
-/// The most connections for work, unless [`PostgresResource::with_connections`] says otherwise.
-const WORK_CONNECTIONS_MAX: usize = 16;
-/// The most connections for ending branches, unless [`PostgresResource::with_connections`] says otherwise.
-const END_CONNECTIONS_MAX: usize = 8;
+/// The most connections, unless [`PostgresResource::with_connections`] says otherwise.
+const CONNECTIONS_MAX: usize = 24;
 
 /// When work has taken this long, it is looked up whether it waits for its own branch, prepared by another instance.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -113,7 +111,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 impl<W: PostgresWork> PostgresResource<W> {
     /// A resource for a participant, with connections of its own. It connects when it is used.
     pub fn new(participant: ParticipantName, database: PgConnectOptions, work: W) -> Self {
-        let shared = Shared::new(participant, database, WORK_CONNECTIONS_MAX, END_CONNECTIONS_MAX, None);
+        let shared = Shared::new(participant, database);
         Self { shared: Arc::new(shared), work: Arc::new(work) }
     }
 
@@ -137,18 +135,15 @@ impl PostgresResource<EarlyOnly> {
 }
 
 impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
-    /// How many connections it may have: for work, 16 by default, and for committing and aborting prepared branches, 8 by default. At
-    /// least one each.
+    /// How many connections it may have; 24 by default, at least 2. One of eight is for committing and aborting prepared branches alone.
     ///
-    /// A connection for work is in use from BEGIN until PREPARE TRANSACTION; so there are at most this many branches at
-    /// work in this process, while any number may be prepared.
+    /// A connection is in use for work from BEGIN until PREPARE TRANSACTION; so there are fewer branches at work in this process than it has
+    /// connections, while any number may be prepared.
     #[must_use]
-    pub fn with_connections(mut self, work_connections_max: usize, end_connections_max: usize) -> Self {
+    pub fn with_connections(mut self, connections_max: usize) -> Self {
         let database = self.shared.works.options().clone();
-        self.shared = self.shared.rebuilt(|shared| {
-            shared.works = Lane::for_work(database.clone(), work_connections_max);
-            shared.ends = Lane::for_ends(database, end_connections_max);
-        });
+        self.shared =
+            self.shared.rebuilt(|shared| (shared.works, shared.ends) = connections::lanes(database, connections_max));
         self
     }
 }
@@ -160,20 +155,9 @@ impl<W, const RECORDED: bool> Clone for PostgresResource<W, RECORDED> {
 }
 
 impl Shared {
-    fn new(
-        participant: ParticipantName,
-        database: PgConnectOptions,
-        work_connections_max: usize,
-        end_connections_max: usize,
-        recorded_in: Option<Barrier>,
-    ) -> Self {
-        Self {
-            participant,
-            works: Lane::for_work(database.clone(), work_connections_max),
-            ends: Lane::for_ends(database, end_connections_max),
-            recorded_in,
-            coordinator: OnceLock::new(),
-        }
+    fn new(participant: ParticipantName, database: PgConnectOptions) -> Self {
+        let (works, ends) = connections::lanes(database, CONNECTIONS_MAX);
+        Self { participant, works, ends, recorded_in: None, coordinator: OnceLock::new() }
     }
 
     /// Another one with something changed. Clones of the resource made before keep the old one.

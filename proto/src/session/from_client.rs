@@ -5,10 +5,11 @@ use assent_protocol::saga::{Definition, StepResult};
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
 
 use super::shared::{Reading, gtid_bytes, participant_if_given, vote_to_wire};
-use super::{Commit, FromClient, Hello, Malformed};
+use super::{Commit, FromClient, Hello, Malformed, VoterPlace};
 use crate::text::one_line;
 use crate::v1;
 use crate::v1::client_message::Kind;
+use crate::voter::{place, sixteen_bytes};
 
 impl TryFrom<v1::ClientMessage> for FromClient {
     type Error = Malformed;
@@ -31,6 +32,16 @@ impl TryFrom<v1::ClientMessage> for FromClient {
                 Ok(Self::Inquire { gtid: Reading::message("Inquire").gtid(&inquire.gtid)? })
             }
             Some(Kind::StepAnswer(answer)) => read_step_answer(answer),
+            Some(Kind::VoterAnswered(answered)) => {
+                let reading = Reading::message("VoterAnswered");
+                let answer = answered.answer.ok_or_else(|| reading.malformed("answer is not given"))?;
+                Ok(Self::VoterAnswered { gtid: reading.gtid(&answered.gtid)?, answer: answer.try_into()? })
+            }
+            Some(Kind::AskLog(ask)) => {
+                let reading = Reading::message("AskLog");
+                let request = ask.request.ok_or_else(|| reading.malformed("request is not given"))?;
+                Ok(Self::AskLog { gtid: reading.gtid(&ask.gtid)?, request: request.try_into()? })
+            }
             None => Err(Reading::message("ClientMessage")
                 .malformed("it is empty, or of a kind that this version does not know: set exactly one")),
         }
@@ -45,6 +56,16 @@ fn read_hello(hello: v1::Hello) -> Result<FromClient, Malformed> {
     if participant.is_some() && hello.instance_id == 0 {
         return Err(reading.malformed("instance_id is 0: draw one at random at each start of the process"));
     }
+    let voter = match hello.voter {
+        Some(_) if participant.is_none() => {
+            return Err(reading.malformed("a voter without a participant: say whose voter it is"));
+        }
+        Some(v1::VoterPlace { address, store_id }) => {
+            let (address, store) = place("Hello", &address, &store_id)?;
+            Some(VoterPlace { address, store })
+        }
+        None => None,
+    };
     Ok(FromClient::Hello(Hello {
         participant,
         instance: InstanceId(hello.instance_id),
@@ -52,13 +73,15 @@ fn read_hello(hello: v1::Hello) -> Result<FromClient, Malformed> {
         token: hello.token,
         one_phase: hello.one_phase,
         sdk: one_line(hello.sdk),
+        voter,
     }))
 }
 
 fn read_begin(begin: &v1::Begin) -> Result<FromClient, Malformed> {
-    let v1::Begin { request_id, gtid, timeout_ms } = begin;
+    let v1::Begin { request_id, gtid, timeout_ms, protocol } = begin;
     let reading = Reading::request("Begin", *request_id);
-    Ok(FromClient::Begin { request_id: *request_id, gtid: reading.gtid(gtid)?, timeout_ms: *timeout_ms })
+    let (gtid, protocol) = (reading.gtid(gtid)?, reading.commit_protocol(*protocol)?);
+    Ok(FromClient::Begin { request_id: *request_id, gtid, timeout_ms: *timeout_ms, protocol })
 }
 
 fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
@@ -66,6 +89,7 @@ fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
     let gtid = reading.gtid(&commit.gtid)?;
     let attempt = reading.attempt(commit.attempt)?;
     let wait = reading.wait(commit.wait)?;
+    let protocol = reading.commit_protocol(commit.protocol)?;
     let branches = commit
         .branches
         .into_iter()
@@ -82,6 +106,7 @@ fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
         begun: commit.begun,
         timeout_ms: commit.timeout_ms,
         wait,
+        protocol,
     }))
 }
 
@@ -183,8 +208,9 @@ impl From<FromClient> for Kind {
         match message {
             FromClient::Hello(hello) => Self::Hello(hello.into()),
             FromClient::Heartbeat => Self::Heartbeat(v1::Heartbeat {}),
-            FromClient::Begin { request_id, gtid, timeout_ms } => {
-                Self::Begin(v1::Begin { request_id, gtid: gtid_bytes(gtid), timeout_ms })
+            FromClient::Begin { request_id, gtid, timeout_ms, protocol } => {
+                let protocol = v1::Protocol::from(protocol).into();
+                Self::Begin(v1::Begin { request_id, gtid: gtid_bytes(gtid), timeout_ms, protocol })
             }
             FromClient::Commit(commit) => Self::Commit(commit.into()),
             FromClient::Abort { request_id, gtid, reason } => {
@@ -226,6 +252,12 @@ impl From<FromClient> for Kind {
                     result: Some(result.into()),
                 })
             }
+            FromClient::VoterAnswered { gtid, answer } => {
+                Self::VoterAnswered(v1::VoterAnswered { gtid: gtid_bytes(gtid), answer: Some(answer.into()) })
+            }
+            FromClient::AskLog { gtid, request } => {
+                Self::AskLog(v1::AskLog { gtid: gtid_bytes(gtid), request: Some(request.into()) })
+            }
         }
     }
 }
@@ -239,6 +271,9 @@ impl From<Hello> for v1::Hello {
             token: hello.token,
             one_phase: hello.one_phase,
             sdk: hello.sdk,
+            voter: hello
+                .voter
+                .map(|voter| v1::VoterPlace { address: voter.address.into(), store_id: sixteen_bytes(voter.store.0) }),
         }
     }
 }
@@ -257,6 +292,7 @@ impl From<Commit> for v1::Commit {
             begun: commit.begun,
             timeout_ms: commit.timeout_ms,
             wait: v1::Wait::from(commit.wait).into(),
+            protocol: v1::Protocol::from(commit.protocol).into(),
         }
     }
 }

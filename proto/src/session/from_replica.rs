@@ -1,5 +1,7 @@
 //! A replica's messages, read and written.
 
+use assent_protocol::three_phase::Roster;
+
 use super::shared::{Reading, gtid_bytes, outputs_to_wire};
 use super::{FromReplica, Malformed, Refused, Reply, StepOrder, Welcome};
 use crate::v1;
@@ -24,6 +26,8 @@ impl TryFrom<v1::ServerMessage> for FromReplica {
                     payload: prepare.payload,
                     timeout_ms: prepare.timeout_ms,
                     one_phase: prepare.one_phase,
+                    roster: prepare.roster.map(Roster::try_from).transpose()?,
+                    is_prepared: prepare.is_prepared,
                 })
             }
             Some(Kind::CommitBranch(commit)) => {
@@ -37,6 +41,22 @@ impl TryFrom<v1::ServerMessage> for FromReplica {
             Some(Kind::ExecuteStep(execute)) => read_execute_step(execute),
             Some(Kind::CompensateStep(compensate)) => read_compensate_step(compensate),
             Some(Kind::GoAway(away)) => Ok(Self::GoAway { reason: away.reason }),
+            Some(Kind::AskVoter(ask)) => {
+                let reading = Reading::message("AskVoter");
+                let request = ask.request.ok_or_else(|| reading.malformed("request is not given"))?;
+                Ok(Self::AskVoter { gtid: reading.gtid(&ask.gtid)?, request: request.try_into()? })
+            }
+            Some(Kind::LogAnswered(answered)) => {
+                let reading = Reading::message("LogAnswered");
+                let answer = answered.answer.ok_or_else(|| reading.malformed("answer is not given"))?;
+                Ok(Self::LogAnswered { gtid: reading.gtid(&answered.gtid)?, answer: answer.try_into()? })
+            }
+            Some(Kind::AwaitDecision(wait)) => {
+                Ok(Self::AwaitDecision { gtid: Reading::message("AwaitDecision").gtid(&wait.gtid)? })
+            }
+            Some(Kind::ForgetVoter(forget)) => {
+                Ok(Self::ForgetVoter { gtid: Reading::message("ForgetVoter").gtid(&forget.gtid)? })
+            }
             None => Err(Reading::message("ServerMessage")
                 .malformed("it is empty, or of a kind that this version does not know: set exactly one")),
         }
@@ -138,8 +158,16 @@ impl From<FromReplica> for Kind {
             FromReplica::Welcome(welcome) => Self::Welcome(welcome.into()),
             FromReplica::Heartbeat => Self::Heartbeat(v1::Heartbeat {}),
             FromReplica::Reply { request_id, reply } => Self::Reply(v1::Reply { request_id, kind: Some(reply.into()) }),
-            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase } => {
-                Self::Prepare(v1::Prepare { gtid: gtid_bytes(gtid), epoch: epoch.0, payload, timeout_ms, one_phase })
+            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase, roster, is_prepared } => {
+                Self::Prepare(v1::Prepare {
+                    gtid: gtid_bytes(gtid),
+                    epoch: epoch.0,
+                    payload,
+                    timeout_ms,
+                    one_phase,
+                    roster: roster.map(Into::into),
+                    is_prepared,
+                })
             }
             FromReplica::CommitBranch { gtid, epoch } => {
                 Self::CommitBranch(v1::CommitBranch { gtid: gtid_bytes(gtid), epoch: epoch.0 })
@@ -168,6 +196,14 @@ impl From<FromReplica> for Kind {
                 timeout_ms: order.timeout_ms,
             }),
             FromReplica::GoAway { reason } => Self::GoAway(v1::GoAway { reason }),
+            FromReplica::AskVoter { gtid, request } => {
+                Self::AskVoter(v1::AskVoter { gtid: gtid_bytes(gtid), request: Some(request.into()) })
+            }
+            FromReplica::LogAnswered { gtid, answer } => {
+                Self::LogAnswered(v1::LogAnswered { gtid: gtid_bytes(gtid), answer: Some(answer.into()) })
+            }
+            FromReplica::AwaitDecision { gtid } => Self::AwaitDecision(v1::AwaitDecision { gtid: gtid_bytes(gtid) }),
+            FromReplica::ForgetVoter { gtid } => Self::ForgetVoter(v1::ForgetVoter { gtid: gtid_bytes(gtid) }),
         }
     }
 }

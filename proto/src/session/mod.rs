@@ -23,8 +23,9 @@ mod shared;
 use std::fmt;
 
 use assent_protocol::saga::{Definition, StepIndex, StepResult};
+use assent_protocol::three_phase::{Answer, PeerAddress, Request, Roster, StoreId};
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
-use assent_protocol::{AbortReason, Epoch, Gtid, InstanceId, Name, Outcome, ParticipantName, Wait};
+use assent_protocol::{AbortReason, Epoch, Gtid, InstanceId, Name, Outcome, ParticipantName, Protocol, Wait};
 use bytes::Bytes;
 
 /// The version of the session protocol that this crate speaks.
@@ -48,6 +49,8 @@ pub enum FromClient {
         gtid: Gtid,
         /// How long it may stay undecided, in milliseconds; 0 for the default.
         timeout_ms: u64,
+        /// Two-phase or three-phase; never a saga.
+        protocol: Protocol,
     },
     /// Asks to commit.
     Commit(Commit),
@@ -125,6 +128,20 @@ pub enum FromClient {
         /// The answer.
         result: StepResult,
     },
+    /// A voter answers.
+    VoterAnswered {
+        /// Which.
+        gtid: Gtid,
+        /// What.
+        answer: Answer,
+    },
+    /// A participant that leads an election asks the log.
+    AskLog {
+        /// Which.
+        gtid: Gtid,
+        /// What.
+        request: Request,
+    },
 }
 
 /// Who dials.
@@ -142,12 +159,23 @@ pub struct Hello {
     pub one_phase: bool,
     /// Name and version of the SDK.
     pub sdk: String,
+    /// The participant's voter, if it has one.
+    pub voter: Option<VoterPlace>,
+}
+
+/// Where a participant's voter is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoterPlace {
+    /// Where its peers reach it.
+    pub address: PeerAddress,
+    /// The store that keeps its state.
+    pub store: StoreId,
 }
 
 /// Without the token: what is printed ends up in logs.
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { participant, instance, protocol_version, token, one_phase, sdk } = self;
+        let Self { participant, instance, protocol_version, token, one_phase, sdk, voter } = self;
         f.debug_struct("Hello")
             .field("participant", participant)
             .field("instance", instance)
@@ -155,6 +183,7 @@ impl fmt::Debug for Hello {
             .field("token", &if token.is_empty() { "none" } else { "given" })
             .field("one_phase", one_phase)
             .field("sdk", sdk)
+            .field("voter", voter)
             .finish()
     }
 }
@@ -176,6 +205,8 @@ pub struct Commit {
     pub timeout_ms: u64,
     /// When to answer.
     pub wait: Wait,
+    /// Two-phase or three-phase; never a saga.
+    pub protocol: Protocol,
 }
 
 /// A replica's message.
@@ -204,6 +235,10 @@ pub enum FromReplica {
         timeout_ms: u64,
         /// Commit alone instead.
         one_phase: bool,
+        /// Who votes, for a three-phase transaction.
+        roster: Option<Roster>,
+        /// Only the voter has to vote: the branch enlisted prepared.
+        is_prepared: bool,
     },
     /// Commit.
     CommitBranch {
@@ -237,6 +272,30 @@ pub enum FromReplica {
     GoAway {
         /// Why.
         reason: String,
+    },
+    /// Asks the participant's voter.
+    AskVoter {
+        /// Which.
+        gtid: Gtid,
+        /// What.
+        request: Request,
+    },
+    /// The log answers a participant that leads an election.
+    LogAnswered {
+        /// Which.
+        gtid: Gtid,
+        /// What.
+        answer: Answer,
+    },
+    /// There is no decision yet, and somebody is at work.
+    AwaitDecision {
+        /// Which.
+        gtid: Gtid,
+    },
+    /// The voter's record may go.
+    ForgetVoter {
+        /// Which.
+        gtid: Gtid,
     },
 }
 

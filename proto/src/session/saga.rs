@@ -78,13 +78,16 @@ fn read_after(
                 indexes.push(earlier.index);
                 continue;
             }
-            Some(_) => format!("step {step} names {dependency} twice in after"),
-            None if dependency == step.as_str() => format!("step {step} comes after itself"),
+            Some(_) => format!("step {step} names {dependency} twice in after; leave one out"),
+            None if dependency == step.as_str() => format!("step {step} comes after itself; leave that out"),
             None if remaining.iter().any(|later| later.name == *dependency) => format!(
                 "step {step} comes after {dependency}, which stands behind it: put each step behind those that it \
                  waits for (steps that wait for one another in a circle have no such order)"
             ),
-            None => format!("step {step} comes after {}, but no step has this name", quoted(dependency)),
+            None => format!(
+                "step {step} comes after {}, but no step has this name; name a step that stands before it",
+                quoted(dependency)
+            ),
         };
         return Err(READING.malformed(problem));
     }

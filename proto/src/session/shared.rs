@@ -86,6 +86,16 @@ impl Reading {
         }
     }
 
+    /// How a transaction is to commit: with two phases, unless it says three.
+    pub(super) fn commit_protocol(self, number: i32) -> Result<Protocol, Malformed> {
+        match v1::Protocol::try_from(number) {
+            Ok(v1::Protocol::Unspecified | v1::Protocol::TwoPhase) => Ok(Protocol::TwoPhase),
+            Ok(v1::Protocol::ThreePhase) => Ok(Protocol::ThreePhase),
+            Ok(v1::Protocol::Saga) => Err(self.malformed("protocol is a saga's: ask for it with StartSaga")),
+            Err(_) => Err(self.unknown_number("protocol", number)),
+        }
+    }
+
     pub(super) fn unknown_number(self, field: &str, number: i32) -> Malformed {
         self.malformed(format!("{field} is {number}, which this version does not know"))
     }

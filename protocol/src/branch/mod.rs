@@ -187,6 +187,11 @@ impl Branch {
         (branch, Output::effects(vec![timer]))
     }
 
+    /// A branch that has not been met, for the machine that wraps this one.
+    pub(crate) fn absent(gtid: Gtid) -> Self {
+        Self::new(gtid, State::Ended)
+    }
+
     fn new(gtid: Gtid, state: State) -> Self {
         Self { gtid, epoch: Epoch(0), state, is_prepared: false, is_hook_running: false, repeats: 0 }
     }
@@ -346,6 +351,11 @@ impl Branch {
     /// The highest epoch that gave it an order.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Whether its resource is prepared, as far as this machine knows.
+    pub fn is_prepared(&self) -> bool {
+        self.is_prepared
     }
 
     /// Whether nothing is left to do, so that it may be forgotten.

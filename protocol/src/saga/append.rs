@@ -12,6 +12,7 @@ impl Saga {
             Appended::Durable(receipt) if receipt.gtid() != self.gtid => Output::none(),
             Appended::Durable(_) => self.durable(),
             Appended::Overruled(decision) => self.overruled(*decision),
+            Appended::Undecided => Output::none(),
         }
     }
 

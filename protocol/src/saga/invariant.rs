@@ -80,7 +80,7 @@ fn outcome_never_changes(before: &Saga, after: &Saga) -> Result<(), Violation> {
 fn durability_is_learnt_from_the_log(before: &Saga, event: &Event, after: &Saga) -> Result<(), Violation> {
     let learnt = match event {
         Event::Appended(Appended::Durable(receipt)) => receipt.gtid() == after.gtid,
-        Event::Appended(Appended::Overruled(_))
+        Event::Appended(Appended::Overruled(_) | Appended::Undecided)
         | Event::StepAnswered { .. }
         | Event::Sent { .. }
         | Event::Undeliverable { .. }
@@ -225,7 +225,16 @@ fn actions_start_behind_durable_records(after: &Saga, output: &Output<Effect>) -
     match output.forced() {
         Some(Record::SagaStep(record)) => recorded = Some(record.step),
         Some(Record::SagaStarted(_)) => started = true,
-        Some(Record::Decided(_) | Record::SagaTurned(_) | Record::SagaPaused(_) | Record::Ended(_)) | None => {}
+        Some(
+            Record::Decided(_)
+            | Record::Attempted(_)
+            | Record::Agreed(_)
+            | Record::Voter(_)
+            | Record::SagaTurned(_)
+            | Record::SagaPaused(_)
+            | Record::Ended(_),
+        )
+        | None => {}
     }
     for step in output.peek_effects().iter().filter_map(executed) {
         let open = after.definition.step(step).after.iter().find(|before| {

@@ -38,6 +38,29 @@ pub fn check_begun(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Viol
     check_either(after, output)
 }
 
+/// Checks that the voters of a three-phase transaction have agreed: only what was undecided, or unheard of, takes their word.
+///
+/// # Errors
+/// The first [`Violation`].
+pub(crate) fn check_agreed(before: &TwoPhase, after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violation> {
+    identity_never_changes(before, after)?;
+    ends_once(before.is_ended(), after, output)?;
+    check_either(after, output)?;
+    let is_open = match before.state {
+        State::Active | State::Preparing | State::Deciding(Decision::Commit) => true,
+        State::Deciding(Decision::Abort)
+        | State::OnePhase
+        | State::Committing
+        | State::Aborting
+        | State::Committed
+        | State::Aborted => false,
+    };
+    if is_open || before.state == after.state {
+        return Ok(());
+    }
+    violation("I3 a decision never changes", format!("{:?} became {:?}", before.state, after.state))
+}
+
 /// What needs no state before.
 fn check_either(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violation> {
     commits_only_with_every_vote(after)?;
@@ -114,7 +137,12 @@ fn nothing_is_told_before_it_is_durable(
         }
     }
     let Some((before, event)) = step else { return Ok(()) };
-    if after.has_open_row && !before.has_open_row && !matches!(event, Event::Appended(_)) {
+    let is_the_logs_word = matches!(event, Event::Appended(appended) if match appended {
+        Appended::Durable(receipt) => receipt.gtid() == after.gtid,
+        Appended::Overruled(_) => true,
+        Appended::Undecided => false,
+    });
+    if after.has_open_row && !before.has_open_row && !is_the_logs_word {
         return violation(
             INVARIANT,
             format!("{event:?} is not the log's word, and yet the decision counts as durable"),
@@ -190,6 +218,9 @@ fn ends_once(was_ended: bool, after: &TwoPhase, output: &Output<Effect>) -> Resu
         .filter_map(|record| match record {
             Record::Ended(ended) => Some(ended),
             Record::Decided(_)
+            | Record::Attempted(_)
+            | Record::Agreed(_)
+            | Record::Voter(_)
             | Record::SagaStarted(_)
             | Record::SagaTurned(_)
             | Record::SagaStep(_)

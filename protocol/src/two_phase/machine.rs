@@ -9,7 +9,7 @@ use super::{
 use crate::durable::{Appended, Output};
 use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::{AbortCode, AbortReason, Refusal, Wait};
-use crate::record::{Decided, Decision, Ended, EndedBranch, Outcome, Protocol, Record};
+use crate::record::{Attempted, Decided, Decision, Ended, EndedBranch, Outcome, Protocol, Record};
 
 /// Stands in a record for the digest of a commit request that never came.
 const NO_REQUEST: BodyDigest = BodyDigest(0);
@@ -38,6 +38,16 @@ impl TwoPhase {
         let mut effects = machine.orders();
         let output = machine.finish_if_all_ended(&mut effects);
         (machine, output.unwrap_or_else(|| Output::effects(effects)))
+    }
+
+    /// Takes up a three-phase transaction whose voters have yet to agree: the log has 'attempt 1 sent', so every branch voted yes.
+    pub(crate) fn resume(attempted: &Attempted, epoch: Epoch) -> Self {
+        let mut machine = Self::new(attempted.gtid, epoch, attempted.begun_at_ms, State::Deciding(Decision::Commit));
+        machine.digest = (attempted.digest != NO_REQUEST).then_some(attempted.digest);
+        machine.may_recur = true;
+        let seats = attempted.roster.participants();
+        machine.branches = seats.iter().map(|seat| Branch::prepared(&seat.participant, None)).collect();
+        machine
     }
 
     /// Answers the inquiry of a prepared branch about a transaction that nobody knows: the abort is made durable, so
@@ -202,24 +212,14 @@ impl TwoPhase {
                 self.branches.extend(carried.into_iter().map(Branch::named));
                 self.prepare(one_phase)
             }
-            // It aborted without a record, and the request may come once more after this answer: then to a coordinator
-            // that has forgotten, which must find the abort.
-            State::Aborting if may_recur && !self.has_open_row => {
-                self.may_recur = true;
-                self.waiters.push(waiter);
-                self.decide(Decision::Abort)
-            }
+            // It comes again, and may come once more after this answer: then to a coordinator that has forgotten.
             State::Preparing
             | State::OnePhase
             | State::Deciding(_)
             | State::Committing
             | State::Aborting
             | State::Committed
-            | State::Aborted => {
-                // A retry says that the first answer may be lost: whatever is told from here on may be asked again.
-                self.may_recur |= may_recur;
-                self.outcome_awaited(waiter)
-            }
+            | State::Aborted => self.outcome_awaited(waiter),
         }
     }
 
@@ -246,8 +246,8 @@ impl TwoPhase {
     fn abort_requested(&mut self, reason: String, caller: Caller) -> Output<Effect> {
         match self.state {
             State::Active | State::Preparing => {
-                // A commit request is under way that its sender may repeat; it must not find that nothing is known.
-                self.may_recur |= self.state == State::Preparing;
+                // A commit request may be under way that its sender may repeat; it must not find that nothing is known.
+                self.may_recur |= self.digest.is_some();
                 self.waiters.push(Waiter::new(caller, Wait::Decided));
                 self.abort(AbortReason::new(AbortCode::Requested, reason))
             }
@@ -262,8 +262,14 @@ impl TwoPhase {
     }
 
     fn outcome_awaited(&mut self, waiter: Waiter) -> Output<Effect> {
+        // Whoever is told here may not be the initiator, whose request may come again: it must not run anew after a crash.
+        self.may_recur |= self.digest.is_some();
         let is_due = match self.state {
             State::Active | State::Preparing | State::OnePhase | State::Deciding(_) => false,
+            State::Aborting if self.may_recur && !self.has_open_row => {
+                self.waiters.push(waiter);
+                return self.decide(Decision::Abort);
+            }
             State::Committing | State::Aborting => waiter.wait == Wait::Decided,
             State::Committed | State::Aborted => true,
         };
@@ -481,14 +487,20 @@ impl TwoPhase {
 
     fn appended(&mut self, appended: &Appended) -> Output<Effect> {
         let State::Deciding(ours) = self.state else { return Output::none() };
+        let overruled_by = match appended {
+            Appended::Durable(receipt) if receipt.gtid() != self.gtid => return Output::none(),
+            Appended::Undecided => return Output::none(),
+            Appended::Durable(_) => None,
+            Appended::Overruled(theirs) => Some(*theirs),
+        };
         self.has_open_row = true;
         self.resends = 0;
-        let (decision, mut effects) = match appended {
-            Appended::Durable(_) => {
+        let (decision, effects) = match overruled_by {
+            None => {
                 self.waiters.retain(|waiter| !waiter.is_answer_held);
                 (ours, Vec::new())
             }
-            Appended::Overruled(theirs) => {
+            Some(theirs) => {
                 // The held orders and answers are never released; these take their place.
                 self.is_overruled = true;
                 self.reason = match theirs {
@@ -498,10 +510,46 @@ impl TwoPhase {
                         Some(AbortReason::new(AbortCode::Forgotten, message))
                     }
                 };
-                self.stop_preparing(*theirs);
-                (*theirs, self.orders_for(*theirs))
+                self.stop_preparing(theirs);
+                (theirs, self.orders_for(theirs))
             }
         };
+        self.proceed(decision, effects)
+    }
+
+    /// The voters of a three-phase transaction have agreed. Their quorum holds the decision, and each of its records is durable:
+    /// the log need not have it yet.
+    pub(crate) fn agreed(&mut self, decision: Decision, reason: Option<AbortReason>) -> Output<Effect> {
+        match (self.state, decision) {
+            (State::Deciding(Decision::Commit), Decision::Commit | Decision::Abort) => {
+                self.has_open_row = true;
+                self.resends = 0;
+                self.reason = reason;
+                self.stop_preparing(decision);
+                // The held orders and answers are never released; these take their place.
+                let effects = self.orders_for(decision);
+                self.proceed(decision, effects)
+            }
+            (State::Active | State::Preparing, Decision::Abort) => {
+                let message = "its voters ended it before every vote was in";
+                self.abort(reason.unwrap_or_else(|| AbortReason::new(AbortCode::Forgotten, message)))
+            }
+            (State::Active | State::Preparing, Decision::Commit)
+            | (
+                // The log has its own word to say about an abort that was to be logged.
+                State::Deciding(Decision::Abort)
+                | State::OnePhase
+                | State::Committing
+                | State::Aborting
+                | State::Committed
+                | State::Aborted,
+                Decision::Commit | Decision::Abort,
+            ) => Output::none(),
+        }
+    }
+
+    /// The decision is certain: whoever waits is told.
+    fn proceed(&mut self, decision: Decision, mut effects: Vec<Effect>) -> Output<Effect> {
         self.state = match decision {
             Decision::Commit => State::Committing,
             Decision::Abort => State::Aborting,
@@ -840,7 +888,7 @@ impl TwoPhase {
         Refusal::RosterFrozen { state: self.state_word().to_owned() }
     }
 
-    pub(super) fn position(&self, participant: &ParticipantName) -> Option<usize> {
+    pub(crate) fn position(&self, participant: &ParticipantName) -> Option<usize> {
         self.branches.iter().position(|branch| branch.participant == *participant)
     }
 

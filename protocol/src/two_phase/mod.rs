@@ -9,9 +9,9 @@
 //! | active | roster frozen, prepare sent: **preparing**, or **one-phase**; all had voted: **deciding** | **aborting** | branch added | ignored | ignored | kept waiting | ignored | ignored | **aborting** | - |
 //! | preparing | waits | **deciding** abort | refused | all yes: **deciding**; no or unknown: **aborting** | ignored | kept waiting | prepare sent / asked instance gone: **aborting** | waited for / **aborting** | **aborting** | - |
 //! | one-phase | waits | waits | refused | committed: **committed**; no: **aborted**; yes: **deciding**; unknown: asked again | ignored | kept waiting | asked again | waited for / **aborting**; if it may have been asked before, asked again | **aborting** while it was never asked, else asked again | - |
-//! | deciding | waits | waits | refused | ignored | ignored | kept waiting | ignored | ignored | ignored | durable: **committing** or **aborting**; overruled: what the log says |
+//! | deciding | waits | waits | refused | ignored | ignored | kept waiting | ignored | ignored | ignored | durable: **committing** or **aborting**; overruled: what the log says; undecided: ignored |
 //! | committing | told committed | told committed | refused | commit sent again | all: **committed** | commit sent | commit sent / ignored | ignored | ignored | - |
-//! | aborting | told aborted; one that may recur: **deciding** abort, if there is no record yet | told aborted | refused | yes, unknown: abort sent again; no: branch ended, all: **aborted** | all: **aborted** | abort sent | abort sent / ignored | never asked: branch ended, all: **aborted** | ignored | - |
+//! | aborting | told aborted; if the request may recur and there is no record yet: **deciding** abort | as for a commit | refused | yes, unknown: abort sent again; no: branch ended, all: **aborted** | all: **aborted** | abort sent | abort sent / ignored | never asked: branch ended, all: **aborted** | ignored | - |
 //! | committed, aborted | told | told | refused | order sent again | ignored | order sent again | ignored | ignored | ignored | - |
 //!
 //! Where the table says **aborting**, **aborted** or **committed** and the request may recur, the transaction passes through **deciding**. It
@@ -24,10 +24,14 @@
 //! The resend timer repeats the order of the state (prepare is never repeated to an instance that may be working on it,
 //! except for one-phase, whose participants promise that asking again is safe) and is ignored in every other state.
 //!
+//! Under three-phase commit the voters' agreement stands in the log's place (`TwoPhase::agreed`, which only that machine can call): it leads out of
+//! deciding commit as the log's word does, to commit or abort; out of active and preparing, where it can only be an abort, as the deadline does; and
+//! is ignored in every other state.
+//!
 //! Why an abort need not be logged: nothing but this machine can commit the transaction, and it never leaves `aborting` for
 //! `committing`. Should the coordinator crash, a participant that still asks finds nothing, which *is* the abort. Where the
-//! request may come again after its answer (unary calls, retries), every outcome is logged: else the repetition, met by a
-//! coordinator that has forgotten, would run the transaction anew.
+//! request may come again after its answer (unary calls, retries), or somebody besides its sender has asked for the outcome,
+//! every outcome is logged: else the repetition, met by a coordinator that has forgotten, would run the transaction anew.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 

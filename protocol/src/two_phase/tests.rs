@@ -215,6 +215,9 @@ impl Driven {
         self.output.records().find_map(|record| match record {
             Record::Ended(ended) => Some(ended),
             Record::Decided(_)
+            | Record::Attempted(_)
+            | Record::Agreed(_)
+            | Record::Voter(_)
             | Record::SagaStarted(_)
             | Record::SagaTurned(_)
             | Record::SagaStep(_)

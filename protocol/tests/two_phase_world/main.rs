@@ -26,7 +26,7 @@ use assent_protocol::Gtid;
 use assent_protocol::two_phase::Timer;
 use participant::Behaviour;
 use proptest::prelude::*;
-use replica::Forgotten;
+use replica::Driver;
 use world::{Action, Faults, Setup, World};
 
 pub(crate) fn gtid() -> Gtid {
@@ -56,7 +56,7 @@ fn setups() -> impl Strategy<Value = Setup> {
             one_phase,
             waits_for_end,
             has_bystander,
-            forgotten: Forgotten::PresumesAbort,
+            driver: Driver::Sound,
             faults,
         },
     )
@@ -159,7 +159,7 @@ const PLAIN: Setup = Setup {
     one_phase: false,
     waits_for_end: false,
     has_bystander: false,
-    forgotten: Forgotten::PresumesAbort,
+    driver: Driver::Sound,
     faults: Faults::NONE,
 };
 
@@ -190,11 +190,11 @@ fn a_bystander_that_presumes_abort_is_overruled_or_overrules() {
 
 /// Why a request that comes again may not run its transaction anew: an abort of its earlier life, which nobody logged, is still
 /// on its way at an instance that the coordinator has lost.
-fn repeat_beside_an_abort_that_is_late(forgotten: Forgotten) -> Result<(), String> {
+fn repeat_beside_an_abort_that_is_late(driver: Driver) -> Result<(), String> {
     let mut world = World::new(Setup {
         behaviours: vec![Behaviour::Yes],
         instances: 2,
-        forgotten,
+        driver,
         faults: Faults { breaks: 1, crashes: 1, timers: 2, ..Faults::NONE },
         ..PLAIN
     });
@@ -239,10 +239,45 @@ fn repeat_beside_an_abort_that_is_late(forgotten: Forgotten) -> Result<(), Strin
 
 #[test]
 fn a_transaction_that_was_forgotten_never_runs_anew() {
-    repeat_beside_an_abort_that_is_late(Forgotten::PresumesAbort)
-        .expect("the repeated request meets the presumed abort");
-    let problem = repeat_beside_an_abort_that_is_late(Forgotten::RunsAnew).expect_err("the late abort undoes a yes");
+    repeat_beside_an_abort_that_is_late(Driver::Sound).expect("the repeated request meets the presumed abort");
+    let problem = repeat_beside_an_abort_that_is_late(Driver::RunsAnew).expect_err("the late abort undoes a yes");
     assert!(problem.contains("commit is durable, and its work is gone"), "{problem}");
+}
+
+/// Why an unknown vote is no inquiry: a lone branch that was asked to commit by itself may have done so.
+fn vote_unknown_after_a_restart(driver: Driver) -> Result<(), String> {
+    let mut world = World::new(Setup {
+        behaviours: vec![Behaviour::UnknownPrepared],
+        one_phase: true,
+        driver,
+        faults: Faults { crashes: 1, ..Faults::NONE },
+        ..PLAIN
+    });
+    let (place, replica) = ((0, 0), 0);
+    let instance = world.id_of(place);
+    let actions = [
+        Action::AskCommit,
+        Action::RequestArrives,
+        Action::ToInstance { replica, place },
+        Action::HookTakesEffect { place },
+        Action::CrashReplica { replica },
+        Action::StartReplica { replica },
+        Action::Connect { replica, place },
+        Action::HookReturns { place },
+        Action::ToReplica { replica, instance },
+        Action::AppendApplied { replica },
+    ];
+    for action in actions {
+        world.step(action)?;
+    }
+    world.calm()
+}
+
+#[test]
+fn a_lone_branch_that_does_not_know_is_not_presumed_aborted() {
+    vote_unknown_after_a_restart(Driver::Sound).expect("it is asked again, and knows");
+    let problem = vote_unknown_after_a_restart(Driver::TakesUnknownForAnInquiry).expect_err("it has committed");
+    assert!(problem.contains("abort is durable, and it committed"), "{problem}");
 }
 
 fn fingerprint(world: &World) -> u64 {

@@ -19,13 +19,16 @@ use crate::participant::{Heard, Said};
 
 const DIGEST: BodyDigest = BodyDigest(7);
 
-/// What a replica does with a commit request that has come before, of a transaction that nobody knows.
+/// The driver around the machine: a sound one, and mistakes that the machine cannot prevent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Forgotten {
-    /// It was aborted; only a lone branch, which may have committed by itself, is asked again.
-    PresumesAbort,
-    /// It runs as if it were the first.
+pub(crate) enum Driver {
+    /// A commit request that comes again, and of which nobody knows, meets a presumed abort; only a lone branch, which may have
+    /// committed by itself, is asked again. An inquiry about an unknown transaction aborts it, and so does a yes.
+    Sound,
+    /// Such a request runs as if it were the first.
     RunsAnew,
+    /// An unknown vote counts as an inquiry too.
+    TakesUnknownForAnInquiry,
 }
 
 /// What the requests look like.
@@ -38,7 +41,6 @@ pub(crate) struct Ask {
     pub(crate) one_phase: bool,
     pub(crate) wait: Wait,
     pub(crate) roster: Vec<ParticipantName>,
-    pub(crate) forgotten: Forgotten,
 }
 
 /// A forced record on its way, with the output that waits for it.
@@ -61,6 +63,7 @@ impl Hash for Append {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Replica {
     at: usize,
+    driver: Driver,
     epoch: Epoch,
     pub(crate) machine: Option<TwoPhase>,
     pub(crate) timers: BTreeSet<Timer>,
@@ -70,8 +73,9 @@ pub(crate) struct Replica {
 
 impl Replica {
     /// Starts a process; it takes up what it has left open in the log.
-    pub(crate) fn start(at: usize, epoch: Epoch, log: &Log, net: &mut Net) -> Result<Self, String> {
-        let mut replica = Self { at, epoch, machine: None, timers: BTreeSet::new(), append: None, lazy: Vec::new() };
+    pub(crate) fn start(at: usize, driver: Driver, epoch: Epoch, log: &Log, net: &mut Net) -> Result<Self, String> {
+        let mut replica =
+            Self { at, driver, epoch, machine: None, timers: BTreeSet::new(), append: None, lazy: Vec::new() };
         if let Some(decided) = &log.open
             && at == log.owner
         {
@@ -229,6 +233,11 @@ impl Replica {
             Said::Message(Message::Vote(Vote::Yes)) if self.machine.is_none() => {
                 self.inquired(participant, instance, log, net)
             }
+            Said::Message(Message::Vote(Vote::Unknown(_)))
+                if self.machine.is_none() && self.driver == Driver::TakesUnknownForAnInquiry =>
+            {
+                self.inquired(participant, instance, log, net)
+            }
             Said::Message(Message::Vote(vote)) => self.take(Event::Voted { participant, instance, vote }, net),
             Said::Message(Message::Acknowledge(result)) => self.take(Event::Acknowledged { participant, result }, net),
             Said::Message(Message::Inquire) if self.machine.is_some() => {
@@ -344,7 +353,7 @@ impl Replica {
                 self.take(event, net)
             }
             Request::Commit { .. }
-                if has_come_before && !ask.is_unary && !is_lone && ask.forgotten == Forgotten::PresumesAbort =>
+                if has_come_before && !ask.is_unary && !is_lone && self.driver != Driver::RunsAnew =>
             {
                 self.install(TwoPhase::forgotten(gtid(), self.epoch, 0, DIGEST), net)?;
                 self.take(event, net)

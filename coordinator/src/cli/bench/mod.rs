@@ -22,6 +22,7 @@ use assent_proto::v1::{GetStatisticsRequest, GetStatisticsResponse};
 use clap::{Args, ValueEnum};
 
 use super::{Exit, Failure, Global, Output, Target};
+use crate::log;
 use child::Child;
 use plan::{Mark, Plan, Protocol, Role};
 use postgres::Baseline;
@@ -49,8 +50,8 @@ pub struct Bench {
     #[arg(long, value_enum, default_value = "null")]
     resource: Resource,
     /// Bytes of payload for each branch or step.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    payload_bytes: usize,
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(..=3 * 1024 * 1024))]
+    payload_bytes: u32,
     /// The log of the coordinator that is started for this: postgres://... or sqlite:PATH; a temporary SQLite file if not given.
     #[arg(long, value_name = "URL")]
     log: Option<String>,
@@ -93,6 +94,9 @@ impl Bench {
             let next = "give the Postgres with --log postgres://USER:PASSWORD@HOST:PORT/DATABASE";
             return Err(Failure::new(Exit::Usage, "--baseline and --resource postgres need a Postgres", next));
         }
+        if let Some(url) = &self.log {
+            log::check_url(url)?;
+        }
         let postgres = self.log.as_deref().filter(|_| is_postgres);
         let directory = tempfile::tempdir()?;
         if let Some(url) = postgres {
@@ -108,7 +112,8 @@ impl Bench {
             participants: usize::from(self.participants),
             steps: usize::from(self.steps),
             concurrency: self.concurrency as usize,
-            payload_bytes: self.payload_bytes,
+            payload_bytes: self.payload_bytes as usize,
+            voters: (self.protocol == Protocol::ThreePhase).then(|| directory.path().to_owned()),
             database: (self.resource == Resource::Postgres).then(|| postgres.unwrap_or_default().to_owned()),
         };
         let mut participants = Child::worker("participants", &plan(Role::Participants)).await?;
@@ -126,7 +131,13 @@ impl Bench {
         }
         let report = Report::of(&self, &before, &after, baseline);
         report.print(output)?;
-        if let Some(error) = &after.load.last_error {
+        let Mark { committed, aborted, last_error, .. } = &after.load;
+        if committed + aborted == 0 {
+            let what = last_error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+            let next = "nothing was measured; remove the cause, or measure for longer with --duration";
+            return Err(Failure::new(Exit::Failed, format!("no transaction came to its end{what}"), next));
+        }
+        if let Some(error) = last_error {
             eprintln!("the last error: {error}");
         }
         Ok(())

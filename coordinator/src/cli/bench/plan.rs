@@ -3,6 +3,8 @@
 //! The parent gives each child its [`Plan`] as the first line of its stdin. The child answers `ready`, and from then on each
 //! line `mark` with a [`Mark`]: what happened since the last one. It ends when its stdin is closed, so it never outlives the parent.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// What a child does.
@@ -18,6 +20,8 @@ pub(super) struct Plan {
     pub(super) payload_bytes: usize,
     /// Where participants keep their data; nowhere for the null resource.
     pub(super) database: Option<String>,
+    /// The directory where participants' voters keep their state, for three-phase commit.
+    pub(super) voters: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,10 @@ pub(super) enum Protocol {
     #[value(name = "2pc")]
     #[serde(rename = "2pc")]
     TwoPhase,
+    /// Three-phase commit; each participant's voter keeps its state in a temporary file.
+    #[value(name = "3pc")]
+    #[serde(rename = "3pc")]
+    ThreePhase,
     /// A saga of `--steps` steps, one after the other.
     #[value(name = "saga")]
     #[serde(rename = "saga")]

@@ -9,7 +9,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use super::plan::{SCHEMA, participant};
-use super::worker::{END_CONNECTIONS, INSERT, WORK_CONNECTIONS};
+use super::worker::{INSERT, connections};
 use crate::cli::{Exit, Failure};
 
 /// Connections of the one-row inserts.
@@ -24,8 +24,8 @@ pub(super) struct Baseline {
     pub(super) insert_p50_ms: f64,
     /// Transactions per second of the benchmark, over inserts per second.
     pub(super) ratio: f64,
-    /// The participants' own statements (BEGIN, INSERT, PREPARE TRANSACTION, COMMIT PREPARED) without any coordinator, in transactions per
-    /// second; only where participants have a Postgres resource.
+    /// The participants' own statements (BEGIN, INSERT, SAVEPOINT with PREPARE TRANSACTION, COMMIT PREPARED) without any coordinator, in
+    /// transactions per second; only where participants have a Postgres resource.
     pub(super) prepared_tx_per_s: Option<f64>,
     /// Transactions per second of the benchmark, over those.
     pub(super) prepared_ratio: Option<f64>,
@@ -97,7 +97,7 @@ async fn insert(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// The statements of the participants' branches without any coordinator, in transactions per second.
+/// The statements of the participants' branches, sent as participants send them but without any coordinator, in transactions per second.
 pub(super) async fn prepared(
     url: &str,
     participants: usize,
@@ -105,7 +105,7 @@ pub(super) async fn prepared(
     duration: Duration,
 ) -> Result<f64, Failure> {
     // As many connections as the participants have.
-    let at_once = concurrency.min(WORK_CONNECTIONS + END_CONNECTIONS);
+    let at_once = concurrency.min(connections(participants));
     let mut workers = Vec::new();
     for _ in 0..at_once {
         let mut connections = Vec::new();
@@ -123,12 +123,13 @@ pub(super) async fn prepared(
             let prepare = connections.iter_mut().enumerate().map(|(number, connection)| async move {
                 connection.execute("begin").await?;
                 sqlx::query(INSERT).bind(gtid).bind(participant(number)).execute(&mut *connection).await?;
-                let prepare = format!("prepare transaction 'bench:{number}:{gtid}'");
+                // As participants send it; see `assent_sdk::postgres`.
+                let prepare = format!("savepoint assent; prepare transaction '{GID_PREFIX}{number}:{gtid}'");
                 connection.execute(sqlx::AssertSqlSafe(prepare)).await
             });
             try_join_all(prepare).await?;
             let commit = connections.iter_mut().enumerate().map(|(number, connection)| async move {
-                let commit = format!("commit prepared 'bench:{number}:{gtid}'");
+                let commit = format!("commit prepared '{GID_PREFIX}{number}:{gtid}'");
                 connection.execute(sqlx::AssertSqlSafe(commit)).await
             });
             try_join_all(commit).await?;
@@ -136,6 +137,8 @@ pub(super) async fn prepared(
         }
         Ok::<_, sqlx::Error>(transactions)
     });
+    /// As long as that of a participant's gids.
+    const GID_PREFIX: &str = "bench:00000000-0000-0000-0000-000000000000:00000:participant-";
     let transactions: u64 = try_join_all(working).await.map_err(failed)?.into_iter().sum();
     Ok(transactions as f64 / started.elapsed().as_secs_f64())
 }

@@ -14,7 +14,7 @@ pub(super) struct Report {
     participants: u16,
     steps: Option<u16>,
     concurrency: u32,
-    payload_bytes: usize,
+    payload_bytes: u32,
     tx_per_s: f64,
     latency_ms: LatencyMs,
     forced_writes_per_tx: f64,

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use assent_sdk::postgres::{PostgresResource, PostgresWork};
 use assent_sdk::saga::SagaBuilder;
+use assent_sdk::voter::FileVoters;
 use assent_sdk::{Assent, BoxError, Branch, Executed, Outcome, Participant, SagaParticipant, Step, Vote};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use sqlx::PgConnection;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
@@ -20,9 +22,16 @@ use crate::service::process;
 
 /// How long a transaction may take before it counts as in doubt.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Connections of one participant, for work and for ends.
-pub(super) const WORK_CONNECTIONS: usize = 24;
-pub(super) const END_CONNECTIONS: usize = 16;
+/// Connections of all participants together: a Postgres that nobody has configured takes a hundred.
+const CONNECTIONS_MAX: usize = 80;
+
+/// Connections of one of them.
+pub(super) const fn connections(participants: usize) -> usize {
+    match CONNECTIONS_MAX.checked_div(participants) {
+        Some(connections) => connections,
+        None => CONNECTIONS_MAX,
+    }
+}
 
 /// Runs a child until its stdin is closed.
 pub(super) async fn run() -> Result<(), Failure> {
@@ -128,10 +137,23 @@ async fn join(plan: &Plan) -> Result<Vec<Assent>, Failure> {
                 let name_checked = name.parse().map_err(|error| cannot("a participant's name", &error))?;
                 let options = database.parse().map_err(|error: sqlx::Error| cannot("the database's URL", &error))?;
                 let resource = PostgresResource::new(name_checked, options, OneRow { insert: INSERT });
-                dialled.participant(&name, resource.with_connections(WORK_CONNECTIONS, END_CONNECTIONS))
+                dialled.participant(&name, resource.with_connections(connections(plan.participants)))
             }
         };
-        joined.push(dialled.connect().await.map_err(|error| cannot("a participant cannot join", &error))?);
+        let cannot_join = |error| cannot("a participant cannot join", &error);
+        joined.push(match &plan.voters {
+            None => dialled.connect().await.map_err(cannot_join)?,
+            Some(directory) => {
+                let peers = TcpListener::bind("127.0.0.1:0").await?;
+                let address = format!("http://{}", peers.local_addr()?);
+                let voters = FileVoters::open(directory.join(&name)).await;
+                let voters = voters.map_err(|error| cannot("a participant's voter", &error))?;
+                let assent = dialled.voter(voters, address).connect().await.map_err(cannot_join)?;
+                let serving = assent.serve_peers(peers).map_err(|error| cannot("a participant's voter", &error))?;
+                tokio::spawn(serving);
+                assent
+            }
+        });
     }
     Ok(joined)
 }
@@ -210,7 +232,8 @@ async fn load(plan: Plan, counts: Arc<Counts>) -> Result<Vec<Assent>, Failure> {
             while !counts.is_stopping.load(Relaxed) {
                 let started = Instant::now();
                 let ended = match plan.protocol {
-                    Protocol::TwoPhase => two_phase(&assent, &plan, &payload).await,
+                    Protocol::TwoPhase => commit(&assent, assent_sdk::Protocol::TwoPhase, &plan, &payload).await,
+                    Protocol::ThreePhase => commit(&assent, assent_sdk::Protocol::ThreePhase, &plan, &payload).await,
                     Protocol::Saga => saga(&assent, &plan, &payload).await,
                 };
                 match ended {
@@ -233,8 +256,13 @@ async fn load(plan: Plan, counts: Arc<Counts>) -> Result<Vec<Assent>, Failure> {
 /// Which counter an outcome goes to.
 type Counter = fn(&Counts) -> &AtomicU64;
 
-async fn two_phase(assent: &Assent, plan: &Plan, payload: &Bytes) -> Result<Counter, assent_sdk::Error> {
-    let mut transaction = assent.transaction();
+async fn commit(
+    assent: &Assent,
+    protocol: assent_sdk::Protocol,
+    plan: &Plan,
+    payload: &Bytes,
+) -> Result<Counter, assent_sdk::Error> {
+    let mut transaction = assent.transaction().protocol(protocol);
     for number in 0..plan.participants {
         transaction = transaction.branch(participant(number), payload.clone());
     }

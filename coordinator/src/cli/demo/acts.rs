@@ -1,4 +1,6 @@
-//! The five acts.
+//! The six acts.
+
+mod election;
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +74,8 @@ impl Play<'_, '_> {
         self.refused_transfer().await?;
         self.trip().await?;
         self.failing_trip().await?;
-        self.crash().await
+        self.crash().await?;
+        self.election().await
     }
 
     async fn introduce(&mut self) -> Result<(), Failure> {

@@ -26,6 +26,8 @@ pub(super) enum Event {
     Joined,
     /// It will commit nothing any more.
     HoldsCommits,
+    /// It will vote on nothing until it may go on.
+    HoldsVotes,
     /// It found a branch in doubt in its ledger, and asks about it.
     FoundInDoubt { gtid: Gtid },
     /// It prepared a branch and voted yes.
@@ -50,7 +52,7 @@ impl Event {
     /// The transaction or saga that it is about.
     pub(super) fn gtid(&self) -> Option<Gtid> {
         match self {
-            Self::Joined | Self::HoldsCommits => None,
+            Self::Joined | Self::HoldsCommits | Self::HoldsVotes => None,
             Self::FoundInDoubt { gtid }
             | Self::VotedYes { gtid, .. }
             | Self::VotedNo { gtid, .. }
@@ -66,7 +68,7 @@ impl Event {
     /// The same, for people; `None` for what is not worth telling.
     pub(super) fn in_words(&self) -> Option<String> {
         Some(match self {
-            Self::Joined | Self::HoldsCommits => return None,
+            Self::Joined | Self::HoldsCommits | Self::HoldsVotes => return None,
             Self::FoundInDoubt { .. } => "finds the branch prepared in its ledger, and asks what became of it".into(),
             Self::VotedYes { movements, .. } => format!("votes yes: {movements}, prepared in its ledger"),
             Self::VotedNo { reason, .. } => format!("votes no: {reason}"),

@@ -3,9 +3,10 @@
 //! | file | subject |
 //! |---|---|
 //! | `mod.rs` | the command: directory, signals, end |
-//! | `acts.rs` | the five acts |
+//! | `acts.rs`, `acts/` | the six acts |
 //! | `stage.rs` | the processes of the play, what they tell, what their ledgers say |
 //! | `process.rs` | one child process |
+//! | `wire.rs` | the wire between a service and the coordinator, which can be cut |
 //! | `part.rs` | what the children do: coordinator and services |
 //! | `services.rs` | who plays, with what they own |
 //! | `ledger.rs`, `ledger.sql` | a service's durable ledger |
@@ -26,6 +27,7 @@ mod process;
 mod services;
 mod stage;
 mod story;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +41,7 @@ use story::{Report, Story};
 /// How long all of it may take. A few seconds are usual.
 const DEMO_MAX: Duration = Duration::from_secs(180);
 
-/// See it work: a coordinator and three services on this machine, in five acts.
+/// See it work: a coordinator and three services on this machine, in six acts.
 #[derive(Debug, Args)]
 #[command(disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 pub struct Demo {

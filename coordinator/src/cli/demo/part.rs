@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use assent_sdk::saga::{Compensated, Executed, SagaParticipant, Step};
+use assent_sdk::voter::FileVoters;
 use assent_sdk::{Assent, BoxError, Branch, Coordinator, Gtid, Participant, Vote};
 use clap::Subcommand;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::event::{Event, tell};
 use super::failure;
@@ -20,6 +23,10 @@ use crate::{config, telemetry};
 
 /// What the stage says to a service that is to stop committing.
 pub(super) const HOLD_COMMITS: &str = "hold commits";
+/// What the stage says to a service that is to wait with its votes.
+pub(super) const HOLD_VOTES: &str = "hold votes";
+/// What the stage says to a service that may vote again.
+pub(super) const GO_ON: &str = "go on";
 
 /// A child process of the demo.
 #[derive(Debug, Subcommand)]
@@ -40,6 +47,8 @@ pub(super) enum Part {
         #[arg(long)]
         ledger: PathBuf,
         #[arg(long)]
+        voters: PathBuf,
+        #[arg(long)]
         coordinator: String,
     },
 }
@@ -56,7 +65,9 @@ impl Part {
                     exit => Err(Failure::new(exit, "", "")),
                 }
             }
-            Self::Service { name, ledger, coordinator } => on_runtime(serve(&name, ledger, coordinator)),
+            Self::Service { name, ledger, voters, coordinator } => {
+                on_runtime(serve(&name, ledger, voters, coordinator))
+            }
         }
     }
 }
@@ -71,7 +82,7 @@ fn leash(on_line: impl Fn(&str) + Send + 'static) {
     });
 }
 
-async fn serve(name: &str, ledger: PathBuf, coordinator: String) -> Result<(), Failure> {
+async fn serve(name: &str, ledger: PathBuf, voters: PathBuf, coordinator: String) -> Result<(), Failure> {
     let Some(spec) = Spec::named(name) else {
         return Err(Failure::new(Exit::Usage, format!("the demo has no service {name}"), "run `assent demo`"));
     };
@@ -79,16 +90,33 @@ async fn serve(name: &str, ledger: PathBuf, coordinator: String) -> Result<(), F
     let _telemetry = telemetry::init(&config::Config::default().telemetry, name)?;
     let holds_commits = Arc::new(AtomicBool::new(false));
     let holds = Arc::clone(&holds_commits);
-    leash(move |line| {
-        if line == HOLD_COMMITS {
+    let (hold_votes, holds_votes) = watch::channel(false);
+    leash(move |line| match line {
+        HOLD_COMMITS => {
             holds.store(true, Ordering::SeqCst);
             tell(spec.name, Event::HoldsCommits);
         }
+        HOLD_VOTES => {
+            hold_votes.send_replace(true);
+            tell(spec.name, Event::HoldsVotes);
+        }
+        GO_ON => {
+            hold_votes.send_replace(false);
+        }
+        _ => {}
     });
     let ledger = Ledger::open(&ledger, spec).await.map_err(failure)?;
-    let service = Service { spec, ledger, holds_commits };
-    let session = Assent::dial(coordinator).participant(name, service.clone()).saga_participant(name, service);
-    let session = session.connect().await.map_err(failure)?;
+    let service = Service { spec, ledger, holds_commits, holds_votes };
+    let peers = TcpListener::bind("127.0.0.1:0").await.map_err(failure)?;
+    let address = format!("http://{}", peers.local_addr().map_err(failure)?);
+    let session = Assent::dial(coordinator)
+        .participant(name, service.clone())
+        .saga_participant(name, service)
+        .voter(FileVoters::open(voters).await.map_err(failure)?, address)
+        .connect()
+        .await
+        .map_err(failure)?;
+    tokio::spawn(session.serve_peers(peers).map_err(failure)?);
     tell(spec.name, Event::Joined);
     session.closed().await;
     Ok(())
@@ -101,6 +129,8 @@ struct Service {
     ledger: Ledger,
     /// Once set, no branch is committed any more by this process.
     holds_commits: Arc<AtomicBool>,
+    /// While it is set, no vote leaves this process.
+    holds_votes: watch::Receiver<bool>,
 }
 
 impl Service {
@@ -112,6 +142,7 @@ impl Service {
 impl Participant for Service {
     async fn prepare(&self, branch: &Branch) -> Result<Vote, BoxError> {
         let (order, gtid): (Order, Gtid) = (branch.json()?, branch.gtid());
+        self.holds_votes.clone().wait_for(|holds| !holds).await?;
         match self.ledger.prepare(&Key::branch(gtid), &order.movements).await? {
             Answer::Yes => {
                 self.tell(Event::VotedYes { gtid, movements: self.spec.describe(&order.movements) });

@@ -14,9 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use super::books::{Books, Line};
 use super::event::{Event, Told};
 use super::ledger::Ledger;
-use super::part::HOLD_COMMITS;
+use super::part::{GO_ON, HOLD_COMMITS, HOLD_VOTES};
 use super::process::{Heard, Process, log_path};
 use super::services::{SERVICES, Spec};
+use super::wire::Wire;
 use super::{failed, failure};
 use crate::cli::{Exit, Failure, Target};
 
@@ -43,6 +44,7 @@ pub(super) struct Stage {
     port: u16,
     is_listening: bool,
     processes: BTreeMap<&'static str, Process>,
+    wires: BTreeMap<&'static str, Wire>,
     hear: mpsc::Sender<Heard>,
     heard: mpsc::Receiver<Heard>,
     told: Vec<Told>,
@@ -53,7 +55,8 @@ impl Stage {
     pub(super) fn new(directory: &Path) -> Self {
         let (hear, heard) = mpsc::channel(HEARD_MAX);
         let directory = directory.to_owned();
-        Self { directory, port: 0, is_listening: false, processes: BTreeMap::new(), hear, heard, told: Vec::new() }
+        let (processes, wires) = (BTreeMap::new(), BTreeMap::new());
+        Self { directory, port: 0, is_listening: false, processes, wires, hear, heard, told: Vec::new() }
     }
 
     /// Where everything is written.
@@ -87,6 +90,7 @@ impl Stage {
                 Err(failure) => return Err(failure),
                 Ok(()) => {
                     for service in &SERVICES {
+                        self.wires.insert(service.name, Wire::lay(port).await?);
                         self.start_service(service)?;
                     }
                     let joined = |told: &Told| told.event == Event::Joined;
@@ -114,8 +118,10 @@ impl Stage {
     /// Starts a service on its ledger.
     pub(super) fn start_service(&mut self, service: &Spec) -> Result<(), Failure> {
         let ledger = ledger_name(service.name);
-        let endpoint = self.endpoint();
-        let arguments = ["service", "--name", service.name, "--ledger", &ledger, "--coordinator", &endpoint];
+        let voters = format!("{}.voters", service.name);
+        let endpoint = self.wires.get(service.name).map_or_else(|| self.endpoint(), |wire| wire.endpoint().to_owned());
+        let arguments =
+            ["service", "--name", service.name, "--ledger", &ledger, "--voters", &voters, "--coordinator", &endpoint];
         self.launch(service.name, &arguments)
     }
 
@@ -142,6 +148,34 @@ impl Stage {
             stage.told.iter().any(|told| told.service == service && told.event == Event::HoldsCommits)
         })
         .await
+    }
+
+    /// Tells a service to vote on nothing until it may go on, and waits until it has understood.
+    pub(super) async fn hold_votes(&mut self, service: &'static str) -> Result<(), Failure> {
+        if let Some(process) = self.processes.get_mut(service) {
+            process.say(HOLD_VOTES).await?;
+        }
+        self.until(&format!("{service} holds its votes"), |stage| {
+            stage.told.iter().any(|told| told.service == service && told.event == Event::HoldsVotes)
+        })
+        .await
+    }
+
+    /// Tells a service to go on.
+    pub(super) async fn go_on(&mut self, service: &'static str) -> Result<(), Failure> {
+        match self.processes.get_mut(service) {
+            Some(process) => process.say(GO_ON).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Cuts the wires of these services towards the coordinator, or mends them.
+    pub(super) fn cut(&self, services: &[&str], is_cut: bool) {
+        for service in services {
+            if let Some(wire) = self.wires.get(service) {
+                wire.cut(is_cut);
+            }
+        }
     }
 
     /// Ends everything.
@@ -249,6 +283,32 @@ impl Stage {
         let mut admin = Target { endpoint: self.endpoint(), token: None }.admin().await?;
         let answer = admin.get_transaction(GetTransactionRequest { gtid: gtid.to_string() }).await?;
         Ok(answer.into_inner().transaction.unwrap_or_default())
+    }
+
+    /// Waits until the coordinator has these branches of a transaction in this state.
+    pub(super) async fn until_branches(
+        &self,
+        gtid: Gtid,
+        what: &str,
+        services: &[&str],
+        wanted: &str,
+    ) -> Result<(), Failure> {
+        let deadline = Instant::now() + WAIT_MAX;
+        loop {
+            let branches = self.transaction(gtid).await?.branches;
+            let is_so = |service: &&str| {
+                branches.iter().any(|branch| branch.participant == **service && branch.state == wanted)
+            };
+            if services.iter().all(is_so) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let found: Vec<_> = branches.iter().map(|one| format!("{} {}", one.participant, one.state)).collect();
+                let problem = format!("not within {} s: {what}; there is: {}", WAIT_MAX.as_secs(), found.join(", "));
+                return Err(failed(problem));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 
     /// Waits until a transaction is in this state.

@@ -18,7 +18,8 @@ pub async fn a_decision_is_found_as_it_was_written(ground: &dyn Ground) {
     assert_eq!(append(&log, &batch).await, [None; 4]);
     for record in records {
         let found = find(&log, record.gtid).await;
-        assert_eq!(found, Some(Found::Open(OpenTransaction::Decided { record, decided_at_ms: NOW_MS, owner })));
+        let open = OpenTransaction::Decided { record, roster: None, decided_at_ms: NOW_MS, owner };
+        assert_eq!(found, Some(Found::Open(open)));
     }
 }
 

@@ -74,7 +74,7 @@ pub async fn a_new_epoch_takes_over_what_its_name_left_open(ground: &dyn Ground)
     let owners: Vec<Epoch> = open
         .into_iter()
         .map(|(_, read)| match read.expect("readable") {
-            OpenTransaction::Decided { owner, .. } => owner,
+            OpenTransaction::Decided { owner, .. } | OpenTransaction::Attempted { owner, .. } => owner,
             OpenTransaction::Saga(saga) => saga.owner,
         })
         .collect();

@@ -15,6 +15,7 @@ mod oracle;
 mod reading;
 mod sagas;
 mod sample;
+mod three_phase;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub use history::*;
 pub use oracle::*;
 pub use reading::*;
 pub use sagas::*;
+pub use three_phase::*;
 
 /// A fresh storage, on which a case opens its logs.
 pub trait Ground: Send + Sync {
@@ -93,6 +95,12 @@ macro_rules! log_conformance {
             participants_are_noted_once
             reads_go_on_beside_appends
             random_batches_do_what_the_model_does
+            an_end_keeps_the_digest_that_opened_the_row
+            an_attempt_is_found_as_it_was_written
+            the_logs_vote_is_compared_and_set
+            an_agreement_decides_its_row
+            nobody_presumes_over_an_attempt
+            a_new_epoch_votes_on_from_where_the_old_one_stood
         }
     };
 }
@@ -105,6 +113,7 @@ macro_rules! log_conformance_shared {
             replicas_that_race_agree_on_every_decision
             replicas_draw_epochs_from_one_sequence
             a_zombie_is_told_which_epoch_fenced_it
+            a_row_without_a_decision_is_its_owners
         }
     };
 }

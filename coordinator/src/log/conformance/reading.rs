@@ -92,6 +92,7 @@ pub async fn a_listing_filters(ground: &dyn Ground) {
             Record::SagaStarted(saga(gtid(7))),
             Record::SagaStarted(saga(gtid(8))),
             Record::SagaStarted(saga(gtid(9))),
+            Record::Attempted(sample::attempted(gtid(10))),
         ]),
     )
     .await;
@@ -108,17 +109,17 @@ pub async fn a_listing_filters(ground: &dyn Ground) {
     )
     .await;
     let all = Filter::default();
-    assert_eq!(listed(&log, all.clone()).await, [9, 8, 7, 6, 5, 4, 3, 2, 1]);
-    for (state, n) in State::ALL.into_iter().zip([1, 2, 5, 6, 7, 3, 4, 8, 9]) {
+    assert_eq!(listed(&log, all.clone()).await, [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
+    for (state, n) in State::ALL.into_iter().zip([10, 1, 2, 5, 6, 7, 3, 4, 8, 9]) {
         assert_eq!(listed(&log, Filter { states: vec![state], ..all.clone() }).await, [n], "{state}");
         assert_eq!(log.show(gtid(n)).await.expect("there").expect("known").transaction.state, state);
     }
     let states = vec![State::Paused, State::Committed];
     assert_eq!(listed(&log, Filter { states, ..all.clone() }).await, [7, 3]);
     assert_eq!(listed(&log, Filter { kind: Some(Kind::Saga), ..all.clone() }).await, [9, 8, 7, 6, 5]);
-    assert_eq!(listed(&log, Filter { kind: Some(Kind::Commit), ..all.clone() }).await, [4, 3, 2, 1]);
+    assert_eq!(listed(&log, Filter { kind: Some(Kind::Commit), ..all.clone() }).await, [10, 4, 3, 2, 1]);
     let by = |participant| Filter { participant: Some(name(participant)), ..Filter::default() };
-    assert_eq!(listed(&log, by("billing")).await, [9, 8, 7, 6, 5, 4, 3, 2]);
+    assert_eq!(listed(&log, by("billing")).await, [10, 9, 8, 7, 6, 5, 4, 3, 2]);
     assert_eq!(listed(&log, by("bill")).await, [1], "a name is not a prefix");
     assert_eq!(listed(&log, by("hotels")).await, [9, 8, 7, 6, 5]);
     assert_eq!(listed(&log, by("hotel")).await, [0_u64; 0], "a step's name is no participant");

@@ -6,7 +6,7 @@ use assent_protocol::{BodyDigest, Decision, Outcome, Record};
 use bytes::Bytes;
 
 use super::sample::{
-    NOW_MS, abort, append, commit, done, find, forced, gtid, lazy, name, paused, saga, saga_ended, turned,
+    NOW_MS, abort, append, commit, done, ended, find, forced, gtid, lazy, name, paused, saga, saga_ended, turned,
 };
 use super::{Ground, start};
 use crate::log::{Batch, Found, LoggedStep, OpenSaga, OpenTransaction, State};
@@ -119,6 +119,33 @@ pub async fn a_sagas_gtid_is_taken_once(ground: &dyn Ground) {
     assert_eq!(append(&log, &forced([Record::Ended(saga_ended(gtid(1), Outcome::Completed))])).await, [None]);
     assert_eq!(append(&log, &start_again(1)).await, [Some(Decision::Commit)], "it never runs twice");
     assert!(matches!(find(&log, gtid(1)).await, Some(Found::Ended(_))));
+}
+
+/// One saga is started twice, with different bodies: the first start's digest counts in history too.
+pub async fn an_end_keeps_the_digest_that_opened_the_row(ground: &dyn Ground) {
+    let log = start(ground).await;
+    let first = SagaStarted { digest: BodyDigest(9), ..saga(gtid(1)) };
+    assert_eq!(append(&log, &forced([Record::SagaStarted(first)])).await, [None]);
+    assert_eq!(append(&log, &forced([Record::SagaStarted(saga(gtid(1)))])).await, [Some(Decision::Commit)]);
+    append(&log, &forced([Record::Ended(saga_ended(gtid(1), Outcome::Completed))])).await;
+    let Some(Found::Ended(ended)) = find(&log, gtid(1)).await else { panic!("ended") };
+    assert_eq!(ended.record.digest, BodyDigest(9));
+}
+
+/// The end of a 2PC that somebody has taken a saga for ends no saga, and hides nothing of it.
+pub async fn an_end_of_another_kind_hides_nothing(ground: &dyn Ground) {
+    let log = start(ground).await;
+    append(&log, &forced([Record::SagaStarted(saga(gtid(1)))])).await;
+    let batch = Batch {
+        at_ms: NOW_MS,
+        forced: vec![Record::SagaTurned(turned(gtid(1), "no seats"))],
+        lazy: vec![Record::Ended(ended(gtid(1), Decision::Abort)), Record::SagaStep(done(gtid(1), 0, "r"))],
+    };
+    for _ in 0..2 {
+        assert_eq!(append(&log, &batch).await, [None]);
+        let open = open_saga(&log, 1).await;
+        assert_eq!((open.turned.as_deref(), open.steps.len()), (Some("no seats"), 1));
+    }
 }
 
 /// The end carries what history keeps; the answers in the same batch are of no use any more.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use assent_protocol::record::{Decided, Ended, EndedBranch, SagaPaused, SagaStarted, SagaStep, SagaTurned};
+use assent_protocol::record::{Attempted, Decided, Ended, EndedBranch, SagaPaused, SagaStarted, SagaStep, SagaTurned};
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
+use assent_protocol::three_phase::{PeerAddress, Roster, Seat, StoreId, VoterName, VoterRecord, VoterState};
 use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record, RetryPolicy};
 use bytes::Bytes;
 use uuid::Uuid;
@@ -68,6 +69,25 @@ pub(super) fn ended(gtid: Gtid, decision: Decision) -> Ended {
 
 pub(super) fn branch(participant: &str, end: BranchEnd) -> EndedBranch {
     EndedBranch { participant: name(participant), step: None, end }
+}
+
+/// 'Attempt 1 sent', of [`commit`]'s branches.
+pub(super) fn attempted(gtid: Gtid) -> Attempted {
+    let seat = |participant: &str, store| Seat {
+        participant: name(participant),
+        address: PeerAddress::new(&format!("http://{participant}.example:7421/\"'\\")).expect("an address"),
+        store: StoreId(store),
+    };
+    let seats = vec![seat("inventory", u128::MAX), seat("billing", 1)];
+    let roster = Roster::new(seats, StoreId(u128::MAX / 3)).expect("a roster");
+    Attempted { gtid, roster, digest: BodyDigest(0xfeed_0000_0000_0001), begun_at_ms: NOW_MS - 20 }
+}
+
+/// The log as a voter moves on.
+pub(super) fn moved(gtid: Gtid, before: VoterState, state: VoterState) -> Record {
+    let roster = Some(attempted(gtid).roster);
+    let (voter, is_read_only, before) = (VoterName::Log, false, Some(before));
+    Record::Voter(Box::new(VoterRecord { gtid, voter, roster, is_read_only, state, before }))
 }
 
 /// A saga of four steps, the middle two in parallel.
@@ -145,6 +165,7 @@ pub(super) async fn append(log: &Arc<dyn Log>, batch: &Batch) -> Vec<Option<Deci
             None
         }
         Appended::Overruled(decision) => Some(decision),
+        Appended::Undecided => panic!("{record:?} met a row without a decision"),
     });
     short.collect()
 }

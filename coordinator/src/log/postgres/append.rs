@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use assent_crash::crash_point;
 use assent_protocol::{Appended, Gtid, Record};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -31,7 +32,7 @@ pub(super) async fn append(link: &mut Link, held: &Held, batch: &Batch) -> Resul
         return Ok(Some(batch.forced.iter().map(durable).collect()));
     }
     let standings = read_back(&mut link.connection, batch.forced.iter().map(Record::gtid)).await?;
-    let answers = batch.forced.iter().map(|record| verdict(record, standings.get(&record.gtid()).copied(), held.epoch));
+    let answers = batch.forced.iter().map(|record| verdict(record, standings.get(&record.gtid()), held.epoch));
     answers.collect::<Option<Vec<_>>>().map(Some).ok_or(Trouble::Unsettled)
 }
 
@@ -43,6 +44,7 @@ async fn write(
     on_conflict: OnConflict,
 ) -> Result<Option<Written>, Trouble> {
     let statement = Statement::build(held, link.number, at_ms, plan, on_conflict).map_err(sqlx::Error::Encode)?;
+    crash_point!(LOG_BEFORE_COMMIT, return Err(Trouble::Sql(sqlx::Error::WorkerCrashed)));
     let row =
         sqlx::query_with(AssertSqlSafe(statement.sql), statement.arguments).fetch_one(&mut link.connection).await?;
     if row.try_get::<i64, _>("fence")? == 0 {
@@ -51,6 +53,9 @@ async fn write(
     let count = |column| row.try_get::<i64, _>(column).map(|count| u64::try_from(count).unwrap_or_default());
     Ok(Some(Written {
         opened: count("opened")?,
+        // Only the batches that have them count them, so that all others share their statements.
+        agreed: if plan.agreements.is_empty() { 0 } else { count("agreed")? },
+        voted: if plan.votes.is_empty() { 0 } else { count("voted")? },
         changed: count("changed")?,
         stepped: count("stepped")?,
         ended: count("ended")?,
@@ -63,10 +68,11 @@ async fn read_back(
     gtids: impl Iterator<Item = Gtid>,
 ) -> Result<BTreeMap<Gtid, Standing>, Trouble> {
     let rows = sqlx::query(
-        "select gtid, protocol = 'saga' as saga, decision::text as decision, owner_epoch, digest, null as outcome
+        "select gtid, protocol = 'saga' as saga, decision::text as decision, owner_epoch, digest, voter, roster::text as roster,
+                null as outcome
          from assent.open_transaction where gtid = any($1)
          union all
-         select gtid, protocol = 'saga', null, 0, digest, outcome::text from assent.history where gtid = any($1)",
+         select gtid, protocol = 'saga', null, 0, digest, null, null, outcome::text from assent.history where gtid = any($1)",
     )
     .bind(uuids(gtids))
     .fetch_all(connection)
@@ -84,6 +90,7 @@ async fn read_back(
                 decision: decision.map(stored::parse_decision).transpose().map_err(unreadable)?,
                 owner: epoch_from_column(row.try_get("owner_epoch")?),
                 digest: stored::digest_from_column(row.try_get("digest")?),
+                vote: stored::vote_from_columns(row.try_get("roster")?, row.try_get("voter")?),
             },
         };
         // An open row comes first, and it is the one that counts: it is still driven.

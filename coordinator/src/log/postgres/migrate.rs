@@ -9,9 +9,14 @@ use crate::log::migration::{Migration, MigrationReport, pending};
 use crate::log::{OpenError, Options, url};
 
 /// All of them, in order.
-pub(super) static MIGRATIONS: [Migration; 2] = [
+pub(super) static MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, name: "log", sql: include_str!("../../../../migrations/postgres/0001_log.sql") },
     Migration { version: 2, name: "views", sql: include_str!("../../../../migrations/postgres/0002_views.sql") },
+    Migration {
+        version: 3,
+        name: "three_phase",
+        sql: include_str!("../../../../migrations/postgres/0003_three_phase.sql"),
+    },
 ];
 
 /// Two migrators wait for each other here; see `pg_advisory_xact_lock`.

@@ -14,9 +14,11 @@ mod retention;
 mod statement;
 mod trouble;
 mod value;
+mod verifying;
 
 use std::time::Duration;
 
+use assent_crash::crash_point;
 use assent_protocol::{Appended, Epoch, Gtid, Name, ParticipantName};
 use futures::future::{BoxFuture, FutureExt as _};
 use sqlx::postgres::{PgConnectOptions, PgPool};
@@ -30,6 +32,7 @@ use super::{
 };
 
 pub(super) use self::migrate::{check, migrate};
+pub(super) use self::verifying::Reader;
 
 /// A log on Postgres.
 pub struct PostgresLog {
@@ -92,8 +95,13 @@ impl PostgresLog {
             appender.link = Some(link);
             return Ok(Vec::new());
         }
+        crash_point!(LOG_BEFORE_BEGIN, return Err(unsent(Trouble::Closed)));
         match within(self.options.append_timeout, append::append(&mut link, &held, batch)).await {
             Ok(Some(answers)) => {
+                crash_point!(
+                    LOG_AFTER_COMMIT,
+                    return Err(Trouble::Silence(self.options.append_timeout).of_append(&self.place, true))
+                );
                 appender.link = Some(link);
                 Ok(answers)
             }

@@ -11,13 +11,14 @@ use crate::log::read::{Filter, Found, Kind, OpenTransaction, Page, PageToken, Sh
 use crate::log::rows::{self, HistoryRow, OpenRow, StepRow};
 
 /// A row and its steps, or an open row and its end, have to be read at one moment.
-const SNAPSHOT: &str = "begin isolation level repeatable read read only";
+pub(super) const SNAPSHOT: &str = "begin isolation level repeatable read read only";
 
-const OPEN_COLUMNS: &str = "o.gtid, o.owner_epoch, o.digest, o.begun_at, o.decided_at, o.protocol::text as protocol,
-    o.decision::text as decision, o.participants, o.reason, o.remedy,
+pub(super) const OPEN_COLUMNS: &str =
+    "o.gtid, o.owner_epoch, o.digest, o.begun_at, o.decided_at, o.protocol::text as protocol,
+    o.decision::text as decision, o.participants, o.reason, o.remedy, o.voter,
     exists (select from assent.pin p where p.gtid = o.gtid) as pinned";
 
-const HISTORY_COLUMNS: &str = "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol::text as protocol,
+pub(super) const HISTORY_COLUMNS: &str = "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol::text as protocol,
     h.outcome::text as outcome, h.branches, h.reason, exists (select from assent.pin p where p.gtid = h.gtid) as pinned";
 
 pub(super) async fn open_transactions(
@@ -27,7 +28,7 @@ pub(super) async fn open_transactions(
 ) -> Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, Trouble> {
     let mut snapshot = pool.begin_with(SNAPSHOT).await?;
     let sql = format!(
-        "select {OPEN_COLUMNS}, o.definition::text as definition from assent.open_transaction o
+        "select {OPEN_COLUMNS}, o.definition::text as definition, o.roster::text as roster from assent.open_transaction o
          where $1::uuid is null or o.gtid > $1 order by o.gtid limit $2"
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(after.map(|gtid| gtid.as_uuid())).bind(count(limit));
@@ -54,7 +55,7 @@ async fn rows_of(pool: &PgPool, gtids: &[Gtid]) -> Result<(Vec<OpenRow>, Vec<Ste
     let gtids = uuids(gtids.iter().copied());
     let mut snapshot = pool.begin_with(SNAPSHOT).await?;
     let sql = format!(
-        "select {OPEN_COLUMNS}, o.definition::text as definition from assent.open_transaction o
+        "select {OPEN_COLUMNS}, o.definition::text as definition, o.roster::text as roster from assent.open_transaction o
          where o.gtid = any($1) order by o.gtid"
     );
     let open = open_rows(sqlx::query(AssertSqlSafe(sql)).bind(&gtids).fetch_all(&mut *snapshot).await?)?;
@@ -68,7 +69,7 @@ async fn rows_of(pool: &PgPool, gtids: &[Gtid]) -> Result<(Vec<OpenRow>, Vec<Ste
     Ok((open, steps, history))
 }
 
-async fn steps_of(snapshot: &mut PgTransaction<'_>, open: &[OpenRow]) -> Result<Vec<StepRow>, Trouble> {
+pub(super) async fn steps_of(snapshot: &mut PgTransaction<'_>, open: &[OpenRow]) -> Result<Vec<StepRow>, Trouble> {
     let sagas = uuids(open.iter().filter(|row| row.protocol == "saga").map(|row| row.gtid));
     if sagas.is_empty() {
         return Ok(Vec::new());
@@ -108,12 +109,13 @@ pub(super) async fn list(
     let mut open = Vec::new();
     if states.is_empty() || filter.states.iter().any(|state| !state.is_final()) {
         let sql = format!(
-            "select {OPEN_COLUMNS}, null::text as definition from assent.open_transaction o
+            "select {OPEN_COLUMNS}, null::text as definition, null::text as roster from assent.open_transaction o
              where ($1::uuid is null or o.gtid < $1)
                and (cardinality($2::text[]) = 0 or case
                        when o.remedy is not null then 'paused'
                        when o.protocol = 'saga' and o.decision is null then 'running'
                        when o.protocol = 'saga' then 'compensating'
+                       when o.decision is null then 'preparing'
                        when o.decision = 'commit' then 'committing'
                        else 'aborting'
                    end = any($2))
@@ -144,7 +146,7 @@ pub(super) async fn list(
     Ok(rows::page(open, history, limit))
 }
 
-fn open_rows(rows: Vec<PgRow>) -> Result<Vec<OpenRow>, Trouble> {
+pub(super) fn open_rows(rows: Vec<PgRow>) -> Result<Vec<OpenRow>, Trouble> {
     let mut open = Vec::with_capacity(rows.len());
     for row in rows {
         let Some(gtid) = gtid_of(&row)? else { continue };
@@ -160,13 +162,15 @@ fn open_rows(rows: Vec<PgRow>) -> Result<Vec<OpenRow>, Trouble> {
             reason: row.try_get("reason")?,
             remedy: row.try_get("remedy")?,
             definition: row.try_get("definition")?,
+            voter: row.try_get("voter")?,
+            roster: row.try_get("roster")?,
             pinned: row.try_get("pinned")?,
         });
     }
     Ok(open)
 }
 
-fn history_rows(rows: Vec<PgRow>) -> Result<Vec<HistoryRow>, Trouble> {
+pub(super) fn history_rows(rows: Vec<PgRow>) -> Result<Vec<HistoryRow>, Trouble> {
     let mut history = Vec::with_capacity(rows.len());
     for row in rows {
         let Some(gtid) = gtid_of(&row)? else { continue };
@@ -188,7 +192,7 @@ fn history_rows(rows: Vec<PgRow>) -> Result<Vec<HistoryRow>, Trouble> {
 }
 
 /// The row's gtid. A row whose id is none was written by hand, and nobody can ask for it: it is reported and left alone.
-fn gtid_of(row: &PgRow) -> Result<Option<Gtid>, Trouble> {
+pub(super) fn gtid_of(row: &PgRow) -> Result<Option<Gtid>, Trouble> {
     let uuid: uuid::Uuid = row.try_get("gtid")?;
     let gtid = Gtid::new(uuid);
     if let Err(error) = &gtid {
@@ -197,6 +201,6 @@ fn gtid_of(row: &PgRow) -> Result<Option<Gtid>, Trouble> {
     Ok(gtid.ok())
 }
 
-fn count(limit: usize) -> i64 {
+pub(super) fn count(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

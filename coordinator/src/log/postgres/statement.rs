@@ -10,6 +10,9 @@
 //! | `known` | finds newcomers that have already ended: their decision stands too |
 //! | `committed` | inserts plain 2PC commit decisions |
 //! | `decided` | inserts all other decisions |
+//! | `attempted` | inserts 3PCs whose voters are to agree |
+//! | `agreed` | decides 3PCs whose voters have agreed |
+//! | `voted` | moves the log on as a voter |
 //! | `started` | inserts sagas |
 //! | `changed` | turns, pauses and resumes sagas |
 //! | `stepped` | upserts answers of steps |
@@ -20,13 +23,14 @@
 
 use assent_protocol::record::{Decided, Ended};
 use assent_protocol::saga::StepResult;
+use assent_protocol::three_phase::VoterState;
 use assent_protocol::{BranchEnd, Decision, Outcome, Protocol};
 use sqlx::postgres::{PgArguments, PgHasArrayType};
 use sqlx::{Arguments as _, Encode, Postgres, Type};
 
 use super::link::{Held, epoch_column};
 use super::value::{Timestamp, uuids};
-use crate::log::plan::{Change, Plan};
+use crate::log::plan::{Change, Plan, Vote};
 use crate::log::stored;
 
 /// What an insert does with a row that is there already.
@@ -88,6 +92,12 @@ impl Statement {
         );
         let context = Context { epoch, at, at_ms, on_conflict: on_conflict.clause() };
         statement.newcomers(plan, &context)?;
+        if !plan.agreements.is_empty() {
+            statement.agreed(&plan.agreements, &context)?;
+        }
+        if !plan.votes.is_empty() {
+            statement.voted(&plan.votes, &context)?;
+        }
         if !plan.changes.is_empty() {
             statement.changed(&plan.changes)?;
         }
@@ -142,12 +152,15 @@ impl Statement {
         );
         if !commits.is_empty() {
             // Mostly there is nothing else: then the ids need not be sent twice.
-            let alone = decisions.is_empty() && plan.starts.is_empty() && plan.unopened.is_empty();
+            let alone = plan.newcomers().count() == commits.len();
             let gtids = if alone { gtids } else { self.bind_each(&commits, |decided| decided.gtid.as_uuid())? };
             self.committed(&commits, gtids, context)?;
         }
         if !decisions.is_empty() {
             self.decided(&decisions, context)?;
+        }
+        if !plan.attempts.is_empty() {
+            self.attempted(plan, context)?;
         }
         if !plan.starts.is_empty() {
             self.started(plan, context)?;
@@ -202,6 +215,75 @@ impl Statement {
                       as n (gtid, protocol, decision, participants, digest, begun_at, reason)
                  where exists (select from fence) and n.gtid <> all (select gtid from known)
                  {on_conflict} returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    /// Into our own rows, which keep what they were opened with. By `= any` and not by a join, as [`Self::changed`].
+    fn agreed(&mut self, agreements: &[&Decided], context: &Context) -> Encoded {
+        let Context { epoch, at, .. } = context;
+        let gtids = self.bind_each(agreements, |decided| decided.gtid.as_uuid())?;
+        let decision = self.bind_each(agreements, |decided| decided.decision.as_str())?;
+        let participants = self.bind_each(agreements, |decided| stored::roster(&decided.participants))?;
+        let reason =
+            self.bind_each(agreements, |decided| decided.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
+        let of = |array: usize| format!("(${array}::text[])[array_position(${gtids}::uuid[], o.gtid)]");
+        let (decision, participants, reason) = (of(decision), of(participants), of(reason));
+        self.part(
+            "agreed as",
+            &format!(
+                "update assent.open_transaction o
+                 set decision = {decision}::assent.decision, participants = {participants}, reason = {reason}, decided_at = ${at}
+                 where o.gtid = any(${gtids}) and o.protocol = '3pc' and o.decision is null and o.owner_epoch = ${epoch}
+                   and exists (select from fence)
+                 returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    fn attempted(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
+        let Context { epoch, at, on_conflict, .. } = context;
+        let gtids = self.bind_each(&plan.attempts, |attempted| attempted.gtid.as_uuid())?;
+        let participants =
+            self.bind_each(&plan.attempts, |attempted| stored::roster(stored::voter_names(&attempted.roster)))?;
+        let digest = self.bind_each(&plan.attempts, |attempted| stored::digest_column(attempted.digest))?;
+        let begun_at = self.bind_each(&plan.attempts, |attempted| Timestamp(attempted.begun_at_ms))?;
+        let roster = self.bind_each(&plan.attempts, |attempted| stored::voters(&attempted.roster))?;
+        let voter = self.bind(stored::voter(&VoterState::ATTEMPTED))?;
+        self.opened.push("attempted");
+        self.part(
+            "attempted as",
+            &format!(
+                "insert into assent.open_transaction
+                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants, voter, roster)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '3pc', n.participants, ${voter}::text, n.roster::jsonb
+                 from unnest(${gtids}::uuid[], ${participants}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[],
+                             ${roster}::text[])
+                      as n (gtid, participants, digest, begun_at, roster)
+                 where exists (select from fence) and n.gtid <> all (select gtid from known)
+                 {on_conflict} returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    fn voted(&mut self, votes: &[Vote], context: &Context) -> Encoded {
+        let epoch = context.epoch;
+        let gtids = self.bind_each(votes, |vote| vote.gtid.as_uuid())?;
+        let before = self.bind_each(votes, |vote| stored::voter(&vote.before))?;
+        let state = self.bind_each(votes, |vote| stored::voter(&vote.state))?;
+        let of = |array: usize| format!("(${array}::text[])[array_position(${gtids}::uuid[], o.gtid)]");
+        let (before, state) = (of(before), of(state));
+        self.part(
+            "voted as",
+            &format!(
+                "update assent.open_transaction o
+                 set voter = {state}
+                 where o.gtid = any(${gtids}) and o.voter = {before} and o.decision is null and o.owner_epoch = ${epoch}
+                   and exists (select from fence)
+                 returning 1"
             ),
         );
         Ok(())
@@ -410,6 +492,11 @@ impl Statement {
         self.sql.truncate(self.sql.trim_end_matches(",\n").len());
         self.sql.push('\n');
         self.sql.push_str(&counts);
+        for (part, is_there) in [("agreed", !plan.agreements.is_empty()), ("voted", !plan.votes.is_empty())] {
+            if is_there {
+                self.sql.push_str(&format!(", {} as {part}", count(&[part])));
+            }
+        }
     }
 }
 

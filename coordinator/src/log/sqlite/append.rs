@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use assent_crash::crash_point;
 use assent_protocol::{Appended, Epoch, Gtid, Name, Record};
 use serde::Serialize;
 use sqlx::Row as _;
@@ -14,8 +15,9 @@ use super::trouble::Trouble;
 use crate::log::plan::{Plan, Written};
 use crate::log::verdict::{Standing, durable, verdict};
 use crate::log::{Batch, stored};
-use assent_protocol::record::Ended;
+use assent_protocol::record::{Decided, Ended};
 use assent_protocol::saga::StepResult;
+use assent_protocol::three_phase::VoterState;
 
 /// What an append has to hold.
 #[derive(Clone, Debug)]
@@ -36,10 +38,13 @@ pub(super) enum Done {
 
 /// Appends a batch, all or nothing.
 pub(super) async fn append(connection: &mut SqliteConnection, held: &Held, batch: &Batch) -> Result<Done, Trouble> {
+    crash_point!(LOG_BEFORE_BEGIN, return Err(Trouble::Closed));
     sqlx::query("begin immediate").execute(&mut *connection).await?;
     match append_within(connection, held, batch).await {
         Ok(Done::Appended(answers)) => {
+            crash_point!(LOG_BEFORE_COMMIT, return Err(Trouble::Closed));
             sqlx::query("commit").execute(connection).await?;
+            crash_point!(LOG_AFTER_COMMIT, return Err(Trouble::Sql(sqlx::Error::WorkerCrashed)));
             Ok(Done::Appended(answers))
         }
         Ok(Done::Fenced(current)) => {
@@ -65,7 +70,7 @@ async fn append_within(connection: &mut SqliteConnection, held: &Held, batch: &B
         return Ok(Done::Appended(batch.forced.iter().map(durable).collect()));
     }
     let standings = read_back(connection, batch.forced.iter().map(Record::gtid)).await?;
-    let answers = batch.forced.iter().map(|record| verdict(record, standings.get(&record.gtid()).copied(), held.epoch));
+    let answers = batch.forced.iter().map(|record| verdict(record, standings.get(&record.gtid()), held.epoch));
     answers.collect::<Option<Vec<_>>>().map(Done::Appended).ok_or(Trouble::Unsettled)
 }
 
@@ -73,7 +78,16 @@ async fn write(connection: &mut SqliteConnection, held: &Held, plan: &Plan<'_>, 
     let mut written = Written::default();
     let epoch = i64::try_from(held.epoch.0).unwrap_or(i64::MAX);
     if !plan.decisions.is_empty() {
-        written.opened += execute(connection, DECISIONS, &decisions(plan), &[at, epoch]).await?;
+        written.opened += execute(connection, DECISIONS, &decisions(&plan.decisions), &[at, epoch]).await?;
+    }
+    if !plan.agreements.is_empty() {
+        written.agreed = execute(connection, AGREEMENTS, &decisions(&plan.agreements), &[at, epoch]).await?;
+    }
+    if !plan.attempts.is_empty() {
+        written.opened += execute(connection, ATTEMPTS, &attempts(plan), &[at, epoch]).await?;
+    }
+    if !plan.votes.is_empty() {
+        written.voted = execute(connection, VOTES, &votes(plan), &[epoch]).await?;
     }
     if !plan.starts.is_empty() {
         written.opened += execute(connection, STARTS, &starts(plan), &[at, epoch]).await?;
@@ -113,8 +127,8 @@ from json_each(?1) n
 where not exists (select 1 from history h where h.gtid = n.value ->> 0)
 on conflict (gtid) do nothing";
 
-fn decisions(plan: &Plan<'_>) -> String {
-    json(plan.decisions.iter().map(|decided| {
+fn decisions(decisions: &[&Decided]) -> String {
+    json(decisions.iter().map(|decided| {
         (
             decided.gtid,
             stored::digest_column(decided.digest),
@@ -125,6 +139,43 @@ fn decisions(plan: &Plan<'_>) -> String {
             decided.reason.as_deref().map(stored::text),
         )
     }))
+}
+
+/// Into our own row, which keeps what it was opened with.
+const AGREEMENTS: &str = "
+update open_transaction as o
+set decision = n.decision, participants = n.participants, reason = n.reason, decided_at = ?2
+from (select value ->> 0 as gtid, value ->> 4 as decision, value ->> 5 as participants, value ->> 6 as reason from json_each(?1)) n
+where o.gtid = n.gtid and o.protocol = '3pc' and o.decision is null and o.owner_epoch = ?3";
+
+const ATTEMPTS: &str = "
+insert into open_transaction (gtid, digest, begun_at, participants, voter, roster, protocol, decided_at, owner_epoch)
+select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, n.value ->> 5, '3pc', ?2, ?3
+from json_each(?1) n
+where not exists (select 1 from history h where h.gtid = n.value ->> 0)
+on conflict (gtid) do nothing";
+
+fn attempts(plan: &Plan<'_>) -> String {
+    json(plan.attempts.iter().map(|attempted| {
+        (
+            attempted.gtid,
+            stored::digest_column(attempted.digest),
+            time_column(attempted.begun_at_ms),
+            stored::roster(stored::voter_names(&attempted.roster)),
+            stored::voter(&VoterState::ATTEMPTED),
+            stored::voters(&attempted.roster),
+        )
+    }))
+}
+
+const VOTES: &str = "
+update open_transaction as o
+set voter = n.state
+from (select value ->> 0 as gtid, value ->> 1 as before, value ->> 2 as state from json_each(?1)) n
+where o.gtid = n.gtid and o.voter = n.before and o.decision is null and o.owner_epoch = ?2";
+
+fn votes(plan: &Plan<'_>) -> String {
+    json(plan.votes.iter().map(|vote| (vote.gtid, stored::voter(&vote.before), stored::voter(&vote.state))))
 }
 
 const STARTS: &str = "
@@ -226,10 +277,10 @@ async fn read_back(
     gtids: impl Iterator<Item = Gtid>,
 ) -> Result<BTreeMap<Gtid, Standing>, Trouble> {
     let rows = sqlx::query(
-        "select gtid, protocol = 'saga' as saga, decision, owner_epoch, digest, null as outcome
+        "select gtid, protocol = 'saga' as saga, decision, owner_epoch, digest, voter, roster, null as outcome
          from open_transaction where gtid in (select value from json_each(?1))
          union all
-         select gtid, protocol = 'saga', null, 0, digest, outcome from history where gtid in (select value from json_each(?1))",
+         select gtid, protocol = 'saga', null, 0, digest, null, null, outcome from history where gtid in (select value from json_each(?1))",
     )
     .bind(json(gtids))
     .fetch_all(connection)
@@ -248,6 +299,7 @@ async fn read_back(
                 decision: decision.map(stored::parse_decision).transpose().map_err(unreadable)?,
                 owner: Epoch(u64::try_from(owner).unwrap_or_default()),
                 digest: stored::digest_from_column(row.try_get("digest")?),
+                vote: stored::vote_from_columns(row.try_get("roster")?, row.try_get("voter")?),
             },
         };
         standings.entry(gtid).or_insert(standing);

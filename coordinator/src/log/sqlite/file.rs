@@ -67,6 +67,15 @@ impl FileLock {
             }
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
+        // SQLite would open a file that may not be written as one to read, and only the first append would fail. Nobody in this
+        // process has the file open now, so that the handle may be closed again.
+        match OpenOptions::new().write(true).open(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let problem = "it cannot be written; check the permissions of the file".to_owned();
+                return Err(OpenError::File { log: describe(path), problem, source: error.into() });
+            }
+            Ok(_) | Err(_) => {}
+        }
         // The number is for messages only: on a full disk the log still opens, and can be read.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { _file: file })

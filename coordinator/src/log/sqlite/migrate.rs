@@ -11,12 +11,17 @@ use crate::log::OpenError;
 use crate::log::migration::{Migration, MigrationReport, pending};
 
 /// All of them, in order.
-pub(super) static MIGRATIONS: [Migration; 2] = [
+pub(super) static MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, name: "log", sql: include_str!("../../../../migrations/sqlite/0001_log.sql") },
     Migration { version: 2, name: "views", sql: include_str!("../../../../migrations/sqlite/0002_views.sql") },
+    Migration {
+        version: 3,
+        name: "three_phase",
+        sql: include_str!("../../../../migrations/sqlite/0003_three_phase.sql"),
+    },
 ];
 
-const BOOKKEEPING: &str = "
+pub(super) const BOOKKEEPING: &str = "
 create table if not exists migration (
     -- The migrations that made this schema; the highest is its version.
     version    integer not null primary key check (version > 0),

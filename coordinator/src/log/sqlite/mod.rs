@@ -8,6 +8,7 @@ mod file;
 mod migrate;
 mod reading;
 mod trouble;
+mod verifying;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use super::{
 };
 
 pub(super) use self::migrate::{check, migrate};
+pub(super) use self::verifying::Reader;
 
 /// How many rows of history are forgotten in one transaction, so that appends do not wait for long.
 const FORGOTTEN_AT_ONCE: i64 = 2_000;

@@ -10,15 +10,16 @@ use crate::log::read::{Filter, Found, Kind, OpenTransaction, Page, PageToken, Sh
 use crate::log::rows::{self, HistoryRow, OpenRow, StepRow};
 use crate::log::stored;
 
-const OPEN_COLUMNS: &str = "o.gtid, o.owner_epoch, o.digest, o.begun_at, o.decided_at, o.protocol, o.decision,
-    o.participants, o.reason, o.remedy, exists (select 1 from pin p where p.gtid = o.gtid) as pinned";
+pub(super) const OPEN_COLUMNS: &str =
+    "o.gtid, o.owner_epoch, o.digest, o.begun_at, o.decided_at, o.protocol, o.decision,
+    o.participants, o.reason, o.remedy, o.voter, exists (select 1 from pin p where p.gtid = o.gtid) as pinned";
 
-const HISTORY_COLUMNS: &str =
+pub(super) const HISTORY_COLUMNS: &str =
     "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol, h.outcome, h.branches,
     h.reason, exists (select 1 from pin p where p.gtid = h.gtid) as pinned";
 
 /// A transaction reads one moment of the file, so that a row fits its steps, and none is missed on its way to history.
-const SNAPSHOT: &str = "begin deferred";
+pub(super) const SNAPSHOT: &str = "begin deferred";
 
 pub(super) async fn open_transactions(
     pool: &SqlitePool,
@@ -27,7 +28,7 @@ pub(super) async fn open_transactions(
 ) -> Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, Trouble> {
     let mut snapshot = pool.begin_with(SNAPSHOT).await?;
     let sql = format!(
-        "select {OPEN_COLUMNS}, o.definition from open_transaction o
+        "select {OPEN_COLUMNS}, o.definition, o.roster from open_transaction o
          where ?1 is null or o.gtid > ?1 order by o.gtid limit ?2"
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(after.map(|gtid| gtid.to_string())).bind(count(limit));
@@ -51,7 +52,7 @@ async fn rows_of(pool: &SqlitePool, gtids: &[Gtid]) -> Result<(Vec<OpenRow>, Vec
     let gtids = json(gtids.iter());
     let mut snapshot = pool.begin_with(SNAPSHOT).await?;
     let sql = format!(
-        "select {OPEN_COLUMNS}, o.definition from open_transaction o
+        "select {OPEN_COLUMNS}, o.definition, o.roster from open_transaction o
          where o.gtid in (select value from json_each(?1)) order by o.gtid"
     );
     let open = open_rows(sqlx::query(AssertSqlSafe(sql)).bind(&gtids).fetch_all(&mut *snapshot).await?)?;
@@ -65,7 +66,7 @@ async fn rows_of(pool: &SqlitePool, gtids: &[Gtid]) -> Result<(Vec<OpenRow>, Vec
     Ok((open, steps, history))
 }
 
-async fn steps_of(snapshot: &mut SqliteConnection, open: &[OpenRow]) -> Result<Vec<StepRow>, Trouble> {
+pub(super) async fn steps_of(snapshot: &mut SqliteConnection, open: &[OpenRow]) -> Result<Vec<StepRow>, Trouble> {
     let sagas: Vec<Gtid> = open.iter().filter(|row| row.protocol == "saga").map(|row| row.gtid).collect();
     if sagas.is_empty() {
         return Ok(Vec::new());
@@ -107,12 +108,13 @@ pub(super) async fn list(
     let mut open = Vec::new();
     if filter.states.is_empty() || filter.states.iter().any(|state| !state.is_final()) {
         let sql = format!(
-            "select {OPEN_COLUMNS}, null as definition from open_transaction o
+            "select {OPEN_COLUMNS}, null as definition, null as roster from open_transaction o
              where (?1 is null or o.gtid < ?1)
                and (?2 = '[]' or case
                        when o.remedy is not null then 'paused'
                        when o.protocol = 'saga' and o.decision is null then 'running'
                        when o.protocol = 'saga' then 'compensating'
+                       when o.decision is null then 'preparing'
                        when o.decision = 'commit' then 'committing'
                        else 'aborting'
                    end in (select value from json_each(?2)))
@@ -143,7 +145,7 @@ pub(super) async fn list(
     Ok(rows::page(open, history, limit))
 }
 
-fn open_rows(rows: Vec<SqliteRow>) -> Result<Vec<OpenRow>, Trouble> {
+pub(super) fn open_rows(rows: Vec<SqliteRow>) -> Result<Vec<OpenRow>, Trouble> {
     let mut open = Vec::with_capacity(rows.len());
     for row in rows {
         let Some(gtid) = gtid_of(&row)? else { continue };
@@ -159,13 +161,15 @@ fn open_rows(rows: Vec<SqliteRow>) -> Result<Vec<OpenRow>, Trouble> {
             reason: row.try_get("reason")?,
             remedy: row.try_get("remedy")?,
             definition: row.try_get("definition")?,
+            voter: row.try_get("voter")?,
+            roster: row.try_get("roster")?,
             pinned: row.try_get("pinned")?,
         });
     }
     Ok(open)
 }
 
-fn history_rows(rows: Vec<SqliteRow>) -> Result<Vec<HistoryRow>, Trouble> {
+pub(super) fn history_rows(rows: Vec<SqliteRow>) -> Result<Vec<HistoryRow>, Trouble> {
     let mut history = Vec::with_capacity(rows.len());
     for row in rows {
         let Some(gtid) = gtid_of(&row)? else { continue };
@@ -187,7 +191,7 @@ fn history_rows(rows: Vec<SqliteRow>) -> Result<Vec<HistoryRow>, Trouble> {
 }
 
 /// The row's gtid. A row whose id is none was written by hand, and nobody can ask for it: it is reported and left alone.
-fn gtid_of(row: &SqliteRow) -> Result<Option<Gtid>, Trouble> {
+pub(super) fn gtid_of(row: &SqliteRow) -> Result<Option<Gtid>, Trouble> {
     let text: &str = row.try_get("gtid")?;
     let gtid = text.parse::<Gtid>();
     if let Err(error) = &gtid {
@@ -200,6 +204,6 @@ fn time(column: i64) -> u64 {
     u64::try_from(column).unwrap_or_default()
 }
 
-fn count(limit: usize) -> i64 {
+pub(super) fn count(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

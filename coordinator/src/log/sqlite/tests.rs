@@ -225,17 +225,80 @@ async fn an_illegal_row_is_refused_by_the_schema() {
     let mut connection = file::writer(&ground.path()).await.expect("the file");
     let gtid = Uuid::now_v7();
     for (column, values) in [
-        ("a gtid of another version", format!("'{}', 1, 1, 1, 1, '2pc', 'commit', '', null, null, null", Uuid::nil())),
-        ("an unknown protocol", format!("'{gtid}', 1, 1, 1, 1, '4pc', 'commit', '', null, null, null")),
-        ("no decision", format!("'{gtid}', 1, 1, 1, 1, '2pc', null, '', null, null, null")),
-        ("a saga that committed", format!("'{gtid}', 1, 1, 1, 1, 'saga', 'commit', '', null, null, '[]'")),
-        ("a saga without a definition", format!("'{gtid}', 1, 1, 1, 1, 'saga', null, '', null, null, null")),
-        ("a paused 2PC", format!("'{gtid}', 1, 1, 1, 1, '2pc', 'commit', '', null, 'x', null")),
+        (
+            "a gtid of another version",
+            format!("'{}', 1, 1, 1, 1, '2pc', 'commit', '', null, null, null, null, null", Uuid::nil()),
+        ),
+        ("an unknown protocol", format!("'{gtid}', 1, 1, 1, 1, '4pc', 'commit', '', null, null, null, null, null")),
+        ("no decision", format!("'{gtid}', 1, 1, 1, 1, '2pc', null, '', null, null, null, null, null")),
+        ("a saga that committed", format!("'{gtid}', 1, 1, 1, 1, 'saga', 'commit', '', null, null, '[]', null, null")),
+        (
+            "a saga without a definition",
+            format!("'{gtid}', 1, 1, 1, 1, 'saga', null, '', null, null, null, null, null"),
+        ),
+        ("a paused 2PC", format!("'{gtid}', 1, 1, 1, 1, '2pc', 'commit', '', null, 'x', null, null, null")),
+        (
+            "a 3PC without decision and voter",
+            format!("'{gtid}', 1, 1, 1, 1, '3pc', null, '', null, null, null, null, '{{}}'"),
+        ),
+        ("a voter without a roster", format!("'{gtid}', 1, 1, 1, 1, '3pc', null, '', null, null, null, 'v', null")),
+        ("a 2PC with a voter", format!("'{gtid}', 1, 1, 1, 1, '2pc', 'commit', '', null, null, null, 'v', '{{}}'")),
+        ("a saga with a voter", format!("'{gtid}', 1, 1, 1, 1, 'saga', null, '', null, null, '[]', 'v', '{{}}'")),
     ] {
-        let sql = format!("insert into open_transaction values ({values})");
+        let columns = "gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants, reason, remedy, definition";
+        let sql = format!("insert into open_transaction ({columns}, voter, roster) values ({values})");
         let refused = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
-        assert!(refused.is_err(), "{column} was taken");
+        let error = refused.expect_err(column).to_string();
+        assert!(error.contains("CHECK constraint failed"), "{column}: {error}");
     }
+}
+
+#[tokio::test]
+async fn what_an_earlier_schema_holds_comes_along() {
+    let ground = Sqlite::new();
+    let mut connection = file::writer(&ground.path()).await.expect("the file");
+    sqlx::raw_sql(migrate::BOOKKEEPING).execute(&mut connection).await.expect("created");
+    for migration in &migrate::MIGRATIONS[..2] {
+        sqlx::raw_sql(AssertSqlSafe(migration.sql)).execute(&mut connection).await.expect("migrated");
+        let sql = "insert into migration (version, name, sql, applied_at) values (?1, ?2, ?3, 0)";
+        let query = sqlx::query(sql).bind(migration.version).bind(migration.name).bind(migration.sql);
+        query.execute(&mut connection).await.expect("noted");
+    }
+    let saga = crate::log::conformance::sample_saga();
+    let definition = crate::log::stored::definition(&saga.definition);
+    let sql = format!(
+        "insert into open_transaction (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants, definition)
+         values ('{0}', 1, 1, 1, 1, 'saga', null, 'inventory', '{definition}'),
+                ('{1}', 1, 1, 1, 1, '2pc', 'commit', 'inventory', null);
+         insert into saga_step (gtid, step, compensation, attempt, result, reason, at) values ('{0}', 0, 0, 1, 'unknown', 'r', 1)",
+        saga.gtid,
+        Uuid::now_v7(),
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("the rows");
+    connection.close().await.expect("closed");
+    let log = opened(&ground.path()).await;
+    let open = log.open_transactions(None, 10).await.expect("there");
+    let steps = open.iter().filter_map(|(_, read)| match read.as_ref().expect("readable") {
+        crate::log::OpenTransaction::Saga(saga) => Some(saga.steps.len()),
+        crate::log::OpenTransaction::Decided { .. } | crate::log::OpenTransaction::Attempted { .. } => None,
+    });
+    assert_eq!((open.len(), steps.collect::<Vec<_>>()), (2, vec![1]));
+    let ended = Batch {
+        at_ms: 2,
+        forced: vec![Record::SagaTurned(assent_protocol::record::SagaTurned {
+            gtid: saga.gtid,
+            reason: "no".to_owned(),
+        })],
+        lazy: Vec::new(),
+    };
+    log.append(&ended).await.expect("there");
+    log.close().await;
+    let mut connection = file::writer(&ground.path()).await.expect("the file");
+    let sql = format!("delete from open_transaction where gtid = '{}'", saga.gtid);
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("deleted");
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from saga_step").fetch_one(&mut connection).await.expect("counted");
+    assert_eq!(left, 0, "steps go with their saga");
 }
 
 #[tokio::test]

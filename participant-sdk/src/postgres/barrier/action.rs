@@ -1,5 +1,6 @@
 //! The way of an action through the barrier.
 
+use assent_crash::crash_point;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
@@ -127,7 +128,9 @@ impl<'c> FirstAction<'c> {
                 .await
                 .map_err(failed_before_or("keep an action's output"))?;
         }
+        crash_point!(STEP_DUE, return Err(BarrierError::statement("commit an action")(sqlx::Error::WorkerCrashed)));
         self.tx.commit().await.map_err(BarrierError::statement("commit an action"))?;
+        crash_point!(STEP_DONE, return Err(BarrierError::statement("commit an action")(sqlx::Error::WorkerCrashed)));
         Ok(Executed::Done(output))
     }
 

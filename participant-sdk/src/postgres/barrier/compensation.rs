@@ -1,5 +1,6 @@
 //! The way of a compensation through the barrier.
 
+use assent_crash::crash_point;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
@@ -96,7 +97,15 @@ impl Undo<'_> {
     /// [`BarrierError`]. If the commit itself failed it is unknown whether it took effect; the next call finds out.
     pub async fn commit(mut self) -> Result<Compensated, BarrierError> {
         still_whole(&mut self.tx).await?;
+        crash_point!(
+            STEP_DUE,
+            return Err(BarrierError::statement("commit a compensation")(sqlx::Error::WorkerCrashed))
+        );
         self.tx.commit().await.map_err(BarrierError::statement("commit a compensation"))?;
+        crash_point!(
+            STEP_DONE,
+            return Err(BarrierError::statement("commit a compensation")(sqlx::Error::WorkerCrashed))
+        );
         Ok(Compensated::Done)
     }
 

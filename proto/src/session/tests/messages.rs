@@ -1,7 +1,8 @@
 //! Every message that can be meant.
 
 use assent_protocol::saga::StepDefinition;
-use assent_protocol::{AbortCode, RetryPolicy};
+use assent_protocol::three_phase::{Ballot, NodeId, Proposal, Seat, Standing};
+use assent_protocol::{AbortCode, Decision, RetryPolicy};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -90,9 +91,63 @@ fn index(position: usize) -> StepIndex {
     StepIndex(u16::try_from(position).expect("few steps"))
 }
 
+fn any_address() -> impl Strategy<Value = PeerAddress> {
+    "[!-~]{1,255}".prop_map(|text| PeerAddress::new(&text).expect("visible ASCII"))
+}
+
+fn any_roster() -> impl Strategy<Value = Roster> {
+    let seat = (any_address(), any::<u128>());
+    (vec(seat, 1..5), any::<u128>()).prop_map(|(seats, log)| {
+        let seats = seats.into_iter().enumerate().map(|(number, (address, store))| Seat {
+            participant: Name::new(&format!("participant-{number}")).expect("a name"),
+            address,
+            store: StoreId(store),
+        });
+        Roster::new(seats.collect(), StoreId(log)).expect("each once")
+    })
+}
+
+fn any_ballot() -> impl Strategy<Value = Ballot> {
+    (1..=u64::MAX / 2, any::<u128>()).prop_map(|(round, node)| Ballot { round, node: NodeId(node) })
+}
+
+fn any_decision() -> impl Strategy<Value = Decision> {
+    select(vec![Decision::Commit, Decision::Abort])
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    let proposal = select(vec![Proposal::PreCommit, Proposal::PreAbort]);
+    prop_oneof![
+        (any_ballot(), any_roster()).prop_map(|(ballot, roster)| Request::Join { ballot, roster }),
+        (any_ballot(), proposal).prop_map(|(ballot, proposal)| Request::Propose { ballot, proposal }),
+        any_decision().prop_map(Request::Decided),
+    ]
+}
+
+fn any_answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        any_ballot().prop_map(|ballot| Answer::Accepted { ballot }),
+        (any_ballot(), any_ballot()).prop_map(|(ballot, joined)| Answer::Rejected { ballot, joined }),
+        any_decision().prop_map(Answer::Ended),
+        (any_ballot(), option::of(any_ballot())).prop_map(|(ballot, accepted)| Answer::Joined {
+            ballot,
+            standing: Standing::Waiting,
+            accepted
+        }),
+    ]
+}
+
+fn any_protocol() -> impl Strategy<Value = Protocol> {
+    select(vec![Protocol::TwoPhase, Protocol::ThreePhase])
+}
+
 fn any_hello() -> impl Strategy<Value = Hello> {
-    let fields = (option::of(any_name()), 1..=u64::MAX, any::<u32>(), any_text(), any::<bool>(), any_text());
-    fields.prop_map(|(participant, instance, protocol_version, token, one_phase, sdk)| Hello {
+    let voter =
+        (any_address(), any::<u128>()).prop_map(|(address, store)| VoterPlace { address, store: StoreId(store) });
+    let participant = (option::of(any_name()), option::of(voter));
+    let fields = (participant, 1..=u64::MAX, any::<u32>(), any_text(), any::<bool>(), any_text());
+    fields.prop_map(|((participant, voter), instance, protocol_version, token, one_phase, sdk)| Hello {
+        voter: voter.filter(|_| participant.is_some()),
         participant,
         instance: InstanceId(instance),
         protocol_version,
@@ -104,8 +159,9 @@ fn any_hello() -> impl Strategy<Value = Hello> {
 
 fn any_commit() -> impl Strategy<Value = Commit> {
     let branch = (any_name(), any_bytes()).prop_map(|(participant, payload)| CarriedBranch { participant, payload });
-    let fields = (any::<u64>(), any_gtid(), vec(branch, 0..4), any_attempt(), any::<bool>(), any::<u64>(), any_wait());
-    fields.prop_map(|(request_id, gtid, branches, attempt, begun, timeout_ms, wait)| Commit {
+    let branches = (vec(branch, 0..4), any_protocol());
+    let fields = (any::<u64>(), any_gtid(), branches, any_attempt(), any::<bool>(), any::<u64>(), any_wait());
+    fields.prop_map(|(request_id, gtid, (branches, protocol), attempt, begun, timeout_ms, wait)| Commit {
         request_id,
         gtid,
         branches,
@@ -113,6 +169,7 @@ fn any_commit() -> impl Strategy<Value = Commit> {
         begun,
         timeout_ms,
         wait,
+        protocol,
     })
 }
 
@@ -149,11 +206,11 @@ pub(super) fn from_client() -> impl Strategy<Value = FromClient> {
     prop_oneof![
         any_hello().prop_map(FromClient::Hello),
         Just(FromClient::Heartbeat),
-        (any::<u64>(), any_gtid(), any::<u64>()).prop_map(|(request_id, gtid, timeout_ms)| FromClient::Begin {
-            request_id,
-            gtid,
-            timeout_ms
-        }),
+        (any::<u64>(), any_gtid(), any::<u64>(), any_protocol()).prop_map(
+            |(request_id, gtid, timeout_ms, protocol)| FromClient::Begin { request_id, gtid, timeout_ms, protocol }
+        ),
+        (any_gtid(), any_answer()).prop_map(|(gtid, answer)| FromClient::VoterAnswered { gtid, answer }),
+        (any_gtid(), any_request()).prop_map(|(gtid, request)| FromClient::AskLog { gtid, request }),
         any_commit().prop_map(FromClient::Commit),
         (any::<u64>(), any_gtid(), any_text()).prop_map(|(request_id, gtid, reason)| FromClient::Abort {
             request_id,
@@ -243,15 +300,20 @@ pub(super) fn from_replica() -> impl Strategy<Value = FromReplica> {
         any_welcome().prop_map(FromReplica::Welcome),
         Just(FromReplica::Heartbeat),
         (any::<u64>(), any_reply()).prop_map(|(request_id, reply)| FromReplica::Reply { request_id, reply }),
-        (any_gtid(), any_epoch(), any_bytes(), any::<u64>(), any::<bool>()).prop_map(
-            |(gtid, epoch, payload, timeout_ms, one_phase)| FromReplica::Prepare {
+        (any_gtid(), any_epoch(), any_bytes(), any::<u64>(), any::<bool>(), option::of(any_roster()), any::<bool>())
+            .prop_map(|(gtid, epoch, payload, timeout_ms, one_phase, roster, is_prepared)| FromReplica::Prepare {
                 gtid,
                 epoch,
                 payload,
                 timeout_ms,
                 one_phase,
-            }
-        ),
+                roster,
+                is_prepared,
+            }),
+        (any_gtid(), any_request()).prop_map(|(gtid, request)| FromReplica::AskVoter { gtid, request }),
+        (any_gtid(), any_answer()).prop_map(|(gtid, answer)| FromReplica::LogAnswered { gtid, answer }),
+        any_gtid().prop_map(|gtid| FromReplica::AwaitDecision { gtid }),
+        any_gtid().prop_map(|gtid| FromReplica::ForgetVoter { gtid }),
         (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::CommitBranch { gtid, epoch }),
         (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::AbortBranch { gtid, epoch }),
         (any_order(), any_outputs()).prop_map(|(order, outputs)| FromReplica::ExecuteStep { order, outputs }),

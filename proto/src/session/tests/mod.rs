@@ -109,6 +109,7 @@ fn payloads_are_moved_not_copied() {
         begun: false,
         timeout_ms: 0,
         wait: Wait::Decided,
+        protocol: Protocol::TwoPhase,
     });
     let Ok(FromClient::Commit(commit)) = FromClient::try_from(v1::ClientMessage::from(commit)) else {
         panic!("a fit commit");
@@ -121,6 +122,8 @@ fn payloads_are_moved_not_copied() {
         payload: commit.branches[0].payload.clone(),
         timeout_ms: 1,
         one_phase: false,
+        roster: None,
+        is_prepared: false,
     };
     let Ok(FromReplica::Prepare { payload, .. }) = FromReplica::try_from(v1::ServerMessage::from(prepare)) else {
         panic!("a fit order");

@@ -154,6 +154,9 @@ impl Run {
                 }
                 Record::Ended(record) => format!("{mark}ended:{}", record.outcome),
                 Record::Decided(_) => "decided".into(),
+                Record::Attempted(_) => "attempted".into(),
+                Record::Agreed(_) => "agreed".into(),
+                Record::Voter(_) => "voter".into(),
             });
         }
         for effect in self.output.peek_effects() {

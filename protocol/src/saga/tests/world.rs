@@ -131,6 +131,9 @@ impl World {
         self.log.iter().find_map(|record| match record {
             Record::Ended(ended) => Some(ended.outcome),
             Record::Decided(_)
+            | Record::Attempted(_)
+            | Record::Agreed(_)
+            | Record::Voter(_)
             | Record::SagaStarted(_)
             | Record::SagaTurned(_)
             | Record::SagaStep(_)
@@ -305,7 +308,8 @@ impl World {
                 Record::SagaTurned(SagaTurned { reason, .. }) => kept.turned = Some(reason.clone()),
                 Record::SagaStep(step) => kept.steps.push(step.clone()),
                 Record::SagaPaused(SagaPaused { remedy, .. }) => kept.paused = remedy.clone(),
-                Record::Decided(_) | Record::Ended(_) => {}
+                Record::Decided(_) | Record::Attempted(_) | Record::Agreed(_) | Record::Voter(_) | Record::Ended(_) => {
+                }
             }
         }
         found.map(|started| Kept { started, ..kept })

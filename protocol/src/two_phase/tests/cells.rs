@@ -35,7 +35,9 @@ const WAYS_OUT: &[(&str, &str, &str)] = &[
     ("deciding abort", "appended, overruled by abort", "aborted, aborting"),
     ("committing", "acknowledged", "committed, committing"),
     ("aborting", "acknowledged", "aborted, aborting"),
+    ("aborting", "abort requested", "aborting, deciding abort"),
     ("aborting", "commit requested", "aborting, deciding abort"),
+    ("aborting", "outcome awaited", "aborting, deciding abort"),
     ("aborting", "routed, absent", "aborted, aborting"),
     ("aborting", "routed, unknown", "aborted, aborting"),
     ("aborting", "voted", "aborted, aborting"),
@@ -83,7 +85,7 @@ const BRANCH_STATES: [BranchState; 11] = [
     BranchState::HeuristicAborted,
 ];
 
-const EVENTS: [&str; 22] = [
+const EVENTS: [&str; 23] = [
     "begin requested",
     "enlisted",
     "branch named",
@@ -105,6 +107,7 @@ const EVENTS: [&str; 22] = [
     "appended, durable",
     "appended, overruled by commit",
     "appended, overruled by abort",
+    "appended, undecided",
     "voted, by a stranger",
 ];
 
@@ -218,6 +221,7 @@ fn events(machine: &TwoPhase) -> Vec<Event> {
         events.push(Event::Appended(Appended::Durable(receipt())));
         events.push(Event::Appended(Appended::Overruled(Decision::Commit)));
         events.push(Event::Appended(Appended::Overruled(Decision::Abort)));
+        events.push(Event::Appended(Appended::Undecided));
     }
     events
 }
@@ -264,5 +268,6 @@ fn kind(event: &Event) -> &'static str {
         Event::Appended(Appended::Durable(_)) => "appended, durable",
         Event::Appended(Appended::Overruled(Decision::Commit)) => "appended, overruled by commit",
         Event::Appended(Appended::Overruled(Decision::Abort)) => "appended, overruled by abort",
+        Event::Appended(Appended::Undecided) => "appended, undecided",
     }
 }

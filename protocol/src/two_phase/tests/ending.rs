@@ -153,3 +153,22 @@ fn what_it_waits_for_is_said_in_words() {
     assert!(driven.machine.waiting_for().contains("an instance of a"));
     assert!(decided().machine.waiting_for().contains("a, b to commit"));
 }
+
+#[test]
+fn what_a_bystander_is_told_cannot_run_anew() {
+    let mut asked_before = Driven::preparing(&["a", "b"]);
+    asked_before.awaits(2, Wait::Decided).votes("a", no());
+    let mut asked_after = Driven::preparing(&["a", "b"]);
+    asked_after.votes("a", no());
+    assert_eq!(
+        (asked_after.state(), asked_after.forced()),
+        (State::Aborting, None),
+        "its sender alone needs no record"
+    );
+    asked_after.awaits(2, Wait::Decided);
+    for driven in [asked_before, asked_after] {
+        let decision = driven.forced().map(|decided| decided.decision);
+        assert_eq!((driven.state(), decision), (State::Deciding(Decision::Abort), Some(Decision::Abort)));
+        assert_eq!(driven.told(2), Some(Outcome::Aborted), "the answer waits for the record");
+    }
+}

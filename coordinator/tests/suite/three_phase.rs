@@ -1,0 +1,271 @@
+//! Three-phase commit, as a coordinator drives it: scripted participants around the production voter.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use assent::server::Coordinator;
+use assent_proto::v1::client_message::Kind as Said;
+use assent_proto::v1::server_message::Kind as Heard;
+use assent_proto::v1::session_service_client::SessionServiceClient;
+use assent_proto::v1::{self, CommitRequest, GetRequest, Outcome, TransactionState};
+use assent_protocol::three_phase::voter::Request;
+use assent_protocol::three_phase::{Roster, StoreId, Voter, VoterName, VoterRecord};
+use assent_protocol::{Decision, Durable, Gtid, ParticipantName, Parts, Record};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::harness::{Home, Manner, branch, channel, frame, gtid, hello, participant, transactions, until, whole};
+
+/// A participant with a voter. Its store outlives its sessions.
+struct Citizen {
+    name: ParticipantName,
+    store: StoreId,
+    records: Mutex<HashMap<Gtid, VoterRecord>>,
+    ended: Mutex<HashMap<Gtid, Decision>>,
+    /// It does not hear what its voter is asked.
+    is_deaf: AtomicBool,
+}
+
+impl Citizen {
+    fn new(name: &str, store: u128) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.parse().expect("a name"),
+            store: StoreId(store),
+            records: Mutex::default(),
+            ended: Mutex::default(),
+            is_deaf: AtomicBool::new(false),
+        })
+    }
+
+    /// Its disk was replaced: nothing is left of what it promised.
+    fn reborn(&self, store: u128) -> Arc<Self> {
+        Self::new(self.name.as_str(), store)
+    }
+
+    fn ended(&self, gtid: Gtid) -> Option<Decision> {
+        self.ended.lock().expect("whole").get(&gtid).copied()
+    }
+
+    fn has_record(&self, gtid: Gtid) -> bool {
+        self.records.lock().expect("whole").contains_key(&gtid)
+    }
+
+    /// Joins; the session ends with the handle.
+    async fn join(self: &Arc<Self>, coordinator: &Coordinator) -> Joined {
+        let mut client = SessionServiceClient::new(channel(coordinator).await);
+        let (say, said) = mpsc::unbounded_channel();
+        let voter = v1::VoterPlace {
+            address: format!("http://{}.test:7421", self.name),
+            store_id: self.store.0.to_be_bytes().to_vec().into(),
+        };
+        let hello = v1::Hello { voter: Some(voter), ..hello(self.name.as_str()) };
+        say.send(frame(Said::Hello(hello))).expect("open");
+        let mut heard = client.exchange(UnboundedReceiverStream::new(said)).await.expect("a session").into_inner();
+        heard.message().await.expect("a frame").expect("a welcome");
+        let citizen = Arc::clone(self);
+        Joined(tokio::spawn(async move {
+            while let Ok(Some(messages)) = heard.message().await {
+                for answer in messages.messages.into_iter().filter_map(|message| citizen.hear(message.kind?)) {
+                    if say.send(frame(answer)).is_err() {
+                        return;
+                    }
+                }
+            }
+        }))
+    }
+
+    fn hear(&self, order: Heard) -> Option<Said> {
+        let gtid = |bytes: &[u8]| Gtid::from_bytes(bytes).expect("a gtid");
+        match order {
+            Heard::Heartbeat(_) => Some(Said::Heartbeat(v1::Heartbeat {})),
+            Heard::Prepare(prepare) => {
+                let roster = Roster::try_from(prepare.roster.expect("a roster")).expect("a roster");
+                let me = VoterName::Participant(self.name.clone());
+                self.ask(gtid(&prepare.gtid), &me, Request::VoteYes { roster, is_read_only: false });
+                let vote = v1::VoteKind::Yes.into();
+                Some(Said::Vote(v1::Vote { gtid: prepare.gtid, vote, reason: String::new() }))
+            }
+            Heard::AskVoter(_) if self.is_deaf.load(SeqCst) => None,
+            Heard::AskVoter(asked) => {
+                let request = asked.request.expect("a request").try_into().expect("a request");
+                let answer = self.ask(gtid(&asked.gtid), &VoterName::Log, request);
+                Some(Said::VoterAnswered(v1::VoterAnswered { gtid: asked.gtid, answer: Some(answer) }))
+            }
+            Heard::CommitBranch(v1::CommitBranch { gtid: id, .. }) => self.end(id, Decision::Commit),
+            Heard::AbortBranch(v1::AbortBranch { gtid: id, .. }) => self.end(id, Decision::Abort),
+            Heard::ForgetVoter(forget) => {
+                self.records.lock().expect("whole").remove(&gtid(&forget.gtid));
+                None
+            }
+            Heard::Welcome(_)
+            | Heard::Reply(_)
+            | Heard::GoAway(_)
+            | Heard::LogAnswered(_)
+            | Heard::AwaitDecision(_)
+            | Heard::ExecuteStep(_)
+            | Heard::CompensateStep(_) => None,
+        }
+    }
+
+    fn end(&self, gtid: bytes::Bytes, decision: Decision) -> Option<Said> {
+        let id = Gtid::from_bytes(&gtid).expect("a gtid");
+        self.ask(id, &VoterName::Log, Request::Decided(decision));
+        let before = self.ended.lock().expect("whole").insert(id, decision);
+        assert!(before.is_none_or(|before| before == decision), "{}: {before:?}, then {decision:?}", self.name);
+        Some(Said::Acknowledge(v1::Acknowledge { gtid, result: v1::BranchResult::Done.into() }))
+    }
+
+    /// The production voter over a map that counts as durable.
+    fn ask(&self, gtid: Gtid, from: &VoterName, request: Request) -> v1::VoterAnswer {
+        let mut records = self.records.lock().expect("whole");
+        let me = VoterName::Participant(self.name.clone());
+        let mut voter = Voter::load(gtid, me, self.store, records.get(&gtid).cloned());
+        let mut answers = match voter.handle(from, request).split() {
+            Parts::Free { effects, .. } => effects,
+            Parts::AfterAppend { forced: Record::Voter(record), held, .. } => {
+                records.insert(gtid, *record);
+                #[expect(clippy::disallowed_methods, reason = "the map is this test's durable store")]
+                let receipt = Durable::attest(gtid);
+                held.release(&receipt)
+            }
+            Parts::AfterAppend { forced, .. } => panic!("{forced:?} is no voter's record"),
+        };
+        answers.pop().expect("an answer").into()
+    }
+}
+
+/// A session of a citizen's.
+struct Joined(JoinHandle<()>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn three_phases(gtid: &str) -> CommitRequest {
+    let branches = vec![branch("north", "-5"), branch("south", "+5")];
+    CommitRequest { protocol: v1::Protocol::ThreePhase.into(), ..whole(gtid, branches) }
+}
+
+async fn shown(coordinator: &Coordinator, gtid: &str) -> v1::Transaction {
+    let request = GetRequest { gtid: gtid.to_owned() };
+    transactions(coordinator).await.get(request).await.expect("found").into_inner().transaction.expect("shown")
+}
+
+/// Asks to commit, and does not wait.
+async fn asked(coordinator: &Coordinator, gtid: &str) -> JoinHandle<Option<Outcome>> {
+    let mut client = transactions(coordinator).await;
+    let request = three_phases(gtid);
+    tokio::spawn(async move { client.commit(request).await.ok().map(|answer| answer.into_inner().outcome()) })
+}
+
+async fn agreeing(coordinator: &Coordinator, gtid: &str) {
+    until("the voters are asked", async || {
+        let known = transactions(coordinator).await.get(GetRequest { gtid: gtid.to_owned() }).await;
+        known.is_ok_and(|known| {
+            let waiting_for = known.into_inner().transaction.unwrap_or_default().waiting_for;
+            waiting_for.contains("quorum")
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn it_commits_and_every_voter_may_forget() {
+    let home = Home::new();
+    let coordinator = home.start().await;
+    let (north, south) = (Citizen::new("north", 1), Citizen::new("south", 2));
+    let _sessions = (north.join(&coordinator).await, south.join(&coordinator).await);
+    let gtid = gtid();
+    let request = CommitRequest { wait_for_end: true, ..three_phases(&gtid) };
+    let mut client = transactions(&coordinator).await;
+    let first = client.commit(request.clone()).await.expect("an outcome").into_inner();
+    assert_eq!(first.outcome(), Outcome::Committed, "{first:?}");
+    let id: Gtid = gtid.parse().expect("a gtid");
+    for citizen in [&north, &south] {
+        assert_eq!(citizen.ended(id), Some(Decision::Commit));
+        until("its record is deleted", async || !citizen.has_record(id)).await;
+    }
+    assert_eq!(client.commit(request).await.expect("an outcome").into_inner(), first);
+    let in_two_phases = whole(&gtid, vec![branch("north", "-5"), branch("south", "+5")]);
+    let (reason, ..) = crate::harness::refusal(client.commit(in_two_phases).await);
+    assert_eq!(reason, assent_proto::error::Reason::KeyReused, "another protocol is another request");
+    until("its end is in the log", async || {
+        let shown = shown(&coordinator, &gtid).await;
+        shown.state() == TransactionState::Committed && shown.protocol() == v1::Protocol::ThreePhase
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_participant_without_a_voter_is_told() {
+    let home = Home::new();
+    let coordinator = home.start().await;
+    let north = Citizen::new("north", 1);
+    let _north = north.join(&coordinator).await;
+    let _south = participant(&coordinator, "south", Manner::Willing).await;
+    let gtid = gtid();
+    let answer = transactions(&coordinator).await.commit(three_phases(&gtid)).await.expect("an outcome").into_inner();
+    let reason = answer.reason.clone().unwrap_or_default();
+    assert_eq!((answer.outcome(), reason.code.as_str()), (Outcome::Aborted, "VOTER_MISSING"), "{answer:?}");
+    assert_eq!(reason.participant, "south");
+    assert!(reason.message.contains("store"), "{}", reason.message);
+    assert!(!north.has_record(gtid.parse().expect("a gtid")), "nobody was asked to prepare");
+}
+
+#[tokio::test]
+async fn after_a_restart_in_the_middle_an_election_finds_the_outcome() {
+    let home = Home::new();
+    let coordinator = home.start().await;
+    let (north, south) = (Citizen::new("north", 1), Citizen::new("south", 2));
+    let sessions = (north.join(&coordinator).await, south.join(&coordinator).await);
+    north.is_deaf.store(true, SeqCst);
+    south.is_deaf.store(true, SeqCst);
+    let gtid = gtid();
+    let waiting = asked(&coordinator, &gtid).await;
+    agreeing(&coordinator, &gtid).await;
+    assert!(!waiting.is_finished(), "nobody is told before a quorum has accepted");
+    drop(sessions);
+    coordinator.shutdown().await.expect("stopped");
+    waiting.abort();
+
+    let coordinator = home.start().await;
+    agreeing(&coordinator, &gtid).await;
+    north.is_deaf.store(false, SeqCst);
+    // The log and one participant are a quorum of three; the log's report says that the commit was proposed.
+    let _north = north.join(&coordinator).await;
+    let id: Gtid = gtid.parse().expect("a gtid");
+    until("one has ended", async || north.ended(id) == Some(Decision::Commit)).await;
+    assert_eq!(shown(&coordinator, &gtid).await.state(), TransactionState::Committing);
+    let _south = south.join(&coordinator).await;
+    until("the other has too", async || south.ended(id) == Some(Decision::Commit)).await;
+    until("it has ended", async || shown(&coordinator, &gtid).await.state() == TransactionState::Committed).await;
+}
+
+#[tokio::test]
+async fn who_has_lost_its_state_is_named_and_does_not_count() {
+    let home = Home::new();
+    let coordinator = home.start().await;
+    let (north, south) = (Citizen::new("north", 1), Citizen::new("south", 2));
+    let sessions = (north.join(&coordinator).await, south.join(&coordinator).await);
+    north.is_deaf.store(true, SeqCst);
+    south.is_deaf.store(true, SeqCst);
+    let gtid = gtid();
+    let waiting = asked(&coordinator, &gtid).await;
+    agreeing(&coordinator, &gtid).await;
+    drop(sessions);
+    let (lost_north, lost_south) = (north.reborn(3), south.reborn(4));
+    let _sessions = (lost_north.join(&coordinator).await, lost_south.join(&coordinator).await);
+    until("the loss is named", async || {
+        let shown = shown(&coordinator, &gtid).await;
+        let errors: Vec<_> = shown.branches.iter().map(|branch| branch.last_error.as_str()).collect();
+        errors.iter().all(|error| error.contains("STATE_LOST")) && shown.waiting_for.contains("lost")
+    })
+    .await;
+    let id: Gtid = gtid.parse().expect("a gtid");
+    assert!(!waiting.is_finished() && lost_north.ended(id).is_none() && lost_south.ended(id).is_none());
+    waiting.abort();
+}

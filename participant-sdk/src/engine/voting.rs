@@ -1,0 +1,498 @@
+//! Branches of three-phase transactions: their machines, the own voter, and the peers.
+//!
+//! A branch's voter is asked by tasks, one question of a branch at a time and in order, for as long as its store is away. Whoever else asks the
+//! same voter, the coordinator or a peer, goes to the store beside that; the store's compare-and-set puts them in order, and the engine is
+//! told, so that its machine knows who is at work.
+//!
+//! A branch that is not in memory is met with what its voter's store has: another instance may have voted, or an earlier life of this one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use assent_proto::session::{FromClient, FromReplica, VoterPlace};
+use assent_proto::voter::PeerQuestion;
+use assent_protocol::branch::State;
+use assent_protocol::three_phase::participant::{Effect, Event, Timer};
+use assent_protocol::three_phase::{
+    Answer, Bar, Leader, NodeId, Participant, PeerAddress, Request, Roster, VoterName, VoterRecord, invariant,
+};
+use assent_protocol::two_phase::Vote;
+use assent_protocol::{Decision, Epoch, Gtid, Output};
+use rand::RngExt;
+use tokio::time::Instant;
+
+use super::branches::{Entry, Machine, effects_of, said};
+use super::link::Outbox;
+use super::{Done, Engine, Settings};
+use crate::error::ConnectError;
+use crate::voter::store::{Recalled, VoterStoreError};
+use crate::voter::{Asked, Overheard, OwnVoter, Peers};
+
+/// What the engine has of the participant's voter.
+pub(super) struct Voting {
+    own: Arc<OwnVoter>,
+    peers: Arc<Peers>,
+    address: PeerAddress,
+    coordinator: Option<String>,
+    /// Records to be deleted, each with the time when no message about its transaction is on its way any more.
+    forgotten: VecDeque<(Instant, Gtid)>,
+}
+
+/// What a task about a branch's voter came back with.
+pub(super) enum Answered {
+    /// The own voter, asked by this branch.
+    Own(Answer, Option<Roster>),
+    /// The own voter, asked by the coordinator.
+    Coordinator(Box<Overheard>),
+    /// Another voter.
+    Peer(VoterName, Answer),
+    /// The store, about a branch that was not in memory.
+    Store(Option<Box<VoterRecord>>),
+}
+
+/// How long a record is kept once it may go: longer than any question of a peer is under way. A late question would find a voter that has
+/// never voted.
+const FORGET_AFTER: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
+/// Records that are deleted at once.
+const FORGET_MAX: usize = 4_096;
+/// The bounds of the waits between attempts to reach the store.
+const STORE_RETRY_INITIAL: Duration = Duration::from_millis(50);
+const STORE_RETRY_MAX: Duration = Duration::from_secs(5);
+
+impl Voting {
+    /// Opens the voter's store, if the process has one.
+    pub(super) async fn open(settings: &Settings) -> Result<Option<Self>, ConnectError> {
+        let Some(voter) = &settings.voter else { return Ok(None) };
+        let me = settings.name.clone().filter(|_| settings.branches.is_some());
+        let me = me.ok_or(ConnectError::VoterWithoutParticipant)?;
+        let identity = voter.store.open(&me).await?;
+        Ok(Some(Self {
+            own: OwnVoter::new(me, identity.id, Arc::clone(&voter.store)),
+            peers: Peers::new(&settings.token),
+            address: voter.address.clone(),
+            coordinator: identity.coordinator,
+            forgotten: VecDeque::new(),
+        }))
+    }
+
+    /// Writes down whose votes these are.
+    pub(super) async fn bind(&self, coordinator: &str) -> Result<String, VoterStoreError> {
+        self.own.store().bind(coordinator).await?;
+        Ok(coordinator.to_owned())
+    }
+
+    /// What was voted and not forgotten.
+    pub(super) async fn records(&self) -> Result<Vec<VoterRecord>, VoterStoreError> {
+        self.own.store().all().await
+    }
+
+    /// The coordinator that it has met before.
+    pub(super) fn coordinator(&self) -> Option<&str> {
+        self.coordinator.as_deref()
+    }
+
+    pub(super) fn own(&self) -> Arc<OwnVoter> {
+        Arc::clone(&self.own)
+    }
+
+    pub(super) fn place(&self) -> VoterPlace {
+        VoterPlace { address: self.address.clone(), store: self.own.id() }
+    }
+
+    /// Deletes what is due. Cancelled, nothing is lost.
+    pub(super) async fn forgetting(voting: &mut Option<Self>) {
+        let Some(voting) = voting else { return std::future::pending().await };
+        let Some((due, _)) = voting.forgotten.front() else { return std::future::pending().await };
+        tokio::time::sleep_until(*due).await;
+        let now = Instant::now();
+        let count = voting.forgotten.iter().take(FORGET_MAX).take_while(|(due, _)| *due <= now).count();
+        let gtids: Vec<_> = voting.forgotten.drain(..count).map(|(_, gtid)| gtid).collect();
+        let store = Arc::clone(voting.own.store());
+        tokio::spawn(async move {
+            if let Err(error) = store.forget(gtids).await {
+                // They take room, and are met again at the next start.
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "records of ended transactions are not deleted"
+                );
+            }
+        });
+    }
+}
+
+impl Engine {
+    /// Found in the voter's store at the start.
+    pub(super) fn found_recorded(&mut self, record: &VoterRecord) {
+        // There is no session yet; what is to be said is asked for again.
+        let mut dropped = Outbox::default();
+        self.revive(&mut dropped, record);
+    }
+
+    /// A branch whose voter has a record takes its place in memory.
+    fn revive(&mut self, outbox: &mut Outbox, record: &VoterRecord) {
+        let Some(voting) = &self.voting else { return };
+        let me = voting.own.participant().clone();
+        let (machine, output) = Participant::recover(record, me, draw_node());
+        self.adopt(outbox, record.gtid, machine, Duration::ZERO, output);
+    }
+
+    /// A machine takes its place, in a two-phase one's if need be.
+    fn adopt(
+        &mut self,
+        outbox: &mut Outbox,
+        gtid: Gtid,
+        machine: Participant,
+        timeout: Duration,
+        output: Output<Effect>,
+    ) {
+        self.forget(gtid);
+        self.branches.entries.insert(gtid, Entry::new(Machine::ThreePhase(Box::new(machine)), timeout));
+        self.voting_output(outbox, gtid, output);
+    }
+
+    /// Takes what concerns three-phase transactions, and gives back every other order.
+    pub(super) fn voting_order(&mut self, outbox: &mut Outbox, order: FromReplica) -> Option<FromReplica> {
+        let is_met = |engine: &Self, gtid: &Gtid| engine.branches.entries.contains_key(gtid);
+        match order {
+            FromReplica::Prepare { gtid, roster: Some(_), .. } if self.voting.is_none() => {
+                let problem = "this instance has no voter; connect it with Builder::voter, or commit in two phases";
+                outbox.send(FromClient::Vote { gtid, vote: Vote::No(problem.to_owned()) });
+                None
+            }
+            FromReplica::Prepare { gtid, roster: Some(_), .. } if self.is_shutting_down && !is_met(self, &gtid) => None,
+            FromReplica::Prepare { gtid, roster: Some(_), .. }
+            | FromReplica::CommitBranch { gtid, .. }
+            | FromReplica::AbortBranch { gtid, .. }
+                if self.voting.is_some() && !is_met(self, &gtid) =>
+            {
+                self.meet_with_record(outbox, gtid, order);
+                None
+            }
+            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, roster: Some(roster), is_prepared, .. } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                let event = Event::PrepareOrdered { epoch, payload, roster, is_prepared };
+                self.prepare_with_roster(outbox, gtid, event, timeout);
+                None
+            }
+            FromReplica::CommitBranch { gtid, epoch } if self.is_voting(gtid) => {
+                self.voting_event(outbox, gtid, decided(epoch, Decision::Commit));
+                None
+            }
+            FromReplica::AbortBranch { gtid, epoch } if self.is_voting(gtid) => {
+                self.voting_event(outbox, gtid, decided(epoch, Decision::Abort));
+                None
+            }
+            FromReplica::AskVoter { gtid, request } => {
+                self.coordinator_asks(outbox, gtid, request);
+                None
+            }
+            FromReplica::LogAnswered { gtid, answer } => {
+                self.voting_event(outbox, gtid, Event::PeerAnswered { voter: VoterName::Log, answer });
+                None
+            }
+            FromReplica::AwaitDecision { gtid } => {
+                self.voting_event(outbox, gtid, Event::Waited);
+                None
+            }
+            FromReplica::ForgetVoter { gtid } => {
+                self.forget_voter(outbox, gtid);
+                None
+            }
+            other => Some(other),
+        }
+    }
+
+    fn is_voting(&self, gtid: Gtid) -> bool {
+        matches!(self.branches.entries.get(&gtid), Some(Entry { machine: Machine::ThreePhase(_), .. }))
+    }
+
+    // ---- meeting a branch -----------------------------------------------------------------------------------------------
+
+    /// An order about a branch that is not in memory: its voter's store knows whether it has voted.
+    fn meet_with_record(&mut self, outbox: &mut Outbox, gtid: Gtid, order: FromReplica) {
+        if let Some(orders) = self.branches.lookups.get_mut(&gtid) {
+            orders.push(order);
+            return;
+        }
+        let Some(voting) = &self.voting else { return };
+        match voting.own.store().recall(gtid) {
+            Recalled::Known(record) => self.met(outbox, record.map(|record| *record), vec![order]),
+            Recalled::Unknown => {
+                self.branches.lookups.insert(gtid, vec![order]);
+                let store = Arc::clone(voting.own.store());
+                self.spawn(gtid, async move {
+                    let record = until_it_answers(gtid, || store.load(gtid)).await;
+                    Some(Answered::Store(record.map(Box::new)))
+                });
+            }
+        }
+    }
+
+    /// What the store has is known: the orders are carried out.
+    fn met(&mut self, outbox: &mut Outbox, record: Option<VoterRecord>, orders: Vec<FromReplica>) {
+        if let Some(record) = &record
+            && !self.branches.entries.contains_key(&record.gtid)
+        {
+            self.revive(outbox, record);
+        }
+        for order in orders {
+            match order {
+                FromReplica::Prepare {
+                    gtid, epoch, payload, timeout_ms, roster: Some(roster), is_prepared, ..
+                } => {
+                    let timeout = Duration::from_millis(timeout_ms);
+                    let event = Event::PrepareOrdered { epoch, payload, roster, is_prepared };
+                    self.prepare_with_roster(outbox, gtid, event, timeout);
+                }
+                FromReplica::CommitBranch { gtid, epoch } if self.is_voting(gtid) => {
+                    self.voting_event(outbox, gtid, decided(epoch, Decision::Commit));
+                }
+                FromReplica::AbortBranch { gtid, epoch } if self.is_voting(gtid) => {
+                    self.voting_event(outbox, gtid, decided(epoch, Decision::Abort));
+                }
+                // It never voted here in three phases, and has nothing to keep.
+                other => self.two_phase_order(outbox, other),
+            }
+        }
+    }
+
+    fn prepare_with_roster(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event, timeout: Duration) {
+        let Some(voting) = &self.voting else { return };
+        let me = voting.own.participant().clone();
+        match self.branches.entries.get_mut(&gtid).map(|entry| (&entry.machine, &mut entry.timeout)) {
+            Some((Machine::ThreePhase(_), _)) => {}
+            // Prepared by the service itself, or found so, before anybody said that this is a three-phase transaction.
+            Some((Machine::TwoPhase(machine), _)) if machine.state() == State::InDoubt && machine.is_prepared() => {
+                let (machine, output) = Participant::prepared(gtid, me, draw_node());
+                self.adopt(outbox, gtid, machine, timeout, output);
+            }
+            Some((Machine::TwoPhase(_), _)) => return,
+            None => {
+                let (machine, output) = Participant::meet(gtid, me, draw_node(), None, event.clone());
+                #[cfg(debug_assertions)]
+                check(None, &event, &machine, &output);
+                return self.adopt(outbox, gtid, machine, timeout, output);
+            }
+        }
+        self.voting_event(outbox, gtid, event);
+    }
+
+    // ---- the machine ----------------------------------------------------------------------------------------------------
+
+    pub(super) fn voting_event(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event) {
+        let Some(Entry { machine: Machine::ThreePhase(machine), .. }) = self.branches.entries.get_mut(&gtid) else {
+            return;
+        };
+        #[cfg(debug_assertions)]
+        let checked = (machine.clone(), event.clone());
+        if event == Event::TimerFired(Timer::Round) {
+            tell_who_is_missing(gtid, machine);
+        }
+        let output = machine.handle(event);
+        #[cfg(debug_assertions)]
+        check(Some(&checked.0), &checked.1, machine, &output);
+        self.voting_output(outbox, gtid, output);
+    }
+
+    fn voting_output(&mut self, outbox: &mut Outbox, gtid: Gtid, output: Output<Effect>) {
+        for effect in effects_of(output) {
+            match effect {
+                Effect::Call(hook) => self.call_branch_hook(gtid, hook),
+                Effect::Send(message) => outbox.send(said(gtid, message)),
+                Effect::AskVoter(request) => {
+                    if let Some(entry) = self.branches.entries.get_mut(&gtid) {
+                        entry.asks.push_back(request);
+                    }
+                }
+                Effect::AskPeer { voter: VoterName::Log, request, .. } => {
+                    outbox.send(FromClient::AskLog { gtid, request });
+                }
+                Effect::AskPeer { voter, address: Some(address), request } => {
+                    self.ask_peer(gtid, voter, address, request);
+                }
+                Effect::AskPeer { address: None, .. } => {}
+                Effect::ForgetVoter => self.forget_later(gtid),
+                Effect::SetTimer { timer, after_ms, jitter_ms } => self.set_timer(gtid, timer, after_ms, jitter_ms),
+                Effect::CancelTimer(timer) => self.cancel_timer(gtid, timer),
+                Effect::Contradiction { doing } => {
+                    tracing::error!(%gtid, %doing, "somebody contradicts the outcome that is known; nothing was done");
+                }
+            }
+        }
+        self.ask_own_voter(gtid);
+        self.forget_if_ended(gtid);
+    }
+
+    // ---- the own voter --------------------------------------------------------------------------------------------------
+
+    /// Asks the next question, if none is under way.
+    fn ask_own_voter(&mut self, gtid: Gtid) {
+        let Some(voting) = &self.voting else { return };
+        let Some(entry) = self.branches.entries.get_mut(&gtid).filter(|entry| !entry.is_asking) else { return };
+        let Some(request) = entry.asks.pop_front() else { return };
+        entry.is_asking = true;
+        let own = Arc::clone(&voting.own);
+        self.spawn(gtid, async move {
+            let asked = until_it_answers(gtid, || own.ask(gtid, own.name(), request.clone())).await;
+            let Asked { answer, kept, .. } = asked;
+            Some(Answered::Own(answer, kept.and_then(|kept| kept.roster)))
+        });
+    }
+
+    /// The coordinator, or a replica that leads an election, asks the own voter.
+    fn coordinator_asks(&mut self, outbox: &mut Outbox, gtid: Gtid, request: Request) {
+        let Some(voting) = &self.voting else {
+            outbox.send(FromClient::VoterAnswered { gtid, answer: Answer::Barred(Bar::NotInRoster) });
+            return;
+        };
+        let own = Arc::clone(&voting.own);
+        self.spawn(gtid, async move {
+            match own.ask(gtid, &VoterName::Log, request.clone()).await {
+                Ok(asked) => Some(Answered::Coordinator(Box::new(Overheard { from: VoterName::Log, request, asked }))),
+                Err(error) => {
+                    tracing::warn!(%gtid, error = &error as &dyn std::error::Error, "the coordinator's question cannot be answered");
+                    None
+                }
+            }
+        });
+    }
+
+    pub(super) fn voting_answered(&mut self, outbox: &mut Outbox, gtid: Gtid, answered: Answered) {
+        match answered {
+            Answered::Own(answer, roster) => {
+                if let Some(entry) = self.branches.entries.get_mut(&gtid) {
+                    entry.is_asking = false;
+                }
+                self.voting_event(outbox, gtid, Event::VoterAnswered { answer, roster });
+                self.ask_own_voter(gtid);
+            }
+            Answered::Coordinator(overheard) => {
+                outbox.send(FromClient::VoterAnswered { gtid, answer: overheard.asked.answer });
+                self.voter_was_asked(outbox, gtid, *overheard);
+            }
+            Answered::Peer(voter, answer) => {
+                self.voting_event(outbox, gtid, Event::PeerAnswered { voter, answer });
+            }
+            Answered::Store(record) => {
+                let orders = self.branches.lookups.remove(&gtid).unwrap_or_default();
+                self.met(outbox, record.map(|record| *record), orders);
+            }
+        }
+    }
+
+    /// Somebody else has asked the own voter: the branch hears of it.
+    pub(super) fn voter_was_asked(&mut self, outbox: &mut Outbox, gtid: Gtid, overheard: Overheard) {
+        let Overheard { from, request, asked: Asked { answer, kept, has_changed } } = overheard;
+        let event = match (request, answer) {
+            (_, Answer::Barred(_)) => return,
+            (Request::Decided(decision), Answer::Ended(kept)) if decision == kept => {
+                Event::PeerDecided { from, decision: kept }
+            }
+            (Request::Join { ballot, .. } | Request::Propose { ballot, .. }, _) => Event::PeerSeen { ballot },
+            (Request::Decided(_) | Request::VoteYes { .. } | Request::VoteNo, _) => return,
+        };
+        if let Some(kept) = kept {
+            let is_undecided = kept.state.standing.decision().is_none();
+            let is_to_be_met = match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
+                // Another instance's branch, perhaps of one that is gone.
+                None => has_changed || is_undecided,
+                // Found prepared, and as it turns out it has not voted. A hook that runs is left to finish.
+                Some(Machine::TwoPhase(machine)) => has_changed && machine.state() == State::InDoubt,
+                Some(Machine::ThreePhase(_)) => false,
+            };
+            if is_to_be_met {
+                self.revive(outbox, &kept);
+            }
+        }
+        self.voting_event(outbox, gtid, event);
+    }
+
+    // ---- peers ------------------------------------------------------------------------------------------------------------
+
+    fn ask_peer(&mut self, gtid: Gtid, voter: VoterName, address: PeerAddress, request: Request) {
+        let Some(voting) = &self.voting else { return };
+        let peers = Arc::clone(&voting.peers);
+        let question = PeerQuestion { gtid, from: voting.own.participant().clone(), request };
+        self.spawn(gtid, async move {
+            let answer = peers.ask(&address, question).await?;
+            Some(Answered::Peer(voter, answer))
+        });
+    }
+
+    fn spawn(&self, gtid: Gtid, task: impl Future<Output = Option<Answered>> + Send + 'static) {
+        let finish = self.finish.clone();
+        tokio::spawn(async move {
+            let answered = tokio::select! {
+                answered = task => answered,
+                // The engine has ended, and with it whoever would hear the answer.
+                () = finish.closed() => None,
+            };
+            if let Some(answered) = answered {
+                finish.send(Done::Voting(gtid, answered)).ok();
+            }
+        });
+    }
+
+    // ---- the end ------------------------------------------------------------------------------------------------------------
+
+    /// Every branch of the transaction has ended.
+    fn forget_voter(&mut self, outbox: &mut Outbox, gtid: Gtid) {
+        if self.is_voting(gtid) {
+            self.voting_event(outbox, gtid, Event::Forgotten);
+        } else if !self.branches.entries.contains_key(&gtid) {
+            // It has ended and left memory.
+            self.forget_later(gtid);
+        }
+    }
+
+    fn forget_later(&mut self, gtid: Gtid) {
+        if let Some(voting) = &mut self.voting {
+            voting.forgotten.push_back((Instant::now() + FORGET_AFTER, gtid));
+        }
+    }
+}
+
+/// Asks a store until it answers.
+async fn until_it_answers<T, F>(gtid: Gtid, ask: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, VoterStoreError>>,
+{
+    let mut bound = STORE_RETRY_INITIAL;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                tracing::warn!(%gtid, error = &error as &dyn std::error::Error, "the voter's store fails; trying again");
+            }
+        }
+        let wait = bound.mul_f64(rand::rng().random_range(0.5..=1.0));
+        tokio::time::sleep(wait).await;
+        bound = (bound * 2).min(STORE_RETRY_MAX);
+    }
+}
+
+fn decided(epoch: Epoch, decision: Decision) -> Event {
+    Event::Decided { epoch, decision }
+}
+
+/// An election that fails again: whoever looks after this process has to know for whom it waits. The more seldom, the longer it lasts.
+fn tell_who_is_missing(gtid: Gtid, machine: &Participant) {
+    let failures = machine.leader().map_or(0, Leader::failures);
+    if failures > 0 && failures.is_power_of_two() {
+        let waiting_for = machine.waiting_for();
+        tracing::warn!(%gtid, elections = failures, waiting_for, "in doubt, and too few voters answer to end it; trying again");
+    }
+}
+
+/// For one machine alone.
+fn draw_node() -> NodeId {
+    NodeId(rand::random())
+}
+
+#[cfg(debug_assertions)]
+fn check(before: Option<&Participant>, event: &Event, after: &Participant, output: &Output<Effect>) {
+    if let Err(violation) = invariant::check_participant(before, event, after, output) {
+        panic!("{violation}: {event:?} on {before:?}");
+    }
+}

@@ -1,0 +1,378 @@
+//! A voter's state in a local file.
+//!
+//! The file is a [journal](crate::journal) of its own kind: records that replace one another, and a label with the store's identity. A
+//! record's payload begins with its state, in a fixed form, so that "replace this state" can be said by its first bytes alone.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
+use assent_protocol::{Gtid, ParticipantName};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::store::{Identity, Kept, Recalled, Store, VoterStoreError, durable};
+use crate::journal::{Change, JournalFile, Kind, Verdict};
+
+/// A voter's state in a local file, for participants whose data is not in Postgres.
+///
+/// One process has it open at a time. Votes at the same time share a flush; a file that a crash has cut short is mended when it is opened. A
+/// clone is the same store.
+#[derive(Clone, Debug)]
+pub struct FileVoters {
+    file: JournalFile,
+    owner: Arc<OnceLock<ParticipantName>>,
+    /// What stands behind the states, as read or written before: it is the same in nearly all records of a transaction.
+    rests: Arc<Mutex<HashMap<Gtid, Rest>>>,
+}
+
+/// The label: the store's identity, and the coordinator's id behind it.
+const STORE_ID_BYTES: usize = 16;
+
+impl FileVoters {
+    /// Opens the file at a path, or creates it there with an identity of its own. The directory must exist.
+    ///
+    /// # Errors
+    /// [`VoterStoreError::File`] if the file is in use, damaged, or something else.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, VoterStoreError> {
+        let file = JournalFile::open(Kind::Voters, path.as_ref()).await?;
+        if file.label().is_empty() {
+            file.append(Change::Labelled(label(StoreId(rand::random()), ""))).await?;
+        }
+        Ok(Self { file, owner: Arc::default(), rests: Arc::default() })
+    }
+
+    fn identity(&self) -> Identity {
+        let label = self.file.label();
+        // The label was written by `open`, with a checksum.
+        let (id, coordinator) = label.split_at(STORE_ID_BYTES.min(label.len()));
+        let id = StoreId(u128::from_be_bytes(id.try_into().unwrap_or_default()));
+        let coordinator = String::from_utf8_lossy(coordinator).into_owned();
+        Identity { id, coordinator: (!coordinator.is_empty()).then_some(coordinator) }
+    }
+
+    fn read(&self, gtid: Gtid) -> Result<Option<VoterRecord>, VoterStoreError> {
+        let Some(payload) = self.file.payload(gtid) else { return Ok(None) };
+        let known = self.rests().get(&gtid).cloned();
+        let record = match known {
+            Some(rest) if payload.get(STATE_BYTES..) == Some(&rest.bytes) => rest.record(gtid, &payload)?,
+            Some(_) | None => decode(gtid, &payload)?,
+        };
+        Ok(Some(record))
+    }
+
+    fn rests(&self) -> MutexGuard<'_, HashMap<Gtid, Rest>> {
+        // A map is whole after every insertion and removal.
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The payload of a record, whose rest is remembered until the record is deleted.
+    fn encode(&self, record: &VoterRecord) -> Bytes {
+        let mut rests = self.rests();
+        let rest = match rests.get(&record.gtid) {
+            Some(rest) if rest.is_of(record) => rest,
+            Some(_) | None => rests.entry(record.gtid).insert_entry(Rest::of(record)).into_mut(),
+        };
+        rest.payload(&record.state)
+    }
+
+    fn records(&self) -> Result<Vec<VoterRecord>, VoterStoreError> {
+        self.file.all().into_iter().map(|(gtid, payload)| decode(gtid, &payload)).collect()
+    }
+
+    fn claim(&self, me: &ParticipantName) -> Result<Identity, VoterStoreError> {
+        let mine = VoterName::Participant(me.clone());
+        let stranger = self.records()?.into_iter().map(|record| record.voter).find(|voter| *voter != mine);
+        let owner =
+            stranger.map_or_else(|| self.owner.get_or_init(|| me.clone()).to_string(), |voter| voter.to_string());
+        if owner != me.as_str() {
+            return Err(VoterStoreError::OtherParticipant { owner, asked: me.clone() });
+        }
+        Ok(self.identity())
+    }
+}
+
+impl Store for FileVoters {
+    fn open(&self, me: &ParticipantName) -> BoxFuture<'_, Result<Identity, VoterStoreError>> {
+        let claimed = self.claim(me);
+        async move { claimed }.boxed()
+    }
+
+    fn bind(&self, coordinator: &str) -> BoxFuture<'_, Result<(), VoterStoreError>> {
+        let Identity { id, coordinator: bound } = self.identity();
+        let coordinator = coordinator.to_owned();
+        async move {
+            match bound {
+                Some(bound) if bound == coordinator => Ok(()),
+                Some(bound) => Err(VoterStoreError::OtherCoordinator { bound, found: coordinator }),
+                None => {
+                    self.file.append(Change::Labelled(label(id, &coordinator))).await?;
+                    Ok(())
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn recall(&self, gtid: Gtid) -> Recalled {
+        match self.read(gtid) {
+            Ok(record) => Recalled::Known(record.map(Box::new)),
+            // Whoever loads it is told what is wrong.
+            Err(_) => Recalled::Unknown,
+        }
+    }
+
+    fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>> {
+        async move { self.read(gtid) }.boxed()
+    }
+
+    fn append(&self, record: VoterRecord) -> BoxFuture<'_, Result<Kept, VoterStoreError>> {
+        async move {
+            let gtid = record.gtid;
+            let beginning = record.before.map(|before| beginning(&before).freeze());
+            let payload = self.encode(&record);
+            match self.file.append(Change::Replaced { gtid, beginning, payload }).await? {
+                Verdict::Written => Ok(durable(gtid)),
+                Verdict::Overtaken => Ok(Kept::Overtaken),
+            }
+        }
+        .boxed()
+    }
+
+    fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {
+        async move {
+            // What is decided stays so: nobody comes in between.
+            let may_go = |gtid: &Gtid| {
+                let record = self.read(*gtid).ok().flatten();
+                record.is_some_and(|record| record.state.standing.decision().is_some())
+            };
+            let gtids: Vec<Gtid> = gtids.into_iter().filter(may_go).collect();
+            let ends = gtids.iter().map(|gtid| self.file.append(Change::Ended(*gtid)));
+            futures::future::try_join_all(ends).await?;
+            let mut rests = self.rests();
+            for gtid in gtids {
+                rests.remove(&gtid);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn all(&self) -> BoxFuture<'_, Result<Vec<VoterRecord>, VoterStoreError>> {
+        async move { self.records() }.boxed()
+    }
+}
+
+fn label(id: StoreId, coordinator: &str) -> Bytes {
+    [&id.0.to_be_bytes()[..], coordinator.as_bytes()].concat().into()
+}
+
+// ---- a record's payload ------------------------------------------------------------------------------------------------
+
+/// What stands behind the state, and its JSON.
+#[derive(Clone, Debug)]
+struct Rest {
+    voter: VoterName,
+    roster: Option<Roster>,
+    is_read_only: bool,
+    bytes: Bytes,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Written<V, R> {
+    voter: V,
+    roster: R,
+    is_read_only: bool,
+}
+
+impl Rest {
+    fn of(record: &VoterRecord) -> Self {
+        let VoterRecord { voter, roster, is_read_only, .. } = record.clone();
+        let written = Written { voter: &voter, roster: &roster, is_read_only };
+        // Names, numbers and addresses: there is nothing in it that JSON could refuse.
+        let bytes = serde_json::to_vec(&written).expect("a voter's record is written as JSON").into();
+        Self { voter, roster, is_read_only, bytes }
+    }
+
+    fn is_of(&self, record: &VoterRecord) -> bool {
+        self.is_read_only == record.is_read_only && self.voter == record.voter && self.roster == record.roster
+    }
+
+    fn payload(&self, state: &VoterState) -> Bytes {
+        let mut payload = beginning(state);
+        payload.extend_from_slice(&self.bytes);
+        payload.freeze()
+    }
+
+    fn record(self, gtid: Gtid, payload: &[u8]) -> Result<VoterRecord, VoterStoreError> {
+        let state = state(gtid, payload)?;
+        let Self { voter, roster, is_read_only, .. } = self;
+        Ok(VoterRecord { gtid, voter, roster, is_read_only, state, before: None })
+    }
+}
+
+const BALLOT_BYTES: usize = 8 + 16;
+/// Standing, last ballot joined, whether one was accepted, and which.
+const STATE_BYTES: usize = 1 + BALLOT_BYTES + 1 + BALLOT_BYTES;
+
+const STANDINGS: [Standing; 5] =
+    [Standing::Waiting, Standing::PreCommitted, Standing::PreAborted, Standing::Committed, Standing::Aborted];
+
+fn standing_number(standing: Standing) -> u8 {
+    match standing {
+        Standing::Waiting => 0,
+        Standing::PreCommitted => 1,
+        Standing::PreAborted => 2,
+        Standing::Committed => 3,
+        Standing::Aborted => 4,
+    }
+}
+
+/// What the payload of a record in this state begins with.
+fn beginning(state: &VoterState) -> BytesMut {
+    let mut bytes = BytesMut::with_capacity(STATE_BYTES);
+    let mut put_ballot = |ballot: Ballot, first: u8| {
+        bytes.put_u8(first);
+        bytes.put_u64(ballot.round);
+        bytes.put_u128(ballot.node.0);
+    };
+    put_ballot(state.joined, standing_number(state.standing));
+    match state.accepted {
+        Some(accepted) => put_ballot(accepted, 1),
+        None => put_ballot(Ballot { round: 0, node: NodeId(0) }, 0),
+    }
+    bytes
+}
+
+/// The state that a payload begins with.
+fn state(gtid: Gtid, payload: &[u8]) -> Result<VoterState, VoterStoreError> {
+    let unreadable = |problem: String| VoterStoreError::Unreadable { gtid, problem };
+    let state = payload.get(..STATE_BYTES).ok_or_else(|| unreadable("it is too short".to_owned()))?;
+    let (joined, accepted) = state.split_at(1 + BALLOT_BYTES);
+    let standing = STANDINGS.get(usize::from(joined[0])).copied();
+    Ok(VoterState {
+        standing: standing.ok_or_else(|| unreadable(format!("standing {} is none", joined[0])))?,
+        joined: ballot(&joined[1..]),
+        accepted: (accepted[0] == 1).then(|| ballot(&accepted[1..])),
+    })
+}
+
+fn decode(gtid: Gtid, payload: &[u8]) -> Result<VoterRecord, VoterStoreError> {
+    let unreadable = |problem: String| VoterStoreError::Unreadable { gtid, problem };
+    let state = state(gtid, payload)?;
+    let written: Written<VoterName, Option<Roster>> =
+        serde_json::from_slice(&payload[STATE_BYTES..]).map_err(|error| unreadable(error.to_string()))?;
+    let Written { voter, roster, is_read_only } = written;
+    Ok(VoterRecord { gtid, voter, roster, is_read_only, state, before: None })
+}
+
+fn ballot(mut bytes: &[u8]) -> Ballot {
+    use bytes::Buf as _;
+    Ballot { round: bytes.get_u64(), node: NodeId(bytes.get_u128()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use assent_protocol::three_phase::Seat;
+
+    use super::*;
+
+    fn gtid() -> Gtid {
+        Gtid::new(uuid::Uuid::now_v7()).expect("version 7")
+    }
+
+    fn name(text: &str) -> ParticipantName {
+        text.parse().expect("a name")
+    }
+
+    fn record(gtid: Gtid, state: VoterState, before: Option<VoterState>) -> VoterRecord {
+        let seat = Seat {
+            participant: name("bank-a"),
+            address: "http://127.0.0.1:7421".parse().expect("an address"),
+            store: StoreId(u128::MAX - 1),
+        };
+        let roster = Some(Roster::new(vec![seat], StoreId(7)).expect("a roster"));
+        let voter = VoterName::Participant(name("bank-a"));
+        VoterRecord { gtid, voter, roster, is_read_only: true, state, before }
+    }
+
+    const HIGH: Ballot = Ballot { round: u64::MAX - 1, node: NodeId(u128::MAX) };
+    const JOINED: VoterState = VoterState { standing: Standing::Waiting, joined: HIGH, accepted: None };
+    const ACCEPTED: VoterState = VoterState { standing: Standing::PreAborted, joined: HIGH, accepted: Some(HIGH) };
+    const ENDED: VoterState = VoterState { standing: Standing::Aborted, ..ACCEPTED };
+
+    async fn kept(voters: &FileVoters, record: VoterRecord) -> bool {
+        match voters.append(record).await.expect("written") {
+            Kept::Durable(_) => true,
+            Kept::Overtaken => false,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for state in [VoterState::WAITING, VoterState::ATTEMPTED, VoterState::REFUSED, JOINED, ACCEPTED, ENDED] {
+            let record = record(gtid(), state, None);
+            assert_eq!(decode(record.gtid, &Rest::of(&record).payload(&record.state)).expect("reads"), record);
+            let refused = VoterRecord { roster: None, is_read_only: false, ..record };
+            assert_eq!(decode(refused.gtid, &Rest::of(&refused).payload(&refused.state)).expect("reads"), refused);
+        }
+        decode(gtid(), b"short").expect_err("too short");
+        decode(gtid(), &[9; STATE_BYTES + 2]).expect_err("no standing");
+    }
+
+    #[tokio::test]
+    async fn it_does_what_every_store_does() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let voters = FileVoters::open(directory.path().join("voters")).await.expect("opens");
+        super::super::conformance::run(async || voters.clone()).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_is_there_when_it_is_opened_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("voters");
+        let gtid = gtid();
+        let voters = FileVoters::open(&path).await.expect("opens");
+        let identity = Store::open(&voters, &name("bank-a")).await.expect("claimed");
+        assert!(kept(&voters, record(gtid, VoterState::WAITING, None)).await);
+        assert!(kept(&voters, record(gtid, ACCEPTED, Some(VoterState::WAITING))).await);
+        drop(voters);
+        let voters = FileVoters::open(&path).await.expect("opens again");
+        assert_eq!(Store::open(&voters, &name("bank-a")).await.expect("claimed"), identity);
+        assert_eq!(voters.all().await.expect("reads"), [record(gtid, ACCEPTED, None)]);
+        assert!(kept(&voters, record(gtid, ENDED, Some(ACCEPTED))).await);
+        voters.forget(vec![gtid]).await.expect("done");
+        drop(voters);
+        let voters = FileVoters::open(&path).await.expect("opens again");
+        assert_eq!(voters.all().await.expect("reads"), []);
+    }
+
+    #[tokio::test]
+    async fn a_file_belongs_to_one_participant_and_one_coordinator() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("voters");
+        let voters = FileVoters::open(&path).await.expect("opens");
+        let identity = Store::open(&voters, &name("bank-a")).await.expect("claimed");
+        assert_eq!(identity.coordinator, None);
+        voters.bind("one").await.expect("bound");
+        assert!(kept(&voters, record(gtid(), VoterState::WAITING, None)).await);
+        drop(voters);
+        let voters = FileVoters::open(&path).await.expect("opens again");
+        let error = Store::open(&voters, &name("bank-b")).await.expect_err("it has bank-a's votes");
+        assert!(matches!(error, VoterStoreError::OtherParticipant { .. }), "{error}");
+        let again = Store::open(&voters, &name("bank-a")).await.expect("claimed");
+        assert_eq!(again, Identity { coordinator: Some("one".into()), ..identity });
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_made_anew_has_another_identity() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("voters");
+        let first = FileVoters::open(&path).await.expect("opens").identity();
+        std::fs::remove_file(&path).expect("removed");
+        assert_ne!(FileVoters::open(&path).await.expect("opens").identity().id, first.id);
+        crate::journal::Journal::open(&path).await.expect_err("it is no journal");
+    }
+}

@@ -1,0 +1,178 @@
+//! Peers: the service that answers theirs, and the calls that reach them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use assent_proto::error::Reason;
+use assent_proto::session::Refused;
+use assent_proto::v1::peer_service_client::PeerServiceClient;
+use assent_proto::v1::peer_service_server;
+use assent_proto::v1::{AskRequest, AskResponse};
+use assent_proto::voter::PeerQuestion;
+use assent_protocol::three_phase::{Answer, PeerAddress, VoterName};
+use tokio::sync::{Semaphore, mpsc};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use super::own::{Overheard, OwnVoter};
+use crate::engine::Command;
+
+// ---- answering ------------------------------------------------------------------------------------------------------------
+
+/// Answers the peers of a participant's voter: the gRPC service `assent.v1.PeerService`. Made by
+/// [`Assent::peer_service`](crate::Assent::peer_service).
+///
+/// It needs no coordinator. What it answers is durable; and whoever asks has to show the coordinator's token, if there is one, and be in the
+/// transaction's roster.
+#[derive(Clone)]
+pub struct PeerService {
+    voter: Arc<OwnVoter>,
+    token: String,
+    /// Weak: a service that is mounted for ever does not keep the session open.
+    engine: mpsc::WeakSender<Command>,
+}
+
+impl PeerService {
+    pub(crate) fn new(voter: Arc<OwnVoter>, token: String, engine: mpsc::WeakSender<Command>) -> Self {
+        Self { voter, token, engine }
+    }
+
+    fn authenticate(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        if self.token.is_empty() {
+            return Ok(());
+        }
+        let shown = metadata.get("authorization").and_then(|shown| shown.as_bytes().strip_prefix(b"Bearer "));
+        if shown.is_some_and(|shown| is_same(shown, self.token.as_bytes())) {
+            return Ok(());
+        }
+        let message =
+            "a peer shows the coordinator's token, as `authorization: Bearer TOKEN`; give it to the peer's builder";
+        Err(Reason::Unauthenticated.status(message))
+    }
+}
+
+#[tonic::async_trait]
+impl peer_service_server::PeerService for PeerService {
+    async fn ask(&self, asked: Request<AskRequest>) -> Result<Response<AskResponse>, Status> {
+        self.authenticate(asked.metadata())?;
+        let question = PeerQuestion::try_from(asked.into_inner()).map_err(Refused::from)?;
+        let PeerQuestion { gtid, from, request } = question;
+        let from = VoterName::Participant(from);
+        // It runs to its end although the peer hangs up: the engine has to hear of what has changed.
+        let (voter, engine) = (Arc::clone(&self.voter), self.engine.clone());
+        let answered = tokio::spawn(async move {
+            let asked = voter.ask(gtid, &from, request.clone()).await?;
+            let answer = asked.answer;
+            if let Some(engine) = engine.upgrade() {
+                // An engine that has ended has nothing to do about it; the next start finds the record.
+                let overheard = Box::new(Overheard { from, request, asked });
+                engine.send(Command::VoterWasAsked { gtid, overheard }).await.ok();
+            }
+            Ok::<_, super::VoterStoreError>(answer)
+        });
+        match answered.await {
+            Ok(Ok(answer)) => Ok(Response::new(AskResponse { answer: Some(answer.into()) })),
+            Ok(Err(error)) => {
+                tracing::warn!(%gtid, error = &error as &dyn std::error::Error, "a peer's question cannot be answered");
+                Err(Status::unavailable("the voter's store does not answer; ask again"))
+            }
+            Err(_) => Err(Status::unavailable("this process is shutting down; ask again")),
+        }
+    }
+}
+
+impl fmt::Debug for PeerService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerService").field("participant", self.voter.participant()).finish_non_exhaustive()
+    }
+}
+
+/// In a time that depends on the lengths only.
+fn is_same(shown: &[u8], token: &[u8]) -> bool {
+    shown.len() == token.len() && shown.iter().zip(token).fold(0, |all, (one, other)| all | (one ^ other)) == 0
+}
+
+// ---- asking ---------------------------------------------------------------------------------------------------------------
+
+/// How long a peer may take to accept a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// How long it may take to answer. Later its answer is to a ballot that has been given up.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Questions that are under way at a time; more are dropped, as the network drops some, and asked again under a higher ballot.
+const QUESTIONS_MAX: usize = 4_096;
+/// Peers whose channels are kept.
+const CHANNELS_MAX: usize = 1_024;
+
+/// The peers of a participant, at the addresses of its rosters.
+pub(crate) struct Peers {
+    bearer: Option<MetadataValue<Ascii>>,
+    channels: Mutex<HashMap<PeerAddress, Channel>>,
+    places: Semaphore,
+}
+
+impl Peers {
+    pub(crate) fn new(token: &str) -> Arc<Self> {
+        let bearer = (!token.is_empty()).then(|| format!("Bearer {token}").parse().ok()).flatten();
+        Arc::new(Self { bearer, channels: Mutex::default(), places: Semaphore::new(QUESTIONS_MAX) })
+    }
+
+    /// Asks a peer. Whatever goes wrong is no answer.
+    pub(crate) async fn ask(&self, address: &PeerAddress, question: PeerQuestion) -> Option<Answer> {
+        let _place = self.places.try_acquire().ok()?;
+        let gtid = question.gtid;
+        match self.try_to_ask(address, question).await {
+            Ok(answer) => Some(answer),
+            Err(problem) => {
+                tracing::debug!(%gtid, %address, problem, "a peer did not answer");
+                None
+            }
+        }
+    }
+
+    async fn try_to_ask(&self, address: &PeerAddress, question: PeerQuestion) -> Result<Answer, String> {
+        let channel = self.channel(address).map_err(|error| error.to_string())?;
+        let mut request = Request::new(AskRequest::from(question));
+        request.set_timeout(ANSWER_MAX);
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
+        let mut client = PeerServiceClient::new(channel);
+        let response = tokio::time::timeout(ANSWER_MAX, client.ask(request))
+            .await
+            .map_err(|_| "no answer in time".to_owned())?
+            .map_err(|status| status.to_string())?;
+        let answer = response.into_inner().answer.ok_or("it said nothing")?;
+        Answer::try_from(answer).map_err(|malformed| malformed.to_string())
+    }
+
+    fn channel(&self, address: &PeerAddress) -> Result<Channel, tonic::transport::Error> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        // Connects when it is used, and again when it broke.
+        let channel =
+            Endpoint::from_shared(address.to_string())?.connect_timeout(CONNECT_MAX).tcp_nodelay(true).connect_lazy();
+        if channels.len() >= CHANNELS_MAX {
+            channels.clear();
+        }
+        channels.insert(address.clone(), channel.clone());
+        Ok(channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_the_same_or_it_is_not() {
+        assert!(is_same(b"secret", b"secret"));
+        for other in [&b""[..], b"secre", b"secret1", b"Secret"] {
+            assert!(!is_same(other, b"secret"));
+        }
+    }
+}

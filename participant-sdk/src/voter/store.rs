@@ -1,0 +1,142 @@
+//! What a voter's store does, whatever it is made of.
+
+use std::sync::Arc;
+
+use assent_protocol::three_phase::{StoreId, VoterRecord};
+use assent_protocol::{Durable, Gtid, ParticipantName};
+use futures::future::BoxFuture;
+
+use crate::journal::JournalError;
+use crate::participant::BoxError;
+
+/// Where a participant's voter keeps its state: [`FileVoters`](super::FileVoters), or `postgres::PostgresVoters`.
+///
+/// Others cannot be added: a store's word is what makes a vote durable, and every answer of the voter waits for it.
+pub trait VoterStore: sealed::Store {}
+
+impl<S: sealed::Store> VoterStore for S {}
+
+/// A store could not do its part. What was to be written may or may not be there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VoterStoreError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] JournalError),
+    /// The database.
+    #[error("the voters' table cannot be used to {doing}")]
+    Database {
+        /// What was attempted.
+        doing: &'static str,
+        /// What the database or the connection said.
+        source: BoxError,
+    },
+    /// The table is not there, or not as it should be.
+    #[error(
+        "the tables of the voters are missing or unfit: run PostgresVoters::install, or the statements of PostgresVoters::schema"
+    )]
+    Table(#[source] BoxError),
+    /// The database answers before it has flushed.
+    #[error(
+        "synchronous_commit is off for the voters' connection: a vote could be lost after it was told; switch it on for this role"
+    )]
+    NotFlushed,
+    /// A record does not read.
+    #[error(
+        "the voter's record of {gtid} does not read: {problem}; restore the store, or resolve the transaction by hand"
+    )]
+    Unreadable {
+        /// Whose.
+        gtid: Gtid,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A store belongs to one coordinator.
+    #[error(
+        "the store has the votes of coordinator {bound}, and {found} answers; give each coordinator a store of its own"
+    )]
+    OtherCoordinator {
+        /// Whose votes it has.
+        bound: String,
+        /// Who was dialled.
+        found: String,
+    },
+    /// A store that is open belongs to one participant, and a file for good.
+    #[error("the store has the votes of {owner}, and {asked} was to use it; give each participant a store of its own")]
+    OtherParticipant {
+        /// Whose votes it has.
+        owner: String,
+        /// Who was to use it.
+        asked: ParticipantName,
+    },
+}
+
+/// What a store says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Drawn when it was made.
+    pub(crate) id: StoreId,
+    /// The id of the coordinator whose votes it has, once it has met one.
+    pub(crate) coordinator: Option<String>,
+}
+
+/// What a store knows of a record without a look at the disk or the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recalled {
+    /// This is what there is, or was a moment ago. A record that is gone since, or a later state of it, is found out by whoever appends.
+    Known(Option<Box<VoterRecord>>),
+    /// It has to look.
+    Unknown,
+}
+
+/// What became of an append.
+#[derive(Debug)]
+pub enum Kept {
+    /// It is on stable storage.
+    Durable(Durable),
+    /// Something else stood there than [`VoterRecord::before`] says. Nothing has changed: load, and start over.
+    Overtaken,
+}
+
+pub(crate) mod sealed {
+    use super::*;
+
+    /// See [`VoterStore`](super::VoterStore).
+    pub trait Store: Send + Sync + 'static {
+        /// Gets ready to keep a participant's records.
+        fn open(&self, me: &ParticipantName) -> BoxFuture<'_, Result<Identity, VoterStoreError>>;
+
+        /// Writes down whose coordinator's votes these are.
+        fn bind(&self, coordinator: &str) -> BoxFuture<'_, Result<(), VoterStoreError>>;
+
+        /// What it knows at once.
+        fn recall(&self, gtid: Gtid) -> Recalled;
+
+        /// What stands in the store.
+        fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>>;
+
+        /// Makes a record durable, if what stands there is [`VoterRecord::before`].
+        fn append(&self, record: VoterRecord) -> BoxFuture<'_, Result<Kept, VoterStoreError>>;
+
+        /// Deletes records, as far as they [may be](assent_protocol::three_phase::Voter::may_be_forgotten).
+        fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>>;
+
+        /// All records, the oldest transaction first.
+        fn all(&self) -> BoxFuture<'_, Result<Vec<VoterRecord>, VoterStoreError>>;
+    }
+}
+
+pub(crate) use sealed::Store;
+
+/// A store of any kind.
+pub(crate) type AnyStore = Arc<dyn Store>;
+
+/// The receipt for a record that the storage has confirmed.
+pub(crate) fn durable(gtid: Gtid) -> Kept {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is where the voters' stores give their word, after the storage gave its own"
+    )]
+    let receipt = Durable::attest(gtid);
+    Kept::Durable(receipt)
+}

@@ -1,0 +1,382 @@
+//! The engine with a scripted coordinator over a real socket, and peers over real sockets.
+
+mod hub;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use assent_proto::session::{FromClient, FromReplica};
+use assent_proto::v1::peer_service_client::PeerServiceClient;
+use assent_proto::voter::PeerQuestion;
+use assent_protocol::three_phase::{
+    Answer, Ballot, Bar, NodeId, Proposal, Request, Roster, Seat, Standing, StoreId, VoterRecord,
+};
+use assent_protocol::two_phase::Vote as Verdict;
+use assent_protocol::{Decision, Epoch, Gtid, ParticipantName};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use super::store::{Identity, Kept, Recalled, Store};
+use super::{FileVoters, VoterStoreError};
+use crate::assent::mint;
+use crate::{Assent, BoxError, Branch, Coordinator, Participant, Vote};
+use hub::Hub;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const EPOCH: Epoch = Epoch(1);
+
+/// A resource that survives its process.
+#[derive(Clone, Debug, Default)]
+struct Resource {
+    prepared: Arc<Mutex<HashSet<Gtid>>>,
+    ended: Arc<Mutex<BTreeMap<Gtid, Decision>>>,
+}
+
+impl Resource {
+    fn end(&self, gtid: Gtid, decision: Decision) {
+        self.prepared.lock().expect("no panic").remove(&gtid);
+        let before = self.ended.lock().expect("no panic").insert(gtid, decision);
+        assert!(before.is_none_or(|before| before == decision), "{gtid} ended twice, and differently");
+    }
+
+    fn ended(&self, gtid: Gtid) -> Option<Decision> {
+        self.ended.lock().expect("no panic").get(&gtid).copied()
+    }
+}
+
+impl Participant for Resource {
+    async fn prepare(&self, branch: &Branch) -> Result<Vote, BoxError> {
+        self.prepared.lock().expect("no panic").insert(branch.gtid());
+        Ok(Vote::Yes)
+    }
+    async fn commit(&self, branch: &Branch) -> Result<(), BoxError> {
+        self.end(branch.gtid(), Decision::Commit);
+        Ok(())
+    }
+    async fn abort(&self, branch: &Branch) -> Result<(), BoxError> {
+        self.end(branch.gtid(), Decision::Abort);
+        Ok(())
+    }
+    async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<Gtid>, BoxError> {
+        Ok(self.prepared.lock().expect("no panic").iter().copied().collect())
+    }
+}
+
+/// A participant that can be restarted: its port, its file and its resource stay.
+struct Site {
+    name: ParticipantName,
+    address: String,
+    listen: std::net::SocketAddr,
+    file: PathBuf,
+    token: &'static str,
+    resource: Resource,
+    assent: Option<Assent>,
+}
+
+impl Site {
+    async fn start(name: &str, directory: &Path, hub: &str, token: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listen = listener.local_addr().expect("bound");
+        let mut site = Self {
+            name: name.parse().expect("a name"),
+            address: format!("http://{listen}"),
+            listen,
+            file: directory.join(name),
+            token,
+            resource: Resource::default(),
+            assent: None,
+        };
+        site.join(hub, listener).await;
+        site
+    }
+
+    async fn join(&mut self, hub: &str, listener: TcpListener) {
+        let voters = FileVoters::open(&self.file).await.expect("opens");
+        let assent = Assent::dial(hub)
+            .token(self.token)
+            .participant(self.name.as_str(), self.resource.clone())
+            .voter(voters, &self.address)
+            .connect()
+            .await
+            .expect("joins");
+        tokio::spawn(assent.serve_peers(listener).expect("it has a voter"));
+        self.assent = Some(assent);
+    }
+
+    /// Ends the process, so to say, and starts it again.
+    async fn restart(&mut self, hub: &str) {
+        self.stop().await;
+        let listener = loop {
+            match TcpListener::bind(self.listen).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        self.join(hub, listener).await;
+    }
+
+    async fn stop(&mut self) {
+        if let Some(assent) = self.assent.take() {
+            assent.shutdown().await;
+        }
+    }
+
+    fn store_id(&self) -> StoreId {
+        let shared = self.assent.as_ref().expect("it runs").voter().expect("it has a voter");
+        shared.id()
+    }
+
+    fn seat(&self) -> Seat {
+        let address = self.address.parse().expect("an address");
+        Seat { participant: self.name.clone(), address, store: self.store_id() }
+    }
+}
+
+fn roster(sites: &[&Site]) -> Roster {
+    Roster::new(sites.iter().map(|site| site.seat()).collect(), StoreId(7)).expect("a roster")
+}
+
+fn prepare(gtid: Gtid, roster: &Roster) -> FromReplica {
+    FromReplica::Prepare {
+        gtid,
+        epoch: EPOCH,
+        payload: bytes::Bytes::new(),
+        timeout_ms: 10_000,
+        one_phase: false,
+        roster: Some(roster.clone()),
+        is_prepared: false,
+    }
+}
+
+fn is_yes(message: &FromClient, of: Gtid) -> bool {
+    matches!(message, FromClient::Vote { gtid, vote: Verdict::Yes } if *gtid == of)
+}
+
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"));
+}
+
+/// A store that waits for leave before it writes.
+struct Gated {
+    store: FileVoters,
+    was_asked: Arc<AtomicBool>,
+    gate: Arc<Notify>,
+}
+
+impl Store for Gated {
+    fn open(&self, me: &ParticipantName) -> BoxFuture<'_, Result<Identity, VoterStoreError>> {
+        self.store.open(me)
+    }
+    fn bind(&self, coordinator: &str) -> BoxFuture<'_, Result<(), VoterStoreError>> {
+        self.store.bind(coordinator)
+    }
+    fn recall(&self, _gtid: Gtid) -> Recalled {
+        Recalled::Unknown
+    }
+    fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>> {
+        self.store.load(gtid)
+    }
+    fn append(&self, record: VoterRecord) -> BoxFuture<'_, Result<Kept, VoterStoreError>> {
+        async move {
+            self.was_asked.store(true, SeqCst);
+            self.gate.notified().await;
+            self.store.append(record).await
+        }
+        .boxed()
+    }
+    fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {
+        self.store.forget(gtids)
+    }
+    fn all(&self) -> BoxFuture<'_, Result<Vec<VoterRecord>, VoterStoreError>> {
+        self.store.all()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_yes_leaves_once_it_is_durable_and_the_branch_ends_once_the_outcome_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut hub = Hub::start().await;
+    let (was_asked, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+    let store = FileVoters::open(directory.path().join("voters")).await.expect("opens");
+    let gated = Gated { store: store.clone(), was_asked: Arc::clone(&was_asked), gate: Arc::clone(&gate) };
+    let resource = Resource::default();
+    let address = "http://127.0.0.1:1";
+    let assent = Assent::dial(hub.address())
+        .participant("bank-a", resource.clone())
+        .voter(gated, address)
+        .connect()
+        .await
+        .expect("joins");
+    let seat = Seat {
+        participant: "bank-a".parse().expect("a name"),
+        address: address.parse().expect("an address"),
+        store: assent.voter().expect("it has one").id(),
+    };
+    let roster = Roster::new(vec![seat], StoreId(7)).expect("a roster");
+    let gtid = mint();
+    hub.tell("bank-a", prepare(gtid, &roster));
+    eventually("the voter is asked", || was_asked.load(SeqCst)).await;
+    assert!(!hub.has_heard(|message| matches!(message, FromClient::Vote { .. })).await, "a vote that is not durable");
+    gate.notify_one();
+    hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    assert_eq!(store.load(gtid).await.expect("reads").map(|record| record.state.standing), Some(Standing::Waiting));
+
+    was_asked.store(false, SeqCst);
+    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    eventually("the voter is told", || was_asked.load(SeqCst)).await;
+    assert_eq!(resource.ended(gtid), None, "an end that is not durable");
+    gate.notify_one();
+    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    assert_eq!(resource.ended(gtid), Some(Decision::Commit));
+
+    hub.tell("bank-a", FromReplica::ForgetVoter { gtid });
+    eventually("the record goes", || matches!(store.recall(gtid), Recalled::Known(None))).await;
+    assent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn participants_whose_coordinator_is_gone_end_all_the_same_way() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut hub = Hub::start().await;
+    let mut sites = Vec::new();
+    for name in ["bank-a", "bank-b", "bank-c"] {
+        sites.push(Site::start(name, directory.path(), hub.address(), "secret").await);
+    }
+    let roster = roster(&sites.iter().collect::<Vec<_>>());
+    // So many of them have accepted the commit when the coordinator dies.
+    let transactions: Vec<(Gtid, usize)> = [0, 1, 3].map(|accepted| (mint(), accepted)).into();
+    for (gtid, accepted) in &transactions {
+        for site in &sites {
+            hub.tell(site.name.as_str(), prepare(*gtid, &roster));
+        }
+        for _ in &sites {
+            hub.expect("a yes", |message| is_yes(message, *gtid)).await;
+        }
+        for site in &sites[..*accepted] {
+            let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
+            hub.tell(site.name.as_str(), FromReplica::AskVoter { gtid: *gtid, request });
+            let accepts = |message: &FromClient| {
+                matches!(message, FromClient::VoterAnswered { answer: Answer::Accepted { ballot: Ballot::FIRST }, .. })
+            };
+            hub.expect("an acceptance", accepts).await;
+        }
+    }
+    let address = hub.address().to_owned();
+    hub.stop().await;
+    // One of them restarts meanwhile: it finds its votes, and needs no coordinator to go on.
+    sites[2].restart(&address).await;
+    for (gtid, accepted) in &transactions {
+        let expected = if *accepted == 0 { Decision::Abort } else { Decision::Commit };
+        for site in &sites {
+            eventually(&format!("{} ends", site.name), || site.resource.ended(*gtid).is_some()).await;
+            assert_eq!(site.resource.ended(*gtid), Some(expected), "{} after {accepted} acceptances", site.name);
+        }
+    }
+    for site in &mut sites {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_waits_and_ends_when_it_is_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut hub = Hub::start().await;
+    let one = Site::start("bank-a", directory.path(), hub.address(), "").await;
+    let mut other = Site::start("bank-b", directory.path(), hub.address(), "").await;
+    let roster = roster(&[&one, &other]);
+    let gtid = mint();
+    for site in [&one, &other] {
+        hub.tell(site.name.as_str(), prepare(gtid, &roster));
+        hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    }
+    other.stop().await;
+    // It leads, in vain, and asks the log, which does not answer.
+    hub.expect("a question to the log", |message| matches!(message, FromClient::AskLog { .. })).await;
+    assert_eq!(one.resource.ended(gtid), None);
+    hub.tell("bank-a", FromReplica::AbortBranch { gtid, epoch: EPOCH });
+    eventually("it ends", || one.resource.ended(gtid) == Some(Decision::Abort)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_shows_the_token_and_is_in_the_roster() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut hub = Hub::start().await;
+    let site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
+    let roster = roster(&[&site]);
+    let gtid = mint();
+    let ask = async |from: &str, token: Option<&str>| {
+        let ballot = Ballot { round: 2, node: NodeId(9) };
+        let request = Request::Join { ballot, roster: roster.clone() };
+        let question = PeerQuestion { gtid, from: from.parse().expect("a name"), request };
+        let mut asked = tonic::Request::new(question.into());
+        if let Some(token) = token {
+            let bearer = format!("Bearer {token}").parse().expect("a header");
+            asked.metadata_mut().insert("authorization", bearer);
+        }
+        let mut client = PeerServiceClient::connect(site.address.clone()).await.expect("connects");
+        client
+            .ask(asked)
+            .await
+            .map(|response| Answer::try_from(response.into_inner().answer.expect("an answer")).expect("well-formed"))
+    };
+    for token in [None, Some("guess"), Some("")] {
+        let status = ask("bank-a", token).await.expect_err("it does not show the token");
+        assert_eq!(status.code(), tonic::Code::Unauthenticated);
+    }
+    let answer = ask("bank-x", Some("secret")).await.expect("answers");
+    assert_eq!(answer, Answer::Barred(Bar::Stranger));
+    // Asked before it has voted, it says no for good.
+    let answer = ask("bank-a", Some("secret")).await.expect("answers");
+    assert_eq!(answer, Answer::Ended(Decision::Abort));
+    hub.tell("bank-a", prepare(gtid, &roster));
+    eventually("it aborts", || site.resource.ended(gtid) == Some(Decision::Abort)).await;
+    assert!(!hub.has_heard(|message| is_yes(message, gtid)).await, "it has said no");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_two_phase_branch_keeps_its_yes_although_the_participant_has_a_voter() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut hub = Hub::start().await;
+    let mut site = Site::start("bank-a", directory.path(), hub.address(), "").await;
+    let gtid = mint();
+    let FromReplica::Prepare { epoch, payload, timeout_ms, .. } = prepare(gtid, &roster(&[&site])) else {
+        unreachable!("it is one")
+    };
+    let (one_phase, is_prepared) = (false, false);
+    hub.tell("bank-a", FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase, roster: None, is_prepared });
+    hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    let address = hub.address().to_owned();
+    site.restart(&address).await;
+    hub.expect("a question", |message| matches!(message, FromClient::Inquire { gtid: about } if *about == gtid)).await;
+    assert_eq!(site.resource.ended(gtid), None);
+    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    eventually("it commits", || site.resource.ended(gtid) == Some(Decision::Commit)).await;
+}
+
+#[tokio::test]
+async fn a_voter_needs_a_participant_and_an_address() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let voters = FileVoters::open(directory.path().join("voters")).await.expect("opens");
+    let dial = || Assent::dial("http://127.0.0.1:1");
+    let error = dial().voter(voters.clone(), "http://127.0.0.1:2").connect().await.expect_err("for whom?");
+    assert!(matches!(error, crate::ConnectError::VoterWithoutParticipant), "{error}");
+    for address in ["", "bank-a", "http://a b", "127.0.0.1:7421"] {
+        let builder = dial().participant("bank-a", Resource::default()).voter(voters.clone(), address);
+        let error = builder.connect().await.expect_err("no address");
+        assert!(matches!(error, crate::ConnectError::VoterAddress { .. }), "{address}: {error}");
+    }
+    // It has never met a coordinator, and cannot start without one.
+    let builder = dial().participant("bank-a", Resource::default()).voter(voters, "http://127.0.0.1:2");
+    let error = builder.connect().await.expect_err("nobody is there");
+    assert!(matches!(error, crate::ConnectError::Unreachable { .. }), "{error}");
+}

@@ -1,0 +1,54 @@
+//! Before the first prepare: who votes is found out, and frozen.
+
+use super::super::roster::Roster;
+use super::{Coordinator, Draft, Introduction};
+use crate::ids::ParticipantName;
+use crate::reason::{AbortCode, AbortReason};
+use crate::record::Decision;
+use crate::two_phase::{self, BranchState, Route};
+
+impl Coordinator {
+    pub(super) fn introduced(&mut self, participant: &ParticipantName, introduction: Introduction, draft: &mut Draft) {
+        let to = match introduction {
+            Introduction::Seat(seat) if seat.participant == *participant => {
+                if self.roster.is_none() {
+                    self.seats.insert(participant.clone(), seat);
+                }
+                return self.freeze(draft);
+            }
+            Introduction::Seat(_) | Introduction::Unknown => Route::Unknown,
+            Introduction::Absent => Route::Absent,
+            Introduction::NoVoter => {
+                let message = "it has no voter, and three-phase commit needs one; give its SDK a store for it, or commit with two phases";
+                let reason = AbortReason::by(AbortCode::VoterMissing, participant, message);
+                let output = self.transaction.agreed(Decision::Abort, Some(reason));
+                return self.relay(output, draft);
+            }
+        };
+        let routed = two_phase::Event::Routed { participant: participant.clone(), to };
+        let output = self.transaction.handle(routed);
+        self.relay(output, draft);
+    }
+
+    /// Fixes the roster and sends the first prepare, once everybody who is to be asked is known.
+    pub(super) fn freeze(&mut self, draft: &mut Draft) {
+        if self.roster.is_some() || self.transaction.state() != two_phase::State::Preparing {
+            return;
+        }
+        let asked = |state| matches!(state, BranchState::Asked | BranchState::Waiting);
+        let mut seats = Vec::new();
+        for branch in self.transaction.branches().iter().filter(|branch| asked(branch.state)) {
+            match self.seats.get(&branch.participant) {
+                Some(seat) if branch.state == BranchState::Asked => seats.push(seat.clone()),
+                Some(_) | None => return,
+            }
+        }
+        let Ok(roster) = Roster::new(seats, self.log_store) else { return };
+        self.seats.clear();
+        for branch in self.transaction.branches().iter().filter(|branch| asked(branch.state)) {
+            let (to, payload) = (branch.participant.clone(), branch.payload.clone());
+            draft.effects.push(self.prepare(to, branch.instance, payload, roster.clone()));
+        }
+        self.roster = Some(roster);
+    }
+}

@@ -1,0 +1,243 @@
+//! The frozen roster: who votes, and where they are found.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::ParticipantName;
+
+/// The identity of the store that keeps a voter's state: drawn when the store is made, and kept in it.
+///
+/// A voter whose store is another one than its roster names has lost its promises, and may not vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StoreId(pub u128);
+
+/// Where a participant's voter is reached by its peers. Opaque here; whoever dials it knows its form.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PeerAddress(Arc<str>);
+
+impl PeerAddress {
+    /// The longest address, in bytes.
+    pub const BYTES_MAX: usize = 255;
+
+    /// Checks and wraps an address.
+    ///
+    /// # Errors
+    /// [`InvalidAddress`] if it is empty, too long, or has anything but visible ASCII characters.
+    pub fn new(text: &str) -> Result<Self, InvalidAddress> {
+        let is_fit = !text.is_empty() && text.len() <= Self::BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+        if is_fit { Ok(Self(Arc::from(text))) } else { Err(InvalidAddress) }
+    }
+
+    /// The address as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for PeerAddress {
+    type Error = InvalidAddress;
+    fn try_from(text: String) -> Result<Self, InvalidAddress> {
+        Self::new(&text)
+    }
+}
+
+impl From<PeerAddress> for String {
+    fn from(address: PeerAddress) -> Self {
+        address.0.to_string()
+    }
+}
+
+impl FromStr for PeerAddress {
+    type Err = InvalidAddress;
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What was offered as an address is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a peer's address is 1 to 255 visible ASCII characters, such as http://10.0.0.7:7421")]
+pub struct InvalidAddress;
+
+/// One participant's place in a roster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Seat {
+    /// Who votes.
+    pub participant: ParticipantName,
+    /// Where its peers reach it.
+    pub address: PeerAddress,
+    /// The store that keeps its state.
+    pub store: StoreId,
+}
+
+/// A voter, as its peers name it. A replica that leads an election speaks as the log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum VoterName {
+    /// A participant.
+    Participant(ParticipantName),
+    /// The coordinator's log.
+    Log,
+}
+
+impl fmt::Display for VoterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Participant(participant) => participant.fmt(f),
+            Self::Log => f.write_str("the log"),
+        }
+    }
+}
+
+/// The voters of one transaction, frozen when prepare starts (I8): its participants, and the log as one more.
+///
+/// A voter's index never changes: participants in order from 0, then the log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked", into = "Unchecked")]
+pub struct Roster {
+    participants: Arc<[Seat]>,
+    log: StoreId,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Unchecked {
+    participants: Vec<Seat>,
+    log: StoreId,
+}
+
+impl TryFrom<Unchecked> for Roster {
+    type Error = InvalidRoster;
+    fn try_from(unchecked: Unchecked) -> Result<Self, InvalidRoster> {
+        Self::new(unchecked.participants, unchecked.log)
+    }
+}
+
+impl From<Roster> for Unchecked {
+    fn from(roster: Roster) -> Self {
+        Self { participants: roster.participants.to_vec(), log: roster.log }
+    }
+}
+
+impl Roster {
+    /// Freezes a roster.
+    ///
+    /// # Errors
+    /// [`InvalidRoster`] if it is empty, or names a participant twice.
+    pub fn new(participants: Vec<Seat>, log: StoreId) -> Result<Self, InvalidRoster> {
+        if participants.is_empty() {
+            return Err(InvalidRoster::Empty);
+        }
+        for (at, seat) in participants.iter().enumerate() {
+            if participants[..at].iter().any(|other| other.participant == seat.participant) {
+                return Err(InvalidRoster::Twice(seat.participant.clone()));
+            }
+        }
+        Ok(Self { participants: participants.into(), log })
+    }
+
+    /// The participants' places, in order.
+    pub fn participants(&self) -> &[Seat] {
+        &self.participants
+    }
+
+    /// The log's identity.
+    pub fn log(&self) -> StoreId {
+        self.log
+    }
+
+    /// How many vote.
+    pub fn voters(&self) -> usize {
+        self.participants.len() + 1
+    }
+
+    /// How many make a quorum: any two quorums have a voter in common.
+    pub fn quorum(&self) -> usize {
+        self.voters() / 2 + 1
+    }
+
+    /// A voter's index.
+    pub fn position(&self, voter: &VoterName) -> Option<usize> {
+        match voter {
+            VoterName::Participant(name) => self.participants.iter().position(|seat| seat.participant == *name),
+            VoterName::Log => Some(self.participants.len()),
+        }
+    }
+
+    /// A participant's place.
+    pub fn seat(&self, participant: &ParticipantName) -> Option<&Seat> {
+        self.participants.iter().find(|seat| seat.participant == *participant)
+    }
+
+    /// The store that keeps a voter's state.
+    pub fn store(&self, voter: &VoterName) -> Option<StoreId> {
+        match voter {
+            VoterName::Participant(name) => self.seat(name).map(|seat| seat.store),
+            VoterName::Log => Some(self.log),
+        }
+    }
+
+    /// The voters' names, by index.
+    pub fn names(&self) -> impl Iterator<Item = VoterName> {
+        let participants = self.participants.iter().map(|seat| VoterName::Participant(seat.participant.clone()));
+        participants.chain([VoterName::Log])
+    }
+}
+
+/// What was offered as a roster is not one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRoster {
+    /// Nobody would vote.
+    #[error("a roster names at least one participant")]
+    Empty,
+    /// One participant, one vote.
+    #[error("the roster names {0} twice; a participant has one branch and one vote")]
+    Twice(ParticipantName),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seat(name: &str, store: u128) -> Seat {
+        Seat {
+            participant: name.parse().expect("valid"),
+            address: "http://127.0.0.1:1".parse().expect("valid"),
+            store: StoreId(store),
+        }
+    }
+
+    #[test]
+    fn any_two_quorums_meet() {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        for count in 1..=names.len() {
+            let seats = names[..count].iter().zip(1..).map(|(name, store)| seat(name, store)).collect();
+            let roster = Roster::new(seats, StoreId(0)).expect("valid");
+            assert!(2 * roster.quorum() > roster.voters(), "{count}");
+            assert!(roster.names().enumerate().all(|(index, name)| roster.position(&name) == Some(index)));
+        }
+    }
+
+    #[test]
+    fn one_participant_has_one_vote() {
+        let roster = |seats| Roster::new(seats, StoreId(0));
+        assert_eq!(roster(vec![]), Err(InvalidRoster::Empty));
+        assert!(matches!(roster(vec![seat("a", 1), seat("a", 2)]), Err(InvalidRoster::Twice(_))));
+    }
+
+    #[test]
+    fn an_address_is_one_visible_word() {
+        for bad in ["", "http://a b", "http://\u{e9}", "a\nb", &"x".repeat(256)] {
+            assert_eq!(PeerAddress::new(bad), Err(InvalidAddress), "{bad}");
+        }
+        assert!(PeerAddress::new("http://[::1]:7421").is_ok());
+    }
+}

@@ -1,0 +1,418 @@
+//! One voter: a participant's store, or the log.
+//!
+//! A voter is made from what its store holds, takes one request, and is dropped: several instances may share the store. Loading,
+//! handling and appending are one step: under a lock of the row, or as a compare-and-set against [`VoterRecord::before`] that starts over from
+//! loading when it loses. The forced record is durable before the answer leaves; the types see to that.
+//!
+//! | state | vote yes | vote no | propose e | join e | decided |
+//! |---|---|---|---|---|---|
+//! | (none) | **waiting** | **aborted** | refused: never voted | its own store in the roster: **aborted**, else state lost | told; nothing to keep |
+//! | waiting | voted yes | voted yes | `le = e`, `la < e`: `la := e`, **pre-committed** or **pre-aborted**; else rejected | `e > le`: `le := e`, reported; else rejected | **committed** or **aborted** |
+//! | pre-committed, pre-aborted | voted yes | voted yes | as above; `la = e`: accepted once more | as above | **committed** or **aborted** |
+//! | committed, aborted | ended | ended | ended | ended | ended |
+//!
+//! A join that is repeated while nothing was proposed under its ballot is reported once more: nothing has changed since.
+//!
+//! Only a voter without a state may abort by itself. That is what lets an election end a transaction in which somebody has not voted: whoever
+//! is asked before it has voted votes no, durably, and never votes yes afterwards. A vote of no needs no record for its own sake, and a voter that
+//! has lost its record is told from one that never had any by its store's identity in the roster.
+//!
+//! Whoever asks must be a voter of the roster, or a replica; and a roster that differs from the one it voted under is refused.
+
+use serde::{Deserialize, Serialize};
+
+use super::ballot::Ballot;
+use super::roster::{Roster, StoreId, VoterName};
+use crate::durable::Output;
+use crate::ids::Gtid;
+use crate::record::{Decision, Record};
+
+/// Where a voter stands. A voter that has not voted has no state at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Voted yes (W).
+    Waiting,
+    /// Accepted a proposal to commit (PC).
+    PreCommitted,
+    /// Accepted a proposal to abort (PA).
+    PreAborted,
+    /// Knows that it commits (C). Never changes.
+    Committed,
+    /// Knows that it aborts (A). Never changes.
+    Aborted,
+}
+
+impl Standing {
+    /// The word for it in stores and on screen.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::PreCommitted => "pre_committed",
+            Self::PreAborted => "pre_aborted",
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    /// The standing of a word, if it is one.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [Self::Waiting, Self::PreCommitted, Self::PreAborted, Self::Committed, Self::Aborted];
+        all.into_iter().find(|standing| standing.as_str() == word)
+    }
+
+    /// The decision that a voter knows.
+    pub const fn decision(self) -> Option<Decision> {
+        match self {
+            Self::Waiting | Self::PreCommitted | Self::PreAborted => None,
+            Self::Committed => Some(Decision::Commit),
+            Self::Aborted => Some(Decision::Abort),
+        }
+    }
+}
+
+/// What a voter keeps: `st`, `le` and `la` of Keidar and Dolev.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VoterState {
+    /// Where it stands (`st`).
+    pub standing: Standing,
+    /// The last ballot it joined (`le`); from the start [`Ballot::FIRST`].
+    pub joined: Ballot,
+    /// The last ballot whose proposal it accepted (`la`).
+    pub accepted: Option<Ballot>,
+}
+
+impl VoterState {
+    /// After a vote of yes.
+    pub const WAITING: Self = Self { standing: Standing::Waiting, joined: Ballot::FIRST, accepted: None };
+    /// After the acceptance of the first attempt: the log's, once 'attempt 1 sent' is durable.
+    pub const ATTEMPTED: Self =
+        Self { standing: Standing::PreCommitted, joined: Ballot::FIRST, accepted: Some(Ballot::FIRST) };
+    /// After a refusal.
+    pub const REFUSED: Self = Self { standing: Standing::Aborted, joined: Ballot::FIRST, accepted: None };
+}
+
+/// A voter's durable state, as its store keeps it: one row for a transaction and voter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VoterRecord {
+    /// Of which transaction.
+    pub gtid: Gtid,
+    /// Whose.
+    pub voter: VoterName,
+    /// Under which roster it voted; none if it refused before it had seen one.
+    pub roster: Option<Roster>,
+    /// Its branch has nothing to commit: no hook is called at the end.
+    pub is_read_only: bool,
+    /// What it keeps from now on.
+    pub state: VoterState,
+    /// What has to stand in the store for this record to be appended: nothing, or this state. Not stored itself.
+    pub before: Option<VoterState>,
+}
+
+/// What a proposal says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proposal {
+    /// Get ready to commit.
+    PreCommit,
+    /// Get ready to abort.
+    PreAbort,
+}
+
+impl Proposal {
+    /// What is decided if a quorum accepts it.
+    pub const fn decision(self) -> Decision {
+        match self {
+            Self::PreCommit => Decision::Commit,
+            Self::PreAbort => Decision::Abort,
+        }
+    }
+
+    /// Where a voter stands that has accepted it.
+    pub const fn standing(self) -> Standing {
+        match self {
+            Self::PreCommit => Standing::PreCommitted,
+            Self::PreAbort => Standing::PreAborted,
+        }
+    }
+}
+
+/// What a voter is asked, by its own participant or by whoever leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Request {
+    /// Its own participant votes yes: from here on it waits for the others.
+    VoteYes {
+        /// The frozen roster.
+        roster: Roster,
+        /// There is nothing to commit.
+        is_read_only: bool,
+    },
+    /// Its own participant gives up, if it has not voted yes.
+    VoteNo,
+    /// A leader asks to join its ballot, and for a report.
+    Join {
+        /// Its ballot.
+        ballot: Ballot,
+        /// The roster that it knows: who is asked may not know any.
+        roster: Roster,
+    },
+    /// A leader proposes.
+    Propose {
+        /// Under this ballot.
+        ballot: Ballot,
+        /// This.
+        proposal: Proposal,
+    },
+    /// The outcome is known.
+    Decided(Decision),
+}
+
+/// What a voter answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Answer {
+    /// Its yes is durable.
+    VotedYes {
+        /// There is nothing to commit.
+        is_read_only: bool,
+    },
+    /// It joined this ballot; this is what it had kept then.
+    Joined {
+        /// The ballot.
+        ballot: Ballot,
+        /// Where it stands.
+        standing: Standing,
+        /// The last ballot whose proposal it accepted.
+        accepted: Option<Ballot>,
+    },
+    /// It accepted what was proposed under this ballot.
+    Accepted {
+        /// The ballot.
+        ballot: Ballot,
+    },
+    /// It did not: it has joined another ballot.
+    Rejected {
+        /// The ballot that was asked for.
+        ballot: Ballot,
+        /// The one that it has joined.
+        joined: Ballot,
+    },
+    /// The transaction has ended for it, and this is how.
+    Ended(Decision),
+    /// It may not vote, and nothing has changed.
+    Barred(Bar),
+}
+
+/// Why a voter may not vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Bar {
+    /// The roster names another store: this voter's promises are lost with it, and it never counts again in this transaction.
+    #[error(
+        "its durable state is lost: its store is not the one that the roster names; restore that store, or resolve by hand"
+    )]
+    StateLost,
+    /// A proposal came to a voter that has never voted.
+    #[error("it has never voted in this transaction")]
+    NeverVoted,
+    /// Whoever asks is neither a voter of the roster nor a replica.
+    #[error("whoever asks is neither in the roster nor a replica of the coordinator")]
+    Stranger,
+    /// The roster is not the one that it voted under.
+    #[error("the roster differs from the one that it voted under")]
+    OtherRoster,
+    /// It is not in the roster.
+    #[error("it is not in the roster; somebody else answers at the address that the roster names")]
+    NotInRoster,
+}
+
+impl Bar {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::StateLost, Self::NeverVoted, Self::Stranger, Self::OtherRoster, Self::NotInRoster];
+
+    /// The bar of a word, if it is one.
+    pub fn from_code(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|bar| bar.code() == word)
+    }
+
+    /// The stable word for it, on the wire and on screen.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::StateLost => "STATE_LOST",
+            Self::NeverVoted => "NEVER_VOTED",
+            Self::Stranger => "STRANGER",
+            Self::OtherRoster => "OTHER_ROSTER",
+            Self::NotInRoster => "NOT_IN_ROSTER",
+        }
+    }
+}
+
+/// The machine of one voter in one transaction, as just loaded from its store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Voter {
+    gtid: Gtid,
+    voter: VoterName,
+    store: StoreId,
+    kept: Option<Kept>,
+}
+
+/// What the store keeps of a voter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+struct Kept {
+    roster: Option<Roster>,
+    is_read_only: bool,
+    state: VoterState,
+}
+
+impl Voter {
+    /// A voter, from what its store holds about the transaction, if anything.
+    ///
+    /// # Panics
+    /// If the record is another transaction's, or another voter's: to go on would be to vote in its name.
+    pub fn load(gtid: Gtid, voter: VoterName, store: StoreId, stored: Option<VoterRecord>) -> Self {
+        let kept = stored.map(|record| {
+            assert!(record.gtid == gtid && record.voter == voter, "a voter is made from its own record");
+            Kept { roster: record.roster, is_read_only: record.is_read_only, state: record.state }
+        });
+        Self { gtid, voter, store, kept }
+    }
+
+    /// Takes one request. `from` is who asks, as the transport has authenticated it: never as a message says; a voter's own
+    /// participant asks in its own name, and a replica as the log.
+    pub fn handle(&mut self, from: &VoterName, request: Request) -> Output<Answer> {
+        if let Some(bar) = self.bars(from, &request) {
+            return answer(Answer::Barred(bar));
+        }
+        let Some(kept) = self.kept.clone() else { return self.unvoted(request) };
+        if let Some(decision) = kept.state.standing.decision() {
+            return answer(Answer::Ended(decision));
+        }
+        match request {
+            Request::VoteYes { .. } | Request::VoteNo => answer(Answer::VotedYes { is_read_only: kept.is_read_only }),
+            Request::Propose { ballot, proposal } => self.proposed(kept, ballot, proposal),
+            Request::Join { ballot, .. } => self.join(kept, ballot),
+            Request::Decided(decision) => self.decided(kept, decision),
+        }
+    }
+
+    /// Why a request is not even considered.
+    fn bars(&self, from: &VoterName, request: &Request) -> Option<Bar> {
+        let offered = match request {
+            Request::VoteYes { roster, .. } | Request::Join { roster, .. } => Some(roster),
+            Request::VoteNo | Request::Propose { .. } | Request::Decided(_) => None,
+        };
+        let known = self.kept.as_ref().and_then(|kept| kept.roster.as_ref());
+        if let (Some(offered), Some(known)) = (offered, known)
+            && offered != known
+        {
+            return Some(Bar::OtherRoster);
+        }
+        if let Some(roster) = known.or(offered) {
+            match roster.store(&self.voter) {
+                None => return Some(Bar::NotInRoster),
+                Some(store) if store != self.store => return Some(Bar::StateLost),
+                Some(_) => {}
+            }
+            if roster.position(from).is_none() {
+                return Some(Bar::Stranger);
+            }
+        }
+        let is_for_itself = matches!(request, Request::VoteYes { .. } | Request::VoteNo);
+        (is_for_itself && *from != self.voter).then_some(Bar::Stranger)
+    }
+
+    /// Q: it has not voted.
+    fn unvoted(&mut self, request: Request) -> Output<Answer> {
+        match request {
+            Request::VoteYes { roster, is_read_only } => {
+                let kept = Kept { roster: Some(roster), is_read_only, state: VoterState::WAITING };
+                self.keep(kept, Answer::VotedYes { is_read_only })
+            }
+            Request::VoteNo => self.refuse(None),
+            Request::Join { roster, .. } => self.refuse(Some(roster)),
+            Request::Propose { .. } => answer(Answer::Barred(Bar::NeverVoted)),
+            // It has nothing to keep: it never voted, or it was forgotten after it had ended.
+            Request::Decided(decision) => answer(Answer::Ended(decision)),
+        }
+    }
+
+    fn refuse(&mut self, roster: Option<Roster>) -> Output<Answer> {
+        let kept = Kept { roster, is_read_only: false, state: VoterState::REFUSED };
+        self.keep(kept, Answer::Ended(Decision::Abort))
+    }
+
+    /// Rule 3: accepted iff it joined this very ballot and has accepted nothing under it.
+    fn proposed(&mut self, mut kept: Kept, ballot: Ballot, proposal: Proposal) -> Output<Answer> {
+        if kept.state.accepted == Some(ballot) {
+            // There is one proposal for each ballot, so this is the same one.
+            return answer(Answer::Accepted { ballot });
+        }
+        if kept.state.joined != ballot || kept.state.accepted >= Some(ballot) {
+            return answer(Answer::Rejected { ballot, joined: kept.state.joined });
+        }
+        kept.state.standing = proposal.standing();
+        kept.state.accepted = Some(ballot);
+        self.keep(kept, Answer::Accepted { ballot })
+    }
+
+    /// Rule 5: joined iff it is above every ballot joined so far; reported only once that is durable.
+    fn join(&mut self, mut kept: Kept, ballot: Ballot) -> Output<Answer> {
+        let VoterState { standing, joined, accepted } = kept.state;
+        let report = Answer::Joined { ballot, standing, accepted };
+        if ballot > joined {
+            kept.state.joined = ballot;
+            return self.keep(kept, report);
+        }
+        // The answer to the first join was lost; what it said is still true. The first ballot is nobody's to join.
+        if ballot == joined && ballot > Ballot::FIRST && accepted < Some(ballot) {
+            return answer(report);
+        }
+        answer(Answer::Rejected { ballot, joined })
+    }
+
+    fn decided(&mut self, mut kept: Kept, decision: Decision) -> Output<Answer> {
+        kept.state.standing = match decision {
+            Decision::Commit => Standing::Committed,
+            Decision::Abort => Standing::Aborted,
+        };
+        self.keep(kept, Answer::Ended(decision))
+    }
+
+    fn keep(&mut self, kept: Kept, reply: Answer) -> Output<Answer> {
+        let before = self.state();
+        let record = VoterRecord {
+            gtid: self.gtid,
+            voter: self.voter.clone(),
+            roster: kept.roster.clone(),
+            is_read_only: kept.is_read_only,
+            state: kept.state,
+            before,
+        };
+        self.kept = Some(kept);
+        Output::after(Record::Voter(Box::new(record)), vec![reply])
+    }
+
+    /// Of which transaction.
+    pub fn gtid(&self) -> Gtid {
+        self.gtid
+    }
+
+    /// What it keeps; none if it has never voted.
+    pub fn state(&self) -> Option<VoterState> {
+        self.kept.as_ref().map(|kept| kept.state)
+    }
+
+    /// The roster that it knows.
+    pub fn roster(&self) -> Option<&Roster> {
+        self.kept.as_ref().and_then(|kept| kept.roster.as_ref())
+    }
+
+    /// Whether its record may be deleted once everybody has ended: it knows how the transaction ended.
+    pub fn may_be_forgotten(&self) -> bool {
+        self.state().is_some_and(|state| state.standing.decision().is_some())
+    }
+}
+
+fn answer(answer: Answer) -> Output<Answer> {
+    Output::effects(vec![answer])
+}
