@@ -1,0 +1,92 @@
+//! What both models need: machines that are cheap to share between states, cells of transition tables, and the line of figures.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A value that many states share: cloning and hashing it costs nothing.
+pub(crate) struct Shared<T> {
+    value: Arc<T>,
+    hash: u64,
+}
+
+impl<T: Hash> Shared<T> {
+    pub(crate) fn new(value: T) -> Self {
+        let mut hasher = DefaultHasher::new();
+        value.hash(&mut hasher);
+        Self { value: Arc::new(value), hash: hasher.finish() }
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self { value: Arc::clone(&self.value), hash: self.hash }
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl<T> Eq for Shared<T> {}
+
+impl<T> Hash for Shared<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
+/// The pairs of a state and an event that the models of this process have met.
+#[derive(Debug)]
+pub(crate) struct Cells(Mutex<BTreeSet<(&'static str, &'static str)>>);
+
+impl Cells {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(BTreeSet::new()))
+    }
+
+    pub(crate) fn hit(&self, state: &'static str, event: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((state, event));
+    }
+
+    /// Notes what was met, for `protocol`.
+    ///
+    /// # Panics
+    /// If a cell of the table was never met.
+    #[cfg(test)]
+    pub(crate) fn assert_covers(&self, protocol: &'static str, table: &[(&'static str, &[&'static str])]) {
+        let hit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let missed: Vec<_> = table
+            .iter()
+            .flat_map(|(state, events)| events.iter().map(|event| (*state, *event)))
+            .filter(|cell| !hit.contains(cell))
+            .collect();
+        let wanted: usize = table.iter().map(|(_, events)| events.len()).sum();
+        let met = (wanted - missed.len()) as u64;
+        crate::proof::record(&[crate::proof::Row::of("cells", protocol, "cells", met, wanted as u64)]);
+        println!("cells: {} met, of {wanted} that must be met {} were missed", hit.len(), missed.len());
+        assert!(missed.is_empty(), "never met: {missed:#?}\nmet: {hit:#?}");
+    }
+}
+
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+pub(crate) use check::{Extent, explore, is_deep, prove, refute};

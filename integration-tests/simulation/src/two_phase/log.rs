@@ -1,0 +1,125 @@
+//! The log of the model: first writer wins, and a fenced writer never does.
+
+use assent_protocol::record::{Decided, Ended};
+use assent_protocol::{Appended, BranchEnd, Decision, Outcome, ParticipantName, Record};
+
+use crate::attest;
+
+/// A log as it should be, and logs as they should not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Sound,
+    /// A later decision replaces an earlier one.
+    Upserts,
+    /// It fails over to a copy that lacks the last append, as asynchronous replication does.
+    LosesItsTail,
+}
+
+/// What stands in the log about the one transaction, and who may write.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Log {
+    pub(crate) open: Option<Decided>,
+    /// The replica that drives the open row.
+    pub(crate) owner: usize,
+    pub(crate) ended: Option<Ended>,
+    /// The life of each replica that may write; zero once it was fenced.
+    pub(crate) lives: [u8; 2],
+    /// Before the last append, for a log that loses it.
+    before: Option<Box<(Option<Decided>, Option<Ended>)>>,
+}
+
+/// What the log answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Appended(Appended),
+    Fenced,
+}
+
+impl Log {
+    pub(crate) fn new() -> Self {
+        Self { open: None, owner: 0, ended: None, lives: [0; 2], before: None }
+    }
+
+    pub(crate) fn decision(&self) -> Option<Decision> {
+        let of_end = || self.ended.as_ref().map(|ended| decision_of(ended.outcome));
+        self.open.as_ref().map(|row| row.decision).or_else(of_end)
+    }
+
+    /// Appends what rode along, and a decision: in one statement, with the writer's epoch checked in it.
+    pub(crate) fn append(
+        &mut self,
+        kind: Kind,
+        writer: (usize, u8),
+        lazy: &[Record],
+        forced: Option<&Record>,
+    ) -> Answer {
+        if self.lives[writer.0] != writer.1 {
+            return Answer::Fenced;
+        }
+        let before = (kind == Kind::LosesItsTail).then(|| Box::new((self.open.clone(), self.ended.clone())));
+        for record in lazy {
+            let Record::Ended(ended) = record else { panic!("only ends are lazy: {record:?}") };
+            // An end never contradicts the decision.
+            if self.decision().is_none_or(|known| known == decision_of(ended.outcome)) {
+                self.open = None;
+                self.ended.get_or_insert_with(|| ended.clone());
+            }
+        }
+        let appended = match forced {
+            None => Appended::Durable(attest()),
+            Some(Record::Decided(decided)) => match self.decision() {
+                Some(known) if known != decided.decision && kind != Kind::Upserts => Appended::Overruled(known),
+                Some(known) if known == decided.decision => Appended::Durable(attest()),
+                Some(_) | None => {
+                    self.open = Some(decided.clone());
+                    self.owner = writer.0;
+                    Appended::Durable(attest())
+                }
+            },
+            Some(other) => panic!("only decisions are forced: {other:?}"),
+        };
+        if before.as_ref().is_some_and(|before| (&before.0, &before.1) != (&self.open, &self.ended)) {
+            self.before = before;
+        }
+        Answer::Appended(appended)
+    }
+
+    pub(crate) fn may_lose_its_tail(&self) -> bool {
+        self.before.is_some()
+    }
+
+    pub(crate) fn lose_its_tail(&mut self) {
+        if let Some(before) = self.before.take() {
+            (self.open, self.ended) = *before;
+        }
+    }
+
+    /// What stands in it, in words.
+    pub(crate) fn words(&self) -> String {
+        match (&self.open, &self.ended) {
+            (Some(open), _) => format!("{} is durable, coordinator {} drives it", open.decision, self.owner),
+            (None, Some(ended)) => format!("ended: {}", ended.outcome),
+            (None, None) => "nothing".to_owned(),
+        }
+    }
+
+    /// What a branch that asks is told, if the log knows the transaction.
+    pub(crate) fn answer_for(&self, participant: &ParticipantName) -> Option<Decision> {
+        if let Some(open) = &self.open {
+            return Some(if open.participants.contains(participant) { open.decision } else { Decision::Abort });
+        }
+        let ended = self.ended.as_ref()?;
+        let has_committed = ended.branches.iter().any(|branch| {
+            branch.participant == *participant
+                && matches!(branch.end, BranchEnd::Committed | BranchEnd::HeuristicAborted)
+        });
+        Some(if has_committed { decision_of(ended.outcome) } else { Decision::Abort })
+    }
+}
+
+fn decision_of(outcome: Outcome) -> Decision {
+    match outcome {
+        Outcome::Committed | Outcome::Completed => Decision::Commit,
+        Outcome::Aborted | Outcome::Compensated => Decision::Abort,
+    }
+}
