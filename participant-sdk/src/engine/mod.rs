@@ -30,7 +30,7 @@ use tonic::transport::Endpoint;
 use crate::error::ConnectError;
 use crate::participant::Coordinator;
 use crate::voter::store::AnyStore;
-use crate::voter::{Overheard, OwnVoter};
+use crate::voter::{Asked, Overheard, OwnVoter};
 use link::Outbox;
 
 pub(crate) use hooks::{AnyParticipant, AnySagaParticipant, Finished};
@@ -84,6 +84,8 @@ enum Done {
     Branch(Gtid, Finished),
     /// A step's hook.
     Step(steps::Key, assent_protocol::saga::StepResult),
+    /// Questions to the own voter; each has its answer, or has to be asked alone.
+    Voter(Vec<voting::Question>, Vec<Option<Asked>>),
     /// A question to the own voter, or to its store, or to a peer.
     Voting(Gtid, voting::Answered),
 }
@@ -277,6 +279,7 @@ impl Engine {
                     () = voting::Voting::forgetting(&mut self.voting) => {}
                 }
                 self.start_waiting_calls();
+                self.ask_voter();
                 dropped = Outbox::default();
             };
             match dialled {
@@ -318,6 +321,7 @@ impl Engine {
         if let Err(over) = self.frame(&mut outbox, std::mem::take(&mut link.early)) {
             return over;
         }
+        self.ask_voter();
         link.flush(&mut outbox);
         loop {
             let is_behind = outbox.is_behind();
@@ -372,6 +376,7 @@ impl Engine {
                 }
             }
             self.start_waiting_calls();
+            self.ask_voter();
             has_spoken |= link.flush(&mut outbox);
             if self.is_shutting_down && self.calls.running == 0 && self.calls.waiting.is_empty() && !outbox.is_behind()
             {
@@ -439,6 +444,7 @@ impl Engine {
                 self.calls.running -= 1;
                 self.step_hook_finished(outbox, key, result);
             }
+            Done::Voter(questions, answers) => self.voter_answered(outbox, questions, answers),
             Done::Voting(gtid, answered) => self.voting_answered(outbox, gtid, answered),
         }
     }

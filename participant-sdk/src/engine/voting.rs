@@ -1,8 +1,9 @@
 //! Branches of three-phase transactions: their machines, the own voter, and the peers.
 //!
-//! A branch's voter is asked by tasks, one question of a branch at a time and in order, for as long as its store is away. Whoever else asks the
-//! same voter, the coordinator or a peer, goes to the store beside that; the store's compare-and-set puts them in order, and the engine is
-//! told, so that its machine knows who is at work.
+//! The own voter is asked by tasks: one for all questions of a turn, so that they share an append, and one for each that this could not answer. A
+//! branch asks one question at a time and in order, for as long as its store is away. Whoever else asks the same voter, the coordinator or
+//! a peer, goes to the store beside that; the store's compare-and-set puts them in order, and the engine is told, so that its machine knows
+//! who is at work.
 //!
 //! A branch that is not in memory is met with what its voter's store has: another instance may have voted, or an earlier life of this one.
 
@@ -15,7 +16,7 @@ use assent_proto::voter::PeerQuestion;
 use assent_protocol::branch::State;
 use assent_protocol::three_phase::participant::{Effect, Event, Timer};
 use assent_protocol::three_phase::{
-    Answer, Bar, Leader, NodeId, Participant, PeerAddress, Request, Roster, VoterName, VoterRecord, invariant,
+    Answer, Bar, Leader, NodeId, Participant, PeerAddress, Request, VoterName, VoterRecord, invariant,
 };
 use assent_protocol::two_phase::Vote;
 use assent_protocol::{Decision, Epoch, Gtid, Output};
@@ -35,16 +36,19 @@ pub(super) struct Voting {
     peers: Arc<Peers>,
     address: PeerAddress,
     coordinator: Option<String>,
+    /// What its voter is to be asked at the end of this turn.
+    questions: Vec<Question>,
     /// Records to be deleted, each with the time when no message about its transaction is on its way any more.
     forgotten: VecDeque<(Instant, Gtid)>,
 }
 
+/// About which transaction, in whose name (the own, or the log's if it is the coordinator), and what.
+pub(super) type Question = (Gtid, VoterName, Request);
+
 /// What a task about a branch's voter came back with.
 pub(super) enum Answered {
-    /// The own voter, asked by this branch.
-    Own(Answer, Option<Roster>),
-    /// The own voter, asked by the coordinator.
-    Coordinator(Box<Overheard>),
+    /// The own voter.
+    Own(Box<Overheard>),
     /// Another voter.
     Peer(VoterName, Answer),
     /// The store, about a branch that was not in memory.
@@ -72,6 +76,7 @@ impl Voting {
             peers: Peers::new(&settings.token),
             address: voter.address.clone(),
             coordinator: identity.coordinator,
+            questions: Vec::new(),
             forgotten: VecDeque::new(),
         }))
     }
@@ -328,49 +333,86 @@ impl Engine {
 
     /// Asks the next question, if none is under way.
     fn ask_own_voter(&mut self, gtid: Gtid) {
-        let Some(voting) = &self.voting else { return };
+        let Some(voting) = &mut self.voting else { return };
         let Some(entry) = self.branches.entries.get_mut(&gtid).filter(|entry| !entry.is_asking) else { return };
         let Some(request) = entry.asks.pop_front() else { return };
         entry.is_asking = true;
-        let own = Arc::clone(&voting.own);
-        self.spawn(gtid, async move {
-            let asked = until_it_answers(gtid, || own.ask(gtid, own.name(), request.clone())).await;
-            let Asked { answer, kept, .. } = asked;
-            Some(Answered::Own(answer, kept.and_then(|kept| kept.roster)))
-        });
+        voting.questions.push((gtid, voting.own.name().clone(), request));
     }
 
     /// The coordinator, or a replica that leads an election, asks the own voter.
     fn coordinator_asks(&mut self, outbox: &mut Outbox, gtid: Gtid, request: Request) {
-        let Some(voting) = &self.voting else {
-            outbox.send(FromClient::VoterAnswered { gtid, answer: Answer::Barred(Bar::NotInRoster) });
-            return;
-        };
-        let own = Arc::clone(&voting.own);
-        self.spawn(gtid, async move {
-            match own.ask(gtid, &VoterName::Log, request.clone()).await {
-                Ok(asked) => Some(Answered::Coordinator(Box::new(Overheard { from: VoterName::Log, request, asked }))),
-                Err(error) => {
-                    tracing::warn!(%gtid, error = &error as &dyn std::error::Error, "the coordinator's question cannot be answered");
-                    None
-                }
+        match &mut self.voting {
+            Some(voting) => voting.questions.push((gtid, VoterName::Log, request)),
+            None => outbox.send(FromClient::VoterAnswered { gtid, answer: Answer::Barred(Bar::NotInRoster) }),
+        }
+    }
+
+    /// At the end of a turn: all that it has to ask the own voter.
+    pub(super) fn ask_voter(&mut self) {
+        let Some(voting) = self.voting.as_mut().filter(|voting| !voting.questions.is_empty()) else { return };
+        let questions = std::mem::take(&mut voting.questions);
+        let (own, finish) = (Arc::clone(&voting.own), self.finish.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                answers = own.ask_each(&questions) => drop(finish.send(Done::Voter(questions, answers))),
+                // The engine has ended, and with it whoever would hear the answers.
+                () = finish.closed() => {}
             }
         });
     }
 
+    /// What [`ask_voter`](Self::ask_voter) has found out. What it has not is asked alone.
+    pub(super) fn voter_answered(
+        &mut self,
+        outbox: &mut Outbox,
+        questions: Vec<Question>,
+        answers: Vec<Option<Asked>>,
+    ) {
+        for ((gtid, from, request), asked) in questions.into_iter().zip(answers) {
+            match asked {
+                Some(asked) => self.own_answered(outbox, gtid, Overheard { from, request, asked }),
+                None => self.ask_alone(gtid, from, request),
+            }
+        }
+    }
+
+    fn ask_alone(&self, gtid: Gtid, from: VoterName, request: Request) {
+        let Some(voting) = &self.voting else { return };
+        let own = Arc::clone(&voting.own);
+        self.spawn(gtid, async move {
+            let asked = if from == VoterName::Log {
+                match own.ask(gtid, &from, request.clone()).await {
+                    Ok(asked) => asked,
+                    Err(error) => {
+                        tracing::warn!(%gtid, error = &error as &dyn std::error::Error, "the coordinator's question cannot be answered");
+                        return None;
+                    }
+                }
+            } else {
+                until_it_answers(gtid, || own.ask(gtid, &from, request.clone())).await
+            };
+            Some(Answered::Own(Box::new(Overheard { from, request, asked })))
+        });
+    }
+
+    fn own_answered(&mut self, outbox: &mut Outbox, gtid: Gtid, overheard: Overheard) {
+        let Overheard { from, asked: Asked { answer, kept, .. }, .. } = &overheard;
+        if *from == VoterName::Log {
+            outbox.send(FromClient::VoterAnswered { gtid, answer: *answer });
+            return self.voter_was_asked(outbox, gtid, overheard);
+        }
+        if let Some(entry) = self.branches.entries.get_mut(&gtid) {
+            entry.is_asking = false;
+        }
+        let roster = kept.as_ref().and_then(|kept| kept.roster.clone());
+        self.voting_event(outbox, gtid, Event::VoterAnswered { answer: *answer, roster });
+        self.ask_own_voter(gtid);
+    }
+
     pub(super) fn voting_answered(&mut self, outbox: &mut Outbox, gtid: Gtid, answered: Answered) {
         match answered {
-            Answered::Own(answer, roster) => {
-                if let Some(entry) = self.branches.entries.get_mut(&gtid) {
-                    entry.is_asking = false;
-                }
-                self.voting_event(outbox, gtid, Event::VoterAnswered { answer, roster });
-                self.ask_own_voter(gtid);
-            }
-            Answered::Coordinator(overheard) => {
-                outbox.send(FromClient::VoterAnswered { gtid, answer: overheard.asked.answer });
-                self.voter_was_asked(outbox, gtid, *overheard);
-            }
+            Answered::Own(overheard) => self.own_answered(outbox, gtid, *overheard),
             Answered::Peer(voter, answer) => {
                 self.voting_event(outbox, gtid, Event::PeerAnswered { voter, answer });
             }

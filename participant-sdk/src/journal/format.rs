@@ -6,6 +6,7 @@
 //! frame  = mark:8 body_bytes:4 crc(frame header):4  crc(body):4  body
 //! body   = record+
 //! record = 'P' gtid:16 payload_bytes:4 payload      prepared; of a voter: this is what it keeps from now on
+//!        | 'B' gtid:16 beginning_bytes:4 beginning  of a voter: what it keeps begins so from now on, and goes on as before
 //!        | 'E' gtid:16                              ended; of a voter: forgotten
 //!        | 'L' label_bytes:4 label                  what the file as a whole is labelled with from now on
 //! ```
@@ -32,6 +33,7 @@ pub(super) const FRAME_HEADER_BYTES: usize = MARK_BYTES + 4 + 4 + 4;
 const SECTOR_BYTES: usize = 512;
 
 const PREPARED: u8 = b'P';
+const BEGINNING: u8 = b'B';
 const ENDED: u8 = b'E';
 const LABEL: u8 = b'L';
 
@@ -104,6 +106,19 @@ pub(super) fn write_prepared(body: &mut Vec<u8>, gtid: Gtid, payload: &[u8]) {
     // Callers keep payloads far below 4 GiB.
     body.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     body.extend_from_slice(payload);
+}
+
+pub(super) fn write_beginning(body: &mut Vec<u8>, gtid: Gtid, beginning: &[u8]) {
+    body.push(BEGINNING);
+    body.extend_from_slice(gtid.as_bytes());
+    body.extend_from_slice(&(beginning.len() as u32).to_le_bytes());
+    body.extend_from_slice(beginning);
+}
+
+/// A payload with another beginning of the same length; `None` if it is shorter than that.
+pub(super) fn with_beginning(payload: &Bytes, beginning: &[u8]) -> Option<Bytes> {
+    let rest = payload.get(beginning.len()..)?;
+    Some([beginning, rest].concat().into())
 }
 
 pub(super) fn write_ended(body: &mut Vec<u8>, gtid: Gtid) {
@@ -217,6 +232,13 @@ fn apply(mut body: &[u8], known: &mut Known) -> Option<()> {
                 known.branches.insert(gtid, payload);
                 rest
             }
+            BEGINNING => {
+                let (gtid, rest) = take_gtid(rest)?;
+                let (beginning, rest) = take_sized(rest)?;
+                let payload = known.branches.get_mut(&gtid)?;
+                *payload = with_beginning(payload, &beginning)?;
+                rest
+            }
             ENDED => {
                 let (gtid, rest) = take_gtid(rest)?;
                 known.branches.remove(&gtid);
@@ -259,6 +281,8 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Record {
         Prepared(Gtid, Vec<u8>),
+        /// For one that is there and long enough; otherwise nothing.
+        Begun(Gtid, Vec<u8>),
         Ended(Gtid),
     }
 
@@ -277,6 +301,8 @@ mod tests {
         ];
         let record = prop_oneof![
             (0..6_u8, payload).prop_map(|(number, payload)| Record::Prepared(gtid(number), payload)),
+            (0..6_u8, proptest::collection::vec(any::<u8>(), 1..20))
+                .prop_map(|(number, beginning)| Record::Begun(gtid(number), beginning)),
             (0..6_u8).prop_map(|number| Record::Ended(gtid(number))),
         ];
         proptest::collection::vec(proptest::collection::vec(record, 1..4), 1..6)
@@ -294,6 +320,12 @@ mod tests {
                     Record::Prepared(gtid, payload) => {
                         write_prepared(&mut body, *gtid, payload);
                         branches.insert(*gtid, payload.clone().into());
+                    }
+                    Record::Begun(gtid, beginning) => {
+                        let Some(payload) = branches.get_mut(gtid) else { continue };
+                        let Some(begun) = with_beginning(payload, beginning) else { continue };
+                        write_beginning(&mut body, *gtid, beginning);
+                        *payload = begun;
                     }
                     Record::Ended(gtid) => {
                         write_ended(&mut body, *gtid);

@@ -58,7 +58,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use format::{Branches, Known};
-use writer::{Append, Writer};
+use writer::{Append, Verdicts, Writer};
 
 pub(crate) use format::Kind;
 pub(crate) use writer::{Change, Verdict};
@@ -206,8 +206,14 @@ impl JournalFile {
 
     /// Makes a change, and answers when it is durable. Changes at the same time share a flush.
     pub(crate) async fn append(&self, change: Change) -> Result<Verdict, JournalError> {
+        let verdicts = self.append_all(vec![change]).await;
+        verdicts.into_iter().next().expect("one verdict for each change")
+    }
+
+    /// Makes changes with one flush, and answers when they are durable: one verdict for each, in their order.
+    pub(crate) async fn append_all(&self, changes: Vec<Change>) -> Verdicts {
         let (answer, answered) = oneshot::channel();
-        self.appends.send(Append { change, answer }).await.expect(WRITER_LIVES);
+        self.appends.send(Append { changes, answer }).await.expect(WRITER_LIVES);
         answered.await.expect(WRITER_LIVES)
     }
 

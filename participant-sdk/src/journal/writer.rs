@@ -13,16 +13,21 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::JournalError;
 use super::format::{
-    Kind, Known, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, write_ended, write_label,
-    write_prepared,
+    Kind, Known, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, with_beginning,
+    write_beginning, write_ended, write_label, write_prepared,
 };
 
 /// What is to be written, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Append {
-    pub(super) change: Change,
-    pub(super) answer: oneshot::Sender<Result<Verdict, JournalError>>,
+    pub(super) changes: Vec<Change>,
+    pub(super) answer: Answer,
 }
+
+/// One verdict for each change, in their order.
+pub(super) type Verdicts = Vec<Result<Verdict, JournalError>>;
+
+type Answer = oneshot::Sender<Verdicts>;
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +45,10 @@ pub(crate) enum Change {
     Prepared(Gtid, Bytes),
     /// There is none any more.
     Ended(Gtid),
-    /// This payload stands from now on, where one with this beginning stood, or none.
-    Replaced { gtid: Gtid, beginning: Option<Bytes>, payload: Bytes },
+    /// This payload stands from now on, where none stood.
+    Placed(Gtid, Bytes),
+    /// The payload begins so from now on, where it began as before; both are of one length, and what follows stays.
+    Begun { gtid: Gtid, before: Bytes, beginning: Bytes },
     /// The file's label from now on.
     Labelled(Bytes),
 }
@@ -158,11 +165,11 @@ impl Writer {
             }
             flushed_at = Instant::now();
             let mut appends = vec![first];
-            let mut gathered_bytes = appends[0].change.bytes();
+            let mut gathered_bytes = appends[0].bytes();
             while gathered_bytes < BATCH_BYTES
                 && let Ok(append) = queue.try_recv()
             {
-                gathered_bytes += append.change.bytes();
+                gathered_bytes += append.bytes();
                 appends.push(append);
             }
             are_many = appends.len() > 1;
@@ -194,9 +201,15 @@ impl Writer {
                 self.live_bytes -= before.as_ref().map_or(0, prepared_bytes);
             }
         }
-        let written = written.map(|()| Verdict::Written);
-        // What the refused ones met may be of this very batch, so they too are answered when it is durable.
-        let answers = batch.waiting.into_iter().map(|answer| (answer, written.clone())).chain(batch.refused);
+        let answers = batch.answers.into_iter().map(|(answer, mut verdicts)| {
+            if let Err(error) = &written {
+                // What the refused ones met may be of this very batch; but for them nothing was to be written.
+                for verdict in verdicts.iter_mut().filter(|verdict| matches!(verdict, Ok(Verdict::Written))) {
+                    *verdict = Err(error.clone());
+                }
+            }
+            (answer, verdicts)
+        });
         let answers = Answers(answers.collect());
         match &self.runtime {
             // To wake each of them from this thread would cost more than to write what they wait for.
@@ -256,40 +269,35 @@ impl Writer {
     }
 }
 
-/// Appends that are written together.
 /// Given when they are dropped: also by a runtime that shuts down.
-struct Answers(Vec<(Answer, Result<Verdict, JournalError>)>);
+struct Answers(Vec<(Answer, Verdicts)>);
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        for (answer, result) in self.0.drain(..) {
+        for (answer, verdicts) in self.0.drain(..) {
             // Whoever does not wait any more will find out when it asks again.
-            answer.send(result).ok();
+            answer.send(verdicts).ok();
         }
     }
 }
 
+/// Appends that are written together.
 struct Batch {
     body: Vec<u8>,
     /// What will be true when the body is durable.
     changed: HashMap<Gtid, Option<Bytes>>,
     label: Option<Bytes>,
-    waiting: Vec<Answer>,
-    refused: Vec<(Answer, Result<Verdict, JournalError>)>,
+    /// Given when the body is durable, to those that are refused too: what they met may be in this very batch.
+    answers: Vec<(Answer, Verdicts)>,
 }
-
-type Answer = oneshot::Sender<Result<Verdict, JournalError>>;
 
 impl Batch {
     fn of(appends: Vec<Append>, known: &Known) -> Self {
         let mut batch =
-            Self { body: Vec::new(), changed: HashMap::new(), label: None, waiting: Vec::new(), refused: Vec::new() };
-        for Append { change, answer } in appends {
-            match batch.take(change, known) {
-                // Those that find their record written wait too: it may be in this very batch.
-                Ok(Verdict::Written) => batch.waiting.push(answer),
-                refusal => batch.refused.push((answer, refusal)),
-            }
+            Self { body: Vec::new(), changed: HashMap::new(), label: None, answers: Vec::with_capacity(appends.len()) };
+        for Append { changes, answer } in appends {
+            let verdicts = changes.into_iter().map(|change| batch.take(change, known)).collect();
+            batch.answers.push((answer, verdicts));
         }
         batch
     }
@@ -308,16 +316,19 @@ impl Batch {
                     self.changed.insert(gtid, None);
                 }
             }
-            Change::Replaced { gtid, beginning, payload } => {
-                let is_as_expected = match (before(&gtid), &beginning) {
-                    (None, None) => true,
-                    (Some(before), Some(beginning)) => before.starts_with(beginning),
-                    (None, Some(_)) | (Some(_), None) => false,
-                };
-                if !is_as_expected {
+            Change::Placed(gtid, payload) => {
+                if before(&gtid).is_some() {
                     return Ok(Verdict::Overtaken);
                 }
                 self.put(gtid, payload);
+            }
+            Change::Begun { gtid, before: expected, beginning } => {
+                let found = before(&gtid).filter(|found| found.starts_with(&expected));
+                let Some(payload) = found.and_then(|found| with_beginning(found, &beginning)) else {
+                    return Ok(Verdict::Overtaken);
+                };
+                write_beginning(&mut self.body, gtid, &beginning);
+                self.changed.insert(gtid, Some(payload));
             }
             Change::Labelled(label) => {
                 write_label(&mut self.body, &label);
@@ -333,14 +344,14 @@ impl Batch {
     }
 }
 
-impl Change {
+impl Append {
     fn bytes(&self) -> usize {
-        match self {
-            Self::Prepared(_, payload) | Self::Replaced { payload, .. } | Self::Labelled(payload) => {
-                PREPARED_BYTES + payload.len()
-            }
-            Self::Ended(_) => PREPARED_BYTES,
-        }
+        let of = |change: &Change| match change {
+            Change::Prepared(_, bytes) | Change::Placed(_, bytes) | Change::Labelled(bytes) => bytes.len(),
+            Change::Begun { beginning, .. } => beginning.len(),
+            Change::Ended(_) => 0,
+        };
+        self.changes.iter().map(|change| PREPARED_BYTES + of(change)).sum()
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
 use assent_protocol::{Gtid, ParticipantName};
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use tokio::sync::{mpsc, oneshot};
@@ -219,8 +219,10 @@ impl Store for PostgresVoters {
         self.ask(move |answer| Ask::Load(gtid, answer)).boxed()
     }
 
-    fn append(&self, record: VoterRecord) -> BoxFuture<'_, Result<Kept, VoterStoreError>> {
-        self.ask(move |answer| Ask::Append(Box::new(record), answer)).boxed()
+    fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
+        // What is asked at once shares a statement.
+        let asks = records.into_iter().map(|record| self.ask(|answer| Ask::Append(Box::new(record), answer)));
+        try_join_all(asks.collect::<Vec<_>>()).boxed()
     }
 
     fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {

@@ -41,10 +41,8 @@ fn stored(record: VoterRecord) -> VoterRecord {
 }
 
 async fn is_kept(store: &impl Store, record: VoterRecord) -> bool {
-    match store.append(record).await.expect("written or overtaken") {
-        Kept::Durable(_) => true,
-        Kept::Overtaken => false,
-    }
+    let kept = store.append(vec![record]).await.expect("written or overtaken");
+    matches!(kept.as_slice(), [Kept::Durable(_)])
 }
 
 /// Runs all of it. `instance` gives a further instance's handle to the same storage, which holds no votes yet.
@@ -175,7 +173,7 @@ pub async fn is_there(store: &impl VoterStore) {
 /// If the vote is another one's.
 pub async fn votes(store: &impl VoterStore, gtid: Gtid) -> Result<(), VoterStoreError> {
     let vote = record(gtid, VoterState::WAITING, None);
-    if let Kept::Overtaken = store.append(vote.clone()).await? {
+    if let [Kept::Overtaken] = store.append(vec![vote.clone()]).await?.as_slice() {
         assert_eq!(store.load(gtid).await?, Some(vote), "only this one votes");
     }
     Ok(())

@@ -24,8 +24,16 @@ use crate::journal::{Change, JournalFile, Kind, Verdict};
 pub struct FileVoters {
     file: JournalFile,
     owner: Arc<OnceLock<ParticipantName>>,
-    /// What stands behind the states, as read or written before: it is the same in nearly all records of a transaction.
-    rests: Arc<Mutex<HashMap<Gtid, Rest>>>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// What need not be read, nor written as JSON, again.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The records that were written or read before, as they are durable.
+    records: HashMap<Gtid, VoterRecord>,
+    /// What stood last behind a state: whoever commits together once does so again.
+    rest: Option<Rest>,
 }
 
 /// The label: the store's identity, and the coordinator's id behind it.
@@ -41,7 +49,7 @@ impl FileVoters {
         if file.label().is_empty() {
             file.append(Change::Labelled(label(StoreId(rand::random()), ""))).await?;
         }
-        Ok(Self { file, owner: Arc::default(), rests: Arc::default() })
+        Ok(Self { file, owner: Arc::default(), memory: Arc::default() })
     }
 
     fn identity(&self) -> Identity {
@@ -54,28 +62,30 @@ impl FileVoters {
     }
 
     fn read(&self, gtid: Gtid) -> Result<Option<VoterRecord>, VoterStoreError> {
-        let Some(payload) = self.file.payload(gtid) else { return Ok(None) };
-        let known = self.rests().get(&gtid).cloned();
-        let record = match known {
-            Some(rest) if payload.get(STATE_BYTES..) == Some(&rest.bytes) => rest.record(gtid, &payload)?,
-            Some(_) | None => decode(gtid, &payload)?,
-        };
-        Ok(Some(record))
+        if let Some(record) = self.memory().records.get(&gtid) {
+            return Ok(Some(record.clone()));
+        }
+        self.file.payload(gtid).map(|payload| decode(gtid, &payload)).transpose()
     }
 
-    fn rests(&self) -> MutexGuard<'_, HashMap<Gtid, Rest>> {
-        // A map is whole after every insertion and removal.
-        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Each map is whole after every insertion and removal, and either may miss what the other has.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The payload of a record, whose rest is remembered until the record is deleted.
-    fn encode(&self, record: &VoterRecord) -> Bytes {
-        let mut rests = self.rests();
-        let rest = match rests.get(&record.gtid) {
-            Some(rest) if rest.is_of(record) => rest,
-            Some(_) | None => rests.entry(record.gtid).insert_entry(Rest::of(record)).into_mut(),
-        };
-        rest.payload(&record.state)
+    fn change(&self, record: &VoterRecord) -> Change {
+        let beginning = beginning(&record.state).freeze();
+        match record.before.map(|before| self::beginning(&before).freeze()) {
+            Some(before) => Change::Begun { gtid: record.gtid, before, beginning },
+            None => {
+                let mut memory = self.memory();
+                let rest = match memory.rest.take().filter(|rest| rest.is_of(record)) {
+                    Some(rest) => memory.rest.insert(rest),
+                    None => memory.rest.insert(Rest::of(record)),
+                };
+                Change::Placed(record.gtid, [&beginning[..], &rest.bytes].concat().into())
+            }
+        }
     }
 
     fn records(&self) -> Result<Vec<VoterRecord>, VoterStoreError> {
@@ -128,15 +138,23 @@ impl Store for FileVoters {
         async move { self.read(gtid) }.boxed()
     }
 
-    fn append(&self, record: VoterRecord) -> BoxFuture<'_, Result<Kept, VoterStoreError>> {
+    fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
         async move {
-            let gtid = record.gtid;
-            let beginning = record.before.map(|before| beginning(&before).freeze());
-            let payload = self.encode(&record);
-            match self.file.append(Change::Replaced { gtid, beginning, payload }).await? {
-                Verdict::Written => Ok(durable(gtid)),
-                Verdict::Overtaken => Ok(Kept::Overtaken),
-            }
+            let changes = records.iter().map(|record| self.change(record)).collect();
+            let verdicts = self.file.append_all(changes).await;
+            let mut memory = self.memory();
+            let kept = records.into_iter().zip(verdicts).map(|(record, verdict)| match verdict? {
+                Verdict::Written => {
+                    let gtid = record.gtid;
+                    memory.records.insert(gtid, VoterRecord { before: None, ..record });
+                    Ok(durable(gtid))
+                }
+                Verdict::Overtaken => {
+                    memory.records.remove(&record.gtid);
+                    Ok(Kept::Overtaken)
+                }
+            });
+            kept.collect()
         }
         .boxed()
     }
@@ -145,15 +163,16 @@ impl Store for FileVoters {
         async move {
             // What is decided stays so: nobody comes in between.
             let may_go = |gtid: &Gtid| {
-                let record = self.read(*gtid).ok().flatten();
-                record.is_some_and(|record| record.state.standing.decision().is_some())
+                let state = self.file.payload(*gtid).and_then(|payload| state(*gtid, &payload).ok());
+                state.is_some_and(|state| state.standing.decision().is_some())
             };
             let gtids: Vec<Gtid> = gtids.into_iter().filter(may_go).collect();
-            let ends = gtids.iter().map(|gtid| self.file.append(Change::Ended(*gtid)));
-            futures::future::try_join_all(ends).await?;
-            let mut rests = self.rests();
+            let ends = gtids.iter().map(|gtid| Change::Ended(*gtid)).collect();
+            let ended: Result<Vec<Verdict>, _> = self.file.append_all(ends).await.into_iter().collect();
+            ended?;
+            let mut memory = self.memory();
             for gtid in gtids {
-                rests.remove(&gtid);
+                memory.records.remove(&gtid);
             }
             Ok(())
         }
@@ -200,17 +219,6 @@ impl Rest {
         self.is_read_only == record.is_read_only && self.voter == record.voter && self.roster == record.roster
     }
 
-    fn payload(&self, state: &VoterState) -> Bytes {
-        let mut payload = beginning(state);
-        payload.extend_from_slice(&self.bytes);
-        payload.freeze()
-    }
-
-    fn record(self, gtid: Gtid, payload: &[u8]) -> Result<VoterRecord, VoterStoreError> {
-        let state = state(gtid, payload)?;
-        let Self { voter, roster, is_read_only, .. } = self;
-        Ok(VoterRecord { gtid, voter, roster, is_read_only, state, before: None })
-    }
 }
 
 const BALLOT_BYTES: usize = 8 + 16;
@@ -304,19 +312,21 @@ mod tests {
     const ENDED: VoterState = VoterState { standing: Standing::Aborted, ..ACCEPTED };
 
     async fn kept(voters: &FileVoters, record: VoterRecord) -> bool {
-        match voters.append(record).await.expect("written") {
-            Kept::Durable(_) => true,
-            Kept::Overtaken => false,
-        }
+        let kept = voters.append(vec![record]).await.expect("written");
+        matches!(kept.as_slice(), [Kept::Durable(_)])
+    }
+
+    fn payload(record: &VoterRecord) -> Vec<u8> {
+        [&beginning(&record.state)[..], &Rest::of(record).bytes].concat()
     }
 
     #[test]
     fn what_is_written_is_read() {
         for state in [VoterState::WAITING, VoterState::ATTEMPTED, VoterState::REFUSED, JOINED, ACCEPTED, ENDED] {
             let record = record(gtid(), state, None);
-            assert_eq!(decode(record.gtid, &Rest::of(&record).payload(&record.state)).expect("reads"), record);
+            assert_eq!(decode(record.gtid, &payload(&record)).expect("reads"), record);
             let refused = VoterRecord { roster: None, is_read_only: false, ..record };
-            assert_eq!(decode(refused.gtid, &Rest::of(&refused).payload(&refused.state)).expect("reads"), refused);
+            assert_eq!(decode(refused.gtid, &payload(&refused)).expect("reads"), refused);
         }
         decode(gtid(), b"short").expect_err("too short");
         decode(gtid(), &[9; STATE_BYTES + 2]).expect_err("no standing");

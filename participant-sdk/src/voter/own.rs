@@ -1,10 +1,11 @@
 //! The participant's own voter: loaded from its store for each request, asked, and kept before it answers.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use assent_protocol::three_phase::{Answer, Request, StoreId, Voter, VoterName, VoterRecord};
-use assent_protocol::{Gtid, ParticipantName, Parts, Record};
+use assent_protocol::{Durable, Gtid, Held, ParticipantName, Parts, Record};
 
 use super::store::{AnyStore, Kept, Recalled, VoterStoreError};
 
@@ -63,42 +64,107 @@ impl OwnVoter {
 
     /// Asks it, in the name of whoever the transport has authenticated.
     pub(crate) async fn ask(&self, gtid: Gtid, from: &VoterName, request: Request) -> Result<Asked, VoterStoreError> {
-        let mut known = match self.store.recall(gtid) {
-            Recalled::Known(record) => record.map(|record| *record),
-            // A vote of yes is nearly always the first word: it is appended over nothing, and who finds something there looks.
-            Recalled::Unknown if matches!(request, Request::VoteYes { .. }) => None,
+        let mut known = match self.recalled(gtid, &request) {
+            Recalled::Known(known) => known.map(|known| *known),
             Recalled::Unknown => self.store.load(gtid).await?,
         };
         loop {
-            let mut voter = Voter::load(gtid, self.name.clone(), self.id, known.clone());
-            #[cfg(debug_assertions)]
-            let before = voter.clone();
-            let output = voter.handle(from, request.clone());
-            #[cfg(debug_assertions)]
-            if let Err(violation) =
-                assent_protocol::three_phase::invariant::check_voter(&before, &request, &voter, &output)
-            {
-                panic!("{violation}: {request:?} on {before:?}");
-            }
-            match output.split() {
-                Parts::Free { effects, .. } => {
-                    return Ok(Asked { answer: only(effects), kept: known, has_changed: false });
-                }
-                Parts::AfterAppend { forced: Record::Voter(record), held, .. } => {
-                    let record = *record;
-                    match self.store.append(record.clone()).await? {
-                        Kept::Durable(receipt) => {
-                            let kept = Some(VoterRecord { before: None, ..record });
-                            return Ok(Asked { answer: only(held.release(&receipt)), kept, has_changed: true });
-                        }
+            match self.hear(gtid, from, request.clone(), known) {
+                Heard::Answered(asked) => return Ok(asked),
+                Heard::ToKeep(record, held) => {
+                    let kept = self.store.append(vec![record.clone()]).await?;
+                    match kept.into_iter().next() {
+                        Some(Kept::Durable(receipt)) => return Ok(released(record, held, &receipt)),
                         // Each time, somebody else's request has got through.
-                        Kept::Overtaken => known = self.store.load(gtid).await?,
+                        Some(Kept::Overtaken) | None => known = self.store.load(gtid).await?,
                     }
                 }
-                Parts::AfterAppend { forced, .. } => unreachable!("a voter keeps voters' records, and not {forced:?}"),
             }
         }
     }
+
+    /// Asks about many transactions, and keeps what follows with one append. `None` where that is not enough, because the store has to be
+    /// looked at, somebody else came first, or it failed: [`ask`](Self::ask) then.
+    pub(crate) async fn ask_each(&self, questions: &[(Gtid, VoterName, Request)]) -> Vec<Option<Asked>> {
+        let mut answers: Vec<Option<Asked>> = Vec::with_capacity(questions.len());
+        let (mut records, mut held) = (Vec::new(), Vec::new());
+        let mut changing = HashSet::with_capacity(questions.len());
+        for (gtid, from, request) in questions {
+            let Recalled::Known(known) = self.recalled(*gtid, request) else {
+                answers.push(None);
+                continue;
+            };
+            match self.hear(*gtid, from, request.clone(), known.map(|known| *known)) {
+                Heard::Answered(asked) => answers.push(Some(asked)),
+                Heard::ToKeep(record, answer) => {
+                    // What follows from a second question depends on what becomes of the first.
+                    if changing.insert(*gtid) {
+                        records.push(record);
+                        held.push((answers.len(), answer));
+                    }
+                    answers.push(None);
+                }
+            }
+        }
+        if records.is_empty() {
+            return answers;
+        }
+        match self.store.append(records.clone()).await {
+            Ok(kept) => {
+                for ((record, (at, held)), kept) in records.into_iter().zip(held).zip(kept) {
+                    if let Kept::Durable(receipt) = kept {
+                        answers[at] = Some(released(record, held, &receipt));
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                questions = questions.len(),
+                "the voter's store fails; asking one by one"
+            ),
+        }
+        answers
+    }
+
+    /// What there is, as far as it is known or nearly certain.
+    fn recalled(&self, gtid: Gtid, request: &Request) -> Recalled {
+        match self.store.recall(gtid) {
+            // A vote of yes is nearly always the first word: it is appended over nothing, and who finds something there looks.
+            Recalled::Unknown if matches!(request, Request::VoteYes { .. }) => Recalled::Known(None),
+            recalled => recalled,
+        }
+    }
+
+    fn hear(&self, gtid: Gtid, from: &VoterName, request: Request, known: Option<VoterRecord>) -> Heard {
+        let mut voter = Voter::load(gtid, self.name.clone(), self.id, known.clone());
+        #[cfg(debug_assertions)]
+        let (before, asked) = (voter.clone(), request.clone());
+        let output = voter.handle(from, request);
+        #[cfg(debug_assertions)]
+        if let Err(violation) = assent_protocol::three_phase::invariant::check_voter(&before, &asked, &voter, &output) {
+            panic!("{violation}: {asked:?} on {before:?}");
+        }
+        match output.split() {
+            Parts::Free { effects, .. } => {
+                Heard::Answered(Asked { answer: only(effects), kept: known, has_changed: false })
+            }
+            Parts::AfterAppend { forced: Record::Voter(record), held, .. } => Heard::ToKeep(*record, held),
+            Parts::AfterAppend { forced, .. } => unreachable!("a voter keeps voters' records, and not {forced:?}"),
+        }
+    }
+}
+
+/// What a voter says at once.
+enum Heard {
+    /// Its answer, which needs nothing to be kept.
+    Answered(Asked),
+    /// What has to be kept first.
+    ToKeep(VoterRecord, Held<Answer>),
+}
+
+fn released(record: VoterRecord, held: Held<Answer>, receipt: &Durable) -> Asked {
+    let kept = Some(VoterRecord { before: None, ..record });
+    Asked { answer: only(held.release(receipt)), kept, has_changed: true }
 }
 
 fn only(answers: Vec<Answer>) -> Answer {

@@ -115,8 +115,9 @@ pub(crate) mod sealed {
         /// What stands in the store.
         fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>>;
 
-        /// Makes a record durable, if what stands there is [`VoterRecord::before`].
-        fn append(&self, record: VoterRecord) -> BoxFuture<'_, Result<Kept, VoterStoreError>>;
+        /// Makes records durable, each if what stands there is its [`VoterRecord::before`], with one flush where it can. Of each transaction there
+        /// is one at most. The answers are in their order; with an error, each of them may have been kept or not.
+        fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>>;
 
         /// Deletes records, as far as they [may be](assent_protocol::three_phase::Voter::may_be_forgotten).
         fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>>;

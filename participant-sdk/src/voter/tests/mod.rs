@@ -186,11 +186,11 @@ impl Store for Gated {
     fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>> {
         self.store.load(gtid)
     }
-    fn append(&self, record: VoterRecord) -> BoxFuture<'_, Result<Kept, VoterStoreError>> {
+    fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
         async move {
             self.was_asked.store(true, SeqCst);
             self.gate.notified().await;
-            self.store.append(record).await
+            self.store.append(records).await
         }
         .boxed()
     }
