@@ -276,7 +276,6 @@ impl Engine {
                     },
                     Some(done) = self.finished.recv() => self.task_finished(&mut dropped, done),
                     Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut dropped, gtid, timer),
-                    () = voting::Voting::forgetting(&mut self.voting) => {}
                 }
                 self.start_waiting_calls();
                 self.ask_voter();
@@ -357,7 +356,6 @@ impl Engine {
                     }
                 }
                 Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut outbox, gtid, timer),
-                () = voting::Voting::forgetting(&mut self.voting) => {}
                 () = gate.room(), if is_behind => {}
                 _ = retries.tick() => {
                     for message in self.requests.due() {

@@ -7,7 +7,6 @@
 //!
 //! A branch that is not in memory is met with what its voter's store has: another instance may have voted, or an earlier life of this one.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,6 @@ use assent_protocol::three_phase::{
 use assent_protocol::two_phase::Vote;
 use assent_protocol::{Decision, Epoch, Gtid, Output};
 use rand::RngExt;
-use tokio::time::Instant;
 
 use super::branches::{Entry, Machine, effects_of, said};
 use super::link::Outbox;
@@ -38,8 +36,8 @@ pub(super) struct Voting {
     coordinator: Option<String>,
     /// What its voter is to be asked at the end of this turn.
     questions: Vec<Question>,
-    /// Records to be deleted, each with the time when no message about its transaction is on its way any more.
-    forgotten: VecDeque<(Instant, Gtid)>,
+    /// Records to be deleted at the end of this turn.
+    forgotten: Vec<Gtid>,
 }
 
 /// About which transaction, in whose name (the own, or the log's if it is the coordinator), and what.
@@ -55,11 +53,6 @@ pub(super) enum Answered {
     Store(Option<Box<VoterRecord>>),
 }
 
-/// How long a record is kept once it may go: longer than any question of a peer is under way. A late question would find a voter that has
-/// never voted.
-const FORGET_AFTER: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
-/// Records that are deleted at once.
-const FORGET_MAX: usize = 4_096;
 /// The bounds of the waits between attempts to reach the store.
 const STORE_RETRY_INITIAL: Duration = Duration::from_millis(50);
 const STORE_RETRY_MAX: Duration = Duration::from_secs(5);
@@ -77,7 +70,7 @@ impl Voting {
             address: voter.address.clone(),
             coordinator: identity.coordinator,
             questions: Vec::new(),
-            forgotten: VecDeque::new(),
+            forgotten: Vec::new(),
         }))
     }
 
@@ -105,15 +98,13 @@ impl Voting {
         VoterPlace { address: self.address.clone(), store: self.own.id() }
     }
 
-    /// Deletes what is due. Cancelled, nothing is lost.
-    pub(super) async fn forgetting(voting: &mut Option<Self>) {
-        let Some(voting) = voting else { return std::future::pending().await };
-        let Some((due, _)) = voting.forgotten.front() else { return std::future::pending().await };
-        tokio::time::sleep_until(*due).await;
-        let now = Instant::now();
-        let count = voting.forgotten.iter().take(FORGET_MAX).take_while(|(due, _)| *due <= now).count();
-        let gtids: Vec<_> = voting.forgotten.drain(..count).map(|(_, gtid)| gtid).collect();
-        let store = Arc::clone(voting.own.store());
+    /// Deletes the records of transactions that have ended everywhere.
+    fn delete_forgotten(&mut self) {
+        if self.forgotten.is_empty() {
+            return;
+        }
+        let gtids = std::mem::take(&mut self.forgotten);
+        let store = Arc::clone(self.own.store());
         tokio::spawn(async move {
             if let Err(error) = store.forget(gtids).await {
                 // They take room, and are met again at the next start.
@@ -317,7 +308,7 @@ impl Engine {
                     self.ask_peer(gtid, voter, address, request);
                 }
                 Effect::AskPeer { address: None, .. } => {}
-                Effect::ForgetVoter => self.forget_later(gtid),
+                Effect::ForgetVoter => self.forget_record(gtid),
                 Effect::SetTimer { timer, after_ms, jitter_ms } => self.set_timer(gtid, timer, after_ms, jitter_ms),
                 Effect::CancelTimer(timer) => self.cancel_timer(gtid, timer),
                 Effect::Contradiction { doing } => {
@@ -348,9 +339,13 @@ impl Engine {
         }
     }
 
-    /// At the end of a turn: all that it has to ask the own voter.
+    /// At the end of a turn: all that it has to ask the own voter, and to delete.
     pub(super) fn ask_voter(&mut self) {
-        let Some(voting) = self.voting.as_mut().filter(|voting| !voting.questions.is_empty()) else { return };
+        let Some(voting) = &mut self.voting else { return };
+        voting.delete_forgotten();
+        if voting.questions.is_empty() {
+            return;
+        }
         let questions = std::mem::take(&mut voting.questions);
         let (own, finish) = (Arc::clone(&voting.own), self.finish.clone());
         tokio::spawn(async move {
@@ -484,13 +479,13 @@ impl Engine {
             self.voting_event(outbox, gtid, Event::Forgotten);
         } else if !self.branches.entries.contains_key(&gtid) {
             // It has ended and left memory.
-            self.forget_later(gtid);
+            self.forget_record(gtid);
         }
     }
 
-    fn forget_later(&mut self, gtid: Gtid) {
+    fn forget_record(&mut self, gtid: Gtid) {
         if let Some(voting) = &mut self.voting {
-            voting.forgotten.push_back((Instant::now() + FORGET_AFTER, gtid));
+            voting.forgotten.push(gtid);
         }
     }
 }

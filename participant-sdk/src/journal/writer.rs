@@ -77,7 +77,7 @@ pub(super) struct Writer {
 
 /// While several write at a time, flushes begin at least this far apart: what others are about to write shares the next one. Whoever writes
 /// alone never waits.
-const PACE: Duration = Duration::from_millis(3);
+const PACE: Duration = Duration::from_micros(1_500);
 
 /// How many bytes of payload are gathered into one frame before it is flushed.
 const BATCH_BYTES: usize = 4 << 20;
