@@ -12,6 +12,7 @@ use assent_proto::v1::{self, CommitRequest, GetRequest, Outcome, TransactionStat
 use assent_protocol::three_phase::voter::Request;
 use assent_protocol::three_phase::{Roster, StoreId, Voter, VoterName, VoterRecord};
 use assent_protocol::{Decision, Durable, Gtid, ParticipantName, Parts, Record};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -81,7 +82,8 @@ impl Citizen {
         match order {
             Heard::Heartbeat(_) => Some(Said::Heartbeat(v1::Heartbeat {})),
             Heard::Prepare(prepare) => {
-                let roster = Roster::try_from(prepare.roster.expect("a roster")).expect("a roster");
+                let roster = v1::Roster::decode(prepare.roster).expect("a roster");
+                let roster = Roster::try_from(roster).expect("a roster");
                 let me = VoterName::Participant(self.name.clone());
                 self.ask(gtid(&prepare.gtid), &me, Request::VoteYes { roster, is_read_only: false });
                 let vote = v1::VoteKind::Yes.into();

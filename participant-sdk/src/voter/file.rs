@@ -218,7 +218,6 @@ impl Rest {
     fn is_of(&self, record: &VoterRecord) -> bool {
         self.is_read_only == record.is_read_only && self.voter == record.voter && self.roster == record.roster
     }
-
 }
 
 const BALLOT_BYTES: usize = 8 + 16;

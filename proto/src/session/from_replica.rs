@@ -1,9 +1,7 @@
 //! A replica's messages, read and written.
 
-use assent_protocol::three_phase::Roster;
-
 use super::shared::{Reading, gtid_bytes, outputs_to_wire};
-use super::{FromReplica, Malformed, Refused, Reply, StepOrder, Welcome};
+use super::{FromReplica, Malformed, Refused, Reply, StepOrder, Welcome, roster};
 use crate::v1;
 use crate::v1::server_message::Kind;
 
@@ -26,7 +24,10 @@ impl TryFrom<v1::ServerMessage> for FromReplica {
                     payload: prepare.payload,
                     timeout_ms: prepare.timeout_ms,
                     one_phase: prepare.one_phase,
-                    roster: prepare.roster.map(Roster::try_from).transpose()?,
+                    roster: Some(prepare.roster)
+                        .filter(|roster| !roster.is_empty())
+                        .map(roster::decoded)
+                        .transpose()?,
                     is_prepared: prepare.is_prepared,
                 })
             }
@@ -165,7 +166,7 @@ impl From<FromReplica> for Kind {
                     payload,
                     timeout_ms,
                     one_phase,
-                    roster: roster.map(Into::into),
+                    roster: roster.map(roster::encoded).unwrap_or_default(),
                     is_prepared,
                 })
             }

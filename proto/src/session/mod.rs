@@ -17,6 +17,7 @@
 
 mod from_client;
 mod from_replica;
+mod roster;
 mod saga;
 mod shared;
 

@@ -104,7 +104,8 @@ impl fmt::Display for VoterName {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked", into = "Unchecked")]
 pub struct Roster {
-    participants: Arc<[Seat]>,
+    /// Not a slice: of one and the same vector it is known at once that it is equal.
+    participants: Arc<Vec<Seat>>,
     log: StoreId,
 }
 
@@ -141,7 +142,7 @@ impl Roster {
                 return Err(InvalidRoster::Twice(seat.participant.clone()));
             }
         }
-        Ok(Self { participants: participants.into(), log })
+        Ok(Self { participants: Arc::new(participants), log })
     }
 
     /// The participants' places, in order.
