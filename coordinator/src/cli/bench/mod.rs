@@ -70,7 +70,7 @@ enum Resource {
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How long the last transactions may take to end.
 const END_MAX: Duration = Duration::from_secs(10);
-/// How long the baselines are measured.
+/// How long each baseline is measured: before the transactions, and after them.
 const BASELINE: Duration = Duration::from_secs(4);
 
 /// The body of a child process.
@@ -102,7 +102,7 @@ impl Bench {
         if let Some(url) = postgres {
             postgres::set_up(url).await?;
         }
-        let baseline = self.baselines(postgres).await?;
+        let baseline_before = self.baselines(postgres).await?;
         let (target, _coordinator) = self.coordinator(global, directory.path()).await?;
         let plan = |role| Plan {
             role,
@@ -126,6 +126,9 @@ impl Bench {
         all_ended(&target).await?;
         drop(load);
         drop(participants);
+        // A machine's speed drifts within a run: what is compared is measured on both sides.
+        let baseline_after = self.baselines(postgres).await?;
+        let baseline = baseline_before.zip(baseline_after).map(|(before, after)| before.mean(&after));
         if let Some(url) = postgres {
             postgres::tear_down(url).await?;
         }

@@ -31,6 +31,21 @@ pub(super) struct Baseline {
     pub(super) prepared_ratio: Option<f64>,
 }
 
+impl Baseline {
+    /// Of two measurements.
+    pub(super) fn mean(&self, other: &Self) -> Self {
+        let mean = |one: f64, other: f64| f64::midpoint(one, other);
+        Self {
+            inserts_per_s: mean(self.inserts_per_s, other.inserts_per_s),
+            insert_p50_ms: mean(self.insert_p50_ms, other.insert_p50_ms),
+            prepared_tx_per_s: self.prepared_tx_per_s.zip(other.prepared_tx_per_s).map(|(one, other)| mean(one, other)),
+            // Made by the report, with the rate of the transactions.
+            ratio: 0.0,
+            prepared_ratio: None,
+        }
+    }
+}
+
 fn failed(error: sqlx::Error) -> Failure {
     Failure::new(
         Exit::Failed,
