@@ -51,8 +51,8 @@ pub(super) enum Answered {
     Store(Option<Box<VoterRecord>>),
 }
 
-/// How long a record is kept once it may go: longer than any question of a peer is under way. A late question would find a voter that has
-/// never voted.
+/// How long a record is kept once it may go: longer than a peer waits for an answer, and than an order to prepare is on its way. Without its record the
+/// voter would refuse the one and vote anew on the other. Whoever knows of its vote needs no such time, see docs/decisions/0007.
 const FORGET_AFTER: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 /// Records that are deleted at once.
 const FORGET_MAX: usize = 4_096;
@@ -390,7 +390,7 @@ impl Engine {
                 Event::PeerDecided { from, decision: kept }
             }
             (Request::Join { ballot, .. } | Request::Propose { ballot, .. }, _) => Event::PeerSeen { ballot },
-            (Request::Decided(_) | Request::VoteYes { .. } | Request::VoteNo, _) => return,
+            (Request::Decided(_) | Request::Elected(_) | Request::VoteYes { .. } | Request::VoteNo, _) => return,
         };
         if let Some(kept) = kept {
             let is_undecided = kept.state.standing.decision().is_none();
