@@ -1,6 +1,6 @@
 //! What voters of a three-phase transaction say to one another, between the wire and the machines' own types.
 //!
-//! A vote itself never travels: [`Request::VoteYes`] and [`Request::VoteNo`] are a participant's own, and cannot be written.
+//! What a participant asks its own voter never travels: [`Request::VoteYes`], [`Request::VoteNo`] and [`Request::Elected`] cannot be written.
 
 use assent_protocol::three_phase::voter::{Answer, Bar, Proposal, Request, Standing};
 use assent_protocol::three_phase::{Ballot, NodeId, PeerAddress, Roster, Seat, StoreId};
@@ -39,7 +39,7 @@ impl TryFrom<v1::AskRequest> for PeerQuestion {
 }
 
 impl From<PeerQuestion> for v1::AskRequest {
-    /// A vote is written as an empty request, which no voter takes.
+    /// What is a participant's own to ask is written as an empty request, which no voter takes.
     fn from(asked: PeerQuestion) -> Self {
         let gtid = Bytes::copy_from_slice(asked.gtid.as_bytes());
         Self { gtid, from: asked.from.into(), request: Some(asked.request.into()) }
@@ -57,6 +57,7 @@ impl TryFrom<v1::VoterRequest> for Request {
             Some(RequestKind::Join(join)) => Self::Join {
                 ballot: ballot(MESSAGE, join.ballot)?,
                 roster: join.roster.ok_or_else(|| malformed(MESSAGE, "roster is not given"))?.try_into()?,
+                has_voted: join.has_voted,
             },
             Some(RequestKind::Propose(propose)) => Self::Propose {
                 ballot: ballot(MESSAGE, propose.ballot)?,
@@ -74,12 +75,13 @@ impl TryFrom<v1::VoterRequest> for Request {
 }
 
 impl From<Request> for v1::VoterRequest {
-    /// A vote is written as an empty request, which no voter takes.
+    /// What is a participant's own to ask is written as an empty request, which no voter takes.
     fn from(request: Request) -> Self {
         let kind = match request {
-            Request::VoteYes { .. } | Request::VoteNo => None,
-            Request::Join { ballot, roster } => {
-                Some(RequestKind::Join(v1::JoinBallot { ballot: Some(ballot.into()), roster: Some(roster.into()) }))
+            Request::VoteYes { .. } | Request::VoteNo | Request::Elected(_) => None,
+            Request::Join { ballot, roster, has_voted } => {
+                let (ballot, roster) = (Some(ballot.into()), Some(roster.into()));
+                Some(RequestKind::Join(v1::JoinBallot { ballot, roster, has_voted }))
             }
             Request::Propose { ballot, proposal } => {
                 let proposal = match proposal {
@@ -290,7 +292,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut requests = vec![Request::Join { ballot: BALLOT, roster: roster() }];
+        let join = |has_voted| Request::Join { ballot: BALLOT, roster: roster(), has_voted };
+        let mut requests = vec![join(false), join(true)];
         for proposal in [Proposal::PreCommit, Proposal::PreAbort] {
             requests.push(Request::Propose { ballot: Ballot::FIRST, proposal });
         }
@@ -319,16 +322,17 @@ mod tests {
     }
 
     #[test]
-    fn a_vote_does_not_travel() {
-        for vote in [Request::VoteNo, Request::VoteYes { roster: roster(), is_read_only: false }] {
-            Request::try_from(v1::VoterRequest::from(vote)).expect_err("it is nobody else's to give");
+    fn what_is_a_participants_own_to_ask_does_not_travel() {
+        let vote = Request::VoteYes { roster: roster(), is_read_only: false };
+        for own in [vote, Request::VoteNo, Request::Elected(Decision::Abort)] {
+            Request::try_from(v1::VoterRequest::from(own)).expect_err("it is nobody else's to ask");
         }
         Answer::try_from(v1::VoterAnswer::from(Answer::VotedYes { is_read_only: false })).expect_err("as its answer");
     }
 
     #[test]
     fn what_is_impossible_is_refused_and_says_why() {
-        let wire = v1::VoterRequest::from(Request::Join { ballot: BALLOT, roster: roster() });
+        let wire = v1::VoterRequest::from(Request::Join { ballot: BALLOT, roster: roster(), has_voted: false });
         let Some(RequestKind::Join(join)) = wire.kind else { panic!("a join") };
         type Change = fn(&mut v1::JoinBallot);
         let changes: [(Change, &str); 8] = [

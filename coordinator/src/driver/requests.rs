@@ -5,10 +5,10 @@
 //! such a gtid wait for [`Lookups`](super::lookup::Lookups).
 
 use assent_proto::error::Reason;
-use assent_proto::session::{Commit, FromClient, Refused, Reply};
+use assent_proto::session::{Commit, FromClient, FromReplica, Refused, Reply};
 use assent_protocol::record::Ended;
 use assent_protocol::saga::{self, Definition, Saga, StepResult};
-use assent_protocol::three_phase::{Coordinator, Request};
+use assent_protocol::three_phase::{self, Bar, Coordinator, Request};
 use assent_protocol::two_phase::{self, CarriedBranch, Order, Patience, TwoPhase, Vote};
 use assent_protocol::{
     AbortCode, AbortReason, BodyDigest, Caller, Gtid, InstanceId, Name, Outcome, ParticipantName, Protocol, Refusal,
@@ -379,6 +379,11 @@ impl Shard {
             }
             FromClient::Enlist { request_id, .. } => {
                 self.reply(caller(request_id), Reply::Refused(not_open()));
+            }
+            // Every vote was in, so 'attempt 1 sent' was logged: its row is gone since, and no abort may be presumed.
+            FromClient::AskLog { request, .. } if request.knows_of_a_vote() => {
+                let answer = three_phase::Answer::Barred(Bar::Forgotten);
+                self.peers.send(session, FromReplica::LogAnswered { gtid, answer });
             }
             FromClient::Inquire { .. }
             | FromClient::AskLog { request: Request::Join { .. } | Request::Propose { .. }, .. }

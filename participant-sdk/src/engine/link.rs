@@ -198,7 +198,11 @@ pub(crate) fn payload_bytes(message: &FromClient) -> usize {
         | FromClient::VoterAnswered { .. } => 0,
         FromClient::AskLog { request, .. } => match request {
             Request::Join { roster, .. } => roster.participants().len() * SEAT_BYTES_MAX,
-            Request::VoteYes { .. } | Request::VoteNo | Request::Propose { .. } | Request::Decided(_) => 0,
+            Request::VoteYes { .. }
+            | Request::VoteNo
+            | Request::Propose { .. }
+            | Request::Decided(_)
+            | Request::Elected(_) => 0,
         },
     }
 }

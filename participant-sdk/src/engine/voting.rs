@@ -104,9 +104,9 @@ impl Voting {
             return;
         }
         let gtids = std::mem::take(&mut self.forgotten);
-        let store = Arc::clone(self.own.store());
+        let own = Arc::clone(&self.own);
         tokio::spawn(async move {
-            if let Err(error) = store.forget(gtids).await {
+            if let Err(error) = own.forget(gtids).await {
                 // They take room, and are met again at the next start.
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -212,6 +212,10 @@ impl Engine {
             return;
         }
         let Some(voting) = &self.voting else { return };
+        if matches!(order, FromReplica::Prepare { .. }) && voting.own.has_forgotten(gtid) {
+            // It was on its way for longer than everything else of this transaction.
+            return;
+        }
         match voting.own.store().recall(gtid) {
             Recalled::Known(record) => self.met(outbox, record.map(|record| *record), vec![order]),
             Recalled::Unknown => {
@@ -427,7 +431,7 @@ impl Engine {
                 Event::PeerDecided { from, decision: kept }
             }
             (Request::Join { ballot, .. } | Request::Propose { ballot, .. }, _) => Event::PeerSeen { ballot },
-            (Request::Decided(_) | Request::VoteYes { .. } | Request::VoteNo, _) => return,
+            (Request::Decided(_) | Request::Elected(_) | Request::VoteYes { .. } | Request::VoteNo, _) => return,
         };
         if let Some(kept) = kept {
             let is_undecided = kept.state.standing.decision().is_none();

@@ -122,7 +122,7 @@ async fn instances_are_one_voter(one: &OwnVoter, other: &OwnVoter, store: StoreI
     for _ in 0..20 {
         let gtid = mint();
         let yes = Request::VoteYes { roster: roster.clone(), is_read_only: false };
-        let join = |round| Request::Join { ballot: ballot(round), roster: roster.clone() };
+        let join = |round| Request::Join { ballot: ballot(round), roster: roster.clone(), has_voted: false };
         let (voted, joined) = tokio::join!(one.ask(gtid, &me, yes), other.ask(gtid, &peer, join(2)));
         let (voted, joined) = (voted.expect("asked").answer, joined.expect("asked").answer);
         match voted {

@@ -1,10 +1,11 @@
 //! The participant's own voter: loaded from its store for each request, asked, and kept before it answers.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use assent_protocol::three_phase::{Answer, Request, StoreId, Voter, VoterName, VoterRecord};
+use assent_protocol::three_phase::{Answer, Bar, Request, StoreId, Voter, VoterName, VoterRecord};
 use assent_protocol::{Durable, Gtid, Held, ParticipantName, Parts, Record};
 
 use super::store::{AnyStore, Kept, Recalled, VoterStoreError};
@@ -15,7 +16,21 @@ pub(crate) struct OwnVoter {
     name: VoterName,
     id: StoreId,
     store: AnyStore,
+    forgotten: Mutex<Forgotten>,
 }
+
+/// The transactions whose records were deleted lately.
+#[derive(Default)]
+struct Forgotten {
+    gtids: HashSet<Gtid>,
+    order: VecDeque<(Instant, Gtid)>,
+}
+
+/// How long they are remembered: longer than a peer waits for an answer, and than an order to prepare is on its way. Without this the voter, which has no
+/// record any more, would refuse the one and vote anew on the other. Whoever knows of its vote needs no such time, see docs/decisions/0007.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// At most so many of them.
+const REMEMBERED_MAX: usize = 1 << 20;
 
 /// What a voter answered.
 #[derive(Clone, Debug)]
@@ -42,7 +57,7 @@ pub(crate) struct Overheard {
 impl OwnVoter {
     pub(crate) fn new(me: ParticipantName, id: StoreId, store: AnyStore) -> Arc<Self> {
         let name = VoterName::Participant(me.clone());
-        Arc::new(Self { me, name, id, store })
+        Arc::new(Self { me, name, id, store, forgotten: Mutex::default() })
     }
 
     pub(crate) fn participant(&self) -> &ParticipantName {
@@ -60,6 +75,35 @@ impl OwnVoter {
 
     pub(crate) fn store(&self) -> &AnyStore {
         &self.store
+    }
+
+    /// Deletes the records of transactions that have ended everywhere.
+    pub(crate) async fn forget(&self, gtids: Vec<Gtid>) -> Result<(), VoterStoreError> {
+        {
+            let now = Instant::now();
+            let mut forgotten = self.forgotten();
+            for gtid in &gtids {
+                if forgotten.gtids.insert(*gtid) {
+                    forgotten.order.push_back((now, *gtid));
+                }
+            }
+            let is_over = |(since, _): &mut (Instant, Gtid)| now.duration_since(*since) > REMEMBERED;
+            while forgotten.order.len() > REMEMBERED_MAX || forgotten.order.front_mut().is_some_and(is_over) {
+                let oldest = forgotten.order.pop_front();
+                oldest.map(|(_, gtid)| forgotten.gtids.remove(&gtid));
+            }
+        }
+        self.store.forget(gtids).await
+    }
+
+    /// Whether its record was deleted lately.
+    pub(crate) fn has_forgotten(&self, gtid: Gtid) -> bool {
+        self.forgotten().gtids.contains(&gtid)
+    }
+
+    fn forgotten(&self) -> MutexGuard<'_, Forgotten> {
+        // Whatever it was interrupted in, a transaction too few or too many is remembered.
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks it, in the name of whoever the transport has authenticated.
@@ -136,6 +180,10 @@ impl OwnVoter {
     }
 
     fn hear(&self, gtid: Gtid, from: &VoterName, request: Request, known: Option<VoterRecord>) -> Heard {
+        if known.is_none() && !matches!(request, Request::Decided(_)) && self.has_forgotten(gtid) {
+            let answer = Answer::Barred(Bar::Forgotten);
+            return Heard::Answered(Asked { answer, kept: None, has_changed: false });
+        }
         let mut voter = Voter::load(gtid, self.name.clone(), self.id, known.clone());
         #[cfg(debug_assertions)]
         let (before, asked) = (voter.clone(), request.clone());

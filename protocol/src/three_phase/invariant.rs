@@ -63,7 +63,9 @@ fn accepts_what_it_has_joined(before: &Voter, request: &Request, after: &Voter) 
     }
     let fits = match (request, old, new) {
         (Request::VoteYes { .. }, None, Some(new)) => new.standing == Standing::Waiting,
-        (Request::VoteNo | Request::Join { .. }, None, Some(new)) => new.standing == Standing::Aborted,
+        (Request::VoteNo | Request::Join { has_voted: false, .. }, None, Some(new)) => {
+            new.standing == Standing::Aborted
+        }
         (Request::Propose { ballot, proposal }, Some(old), Some(new)) => {
             let standing = match proposal {
                 Proposal::PreCommit => Standing::PreCommitted,
@@ -74,7 +76,9 @@ fn accepts_what_it_has_joined(before: &Voter, request: &Request, after: &Voter) 
                 && new.accepted == Some(*ballot)
                 && new.standing == standing
         }
-        (Request::Decided(decision), Some(_), Some(new)) => new.standing.decision() == Some(*decision),
+        (Request::Decided(decision) | Request::Elected(decision), Some(_), Some(new)) => {
+            new.standing.decision() == Some(*decision)
+        }
         _ => false,
     };
     if fits {
@@ -112,6 +116,7 @@ pub fn check_coordinator(
     an_outcome_never_changes(before, after)?;
     the_roster_is_frozen(before, after, output)?;
     proposes_behind_the_mark(before, after, output)?;
+    knows_of_every_vote(output)?;
     tells_only_what_is_agreed(after, output)?;
     ends_when_the_log_knows(before, event, after, output)?;
     a_live_stage_is_awake(before, after, output)
@@ -181,6 +186,18 @@ fn proposes_behind_the_mark(
     };
     if is_mark && !has_all() {
         return violation(INVARIANT, format!("marked while {:?}", after.transaction().branches()));
+    }
+    Ok(())
+}
+
+/// It leads once every vote is in, and says so: a voter that has forgotten would refuse else, after a commit.
+fn knows_of_every_vote(output: &Output<coordinator::Effect>) -> Result<(), Violation> {
+    for effect in output.peek_effects() {
+        if let coordinator::Effect::Send { to, order: Order::Ask(request @ Request::Join { .. }), .. } = effect
+            && !request.knows_of_a_vote()
+        {
+            return violation("I5 knows of every vote", format!("{to} is asked as if it might not have voted"));
+        }
     }
     Ok(())
 }
@@ -289,6 +306,7 @@ pub fn check_participant(
     yes_only_by_the_voter(before, event, output)?;
     ends_only_by_the_voter(before, event, after, output)?;
     leads_only_in_doubt(after)?;
+    leads_behind_its_voter(event, output)?;
     doubt_is_awake(before, event, after, output)
 }
 
@@ -361,6 +379,27 @@ fn leads_only_in_doubt(after: &Participant) -> Result<(), Violation> {
         return Ok(());
     }
     violation("leads only in doubt", format!("it leads while {:?}", after.stage()))
+}
+
+/// Peers are asked to join once the own voter has, and told an outcome once it keeps that one: until then the own record may be gone, and the peers'
+/// with it.
+fn leads_behind_its_voter(event: &participant::Event, output: &Output<participant::Effect>) -> Result<(), Violation> {
+    let own = if let participant::Event::VoterAnswered { answer, .. } = event { Some(*answer) } else { None };
+    for effect in output.peek_effects() {
+        let participant::Effect::AskPeer { request, .. } = effect else { continue };
+        let fits = match request {
+            Request::Join { ballot, .. } => {
+                matches!(own, Some(Answer::Joined { ballot: joined, .. }) if joined == *ballot)
+            }
+            Request::Decided(decision) => own == Some(Answer::Ended(*decision)),
+            Request::Propose { .. } => true,
+            Request::VoteYes { .. } | Request::VoteNo | Request::Elected(_) => false,
+        };
+        if !fits {
+            return violation("I5 leads behind its voter", format!("{event:?} led to {effect:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// I12: a branch in doubt has set its election timer, and sets it again when it fires.

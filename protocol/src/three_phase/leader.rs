@@ -13,6 +13,15 @@
 //! That *any* pre-committed voter is not enough, and the highest ballot counts, is what makes a later attempt find out what an earlier
 //! one may have decided.
 //!
+//! A leader says to whom it asks whether it knows that this voter has voted yes, so that one that has forgotten does not refuse
+//! ([`Request::knows_of_a_vote`]). A replica knows it of all: it leads once 'attempt 1 sent' is durable. A participant knows it of itself, and of all
+//! once somebody stands pre-committed or the log has joined, since neither is before that mark. It does not claim it of a peer for any less: an
+//! abort before the mark may end, and be forgotten, while somebody whom the coordinator has lost all trace of is still in doubt, and
+//! then a refusal is what ends it. (Pre-aborted says nothing either: a quorum may abort while somebody has yet to vote.)
+//!
+//! A participant asks its own voter first, under each ballot, and the others once that has joined: while its own vote is on record and undecided, nobody
+//! has been told to forget a commit, and whoever refuses is right.
+//!
 //! A leader keeps nothing: it is a machine in memory with a node of its own. When it dies, another one goes on.
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +30,7 @@ use super::ballot::{Ballot, NodeId};
 use super::roster::{Roster, VoterName};
 use super::voter::{Answer, Bar, Proposal, Request, Standing};
 use crate::durable::Output;
+use crate::ids::ParticipantName;
 use crate::record::Decision;
 
 /// An attempt is given up for a higher ballot after this long, and as long again by chance, in milliseconds; it doubles up to
@@ -40,6 +50,10 @@ pub struct Leader {
     /// The highest ballot that it has heard of, its own included.
     highest: Ballot,
     state: State,
+    /// A participant's own voter, which is asked before the others. A replica has none.
+    own: Option<VoterName>,
+    /// It knows that 'attempt 1 sent' was marked: every participant has voted yes.
+    all_voted: bool,
     /// What each voter answered under the present ballot, by index.
     heard: Vec<Heard>,
     /// A rejection was met under the present ballot.
@@ -118,7 +132,7 @@ impl Leader {
     /// The coordinator's first attempt: everybody voted yes, and 'attempt 1 sent' becomes durable before the effects are released. That record
     /// is the log's acceptance, which is told by [`Event::Answered`] as any other.
     pub fn first(roster: Roster, node: NodeId) -> (Self, Output<Effect>) {
-        let mut leader = Self::new(roster, node, Ballot::FIRST, State::Proposing(Proposal::PreCommit));
+        let mut leader = Self::new(roster, node, Ballot::FIRST, State::Proposing(Proposal::PreCommit), None);
         let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
         let participants = leader.roster.names().filter(|voter| *voter != VoterName::Log);
         let mut effects: Vec<_> = participants.map(|voter| Effect::Ask { voter, request: request.clone() }).collect();
@@ -127,17 +141,27 @@ impl Leader {
         (leader, Output::effects(effects))
     }
 
-    /// An election, under a ballot above every known one.
+    /// A replica's election, under a ballot above every known one. 'Attempt 1 sent' is durable, so every participant has voted yes.
     pub fn elect(roster: Roster, node: NodeId, highest: Ballot) -> (Self, Output<Effect>) {
+        Self::begin(roster, node, highest, None)
+    }
+
+    /// A participant's election. It is in doubt, so it has voted yes itself.
+    pub fn elect_as(me: ParticipantName, roster: Roster, node: NodeId, highest: Ballot) -> (Self, Output<Effect>) {
+        Self::begin(roster, node, highest, Some(VoterName::Participant(me)))
+    }
+
+    fn begin(roster: Roster, node: NodeId, highest: Ballot, own: Option<VoterName>) -> (Self, Output<Effect>) {
         let ballot = Ballot::above(highest.max(Ballot::FIRST), node);
-        let leader = Self::new(roster, node, ballot, State::Joining);
+        let leader = Self::new(roster, node, ballot, State::Joining, own);
         let effects = leader.joins();
         (leader, Output::effects(effects))
     }
 
-    fn new(roster: Roster, node: NodeId, ballot: Ballot, state: State) -> Self {
+    fn new(roster: Roster, node: NodeId, ballot: Ballot, state: State, own: Option<VoterName>) -> Self {
         let heard = vec![Heard::Nothing; roster.voters()];
-        Self { roster, node, ballot, highest: ballot, state, heard, is_backing_off: false, failures: 0 }
+        let all_voted = own.is_none();
+        Self { roster, node, ballot, highest: ballot, state, own, all_voted, heard, is_backing_off: false, failures: 0 }
     }
 
     /// Takes one event.
@@ -150,6 +174,7 @@ impl Leader {
 
     fn answered(&mut self, voter: &VoterName, answer: Answer) -> Vec<Effect> {
         let Some(index) = self.roster.position(voter) else { return Vec::new() };
+        self.all_voted |= self.is_of_an_attempt(index, answer);
         match (self.state, answer) {
             (State::Ended(_), _) => Vec::new(),
             (State::Joining | State::Proposing(_), Answer::Ended(decision)) => self.end(decision),
@@ -163,7 +188,11 @@ impl Leader {
             // What a voter answers to its own participant.
             (State::Joining | State::Proposing(_), Answer::VotedYes { .. }) => Vec::new(),
             (State::Joining, Answer::Joined { ballot, standing, accepted }) if ballot == self.ballot => {
+                let is_news = self.heard[index] == Heard::Nothing;
                 self.heard[index] = Heard::Joined { standing, accepted };
+                if is_news && self.own.as_ref() == Some(voter) {
+                    return self.joins_of(|other| other != voter);
+                }
                 self.propose_with_a_quorum()
             }
             (State::Proposing(proposal), Answer::Joined { ballot, standing, accepted }) if ballot == self.ballot => {
@@ -179,6 +208,16 @@ impl Leader {
                 if accepted < self.roster.quorum() { Vec::new() } else { self.end(proposal.decision()) }
             }
             (State::Joining | State::Proposing(_), Answer::Joined { .. } | Answer::Accepted { .. }) => Vec::new(),
+        }
+    }
+
+    /// Whether it is answered like this only after 'attempt 1 sent' was marked.
+    fn is_of_an_attempt(&self, index: usize, answer: Answer) -> bool {
+        let is_log = index == self.roster.participants().len();
+        match answer {
+            Answer::Joined { standing, .. } => is_log || standing == Standing::PreCommitted,
+            Answer::Accepted { .. } | Answer::Rejected { .. } => is_log,
+            Answer::VotedYes { .. } | Answer::Ended(_) | Answer::Barred(_) => false,
         }
     }
 
@@ -245,11 +284,18 @@ impl Leader {
     }
 
     fn joins(&self) -> Vec<Effect> {
-        let request = Request::Join { ballot: self.ballot, roster: self.roster.clone() };
-        let mut effects: Vec<_> =
-            self.roster.names().map(|voter| Effect::Ask { voter, request: request.clone() }).collect();
+        let mut effects = self.joins_of(|voter| self.own.as_ref().is_none_or(|own| own == voter));
         effects.push(self.round_timer());
         effects
+    }
+
+    fn joins_of(&self, is_asked: impl Fn(&VoterName) -> bool) -> Vec<Effect> {
+        let ask = |voter: VoterName| {
+            let has_voted = self.all_voted || self.own.as_ref() == Some(&voter);
+            let request = Request::Join { ballot: self.ballot, roster: self.roster.clone(), has_voted };
+            Effect::Ask { voter, request }
+        };
+        self.roster.names().filter(is_asked).map(ask).collect()
     }
 
     fn round_timer(&self) -> Effect {

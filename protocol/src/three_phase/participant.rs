@@ -7,13 +7,15 @@
 //! |---|---|---|---|---|---|---|
 //! | unvoted | hook called; prepared: own voter asked, **voting** | own voter asked, **voting** | ended: **decided**; voted: **in doubt** | own voter asked, **deciding**; hook runs: noted | heard: inquires; else own voter gives up | ignored |
 //! | voting | ignored | - | voted: vote sent, **in doubt**; ended: votes no, **decided**; barred: votes unknown, **unvoted** | own voter asked, **deciding** | inquires | ignored |
-//! | in doubt | votes yes again | - | ended: **decided**; else to the leader | own voter asked, **deciding** | heard: inquires; else leads | to the leader |
+//! | in doubt | votes yes again | - | ended: **decided**; barred: leads no more, inquires; else to the leader | own voter asked, **deciding** | heard: inquires; else leads | to the leader |
 //! | deciding | abort: votes no | - | ended: **decided** | contradiction, if it differs | ignored | ignored |
 //! | decided | abort: votes no | ignored | ignored | hook called again; contradiction, if it differs | ignored | ignored |
 //!
 //! *Heard* is whoever shows to be at work: the coordinator that orders or says wait, a peer that leads. A branch that heard somebody since its
 //! timer was set asks the coordinator and waits once more; so it leads after one to two timeouts of silence. It never decides alone (rule 7): a branch in doubt
-//! ends by its voter's word, which is a quorum's.
+//! ends by its voter's word, which is a quorum's. So an election's outcome is put to the own voter before anybody is told: a peer that was asked
+//! may have refused because it has forgotten, and then the own record has ended before. If the own record is gone too, another
+//! instance has ended the branch, and this one leads no more: it asks the coordinator.
 //!
 //! The own voter is a [`Voter`](super::Voter), loaded from its store for each [`Effect::AskVoter`], in the order of these effects, and beside them for each request of a
 //! peer. The driver answers every one of them with [`Event::VoterAnswered`], however long the store is away.
@@ -156,8 +158,8 @@ pub enum Effect {
         /// What.
         request: Request,
     },
-    /// Delete the voter's record, if it [may be](super::Voter::may_be_forgotten). Not before every message that could still be on its way
-    /// is gone: a voter without a record is one that never voted.
+    /// Delete the voter's record, if it [may be](super::Voter::may_be_forgotten), once orders to prepare and peers' questions that are on
+    /// their way have arrived: a voter without a record votes anew, and refuses a peer that does not know of its vote.
     ForgetVoter,
     /// (Re)start a timer.
     SetTimer {
@@ -382,16 +384,21 @@ impl Participant {
             (
                 Stage::Unvoted | Stage::Voting | Stage::InDoubt | Stage::Deciding(_),
                 Answer::Ended(decision @ (Decision::Commit | Decision::Abort)),
-            ) => self.decide(decision, effects),
+            ) => {
+                self.announce(decision, effects);
+                self.decide(decision, effects);
+            }
             (Stage::Voting, Answer::Barred(bar)) => {
                 self.stage = Stage::Unvoted;
                 self.roster = None;
                 effects.push(Effect::Send(Message::Vote(Vote::Unknown(bar.to_string()))));
             }
-            (
-                Stage::InDoubt,
-                Answer::Joined { .. } | Answer::Accepted { .. } | Answer::Rejected { .. } | Answer::Barred(_),
-            ) => {
+            // It has voted, and its voter does not know any more: another instance has ended the branch, and everybody has forgotten.
+            (Stage::InDoubt, Answer::Barred(_)) => {
+                self.stop_leading(effects);
+                effects.push(Effect::Send(Message::Inquire));
+            }
+            (Stage::InDoubt, Answer::Joined { .. } | Answer::Accepted { .. } | Answer::Rejected { .. }) => {
                 let voter = VoterName::Participant(self.me.clone());
                 self.tell_leader(leader::Event::Answered { voter, answer }, effects);
             }
@@ -464,7 +471,7 @@ impl Participant {
 
     fn elect(&mut self, effects: &mut Vec<Effect>) {
         let Some(roster) = self.roster.clone().filter(|_| self.leader.is_none()) else { return };
-        let (leader, output) = Leader::elect(roster, self.node, self.highest);
+        let (leader, output) = Leader::elect_as(self.me.clone(), roster, self.node, self.highest);
         self.leader = Some(leader);
         self.lead(output, effects);
     }
@@ -487,17 +494,20 @@ impl Participant {
                 leader::Effect::SetTimer { after_ms, jitter_ms } => {
                     effects.push(Effect::SetTimer { timer: Timer::Round, after_ms, jitter_ms });
                 }
-                leader::Effect::Announce(decision) => {
-                    let others = self.roster.iter().flat_map(Roster::names);
-                    let others: Vec<_> =
-                        others.filter(|voter| *voter != VoterName::Participant(self.me.clone())).collect();
-                    for voter in others {
-                        effects.extend(self.ask_peer(voter, Request::Decided(decision)));
-                    }
-                    self.told(self.branch.epoch(), decision, effects);
-                }
+                leader::Effect::Announce(decision) => effects.push(Effect::AskVoter(Request::Elected(decision))),
             }
         }
+    }
+
+    /// Its own election has ended, and its voter keeps the outcome: everybody else is told.
+    fn announce(&self, decision: Decision, effects: &mut Vec<Effect>) {
+        let has_ended = |leader: &Leader| matches!(leader.state(), leader::State::Ended(_));
+        if !self.leader.as_ref().is_some_and(has_ended) {
+            return;
+        }
+        let me = VoterName::Participant(self.me.clone());
+        let others = self.roster.iter().flat_map(Roster::names).filter(|voter| *voter != me);
+        effects.extend(others.filter_map(|voter| self.ask_peer(voter, Request::Decided(decision))));
     }
 
     fn ask_peer(&self, voter: VoterName, request: Request) -> Option<Effect> {
@@ -558,6 +568,9 @@ impl Participant {
             (Stage::Unvoted, _) if self.branch.is_ended() => String::new(),
             (Stage::Unvoted, _) => "its hook, or the coordinator to ask for its vote".to_owned(),
             (Stage::Voting, _) => "its own store, to make its vote durable".to_owned(),
+            (Stage::InDoubt, Some(leader)) if matches!(leader.state(), leader::State::Ended(_)) => {
+                "its own store, to make the outcome durable".to_owned()
+            }
             (Stage::InDoubt, Some(leader)) => leader.waiting_for(),
             (Stage::InDoubt, None) => "the coordinator, or a peer that leads an election".to_owned(),
             (Stage::Deciding(_), _) => "its own store, to make the outcome durable".to_owned(),

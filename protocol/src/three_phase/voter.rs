@@ -4,18 +4,24 @@
 //! handling and appending are one step: under a lock of the row, or as a compare-and-set against [`VoterRecord::before`] that starts over from
 //! loading when it loses. The forced record is durable before the answer leaves; the types see to that.
 //!
-//! | state | vote yes | vote no | propose e | join e | decided |
+//! | state | vote yes | vote no | propose e | join e | decided, elected |
 //! |---|---|---|---|---|---|
-//! | (none) | **waiting** | **aborted** | refused: never voted | its own store in the roster: **aborted**, else state lost | told; nothing to keep |
+//! | (none) | **waiting** | **aborted** | forgotten | known to have voted: forgotten; its own store in the roster: **aborted**, else state lost | decided: told, nothing to keep; elected: forgotten |
 //! | waiting | voted yes | voted yes | `le = e`, `la < e`: `la := e`, **pre-committed** or **pre-aborted**; else rejected | `e > le`: `le := e`, reported; else rejected | **committed** or **aborted** |
 //! | pre-committed, pre-aborted | voted yes | voted yes | as above; `la = e`: accepted once more | as above | **committed** or **aborted** |
 //! | committed, aborted | ended | ended | ended | ended | ended |
+//! | aborted without a vote | ended | ended | forgotten | known to have voted: forgotten; else ended | decided: ended; elected: forgotten |
 //!
 //! A join that is repeated while nothing was proposed under its ballot is reported once more: nothing has changed since.
 //!
 //! Only a voter without a state may abort by itself. That is what lets an election end a transaction in which somebody has not voted: whoever
 //! is asked before it has voted votes no, durably, and never votes yes afterwards. A vote of no needs no record for its own sake, and a voter that
 //! has lost its record is told from one that never had any by its store's identity in the roster.
+//!
+//! A record is deleted once every branch has ended, and then a voter that has voted looks like one that never did. Somebody may still lead by then:
+//! a replica that was fenced and does not know it, a participant's instance that stood still. So whoever asks says whether it knows that
+//! this voter has voted yes ([`Request::knows_of_a_vote`]), and a voter without a vote on record answers that it has forgotten: it changes
+//! nothing, and nobody decides by it.
 //!
 //! Whoever asks must be a voter of the roster, or a replica; and a roster that differs from the one it voted under is refused.
 
@@ -99,7 +105,7 @@ pub struct VoterRecord {
     pub gtid: Gtid,
     /// Whose.
     pub voter: VoterName,
-    /// Under which roster it voted; none if it refused before it had seen one.
+    /// Under which roster it voted yes; none if it never did: it refused.
     pub roster: Option<Roster>,
     /// Its branch has nothing to commit: no hook is called at the end.
     pub is_read_only: bool,
@@ -155,6 +161,8 @@ pub enum Request {
         ballot: Ballot,
         /// The roster that it knows: who is asked may not know any.
         roster: Roster,
+        /// The leader knows that this voter has voted yes.
+        has_voted: bool,
     },
     /// A leader proposes.
     Propose {
@@ -165,6 +173,21 @@ pub enum Request {
     },
     /// The outcome is known.
     Decided(Decision),
+    /// Its own participant's election came to this outcome. It is true only where there is a vote on record: a voter that was asked by this
+    /// election may have refused because it has forgotten, and then the own record has ended before, if it is still there.
+    Elected(Decision),
+}
+
+impl Request {
+    /// Whether only a voter that has voted yes can be asked this, as whoever asks knows. A proposal goes to those that joined, and the first
+    /// one to all, since every vote was in.
+    pub const fn knows_of_a_vote(&self) -> bool {
+        match self {
+            Self::Join { has_voted, .. } => *has_voted,
+            Self::Propose { .. } | Self::Elected(_) => true,
+            Self::VoteYes { .. } | Self::VoteNo | Self::Decided(_) => false,
+        }
+    }
 }
 
 /// What a voter answers.
@@ -211,9 +234,9 @@ pub enum Bar {
         "its durable state is lost: its store is not the one that the roster names; restore that store, or resolve by hand"
     )]
     StateLost,
-    /// A proposal came to a voter that has never voted.
-    #[error("it has never voted in this transaction")]
-    NeverVoted,
+    /// It is known to have voted, and has no vote on record.
+    #[error("it has forgotten this transaction, which has ended for every branch, or else its record was removed")]
+    Forgotten,
     /// Whoever asks is neither a voter of the roster nor a replica.
     #[error("whoever asks is neither in the roster nor a replica of the coordinator")]
     Stranger,
@@ -227,8 +250,7 @@ pub enum Bar {
 
 impl Bar {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::StateLost, Self::NeverVoted, Self::Stranger, Self::OtherRoster, Self::NotInRoster];
+    pub const ALL: [Self; 5] = [Self::StateLost, Self::Forgotten, Self::Stranger, Self::OtherRoster, Self::NotInRoster];
 
     /// The bar of a word, if it is one.
     pub fn from_code(word: &str) -> Option<Self> {
@@ -239,7 +261,7 @@ impl Bar {
     pub const fn code(self) -> &'static str {
         match self {
             Self::StateLost => "STATE_LOST",
-            Self::NeverVoted => "NEVER_VOTED",
+            Self::Forgotten => "FORGOTTEN",
             Self::Stranger => "STRANGER",
             Self::OtherRoster => "OTHER_ROSTER",
             Self::NotInRoster => "NOT_IN_ROSTER",
@@ -284,6 +306,10 @@ impl Voter {
             return answer(Answer::Barred(bar));
         }
         let Some(kept) = self.kept.clone() else { return self.unvoted(request) };
+        if kept.roster.is_none() && request.knows_of_a_vote() {
+            // It refused when it had forgotten, to somebody who did not know of its vote.
+            return answer(Answer::Barred(Bar::Forgotten));
+        }
         if let Some(decision) = kept.state.standing.decision() {
             return answer(Answer::Ended(decision));
         }
@@ -291,7 +317,7 @@ impl Voter {
             Request::VoteYes { .. } | Request::VoteNo => answer(Answer::VotedYes { is_read_only: kept.is_read_only }),
             Request::Propose { ballot, proposal } => self.proposed(kept, ballot, proposal),
             Request::Join { ballot, .. } => self.join(kept, ballot),
-            Request::Decided(decision) => self.decided(kept, decision),
+            Request::Decided(decision) | Request::Elected(decision) => self.decided(kept, decision),
         }
     }
 
@@ -299,7 +325,7 @@ impl Voter {
     fn bars(&self, from: &VoterName, request: &Request) -> Option<Bar> {
         let offered = match request {
             Request::VoteYes { roster, .. } | Request::Join { roster, .. } => Some(roster),
-            Request::VoteNo | Request::Propose { .. } | Request::Decided(_) => None,
+            Request::VoteNo | Request::Propose { .. } | Request::Decided(_) | Request::Elected(_) => None,
         };
         let known = self.kept.as_ref().and_then(|kept| kept.roster.as_ref());
         if let (Some(offered), Some(known)) = (offered, known)
@@ -317,27 +343,29 @@ impl Voter {
                 return Some(Bar::Stranger);
             }
         }
-        let is_for_itself = matches!(request, Request::VoteYes { .. } | Request::VoteNo);
+        let is_for_itself = matches!(request, Request::VoteYes { .. } | Request::VoteNo | Request::Elected(_));
         (is_for_itself && *from != self.voter).then_some(Bar::Stranger)
     }
 
-    /// Q: it has not voted.
+    /// Q: it has not voted, or it has forgotten.
     fn unvoted(&mut self, request: Request) -> Output<Answer> {
         match request {
             Request::VoteYes { roster, is_read_only } => {
                 let kept = Kept { roster: Some(roster), is_read_only, state: VoterState::WAITING };
                 self.keep(kept, Answer::VotedYes { is_read_only })
             }
-            Request::VoteNo => self.refuse(None),
-            Request::Join { roster, .. } => self.refuse(Some(roster)),
-            Request::Propose { .. } => answer(Answer::Barred(Bar::NeverVoted)),
+            Request::Join { has_voted: true, .. } | Request::Propose { .. } | Request::Elected(_) => {
+                answer(Answer::Barred(Bar::Forgotten))
+            }
+            Request::VoteNo | Request::Join { has_voted: false, .. } => self.refuse(),
             // It has nothing to keep: it never voted, or it was forgotten after it had ended.
             Request::Decided(decision) => answer(Answer::Ended(decision)),
         }
     }
 
-    fn refuse(&mut self, roster: Option<Roster>) -> Output<Answer> {
-        let kept = Kept { roster, is_read_only: false, state: VoterState::REFUSED };
+    /// Without a roster, which is what tells a refusal from a vote of yes that was aborted.
+    fn refuse(&mut self) -> Output<Answer> {
+        let kept = Kept { roster: None, is_read_only: false, state: VoterState::REFUSED };
         self.keep(kept, Answer::Ended(Decision::Abort))
     }
 
@@ -402,7 +430,7 @@ impl Voter {
         self.kept.as_ref().map(|kept| kept.state)
     }
 
-    /// The roster that it knows.
+    /// The roster that it voted yes under.
     pub fn roster(&self) -> Option<&Roster> {
         self.kept.as_ref().and_then(|kept| kept.roster.as_ref())
     }

@@ -2,7 +2,7 @@
 
 use assent_protocol::branch;
 use assent_protocol::three_phase::coordinator::{self, Introduction};
-use assent_protocol::three_phase::{Answer, Leader, Request, Standing, VoterState, leader, participant};
+use assent_protocol::three_phase::{Answer, Bar, Leader, Request, Standing, VoterState, leader, participant};
 use assent_protocol::two_phase::{self, Route};
 use assent_protocol::{Appended, Decision};
 
@@ -65,10 +65,12 @@ pub(crate) fn request_kind(request: &Request) -> &'static str {
     match request {
         Request::VoteYes { .. } => "vote yes",
         Request::VoteNo => "vote no",
-        Request::Join { .. } => "asked to join",
+        Request::Join { has_voted: false, .. } => "asked to join",
+        Request::Join { has_voted: true, .. } => "asked to join as one that has voted",
         Request::Propose { .. } => "proposed to",
         Request::Decided(Decision::Commit) => "told to commit",
         Request::Decided(Decision::Abort) => "told to abort",
+        Request::Elected(_) => "told what it elected",
     }
 }
 
@@ -79,6 +81,7 @@ fn answer_kind(answer: Answer) -> &'static str {
         Answer::Accepted { .. } => "accepted",
         Answer::Rejected { .. } => "rejected",
         Answer::Ended(_) => "ended",
+        Answer::Barred(Bar::Forgotten) => "forgotten",
         Answer::Barred(_) => "barred",
     }
 }
@@ -154,7 +157,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "accepted",
             "acknowledged",
             "asked to join",
-            "barred",
+            "asked to join as one that has voted",
             "commit requested",
             "deadline",
             "durable",
@@ -181,6 +184,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "accepted",
             "acknowledged",
             "asked to join",
+            "asked to join as one that has voted",
             "barred",
             "commit requested",
             "deadline",
@@ -239,7 +243,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("leader: joining", &["accepted", "barred", "ended", "joined its ballot", "rejected", "retry timer"]),
-    ("leader: proposing", &["accepted", "barred", "ended", "joined its ballot", "rejected", "retry timer"]),
+    ("leader: proposing", &["accepted", "ended", "joined its ballot", "rejected", "retry timer"]),
     (
         "participant: decided",
         &[
@@ -287,6 +291,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "election timer",
             "inquiry timer",
             "own voter accepted",
+            "own voter ended",
             "own voter joined",
             "own voter rejected",
             "peer answered",
@@ -330,10 +335,59 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "told to wait",
         ],
     ),
-    ("voter: aborted", &["asked to join", "proposed to", "told to abort", "vote no", "vote yes"]),
-    ("voter: committed", &["asked to join", "proposed to"]),
-    ("voter: none", &["asked to join", "proposed to", "told to abort", "told to commit", "vote no", "vote yes"]),
-    ("voter: pre-aborted", &["asked to join", "proposed to", "told to abort"]),
-    ("voter: pre-committed", &["asked to join", "proposed to", "told to commit"]),
-    ("voter: waiting", &["asked to join", "proposed to", "told to abort", "told to commit"]),
+    (
+        "voter: aborted",
+        &[
+            "asked to join",
+            "asked to join as one that has voted",
+            "proposed to",
+            "told to abort",
+            "vote no",
+            "vote yes",
+        ],
+    ),
+    ("voter: committed", &["asked to join", "asked to join as one that has voted", "proposed to"]),
+    (
+        "voter: none",
+        &[
+            "asked to join",
+            "asked to join as one that has voted",
+            "proposed to",
+            "told to abort",
+            "told to commit",
+            "vote no",
+            "vote yes",
+        ],
+    ),
+    (
+        "voter: pre-aborted",
+        &[
+            "asked to join",
+            "asked to join as one that has voted",
+            "proposed to",
+            "told to abort",
+            "told what it elected",
+        ],
+    ),
+    (
+        "voter: pre-committed",
+        &[
+            "asked to join",
+            "asked to join as one that has voted",
+            "proposed to",
+            "told to commit",
+            "told what it elected",
+        ],
+    ),
+    (
+        "voter: waiting",
+        &[
+            "asked to join",
+            "asked to join as one that has voted",
+            "proposed to",
+            "told to abort",
+            "told to commit",
+            "told what it elected",
+        ],
+    ),
 ];

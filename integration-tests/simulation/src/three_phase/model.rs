@@ -57,7 +57,7 @@ fn is_large() -> bool {
 
 /// The shortest way to what goes wrong with a mistake that has a `name`.
 fn find(name: &str, bug: Bug, elections: usize) -> (&'static str, Vec<Action>) {
-    let setup = Setup { elections, bug, ..FAITHFUL };
+    let setup = Setup { elections, bug, forgets: bug == Bug::ForgottenRefuses, ..FAITHFUL };
     let checker = Exploration { setup, end_every: 0 }.checker().threads(2).spawn_bfs().join();
     let path = checker.discovery(SAFE).unwrap_or_else(|| panic!("{bug:?} is not found"));
     let wrong = path.last_state().wrong().expect("a discovery is wrong");
@@ -67,7 +67,7 @@ fn find(name: &str, bug: Bug, elections: usize) -> (&'static str, Vec<Action>) {
     (wrong, actions)
 }
 
-const FAITHFUL: Setup = Setup { elections: ELECTIONS_MAX, learns: true, bug: Bug::None };
+const FAITHFUL: Setup = Setup { elections: ELECTIONS_MAX, learns: true, forgets: false, bug: Bug::None };
 
 #[test]
 fn whoever_leads_and_whatever_is_lost_nobody_ends_otherwise() {
@@ -86,6 +86,22 @@ fn whoever_learns_the_outcome_learns_the_same() {
         Exploration { setup: Setup { elections: 2, ..FAITHFUL }, end_every: 4 },
         Extent::Exhaustive,
     );
+}
+
+#[test]
+fn whoever_has_forgotten_misleads_nobody() {
+    let elections = if is_large() { ELECTIONS_MAX } else { 2 };
+    let bounds = format!(
+        "3 voters, the first attempt and {elections} elections, everybody learns, participants forget, a quarter of the states taken to their end"
+    );
+    let model = Exploration { setup: Setup { elections, forgets: true, ..FAITHFUL }, end_every: 4 };
+    prove("3pc-forgetting", &bounds, model, Extent::Exhaustive);
+}
+
+#[test]
+fn a_voter_that_refuses_what_it_has_forgotten_is_found() {
+    let (wrong, _) = find("forgotten voter refuses", Bug::ForgottenRefuses, 1);
+    assert_eq!(wrong, "one has committed and another aborted");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! and reorders.
 //!
 //! A replica comes back with nothing but the log, a participant with nothing but its store and its resource. The log may be away for as long as
-//! it likes, with every replica or without. A voter's record is deleted when it [may be](participant::Effect::ForgetVoter), once whatever was on its way
-//! by then has arrived or is lost, and no replica leads any more. A participant that loses its store loses its resource with it, and comes back with another store: from
+//! it likes, with every replica or without. A voter's record is deleted when it [may be](participant::Effect::ForgetVoter), at any time after the
+//! orders to prepare and the peers' questions that were on their way to it; a replica that was fenced and does not know it goes on leading. A participant that loses its store loses its resource with it, and comes back with another store: from
 //! then on nothing has to end, and nothing may end in two ways.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,7 +12,7 @@ use assent_protocol::branch::{Hook, HookEnd, Message};
 use assent_protocol::three_phase::coordinator::{self, Coordinator, Introduction, Order};
 use assent_protocol::three_phase::participant::{self, Participant};
 use assent_protocol::three_phase::{
-    Answer, Ballot, NodeId, Request, Roster, Seat, Standing, StoreId, Voter, VoterName, VoterRecord, VoterState,
+    Answer, Ballot, Bar, NodeId, Request, Roster, Seat, Standing, StoreId, Voter, VoterName, VoterRecord, VoterState,
     invariant,
 };
 use assent_protocol::two_phase::{self, BranchResult, CarriedBranch, EarlyVote, Patience, Reply, Route, Vote};
@@ -85,8 +85,6 @@ pub(crate) struct Setup {
     /// The first participant is not there yet when the commit is asked for.
     pub(crate) is_first_late: bool,
     pub(crate) end: Calm,
-    /// A voter's record is kept until no replica leads any more, not even one that was fenced and does not know it.
-    pub(crate) is_grace_long: bool,
     pub(crate) faults: Faults,
 }
 
@@ -109,7 +107,7 @@ pub(crate) struct Site {
     asks: VecDeque<Request>,
     hooks: VecDeque<Hook>,
     timers: BTreeSet<participant::Timer>,
-    /// The voter's record goes when everything that was sent before this is gone.
+    /// The voter's record may go, once the orders to prepare and the peers' questions that were sent before this are gone.
     forgets: Option<u32>,
     // What survives:
     store: u128,
@@ -186,7 +184,6 @@ pub(crate) struct World {
     pub(crate) hubs: Vec<Hub>,
     pub(crate) log: Log,
     pub(crate) is_log_away: bool,
-    is_grace_long: bool,
     /// In the order in which it was sent.
     pub(crate) mail: BTreeMap<u32, Mail>,
     sent: u32,
@@ -236,7 +233,6 @@ impl World {
             hubs: vec![hub; setup.replicas],
             log: Log::default(),
             is_log_away: false,
-            is_grace_long: setup.is_grace_long,
             mail: BTreeMap::new(),
             sent: 0,
             limbo: Vec::new(),
@@ -565,6 +561,12 @@ impl World {
             let order = if decision == Decision::Commit { Order::Commit } else { Order::Abort };
             return self.post_to_site(replica, site, order);
         }
+        if let Mail::AskedLog { request, .. } = &again
+            && self.log.attempted.is_none()
+            && request.knows_of_a_vote()
+        {
+            return self.post(Mail::LogAnswer { hub: replica, site, answer: Answer::Barred(Bar::Forgotten) });
+        }
         if self.log.attempted.is_none() {
             let (epoch, node) = (Epoch(self.hubs[replica].epoch), self.node());
             let instance = InstanceId(site as u64 * 100 + instance);
@@ -847,7 +849,7 @@ impl World {
     fn asked_voter(&mut self, site: usize, from: &VoterName, request: Request) -> Answer {
         let ballot = match &request {
             Request::Join { ballot, .. } | Request::Propose { ballot, .. } => Some(*ballot),
-            Request::VoteYes { .. } | Request::VoteNo | Request::Decided(_) => None,
+            Request::VoteYes { .. } | Request::VoteNo | Request::Decided(_) | Request::Elected(_) => None,
         };
         let (answer, _) = self.ask_voter(site, from, request);
         if let Some(ballot) = ballot
@@ -934,8 +936,17 @@ impl World {
             if !place.hooks.is_empty() {
                 actions.push(Action::Hook { site });
             }
-            let is_gone = |sent| self.mail.keys().next().is_none_or(|oldest| *oldest >= sent);
-            if !self.is_led() && place.forgets.is_some_and(is_gone) {
+            let is_on_its_way = |mail: &Mail| match mail {
+                Mail::ToSite { site: to, order: Order::Prepare { .. }, .. } | Mail::Peer { to, .. } => *to == site,
+                Mail::ToSite { .. }
+                | Mail::LogAnswer { .. }
+                | Mail::Word { .. }
+                | Mail::AskedLog { .. }
+                | Mail::VoterAnswer { .. }
+                | Mail::PeerAnswer { .. } => false,
+            };
+            let is_gone = |sent| !self.mail.range(..sent).any(|(_, mail)| is_on_its_way(mail));
+            if place.forgets.is_some_and(is_gone) {
                 actions.push(Action::Forget { site });
             }
         }
@@ -1147,19 +1158,7 @@ impl World {
                 self.ask(replica);
             }
         }
-        if self.is_led() {
-            // What a leader may have sent until now has to be gone too.
-            for site in self.sites.iter_mut().filter(|site| site.forgets.is_some()) {
-                site.forgets = Some(self.sent);
-            }
-        }
         self.judge();
-    }
-
-    /// Whether a replica leads, and voters' records have to wait for it.
-    fn is_led(&self) -> bool {
-        let leads = |hub: &Hub| hub.machine.as_ref().is_some_and(|machine| machine.leader().is_some());
-        self.is_grace_long && self.hubs.iter().any(leads)
     }
 
     fn judge(&mut self) {

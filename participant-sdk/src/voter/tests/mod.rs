@@ -316,7 +316,7 @@ async fn a_peer_shows_the_token_and_is_in_the_roster() {
     let gtid = mint();
     let ask = async |from: &str, token: Option<&str>| {
         let ballot = Ballot { round: 2, node: NodeId(9) };
-        let request = Request::Join { ballot, roster: roster.clone() };
+        let request = Request::Join { ballot, roster: roster.clone(), has_voted: false };
         let question = PeerQuestion { gtid, from: from.parse().expect("a name"), request };
         let mut asked = tonic::Request::new(question.into());
         if let Some(token) = token {

@@ -118,7 +118,11 @@ fn any_decision() -> impl Strategy<Value = Decision> {
 fn any_request() -> impl Strategy<Value = Request> {
     let proposal = select(vec![Proposal::PreCommit, Proposal::PreAbort]);
     prop_oneof![
-        (any_ballot(), any_roster()).prop_map(|(ballot, roster)| Request::Join { ballot, roster }),
+        (any_ballot(), any_roster(), any::<bool>()).prop_map(|(ballot, roster, has_voted)| Request::Join {
+            ballot,
+            roster,
+            has_voted
+        }),
         (any_ballot(), proposal).prop_map(|(ballot, proposal)| Request::Propose { ballot, proposal }),
         any_decision().prop_map(Request::Decided),
     ]

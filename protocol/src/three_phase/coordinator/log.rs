@@ -40,7 +40,7 @@ impl Coordinator {
             // A vote is a participant's own, and a stranger's word is nobody's.
             (
                 Stage::Voting | Stage::Attempting | Stage::Agreeing | Stage::Agreed(_),
-                Request::VoteYes { .. } | Request::VoteNo | Request::Decided(_),
+                Request::VoteYes { .. } | Request::VoteNo | Request::Elected(_) | Request::Decided(_),
             ) => {}
         }
     }

@@ -129,7 +129,9 @@ fn orders(effects: &[Effect]) -> Vec<String> {
             Order::Ask(Request::Join { .. }) => format!("{to}: join"),
             Order::Ask(Request::Propose { proposal: Proposal::PreCommit, .. }) => format!("{to}: pre-commit"),
             Order::Ask(Request::Propose { proposal: Proposal::PreAbort, .. }) => format!("{to}: pre-abort"),
-            Order::Ask(Request::VoteYes { .. } | Request::VoteNo | Request::Decided(_)) => format!("{to}: ?"),
+            Order::Ask(Request::VoteYes { .. } | Request::VoteNo | Request::Decided(_) | Request::Elected(_)) => {
+                format!("{to}: ?")
+            }
         }),
         Effect::Answer { .. }
         | Effect::Reply { .. }
@@ -217,7 +219,7 @@ fn the_logs_answer_to_a_peer_waits_for_the_log() {
     driven.durable();
     let ballot = Ballot { round: 5, node: NodeId(99) };
     let roster = driven.machine.roster().expect("frozen").clone();
-    let request = Request::Join { ballot, roster };
+    let request = Request::Join { ballot, roster, has_voted: false };
     driven.on(Event::Asked { participant: name("a"), instance: INSTANCE, request });
     assert_eq!(driven.said, [Effect::LogDue]);
     let (record, released) = driven.durable();

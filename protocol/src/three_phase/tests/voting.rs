@@ -32,7 +32,7 @@ fn ballot(round: u64) -> Ballot {
 }
 
 fn join(round: u64) -> Request {
-    Request::Join { ballot: ballot(round), roster: roster() }
+    Request::Join { ballot: ballot(round), roster: roster(), has_voted: false }
 }
 
 fn propose(ballot: Ballot, proposal: Proposal) -> Request {
@@ -63,7 +63,7 @@ impl Store {
 
     fn ask(&mut self, request: Request) -> Answer {
         let from = match request {
-            Request::VoteYes { .. } | Request::VoteNo => voter_name("a"),
+            Request::VoteYes { .. } | Request::VoteNo | Request::Elected(_) => voter_name("a"),
             Request::Join { .. } | Request::Propose { .. } | Request::Decided(_) => VoterName::Log,
         };
         self.ask_from(&from, request)
@@ -96,6 +96,37 @@ fn who_is_asked_before_it_has_voted_never_votes_yes() {
     assert_eq!(store.state(), Some(VoterState::REFUSED));
 }
 
+/// Whoever asks a voter without a vote on record, and knows that it has voted, gets no refusal.
+#[test]
+fn a_voter_that_has_forgotten_says_so_and_changes_nothing() {
+    let knowing = || Request::Join { ballot: ballot(2), roster: roster(), has_voted: true };
+    let requests =
+        || [knowing(), propose(Ballot::FIRST, Proposal::PreCommit), Request::Elected(Decision::Abort)].into_iter();
+    let mut store = Store::default();
+    for request in requests() {
+        assert_eq!(store.ask(request), Answer::Barred(Bar::Forgotten));
+    }
+    assert_eq!(store.stored, None);
+    assert_eq!(
+        store.ask(Request::Decided(Decision::Commit)),
+        Answer::Ended(Decision::Commit),
+        "there is nothing to keep"
+    );
+    assert_eq!(store.stored, None);
+
+    assert_eq!(store.ask(join(2)), Answer::Ended(Decision::Abort), "to one that does not know, it never voted");
+    let refused = store.stored.clone();
+    for request in requests() {
+        assert_eq!(store.ask(request), Answer::Barred(Bar::Forgotten), "the refusal misleads nobody who knows");
+    }
+    assert_eq!(store.stored, refused);
+
+    let mut store = voted();
+    assert_eq!(store.ask(knowing()), Answer::Joined { ballot: ballot(2), standing: Standing::Waiting, accepted: None });
+    assert_eq!(store.ask(Request::Decided(Decision::Abort)), Answer::Ended(Decision::Abort));
+    assert_eq!(store.ask(knowing()), Answer::Ended(Decision::Abort), "a vote that was aborted is on record");
+}
+
 #[test]
 fn a_voter_whose_store_was_lost_does_not_pass_for_one_that_never_voted() {
     let mut voter = Voter::load(gtid(), voter_name("a"), StoreId(77), None);
@@ -113,10 +144,10 @@ fn strangers_and_other_rosters_are_refused() {
     );
     assert_eq!(store.ask_from(&voter_name("b"), yes()), Answer::Barred(Bar::Stranger));
     let other = Roster::new(roster().participants()[..1].to_vec(), StoreId(9)).expect("valid");
-    let request = Request::Join { ballot: ballot(2), roster: other };
+    let request = Request::Join { ballot: ballot(2), roster: other, has_voted: false };
     assert_eq!(store.ask(request), Answer::Barred(Bar::OtherRoster));
     let others = Roster::new(roster().participants()[1..].to_vec(), StoreId(9)).expect("valid");
-    let request = Request::Join { ballot: ballot(2), roster: others };
+    let request = Request::Join { ballot: ballot(2), roster: others, has_voted: false };
     assert_eq!(Store::default().ask(request), Answer::Barred(Bar::NotInRoster));
     assert_eq!(store.state(), Some(VoterState::WAITING));
 }
@@ -158,7 +189,7 @@ fn a_join_is_kept_and_a_lower_one_is_rejected() {
     assert_eq!(store.ask(join(2)), Answer::Rejected { ballot: ballot(2), joined: ballot(3) });
     assert_eq!(store.ask(propose(ballot(3), Proposal::PreCommit)), Answer::Accepted { ballot: ballot(3) });
     assert_eq!(store.ask(join(3)), Answer::Rejected { ballot: ballot(3), joined: ballot(3) });
-    let first = Request::Join { ballot: Ballot::FIRST, roster: roster() };
+    let first = Request::Join { ballot: Ballot::FIRST, roster: roster(), has_voted: false };
     assert_eq!(
         voted().ask(first),
         Answer::Rejected { ballot: Ballot::FIRST, joined: Ballot::FIRST },
@@ -268,6 +299,64 @@ fn an_operator_sees_who_is_missing_and_why() {
     }
 }
 
+/// Who is asked to join, and whether it is asked as one that has voted.
+fn joins(effects: &[leader::Effect]) -> Vec<(String, bool)> {
+    let joins = effects.iter().filter_map(|effect| match effect {
+        leader::Effect::Ask { voter, request: Request::Join { has_voted, .. } } => {
+            Some((voter.to_string(), *has_voted))
+        }
+        leader::Effect::Ask { .. } | leader::Effect::SetTimer { .. } | leader::Effect::Announce(_) => None,
+    });
+    joins.collect()
+}
+
+fn asked(names: [(&str, bool); 2]) -> Vec<(String, bool)> {
+    names.map(|(name, has_voted)| (name.to_owned(), has_voted)).into()
+}
+
+#[test]
+fn a_replica_asks_everybody_as_one_that_has_voted() {
+    let (_, output) = Leader::elect(roster(), NodeId(7), Ballot::FIRST);
+    assert!(joins(output.peek_effects()).iter().all(|(_, has_voted)| *has_voted));
+    assert_eq!(joins(output.peek_effects()).len(), 3);
+}
+
+#[test]
+fn a_participant_asks_its_own_voter_first_and_the_others_as_far_as_it_knows() {
+    let me = || "a".parse().expect("valid");
+    let own_only = [("a".to_owned(), true)];
+    for (standing, accepted, is_known) in [
+        (Standing::Waiting, None, false),
+        (Standing::PreAborted, Some(ballot(4)), false),
+        (Standing::PreCommitted, Some(Ballot::FIRST), true),
+    ] {
+        let (mut leader, output) = Leader::elect_as(me(), roster(), NodeId(7), ballot(4));
+        assert_eq!(joins(output.peek_effects()), own_only);
+        let effects = answered(&mut leader, voter_name("a"), reports(5, standing, accepted));
+        assert_eq!(joins(&effects), asked([("b", is_known), ("the log", is_known)]), "{standing:?}");
+        assert_eq!(answered(&mut leader, voter_name("a"), reports(5, standing, accepted)), [], "once");
+    }
+    // That the log has joined anybody says that every vote was in; that a peer has says nothing about an attempt.
+    for (voter, is_known) in [(voter_name("b"), false), (VoterName::Log, true)] {
+        let (mut leader, _) = Leader::elect_as(me(), roster(), NodeId(7), ballot(4));
+        answered(&mut leader, voter_name("a"), reports(5, Standing::Waiting, None));
+        answered(&mut leader, voter, Answer::Rejected { ballot: ballot(5), joined: ballot(6) });
+        let output = leader.handle(leader::Event::RetryDue);
+        assert_eq!(joins(output.peek_effects()), own_only);
+        let effects = answered(&mut leader, voter_name("a"), reports(7, Standing::Waiting, None));
+        assert_eq!(joins(&effects), asked([("b", is_known), ("the log", is_known)]));
+    }
+}
+
+#[test]
+fn a_leader_decides_nothing_from_those_that_have_forgotten() {
+    let (mut leader, _) = Leader::elect(roster(), NodeId(7), Ballot::FIRST);
+    for voter in roster().names() {
+        assert_eq!(answered(&mut leader, voter, Answer::Barred(Bar::Forgotten)), []);
+    }
+    assert!(leader.waiting_for().contains("b cannot vote: it has forgotten"), "{}", leader.waiting_for());
+}
+
 // ---- a branch ----------------------------------------------------------------------------------------------------------
 
 fn on(participant: &mut Participant, event: participant::Event) -> Vec<participant::Effect> {
@@ -314,6 +403,72 @@ fn a_branch_leads_after_silence_and_not_while_somebody_is_at_work() {
     on(&mut participant, ELECTION);
     let effects = on(&mut participant, ELECTION);
     assert!(participant.leader().is_some(), "now it has not");
+    assert_eq!(joined_by(&effects), [("itself".to_owned(), false)]);
+    let effects = on(&mut participant, own(reports(2, Standing::Waiting, None)));
+    assert_eq!(joined_by(&effects), [("b".to_owned(), true), ("the log".to_owned(), false)]);
+    assert_eq!(participant.stage(), Stage::InDoubt);
+}
+
+/// What its own voter answers.
+fn own(answer: Answer) -> participant::Event {
+    participant::Event::VoterAnswered { answer, roster: Some(roster()) }
+}
+
+/// Leads an election that its own voter has joined.
+fn leading() -> Participant {
+    let mut participant = in_doubt();
+    for _ in 0..2 {
+        on(&mut participant, ELECTION);
+    }
+    on(&mut participant, own(reports(2, Standing::Waiting, None)));
+    participant
+}
+
+#[test]
+fn what_an_election_came_to_is_told_once_the_own_voter_keeps_it() {
+    let refused =
+        || participant::Event::PeerAnswered { voter: voter_name("b"), answer: Answer::Ended(Decision::Abort) };
+    let mut participant = leading();
+    let effects = on(&mut participant, refused());
+    assert_eq!(effects, [participant::Effect::AskVoter(Request::Elected(Decision::Abort))]);
+    assert!(participant.waiting_for().contains("its own store"));
+    let effects = on(&mut participant, own(Answer::Ended(Decision::Abort)));
+    let told = effects.iter().filter(|effect| {
+        matches!(effect, participant::Effect::AskPeer { request: Request::Decided(Decision::Abort), .. })
+    });
+    assert_eq!(told.count(), 2);
+    assert!(effects.contains(&participant::Effect::Call(Hook::Abort)));
+
+    // Another instance has ended the branch: what the own voter keeps is true, and the refusal is of one that has forgotten.
+    let mut participant = leading();
+    on(&mut participant, refused());
+    let effects = on(&mut participant, own(Answer::Ended(Decision::Commit)));
+    assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
+}
+
+/// Another instance has ended the branch, and everybody has forgotten: this one neither leads nor guesses.
+#[test]
+fn a_branch_whose_own_voter_has_forgotten_leads_no_more_and_asks() {
+    let forgotten = || own(Answer::Barred(Bar::Forgotten));
+    let mut before_it_asks = in_doubt();
+    for _ in 0..2 {
+        on(&mut before_it_asks, ELECTION);
+    }
+    let mut after_a_refusal = leading();
+    let answer = Answer::Ended(Decision::Abort);
+    on(&mut after_a_refusal, participant::Event::PeerAnswered { voter: voter_name("b"), answer });
+    for mut participant in [before_it_asks, after_a_refusal] {
+        let effects = on(&mut participant, forgotten());
+        let inquires = participant::Effect::Send(Message::Inquire);
+        assert_eq!(effects, [participant::Effect::CancelTimer(participant::Timer::Round), inquires]);
+        assert_eq!((participant.stage(), participant.leader()), (Stage::InDoubt, None));
+        on(&mut participant, participant::Event::Decided { epoch: Epoch(2), decision: Decision::Commit });
+        let effects = on(&mut participant, own(Answer::Ended(Decision::Commit)));
+        assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
+    }
+}
+
+fn joined_by(effects: &[participant::Effect]) -> Vec<(String, bool)> {
     let asked = effects.iter().filter_map(|effect| match effect {
         participant::Effect::AskPeer { voter, address, request: Request::Join { .. } } => {
             Some((voter.to_string(), address.is_some()))
@@ -328,9 +483,7 @@ fn a_branch_leads_after_silence_and_not_while_somebody_is_at_work() {
         | participant::Effect::CancelTimer(_)
         | participant::Effect::Contradiction { .. } => None,
     });
-    let everybody = [("itself".to_owned(), false), ("b".to_owned(), true), ("the log".to_owned(), false)];
-    assert_eq!(asked.collect::<Vec<_>>(), everybody);
-    assert_eq!(participant.stage(), Stage::InDoubt);
+    asked.collect()
 }
 
 #[test]

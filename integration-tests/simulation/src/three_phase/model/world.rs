@@ -69,6 +69,8 @@ pub(crate) enum Bug {
     SharedBallot,
     /// A voter whose store was lost takes itself for one that has never voted.
     LostStoreUnnoticed,
+    /// A voter that has forgotten takes itself for one that has never voted, whatever whoever asks knows.
+    ForgottenRefuses,
     /// Classic three-phase commit: on a timeout, who waits aborts and who is pre-committed commits.
     ClassicTimeout,
 }
@@ -80,6 +82,8 @@ pub(crate) struct Setup {
     pub(crate) elections: usize,
     /// Voters learn what was announced.
     pub(crate) learns: bool,
+    /// Participants forget once everybody has ended, while leaders go on.
+    pub(crate) forgets: bool,
     /// What is wrong.
     pub(crate) bug: Bug,
 }
@@ -115,13 +119,16 @@ pub(crate) enum Action {
     /// The coordinator knows both votes and makes 'attempt 1 sent' durable.
     Attempt,
     /// A voter is asked to join an election.
-    Join { voter: usize, election: usize },
+    /// `has_voted`: by a leader that knows of every vote.
+    Join { voter: usize, election: usize, has_voted: bool },
     /// The leader of an election has heard all but one voter.
     Propose { election: usize, unheard: usize },
     /// A voter is asked to accept what was proposed.
     Accept { voter: usize, election: usize },
     /// A voter is told the outcome.
     Learn { voter: usize, decision: Decision },
+    /// A participant's voter deletes its record.
+    Forget(usize),
     /// A voter's store is lost, and an empty one takes its place.
     LoseStore(usize),
     /// A voter crashes that has answered joins without keeping them.
@@ -152,13 +159,21 @@ impl Setup {
     }
 
     pub(crate) fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        actions.extend((0..LOG).filter(|voter| world.kept[*voter].is_none()).map(Action::Vote));
+        let may_vote = |voter: &usize| world.kept[*voter].is_none() && !(self.forgets && world.voted[*voter]);
+        actions.extend((0..LOG).filter(may_vote).map(Action::Vote));
         if world.voted == [true; LOG] && world.kept[LOG].is_none() {
             actions.push(Action::Attempt);
         }
         for election in 0..=self.elections {
             if election > 0 {
-                actions.extend((0..VOTERS).map(|voter| Action::Join { voter, election }));
+                // Whoever has a vote on record answers the same to those who know of it, so that both ways are there only where it may be gone.
+                let is_known = self.forgets && world.accepted[0][LOG];
+                if !is_known || !world.has_forgotten() {
+                    actions.extend((0..VOTERS).map(|voter| Action::Join { voter, election, has_voted: false }));
+                }
+                if is_known {
+                    actions.extend((0..VOTERS).map(|voter| Action::Join { voter, election, has_voted: true }));
+                }
             }
             if election > 0 && world.proposals[election].is_none() {
                 actions.extend((0..VOTERS).map(|unheard| Action::Propose { election, unheard }));
@@ -174,6 +189,10 @@ impl Setup {
                 }
             }
         }
+        if self.forgets && world.has_everybody_ended() {
+            let may_forget = |voter: &usize| world.kept[*voter].is_some() && world.voted[*voter];
+            actions.extend((0..LOG).filter(may_forget).map(Action::Forget));
+        }
         match self.bug {
             Bug::ClassicTimeout => actions.extend((0..VOTERS).map(Action::TimeOut)),
             Bug::LostStoreUnnoticed => actions.extend((0..LOG).map(Action::LoseStore)),
@@ -183,6 +202,7 @@ impl Setup {
             | Bug::AnyPreCommitted
             | Bug::AcceptedNotUpdated
             | Bug::QuorumOfOne
+            | Bug::ForgottenRefuses
             | Bug::SharedBallot => {}
         }
     }
@@ -202,13 +222,13 @@ impl Setup {
                 let (_, output) = Leader::first(ROSTER.clone(), NodeId(0));
                 world.proposals[0] = proposed(output.peek_effects());
             }
-            Action::Join { voter, election } => self.join(&mut world, voter, election),
+            Action::Join { voter, election, has_voted } => self.join(&mut world, voter, election, has_voted),
             Action::Propose { election, unheard } => self.propose(&mut world, election, unheard)?,
             Action::Accept { voter, election } => self.accept(&mut world, voter, election)?,
             Action::Learn { voter, decision } => {
                 world.ask(self.bug, LOG, voter, Request::Decided(decision));
             }
-            Action::LoseStore(voter) => world.kept[voter] = None,
+            Action::Forget(voter) | Action::LoseStore(voter) => world.kept[voter] = None,
             Action::ForgetJoins(voter) => {
                 let state = world.kept[voter].as_mut()?;
                 state.joined = state.accepted.unwrap_or(Ballot::FIRST);
@@ -225,9 +245,10 @@ impl Setup {
         (world != *before).then_some(world)
     }
 
-    fn join(&self, world: &mut World, voter: usize, election: usize) {
+    fn join(&self, world: &mut World, voter: usize, election: usize, has_voted: bool) {
         let ballot = self.ballot(election);
-        match world.ask(self.bug, LOG, voter, Request::Join { ballot, roster: ROSTER.clone() }) {
+        let has_voted = has_voted && self.bug != Bug::ForgottenRefuses;
+        match world.ask(self.bug, LOG, voter, Request::Join { ballot, roster: ROSTER.clone(), has_voted }) {
             Answer::Joined { standing, accepted, .. } => {
                 for other in 1..=self.elections {
                     if self.ballot(other) == ballot && world.reports[other][voter].is_none() {
@@ -331,7 +352,17 @@ impl Setup {
             let mut world = *world;
             let mut ended = None;
             let highest = Ballot { round: 2, node: NodeId(u128::MAX) };
-            let (mut leader, output) = Leader::elect(ROSTER.clone(), NodeId(99), highest);
+            let is_in_doubt =
+                |voter: &usize| world.kept[*voter].is_some_and(|state| state.standing.decision().is_none());
+            let (mut leader, output) = if world.accepted[0][LOG] {
+                Leader::elect(ROSTER.clone(), NodeId(99), highest)
+            } else if let Some(voter) = (0..LOG).find(|voter| *voter != silent && is_in_doubt(voter)) {
+                let VoterName::Participant(me) = NAMES[voter].clone() else { unreachable!("the log comes last") };
+                Leader::elect_as(me, ROSTER.clone(), NodeId(99), highest)
+            } else {
+                // Nobody is in doubt, so nobody leads.
+                continue;
+            };
             let mut wanted = output.peek_effects().to_vec();
             while let Some(effect) = wanted.pop() {
                 match effect {
@@ -348,6 +379,10 @@ impl Setup {
                 }
             }
             let Some(ended) = ended else {
+                if world.has_forgotten() {
+                    // Nobody is left who waits for it.
+                    continue;
+                }
                 return Err(format!("without voter {silent} nothing is decided: {}", leader.waiting_for()));
             };
             let other = if ended == Decision::Commit { Decision::Abort } else { Decision::Commit };
@@ -420,6 +455,19 @@ impl World {
 
     fn knows(&self, decision: Decision) -> bool {
         self.kept.iter().flatten().any(|state| state.standing.decision() == Some(decision))
+    }
+
+    /// Every participant and the log know the outcome, or knew it.
+    fn has_everybody_ended(&self) -> bool {
+        let has_ended = |voter: usize| {
+            self.kept[voter].map_or(voter != LOG && self.voted[voter], |state| state.standing.decision().is_some())
+        };
+        (0..VOTERS).all(has_ended)
+    }
+
+    /// Whether a participant has deleted its record.
+    fn has_forgotten(&self) -> bool {
+        (0..LOG).any(|voter| self.voted[voter] && self.kept[voter].is_none())
     }
 
     /// The first thing that is wrong.
