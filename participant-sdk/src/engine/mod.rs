@@ -128,6 +128,10 @@ const COMMANDS_MAX: usize = 4_096;
 /// The bounds of the waits between attempts to dial.
 const REDIAL_INITIAL: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(5);
+/// While at least so many hooks run, frames go out at least this far apart: each of them is about to have something to say. Whoever does
+/// one thing after the other never waits.
+const PACED_FROM: usize = 8;
+const FRAME_PACE: Duration = Duration::from_millis(1);
 /// How often requests that were refused for the moment are looked at.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -315,6 +319,9 @@ impl Engine {
         let mut commands = Vec::with_capacity(TURN_MAX);
         let mut finished = Vec::with_capacity(TURN_MAX);
         let gate = link.gate();
+        let mut flushed = Instant::now();
+        let mut pause = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let mut is_pausing = false;
         let mut retries = tokio::time::interval(RETRY_INTERVAL);
         retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if let Err(over) = self.frame(&mut outbox, std::mem::take(&mut link.early)) {
@@ -356,7 +363,8 @@ impl Engine {
                     }
                 }
                 Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut outbox, gtid, timer),
-                () = gate.room(), if is_behind => {}
+                () = gate.room(), if is_behind && !is_pausing => {}
+                () = &mut pause, if is_pausing => {}
                 _ = retries.tick() => {
                     for message in self.requests.due() {
                         outbox.send(message);
@@ -375,7 +383,19 @@ impl Engine {
             }
             self.start_waiting_calls();
             self.ask_voter();
-            has_spoken |= link.flush(&mut outbox);
+            let left = FRAME_PACE.saturating_sub(flushed.elapsed());
+            if self.calls.running >= PACED_FROM && !left.is_zero() {
+                if outbox.is_behind() && !is_pausing {
+                    is_pausing = true;
+                    pause.as_mut().reset(tokio::time::Instant::now() + left);
+                }
+                continue;
+            }
+            is_pausing = false;
+            if link.flush(&mut outbox) {
+                flushed = Instant::now();
+                has_spoken = true;
+            }
             if self.is_shutting_down && self.calls.running == 0 && self.calls.waiting.is_empty() && !outbox.is_behind()
             {
                 return Over::Shutdown;
