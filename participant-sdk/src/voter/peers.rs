@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assent_proto::error::Reason;
 use assent_proto::session::Refused;
@@ -100,7 +100,7 @@ fn is_same(shown: &[u8], token: &[u8]) -> bool {
 /// How long a peer may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to answer. Later its answer is to a ballot that has been given up.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(5) };
 /// Questions that are under way at a time; more are dropped, as the network drops some, and asked again under a higher ballot.
 const QUESTIONS_MAX: usize = 4_096;
 /// Peers whose channels are kept.
@@ -140,12 +140,20 @@ impl Peers {
             request.metadata_mut().insert("authorization", bearer.clone());
         }
         let mut client = PeerServiceClient::new(channel);
-        let response = tokio::time::timeout(ANSWER_MAX, client.ask(request))
-            .await
-            .map_err(|_| "no answer in time".to_owned())?
-            .map_err(|status| status.to_string())?;
+        let asked_at = Instant::now();
+        let answered = tokio::time::timeout(ANSWER_MAX, client.ask(request)).await;
+        if !matches!(answered, Ok(Ok(_))) && asked_at.elapsed() >= ANSWER_MAX {
+            self.give_up(address);
+        }
+        let response = answered.map_err(|_| "no answer in time".to_owned())?.map_err(|status| status.to_string())?;
         let answer = response.into_inner().answer.ok_or("it said nothing")?;
         Answer::try_from(answer).map_err(|malformed| malformed.to_string())
+    }
+
+    /// The next question dials anew. The network may lose whatever is sent on this connection, and once it is healed TCP sends it again only after as
+    /// long a time as that has lasted, up to minutes.
+    fn give_up(&self, address: &PeerAddress) {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
     }
 
     fn channel(&self, address: &PeerAddress) -> Result<Channel, tonic::transport::Error> {
@@ -166,7 +174,31 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use assent_protocol::Decision;
+    use assent_protocol::three_phase::Request as Question;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_on_which_nobody_answers_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address")).parse().expect("an address");
+        let peers = Peers::new("");
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            let question = PeerQuestion {
+                gtid: "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid"),
+                from: "a".parse().expect("valid"),
+                request: Question::Decided(Decision::Commit),
+            };
+            let (answer, accepted) = tokio::join!(peers.ask(&address, question), async {
+                tokio::time::timeout(Duration::from_secs(10), listener.accept()).await
+            });
+            assert_eq!(answer, None);
+            silent.push(accepted.expect("it dials anew").expect("a connection"));
+        }
+    }
 
     #[test]
     fn a_token_is_the_same_or_it_is_not() {
