@@ -411,9 +411,9 @@ impl Engine {
     // ---- peers ------------------------------------------------------------------------------------------------------------
 
     fn ask_peer(&mut self, gtid: Gtid, voter: VoterName, address: PeerAddress, request: Request) {
-        let Some(voting) = &self.voting else { return };
+        let (Some(voting), VoterName::Participant(to)) = (&self.voting, &voter) else { return };
         let peers = Arc::clone(&voting.peers);
-        let question = PeerQuestion { gtid, from: voting.own.participant().clone(), request };
+        let question = PeerQuestion { gtid, from: voting.own.participant().clone(), to: to.clone(), request };
         self.spawn(gtid, async move {
             let answer = peers.ask(&address, question).await?;
             Some(Answered::Peer(voter, answer))

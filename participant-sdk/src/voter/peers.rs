@@ -11,7 +11,7 @@ use assent_proto::v1::peer_service_client::PeerServiceClient;
 use assent_proto::v1::peer_service_server;
 use assent_proto::v1::{AskRequest, AskResponse};
 use assent_proto::voter::PeerQuestion;
-use assent_protocol::three_phase::{Answer, PeerAddress, VoterName};
+use assent_protocol::three_phase::{Answer, Bar, PeerAddress, VoterName};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -59,7 +59,12 @@ impl peer_service_server::PeerService for PeerService {
     async fn ask(&self, asked: Request<AskRequest>) -> Result<Response<AskResponse>, Status> {
         self.authenticate(asked.metadata())?;
         let question = PeerQuestion::try_from(asked.into_inner()).map_err(Refused::from)?;
-        let PeerQuestion { gtid, from, request } = question;
+        let PeerQuestion { gtid, from, to, request } = question;
+        if to != *self.voter.participant() {
+            // Its answer would count as the other one's: one voter would be two of a quorum.
+            tracing::warn!(%gtid, %from, %to, "a peer asks another participant here; one of its instances was given this address");
+            return Ok(Response::new(AskResponse { answer: Some(Answer::Barred(Bar::NotInRoster).into()) }));
+        }
         let from = VoterName::Participant(from);
         // It runs to its end although the peer hangs up: the engine has to hear of what has changed.
         let (voter, engine) = (Arc::clone(&self.voter), self.engine.clone());
@@ -190,6 +195,7 @@ mod tests {
             let question = PeerQuestion {
                 gtid: "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid"),
                 from: "a".parse().expect("valid"),
+                to: "b".parse().expect("valid"),
                 request: Question::Decided(Decision::Commit),
             };
             let (answer, accepted) = tokio::join!(peers.ask(&address, question), async {
