@@ -5,6 +5,7 @@
 //! - [`process`]: programs of this workspace as child processes that can be killed with SIGKILL and started again.
 //! - [`ledger`]: what the test participants are asked to do, and the tables that they keep.
 //! - [`port`]: a port that stays one's own while nobody listens on it.
+//! - [`network`]: hosts in network namespaces, and cuts between them.
 //! - [`relay`]: a TCP relay that holds back or loses what is said.
 //! - [`eventually`](eventually()): wait for a condition with a deadline, never for a time.
 //!
@@ -16,12 +17,14 @@
 
 pub mod eventually;
 pub mod ledger;
+pub mod network;
 pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod relay;
 
 pub use eventually::eventually;
+pub use network::Network;
 pub use port::Port;
 pub use postgres::{Database, Postgres};
 pub use process::{Process, Program};

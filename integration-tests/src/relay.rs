@@ -1,10 +1,11 @@
 //! A relay between two processes: what one of them says can be held back, and lost.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -33,12 +34,24 @@ impl Relay {
     /// When it cannot listen.
     pub async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a relay listens");
+        Self::between(listener, server, TcpSocket::new_v4)
+    }
+
+    /// Starts one between whoever connects to this listener and a server, to which it connects with sockets of the given kind.
+    pub(crate) fn between(
+        listener: TcpListener,
+        server: SocketAddr,
+        socket: impl Fn() -> io::Result<TcpSocket> + Send + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("its address");
         let (valves, state) = watch::channel(Valves::default());
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(relay(client, server, state.clone()));
+                match socket() {
+                    Ok(socket) => drop(connections.spawn(relay(client, socket.connect(server), state.clone()))),
+                    Err(error) => eprintln!("a relay has no socket: {error}"),
+                }
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -73,9 +86,13 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(client: TcpStream, server: SocketAddr, mut valves: watch::Receiver<Valves>) {
+async fn relay(
+    client: TcpStream,
+    server: impl Future<Output = io::Result<TcpStream>>,
+    mut valves: watch::Receiver<Valves>,
+) {
     let cuts = valves.borrow().cuts;
-    let Ok(server) = TcpStream::connect(server).await else { return };
+    let Ok(server) = server.await else { return };
     for side in [&client, &server] {
         side.set_nodelay(true).ok();
     }

@@ -20,6 +20,8 @@ pub struct PeerQuestion {
     pub gtid: Gtid,
     /// The participant that asks.
     pub from: ParticipantName,
+    /// The participant that is asked. Its address may have become another one's.
+    pub to: ParticipantName,
     /// What.
     pub request: Request,
 }
@@ -33,8 +35,9 @@ impl TryFrom<v1::AskRequest> for PeerQuestion {
         let gtid = Gtid::from_bytes(&asked.gtid)
             .map_err(|error| malformed("AskRequest", format!("gtid: {error}; it is the 16 bytes of a UUIDv7")))?;
         let from = Name::new(&asked.from).map_err(|error| malformed("AskRequest", format!("from {error}")))?;
+        let to = Name::new(&asked.to).map_err(|error| malformed("AskRequest", format!("to {error}")))?;
         let request = asked.request.ok_or_else(|| malformed("AskRequest", "request is not given"))?.try_into()?;
-        Ok(Self { gtid, from, request })
+        Ok(Self { gtid, from, to, request })
     }
 }
 
@@ -42,7 +45,7 @@ impl From<PeerQuestion> for v1::AskRequest {
     /// What is a participant's own to ask is written as an empty request, which no voter takes.
     fn from(asked: PeerQuestion) -> Self {
         let gtid = Bytes::copy_from_slice(asked.gtid.as_bytes());
-        Self { gtid, from: asked.from.into(), request: Some(asked.request.into()) }
+        Self { gtid, from: asked.from.into(), to: asked.to.into(), request: Some(asked.request.into()) }
     }
 }
 

@@ -18,6 +18,7 @@ mod link;
 mod server;
 mod wire;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
@@ -171,6 +172,23 @@ impl Database {
     #[must_use]
     pub fn url(&self) -> String {
         self.access.url(&self.name)
+    }
+
+    /// The URL of this database where its server is reached at another address, as through a relay.
+    #[must_use]
+    pub fn url_at(&self, address: SocketAddr) -> String {
+        let (host, port) = (address.ip().to_string(), address.port());
+        Access { host, port, ..self.access.clone() }.url(&self.name)
+    }
+
+    /// The address of its server.
+    ///
+    /// # Panics
+    /// When the server's name has no address.
+    pub async fn address(&self) -> SocketAddr {
+        let mut found =
+            tokio::net::lookup_host((self.access.host.as_str(), self.access.port)).await.expect("an address");
+        found.find(SocketAddr::is_ipv4).expect("an IPv4 address")
     }
 
     /// The database's name.

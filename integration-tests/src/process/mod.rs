@@ -97,6 +97,14 @@ impl Program {
         self
     }
 
+    /// The same program, started by another one with these arguments. That one becomes it (`exec`), so that it is still the one that is killed.
+    pub(crate) fn started_by(mut self, starter: impl Into<PathBuf>, arguments: [&str; 3]) -> Self {
+        let program = std::mem::replace(&mut self.path, starter.into());
+        let arguments = arguments.into_iter().map(OsString::from);
+        self.arguments = arguments.chain([program.into()]).chain(self.arguments).collect();
+        self
+    }
+
     /// Starts it.
     ///
     /// # Panics

@@ -13,6 +13,7 @@ use std::time::Duration;
 use assent_proto::session::{FromClient, FromReplica, VoterPlace};
 use assent_proto::voter::PeerQuestion;
 use assent_protocol::branch::State;
+use assent_protocol::three_phase::leader::Heard;
 use assent_protocol::three_phase::participant::{Effect, Event, Timer};
 use assent_protocol::three_phase::{
     Answer, Bar, Leader, NodeId, Participant, PeerAddress, Request, VoterName, VoterRecord, invariant,
@@ -452,9 +453,9 @@ impl Engine {
     // ---- peers ------------------------------------------------------------------------------------------------------------
 
     fn ask_peer(&mut self, gtid: Gtid, voter: VoterName, address: PeerAddress, request: Request) {
-        let Some(voting) = &self.voting else { return };
+        let (Some(voting), VoterName::Participant(to)) = (&self.voting, &voter) else { return };
         let peers = Arc::clone(&voting.peers);
-        let question = PeerQuestion { gtid, from: voting.own.participant().clone(), request };
+        let question = PeerQuestion { gtid, from: voting.own.participant().clone(), to: to.clone(), request };
         self.spawn(gtid, async move {
             let answer = peers.ask(&address, question).await?;
             Some(Answered::Peer(voter, answer))
@@ -522,8 +523,21 @@ fn tell_who_is_missing(gtid: Gtid, machine: &Participant) {
     let failures = machine.leader().map_or(0, Leader::failures);
     if failures > 0 && failures.is_power_of_two() {
         let waiting_for = machine.waiting_for();
-        tracing::warn!(%gtid, elections = failures, waiting_for, "in doubt, and too few voters answer to end it; trying again");
+        // Who listens elsewhere than its roster says is silent, too.
+        let asked_at = machine.leader().map(silent_addresses).unwrap_or_default();
+        tracing::warn!(%gtid, elections = failures, waiting_for, asked_at, "in doubt, and too few voters answer to end it; trying again");
     }
+}
+
+/// Where the peers that do not answer were asked.
+fn silent_addresses(leader: &Leader) -> String {
+    let silent = leader.heard().filter(|(_, heard)| *heard == Heard::Nothing);
+    let seats = silent.filter_map(|(voter, _)| match voter {
+        VoterName::Participant(name) => leader.roster().seat(&name),
+        VoterName::Log => None,
+    });
+    let places: Vec<_> = seats.map(|seat| format!("{} at {}", seat.participant, seat.address)).collect();
+    places.join(", ")
 }
 
 /// For one machine alone.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assent_proto::error::Reason;
 use assent_proto::session::Refused;
@@ -11,7 +11,7 @@ use assent_proto::v1::peer_service_client::PeerServiceClient;
 use assent_proto::v1::peer_service_server;
 use assent_proto::v1::{AskRequest, AskResponse};
 use assent_proto::voter::PeerQuestion;
-use assent_protocol::three_phase::{Answer, PeerAddress, VoterName};
+use assent_protocol::three_phase::{Answer, Bar, PeerAddress, VoterName};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -59,7 +59,12 @@ impl peer_service_server::PeerService for PeerService {
     async fn ask(&self, asked: Request<AskRequest>) -> Result<Response<AskResponse>, Status> {
         self.authenticate(asked.metadata())?;
         let question = PeerQuestion::try_from(asked.into_inner()).map_err(Refused::from)?;
-        let PeerQuestion { gtid, from, request } = question;
+        let PeerQuestion { gtid, from, to, request } = question;
+        if to != *self.voter.participant() {
+            // Its answer would count as the other one's: one voter would be two of a quorum.
+            tracing::warn!(%gtid, %from, %to, "a peer asks another participant here; one of its instances was given this address");
+            return Ok(Response::new(AskResponse { answer: Some(Answer::Barred(Bar::NotInRoster).into()) }));
+        }
         let from = VoterName::Participant(from);
         // It runs to its end although the peer hangs up: the engine has to hear of what has changed.
         let (voter, engine) = (Arc::clone(&self.voter), self.engine.clone());
@@ -100,7 +105,7 @@ fn is_same(shown: &[u8], token: &[u8]) -> bool {
 /// How long a peer may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to answer. Later its answer is to a ballot that has been given up.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(5) };
 /// Questions that are under way at a time; more are dropped, as the network drops some, and asked again under a higher ballot.
 const QUESTIONS_MAX: usize = 4_096;
 /// Peers whose channels are kept.
@@ -140,12 +145,20 @@ impl Peers {
             request.metadata_mut().insert("authorization", bearer.clone());
         }
         let mut client = PeerServiceClient::new(channel);
-        let response = tokio::time::timeout(ANSWER_MAX, client.ask(request))
-            .await
-            .map_err(|_| "no answer in time".to_owned())?
-            .map_err(|status| status.to_string())?;
+        let asked_at = Instant::now();
+        let answered = tokio::time::timeout(ANSWER_MAX, client.ask(request)).await;
+        if !matches!(answered, Ok(Ok(_))) && asked_at.elapsed() >= ANSWER_MAX {
+            self.give_up(address);
+        }
+        let response = answered.map_err(|_| "no answer in time".to_owned())?.map_err(|status| status.to_string())?;
         let answer = response.into_inner().answer.ok_or("it said nothing")?;
         Answer::try_from(answer).map_err(|malformed| malformed.to_string())
+    }
+
+    /// The next question dials anew. The network may lose whatever is sent on this connection, and once it is healed TCP sends it again only after as
+    /// long a time as that has lasted, up to minutes.
+    fn give_up(&self, address: &PeerAddress) {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
     }
 
     fn channel(&self, address: &PeerAddress) -> Result<Channel, tonic::transport::Error> {
@@ -166,7 +179,32 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use assent_protocol::Decision;
+    use assent_protocol::three_phase::Request as Question;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_on_which_nobody_answers_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address")).parse().expect("an address");
+        let peers = Peers::new("");
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            let question = PeerQuestion {
+                gtid: "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid"),
+                from: "a".parse().expect("valid"),
+                to: "b".parse().expect("valid"),
+                request: Question::Decided(Decision::Commit),
+            };
+            let (answer, accepted) = tokio::join!(peers.ask(&address, question), async {
+                tokio::time::timeout(Duration::from_secs(10), listener.accept()).await
+            });
+            assert_eq!(answer, None);
+            silent.push(accepted.expect("it dials anew").expect("a connection"));
+        }
+    }
 
     #[test]
     fn a_token_is_the_same_or_it_is_not() {

@@ -361,6 +361,9 @@ impl Leader {
         if !elsewhere.is_empty() {
             text.push_str(&format!("; {elsewhere} joined a higher ballot, led by somebody else"));
         }
+        if self.roster.voters() == 2 {
+            text.push_str("; two voters tolerate no loss: it ends once both answer");
+        }
         text
     }
 

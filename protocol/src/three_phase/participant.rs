@@ -51,6 +51,8 @@ pub struct Participant {
     highest: Ballot,
     /// Somebody was at work since the election timer was set.
     was_heard: bool,
+    /// Every branch has ended, and this one's hook is at work again, since it was told the outcome twice.
+    is_forgotten: bool,
 }
 
 /// Where a branch stands with its voter.
@@ -244,6 +246,7 @@ impl Participant {
             leader: None,
             highest: Ballot::FIRST,
             was_heard: false,
+            is_forgotten: false,
         }
     }
 
@@ -269,11 +272,7 @@ impl Participant {
                 self.was_heard = true;
                 self.highest = self.highest.max(ballot);
             }
-            Event::Forgotten => {
-                if self.is_ended() {
-                    effects.push(Effect::ForgetVoter);
-                }
-            }
+            Event::Forgotten => self.is_forgotten = true,
             Event::VoterAnswered { answer, roster } => self.voter_answered(answer, roster, &mut effects),
             Event::PeerAnswered { voter, answer } => {
                 self.tell_leader(leader::Event::Answered { voter, answer }, &mut effects);
@@ -286,6 +285,11 @@ impl Participant {
             }
             Event::TimerFired(Timer::Election) => self.election_due(&mut effects),
             Event::TimerFired(Timer::Round) => self.tell_leader(leader::Event::RetryDue, &mut effects),
+        }
+        // It is said once: a branch that is not at its end yet remembers it.
+        if self.is_forgotten && self.is_ended() {
+            self.is_forgotten = false;
+            effects.push(Effect::ForgetVoter);
         }
         Output::effects(effects)
     }

@@ -244,7 +244,9 @@ pub enum Bar {
     #[error("the roster differs from the one that it voted under")]
     OtherRoster,
     /// It is not in the roster.
-    #[error("it is not in the roster; somebody else answers at the address that the roster names")]
+    #[error(
+        "somebody else answers at the address that the roster names; find out which process was started with that address"
+    )]
     NotInRoster,
 }
 

@@ -1,24 +1,11 @@
 //! Who waits: everybody with two phases, and with three who cannot form a quorum.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use assent_sdk::Protocol;
 use integration_tests::postgres::Postgres;
-use tokio::time::sleep_until;
 
-use super::world::{DEADLINE, FIVE_ELECTIONS, Kept, World, in_elections};
-
-/// Nothing ends until then.
-async fn nothing_ends(world: &World, gtid: assent_sdk::Gtid, banks: &[&str], until: Instant) {
-    while Instant::now() < until {
-        for bank in world.banks.iter().filter(|bank| banks.contains(&bank.name)) {
-            let kept = bank.kept(gtid).await;
-            let Kept { prepared, is_booked, .. } = kept;
-            assert!(prepared == 1 && !is_booked && kept.end().is_none(), "{} of {}: {kept:?}", bank.name, world.name);
-        }
-        sleep_until((Instant::now() + Duration::from_millis(500)).into()).await;
-    }
-}
+use super::world::{DEADLINE, FIVE_ELECTIONS, World, in_elections};
 
 /// The decision is in the log, and told to nobody, when coordinator and log are killed.
 #[tokio::test(flavor = "multi_thread")]
@@ -30,10 +17,10 @@ async fn with_two_phases_nothing_ends_until_the_coordinator_is_back() {
     world.is_in_the_log(transfer.gtid).await;
     world.coordinator.kill();
     log.kill().await;
-    world.banks.iter().for_each(|bank| bank.relay.cut());
+    world.banks.iter().for_each(|bank| bank.link.cut());
 
     let since = Instant::now();
-    nothing_ends(&world, transfer.gtid, &banks, since + FIVE_ELECTIONS).await;
+    world.nothing_ends(transfer.gtid, &banks, since + FIVE_ELECTIONS).await;
     eprintln!(
         "two-phase commit blocks: after {} all three branches are prepared, hold their locks and wait, although the commit is \
          decided: only the coordinator and its log can say so",
@@ -52,18 +39,18 @@ async fn a_minority_waits_and_says_for_whom_and_a_third_voter_that_returns_ends_
     let transfer = world.transfer_held(Protocol::ThreePhase, &["bank-a", "bank-b", "bank-c"]).await;
     let gtid = transfer.gtid;
     world.is_in_the_log(gtid).await;
-    world.banks.iter().for_each(|bank| bank.relay.hold_client(true));
-    world.banks.iter().for_each(|bank| bank.relay.hold_server(false));
+    world.banks.iter().for_each(|bank| bank.link.hold_client(true));
+    world.banks.iter().for_each(|bank| bank.link.hold_server(false));
     for bank in &world.banks {
         bank.stands(gtid, "pre_committed").await;
     }
     world.banks[2].process.kill();
     world.coordinator.kill();
     log.kill().await;
-    world.banks.iter().for_each(|bank| bank.relay.cut());
+    world.banks.iter().for_each(|bank| bank.link.cut());
 
     let since = Instant::now();
-    nothing_ends(&world, gtid, &["bank-a", "bank-b"], since + FIVE_ELECTIONS).await;
+    world.nothing_ends(gtid, &["bank-a", "bank-b"], since + FIVE_ELECTIONS).await;
     let mut said = Vec::new();
     for bank in &mut world.banks[..2] {
         said.push(bank.process.line_with("3 needed", DEADLINE).await);

@@ -2,4 +2,8 @@
 
 mod blocking;
 mod killed;
+mod partitioned;
+mod point;
+mod shown;
+mod watcher;
 mod world;

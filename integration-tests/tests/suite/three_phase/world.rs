@@ -1,19 +1,21 @@
 //! A coordinator with a log of its own, and three banks that vote: four voters, of which three are a quorum.
 //!
 //! Nothing of the product makes a moment last. A bank is slow to vote because a row that it wants is locked, the log is slow because its
-//! table is, and a message is on its way for long because a relay holds it.
+//! table is, and a message is on its way for long because a relay holds it, or a network that loses it until it is healed.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use assent_protocol::three_phase::participant::ELECTION_MS;
-use assent_sdk::{Assent, Gtid, Outcome, Protocol};
+use assent_sdk::{Assent, Gtid, Outcome, Protocol, Transaction};
 use futures::future::join_all;
 use integration_tests::ledger::{Booking, open_bank};
 use integration_tests::postgres::{Database, Postgres};
-use integration_tests::{Port, Process, Program, Relay, eventually};
+use integration_tests::{Network, Port, Process, Program, Relay, eventually};
 use serde_json::Value;
-use sqlx::{Executor as _, PgPool, Postgres as PgDriver, Transaction};
+use sqlx::{Executor as _, PgPool, Postgres as PgDriver};
 use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
 
 pub(super) const BANKS: [&str; 3] = ["bank-a", "bank-b", "bank-c"];
 /// How long anything may take that is not an election.
@@ -21,7 +23,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 /// Five election timeouts, each as long as chance may make it.
 pub(super) const FIVE_ELECTIONS: Duration = Duration::from_millis(5 * (ELECTION_MS + ELECTION_MS / 2));
 /// Rows or a table that somebody has locked; dropped they are free again.
-pub(super) type Lock = Transaction<'static, PgDriver>;
+pub(super) type Lock = sqlx::Transaction<'static, PgDriver>;
 
 pub(super) const ACCOUNTS: i32 = 1_000;
 const BALANCE: i64 = 1_000;
@@ -31,14 +33,74 @@ pub(super) fn in_elections(time: Duration) -> String {
     format!("{:.1} election timeouts", time.as_secs_f64() * 1_000.0 / ELECTION_MS as f64)
 }
 
-/// A bank: a process, its database with the voter's table in it, and a relay on its way to the coordinator.
+/// Hosts of a world on a network. Each runs a process.
+pub(super) const HOSTS: [&str; 4] = [COORDINATOR, BANKS[0], BANKS[1], BANKS[2]];
+pub(super) const COORDINATOR: &str = "coordinator";
+/// Places in that network that are the test's own process: the log, the databases of the banks, and who begins transactions.
+pub(super) const OWN: [&str; 3] = [LOG, DATABASES, INITIATOR];
+pub(super) const LOG: &str = "log";
+const DATABASES: &str = "databases";
+const INITIATOR: &str = "initiator";
+/// Where all listen on hosts of their own.
+const PORT: u16 = 7_420;
+
+/// Where the processes of a world run.
+#[derive(Clone)]
+pub(super) enum Site {
+    /// All on loopback, with a relay between each bank and the coordinator.
+    Loopback,
+    /// Each on its host.
+    Network(Network),
+}
+
+/// What is between a bank and the coordinator. Seen from here the bank is the client: it dials.
+pub(super) enum Link {
+    Relay(Relay),
+    Network { network: Network, bank: &'static str },
+}
+
+impl Link {
+    /// Holds back what the bank says from now on, or lets it go.
+    pub(super) fn hold_client(&self, is_held: bool) {
+        match self {
+            Self::Relay(relay) => relay.hold_client(is_held),
+            Self::Network { network, bank } if is_held => network.cut(bank, COORDINATOR),
+            Self::Network { network, bank } => network.heal(bank, COORDINATOR),
+        }
+    }
+
+    /// Holds back what the coordinator says from now on, or lets it go.
+    pub(super) fn hold_server(&self, is_held: bool) {
+        match self {
+            Self::Relay(relay) => relay.hold_server(is_held),
+            Self::Network { network, bank } if is_held => network.cut(COORDINATOR, bank),
+            Self::Network { network, bank } => network.heal(COORDINATOR, bank),
+        }
+    }
+
+    /// Nothing comes through any more of what was said, and of what is said on connections that are open now.
+    pub(super) fn cut(&self) {
+        match self {
+            Self::Relay(relay) => relay.cut(),
+            Self::Network { .. } => {
+                self.hold_client(true);
+                self.hold_server(true);
+            }
+        }
+    }
+}
+
+/// A bank: a process, its database with the voter's table in it, and its way to the coordinator.
 pub(super) struct Bank {
     pub(super) name: &'static str,
     pub(super) pool: PgPool,
-    pub(super) relay: Relay,
+    pub(super) link: Link,
     pub(super) process: Process,
-    _database: Database,
-    _port: Port,
+    /// Where it listens for its peers.
+    pub(super) address: SocketAddr,
+    database: Database,
+    _database_relay: Option<Relay>,
+    _port: Option<Port>,
 }
 
 /// What a bank's database says of a transaction.
@@ -61,17 +123,46 @@ impl Kept {
 }
 
 impl Bank {
-    async fn start(name: &'static str, coordinator: &Port) -> Self {
+    async fn start(name: &'static str, site: &Site, coordinator: SocketAddr) -> Self {
         let database = Database::create().await;
         open_bank(&mut database.connect().await, ACCOUNTS, BALANCE).await.expect("the bank's tables");
-        let (relay, port) = (Relay::to(coordinator.address()).await, Port::reserve());
-        let process = Program::built("test-participant")
-            .named(name)
-            .args(["bank", name, &format!("http://{}", relay.address()), &database.url()])
-            .args([port.address().to_string(), format!("http://{}", port.address())])
-            .start();
         let pool = database.pool(3).await;
-        Self { name, pool, relay, process, _database: database, _port: port }
+        let program = Program::built("test-participant").named(name);
+        let (link, dialled, address, port, database_relay) = match site {
+            Site::Loopback => {
+                let (relay, port) = (Relay::to(coordinator).await, Port::reserve());
+                let dialled = relay.address();
+                (Link::Relay(relay), dialled, port.address(), Some(port), None)
+            }
+            Site::Network(network) => {
+                let relay = network.way_out(DATABASES, database.address().await).await;
+                let address = SocketAddr::from((network.address(name), PORT));
+                (Link::Network { network: network.clone(), bank: name }, coordinator, address, None, Some(relay))
+            }
+        };
+        let url = database_relay.as_ref().map_or_else(|| database.url(), |relay| database.url_at(relay.address()));
+        let process = site
+            .on(name, program.args(["bank", name, &format!("http://{dialled}"), &url]))
+            .args([address.to_string(), format!("http://{address}")])
+            .start();
+        Self { name, pool, link, process, address, database, _database_relay: database_relay, _port: port }
+    }
+
+    /// Starts its process again, which tells its peers to find it at another address than where it listens.
+    pub(super) async fn starts_with_address(&mut self, address: &str) {
+        let Link::Relay(relay) = &self.link else { panic!("a bank on loopback") };
+        self.process.kill();
+        self.process = Program::built("test-participant")
+            .named(self.name)
+            .args(["bank", self.name, &format!("http://{}", relay.address()), &self.database.url()])
+            .args([&self.address.to_string(), address])
+            .start();
+        self.process.line_with("joined", DEADLINE).await;
+    }
+
+    /// What is prepared in its database, of all transactions.
+    pub(super) async fn prepared(&self) -> Vec<String> {
+        self.database.prepared_transactions().await
     }
 
     pub(super) async fn kept(&self, gtid: Gtid) -> Kept {
@@ -132,36 +223,74 @@ pub(super) struct World {
     pub(super) coordinator: Process,
     pub(super) banks: Vec<Bank>,
     pub(super) assent: Assent,
-    _port: Port,
+    _relays: Vec<Relay>,
+    _port: Option<Port>,
+}
+
+impl Site {
+    fn on(&self, host: &str, program: Program) -> Program {
+        match self {
+            Self::Loopback => program,
+            Self::Network(network) => network.on(host, program),
+        }
+    }
 }
 
 impl World {
     /// Starts a coordinator with a log in this server, and the banks.
     pub(super) async fn start(name: &'static str, log: &Postgres) -> Self {
+        Self::start_at(name, log, &Site::Loopback, &[]).await
+    }
+
+    /// As [`start`](Self::start), somewhere else, and with settings of the coordinator.
+    pub(super) async fn start_at(name: &'static str, log: &Postgres, site: &Site, settings: &[&str]) -> Self {
         let log = log.create_database().await;
         let migrated = Program::assent().args(["migrate", "--log", &log.url()]).run(DEADLINE).await;
         assert!(migrated.status.success(), "the log is migrated: {}", migrated.stderr);
-        let port = Port::reserve();
-        let listen = port.address().to_string();
-        let mut coordinator = Program::assent()
+        let mut relays = Vec::new();
+        let (address, log_url, endpoint, port) = match site {
+            Site::Loopback => {
+                let port = Port::reserve();
+                (port.address(), log.url(), port.address(), Some(port))
+            }
+            Site::Network(network) => {
+                let address = SocketAddr::from((network.address(COORDINATOR), PORT));
+                relays.push(network.way_out(LOG, log.address().await).await);
+                relays.push(network.way_in(INITIATOR, address).await);
+                (address, log.url_at(relays[0].address()), relays[1].address(), None)
+            }
+        };
+        let serve = Program::assent()
             .named(format!("{name}: coordinator"))
-            .args(["serve", "--listen", &listen, "--log", &log.url(), "--replica", "test", "--log-filter", "warn"])
-            .start();
+            .args(["serve", "--listen", &address.to_string(), "--log", &log_url, "--replica", "test"])
+            .args(["--log-filter", "warn"])
+            .args(settings.iter().flat_map(|setting| ["--set", *setting]));
+        let mut coordinator = site.on(COORDINATOR, serve).start();
         coordinator.line_with("listening", DEADLINE).await;
-        let mut banks = join_all(BANKS.map(|bank| Bank::start(bank, &port))).await;
+        let mut banks = join_all(BANKS.map(|bank| Bank::start(bank, site, address))).await;
         for bank in &mut banks {
             bank.process.line_with("joined", DEADLINE).await;
         }
-        let endpoint = format!("http://{listen}");
+        let endpoint = format!("http://{endpoint}");
         let assent = Assent::dial(&endpoint).patience(DEADLINE * 5).connect().await.expect("the coordinator answers");
-        Self { name, endpoint, log, coordinator, banks, assent, _port: port }
+        Self { name, endpoint, log, coordinator, banks, assent, _relays: relays, _port: port }
+    }
+
+    /// The bank of this name.
+    pub(super) fn bank(&self, name: &str) -> &Bank {
+        self.banks.iter().find(|bank| bank.name == name).expect("a bank")
+    }
+
+    /// A transfer between the accounts of this number.
+    pub(super) fn transaction(&self, account: i32) -> Transaction {
+        let bookings = BANKS.into_iter().zip([-2, 1, 1]);
+        bookings.fold(self.assent.transaction(), |transaction, (bank, amount)| {
+            transaction.branch_json(bank, &Booking { account, amount })
+        })
     }
 
     pub(super) fn transfer(&self, protocol: Protocol) -> Transfer {
-        let mut transaction = self.assent.transaction().protocol(protocol).timeout(DEADLINE * 5);
-        for (bank, amount) in BANKS.into_iter().zip([-2, 1, 1]) {
-            transaction = transaction.branch_json(bank, &Booking { account: 1, amount });
-        }
+        let transaction = self.transaction(1).protocol(protocol).timeout(DEADLINE * 5);
         let gtid = transaction.gtid();
         let told = tokio::spawn(async move { transaction.commit().await.expect("no refusal") });
         Transfer { gtid, told }
@@ -174,7 +303,7 @@ impl World {
         let transfer = self.transfer(protocol);
         for bank in &self.banks {
             somebody_waits(&format!("{} is at work", bank.name), &bank.pool).await;
-            bank.relay.hold_server(held.contains(&bank.name));
+            bank.link.hold_server(held.contains(&bank.name));
         }
         for lock in locks {
             lock.rollback().await.expect("unlocked");
@@ -203,9 +332,20 @@ impl World {
 
     /// Waits until all banks have ended it, and answers how, and how long that took from `since` on.
     pub(super) async fn ends(&self, gtid: Gtid, since: Instant, deadline: Duration) -> (String, Duration) {
+        self.ends_at(&BANKS, gtid, since, deadline).await
+    }
+
+    /// Waits until these banks have ended it, and answers as [`ends`](Self::ends).
+    pub(super) async fn ends_at(
+        &self,
+        banks: &[&str],
+        gtid: Gtid,
+        since: Instant,
+        deadline: Duration,
+    ) -> (String, Duration) {
         let left = deadline.saturating_sub(since.elapsed());
-        let kept = eventually(&format!("{}: all have ended it", self.name), left, async || {
-            let kept = self.kept(gtid).await;
+        let kept = eventually(&format!("{}: {banks:?} have ended it", self.name), left, async || {
+            let kept = join_all(banks.iter().map(|bank| self.bank(bank).kept(gtid))).await;
             if kept.iter().all(|kept| kept.end().is_some()) { Ok(kept) } else { Err(format!("{kept:?}")) }
         })
         .await;
@@ -216,10 +356,27 @@ impl World {
         (end, took)
     }
 
-    /// Starts the coordinator again, and waits until its log is closed and everybody says the same.
+    /// Nothing ends at these banks until then.
+    pub(super) async fn nothing_ends(&self, gtid: Gtid, banks: &[&str], until: Instant) {
+        while Instant::now() < until {
+            for bank in banks.iter().map(|name| self.bank(name)) {
+                let kept = bank.kept(gtid).await;
+                let is_open = kept.prepared == 1 && !kept.is_booked && kept.end().is_none();
+                assert!(is_open, "{} of {}: {kept:?}", bank.name, self.name);
+            }
+            sleep_until((Instant::now() + Duration::from_millis(500)).into()).await;
+        }
+    }
+
+    /// Starts the coordinator again, and waits until all is over.
     pub(super) async fn comes_back(&mut self, transfer: Transfer, end: &str, protocol: &str) {
         self.coordinator.restart();
         self.coordinator.line_with("listening", DEADLINE).await;
+        self.is_over(transfer, end, protocol).await;
+    }
+
+    /// Waits until its log is closed and everybody says the same.
+    pub(super) async fn is_over(&self, transfer: Transfer, end: &str, protocol: &str) {
         let Transfer { gtid, told } = transfer;
         let outcome = tokio::time::timeout(DEADLINE, told).await;
         let outcome = outcome.unwrap_or_else(|_| panic!("{}: the initiator is told", self.name)).expect("no panic");

@@ -308,16 +308,17 @@ async fn a_minority_waits_and_ends_when_it_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_shows_the_token_and_is_in_the_roster() {
+async fn a_peer_shows_the_token_and_is_in_the_roster_and_asks_whom_it_means() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut hub = Hub::start().await;
     let site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
     let roster = roster(&[&site]);
     let gtid = mint();
-    let ask = async |from: &str, token: Option<&str>| {
+    let ask_as = async |to: &str, from: &str, token: Option<&str>| {
         let ballot = Ballot { round: 2, node: NodeId(9) };
         let request = Request::Join { ballot, roster: roster.clone(), has_voted: false };
-        let question = PeerQuestion { gtid, from: from.parse().expect("a name"), request };
+        let question =
+            PeerQuestion { gtid, from: from.parse().expect("a name"), to: to.parse().expect("a name"), request };
         let mut asked = tonic::Request::new(question.into());
         if let Some(token) = token {
             let bearer = format!("Bearer {token}").parse().expect("a header");
@@ -329,12 +330,15 @@ async fn a_peer_shows_the_token_and_is_in_the_roster() {
             .await
             .map(|response| Answer::try_from(response.into_inner().answer.expect("an answer")).expect("well-formed"))
     };
+    let ask = async |from: &str, token: Option<&str>| ask_as("bank-a", from, token).await;
     for token in [None, Some("guess"), Some("")] {
         let status = ask("bank-a", token).await.expect_err("it does not show the token");
         assert_eq!(status.code(), tonic::Code::Unauthenticated);
     }
     let answer = ask("bank-x", Some("secret")).await.expect("answers");
     assert_eq!(answer, Answer::Barred(Bar::Stranger));
+    let answer = ask_as("bank-b", "bank-a", Some("secret")).await.expect("answers");
+    assert_eq!(answer, Answer::Barred(Bar::NotInRoster), "it does not answer for another one");
     // Asked before it has voted, it says no for good.
     let answer = ask("bank-a", Some("secret")).await.expect("answers");
     assert_eq!(answer, Answer::Ended(Decision::Abort));

@@ -8,7 +8,7 @@ use super::super::{
 use crate::branch::{self, Hook, HookEnd, Message};
 use crate::ids::{Epoch, Gtid};
 use crate::record::{Decision, Record};
-use crate::two_phase::Vote;
+use crate::two_phase::{BranchResult, Vote};
 
 fn gtid() -> Gtid {
     "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid")
@@ -565,4 +565,17 @@ fn a_branch_that_aborts_by_itself_goes_on_while_its_voter_writes() {
         calls += output.peek_effects().iter().filter(|it| **it == participant::Effect::Call(Hook::Abort)).count();
     }
     assert_eq!((branch.stage(), calls), (Stage::Deciding(Decision::Abort), 2));
+}
+
+#[test]
+fn a_branch_that_is_told_twice_forgets_once_its_hook_is_done() {
+    let mut store = voted();
+    store.ask(Request::Decided(Decision::Abort));
+    let record = store.stored.expect("it has voted");
+    let (mut participant, output) = Participant::recover(&record, "a".parse().expect("valid"), NodeId(7));
+    assert!(output.peek_effects().contains(&participant::Effect::Call(Hook::Abort)));
+    assert_eq!(on(&mut participant, participant::Event::Forgotten), []);
+    let effects = on(&mut participant, participant::Event::EndFinished(HookEnd::Ended(BranchResult::Done)));
+    assert!(effects.contains(&participant::Effect::ForgetVoter), "{effects:?}");
+    assert!(participant.is_ended());
 }
