@@ -245,6 +245,7 @@ impl Engine {
             outbox.send(message);
         }
         self.ask_about_doubts(&mut outbox);
+        self.look_for_kept();
         outbox
     }
 

@@ -49,11 +49,15 @@ pub(super) enum Answered {
     Peer(VoterName, Answer),
     /// The store, about a branch that was not in memory.
     Store(Option<Box<VoterRecord>>),
+    /// The store, about a branch that ended some time ago.
+    Kept(Decision),
 }
 
 /// How long a record is kept once it may go: longer than a peer waits for an answer, and than an order to prepare is on its way. Without its record the
 /// voter would refuse the one and vote anew on the other. Whoever knows of its vote needs no such time, see docs/decisions/0007.
 const FORGET_AFTER: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
+/// An ended record that is older than this, and still there so long after a session began, is one whose order to forget was lost.
+const KEPT_TOO_LONG: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(60) };
 /// Records that are deleted at once.
 const FORGET_MAX: usize = 4_096;
 /// The bounds of the waits between attempts to reach the store.
@@ -127,6 +131,33 @@ impl Engine {
         // There is no session yet; what is to be said is asked for again.
         let mut dropped = Outbox::default();
         self.revive(&mut dropped, record);
+    }
+
+    /// An order to forget is lost with its session, or with the replica that ended the transaction. Some time after each new session, whatever has
+    /// ended and is still kept is told to the log: it answers whether anybody needs it.
+    pub(super) fn look_for_kept(&self) {
+        let Some(voting) = &self.voting else { return };
+        let (store, finish) = (Arc::clone(voting.own.store()), self.finish.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(KEPT_TOO_LONG) => {}
+                () = finish.closed() => return,
+            }
+            let records = match store.all().await {
+                Ok(records) => records,
+                // The next session looks again.
+                Err(error) => {
+                    return tracing::warn!(error = &error as &dyn std::error::Error, "ended records cannot be read");
+                }
+            };
+            let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let before_ms = now_ms.saturating_sub(KEPT_TOO_LONG).as_millis();
+            for record in records.iter().filter(|record| u128::from(record.gtid.minted_at_ms()) < before_ms) {
+                if let Some(decision) = record.state.standing.decision() {
+                    finish.send(Done::Voting(record.gtid, Answered::Kept(decision))).ok();
+                }
+            }
+        });
     }
 
     /// A branch whose voter has a record takes its place in memory.
@@ -373,6 +404,12 @@ impl Engine {
             }
             Answered::Peer(voter, answer) => {
                 self.voting_event(outbox, gtid, Event::PeerAnswered { voter, answer });
+            }
+            // In memory it has yet to end here; the next session looks again.
+            Answered::Kept(decision) => {
+                if !self.branches.entries.contains_key(&gtid) {
+                    outbox.send(FromClient::AskLog { gtid, request: Request::Decided(decision) });
+                }
             }
             Answered::Store(record) => {
                 let orders = self.branches.lookups.remove(&gtid).unwrap_or_default();
