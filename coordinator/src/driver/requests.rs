@@ -393,11 +393,14 @@ impl Shard {
                 self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
                 self.two_phase_output(gtid, output);
             }
+            // There is nothing to end: it was an abort that nobody logged, or retention has removed the row. Nobody needs the record.
+            FromClient::AskLog { request: Request::Decided(_), .. } => {
+                self.peers.send(session, FromReplica::ForgetVoter { gtid });
+            }
             FromClient::Vote { vote: Vote::No(_) | Vote::ReadOnly | Vote::Committed, .. }
             | FromClient::Acknowledge { .. }
             | FromClient::StepAnswer { .. }
             | FromClient::VoterAnswered { .. }
-            // Told the outcome of an election about a transaction of which nothing was ever logged: there is nothing to end.
             | FromClient::AskLog { .. }
             | FromClient::Hello(_)
             | FromClient::Heartbeat => {}
@@ -551,6 +554,10 @@ impl Shard {
                 }
             }
             FromClient::Enlist { .. } => self.refuse(session, message, not_open()),
+            // A voter has the outcome on record, and may not have heard that it need not keep it.
+            FromClient::AskLog { request: Request::Decided(_), .. } => {
+                self.peers.send(session, FromReplica::ForgetVoter { gtid });
+            }
             FromClient::Inquire { .. }
             | FromClient::AskLog { .. }
             | FromClient::Vote { vote: Vote::Yes | Vote::Unknown(_), .. } => {

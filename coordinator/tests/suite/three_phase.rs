@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use assent::server::Coordinator;
 use assent_proto::v1::client_message::Kind as Said;
@@ -27,6 +28,8 @@ struct Citizen {
     ended: Mutex<HashMap<Gtid, Decision>>,
     /// It does not hear what its voter is asked.
     is_deaf: AtomicBool,
+    /// Orders to forget are lost on their way to it.
+    keeps: AtomicBool,
 }
 
 impl Citizen {
@@ -37,6 +40,7 @@ impl Citizen {
             records: Mutex::default(),
             ended: Mutex::default(),
             is_deaf: AtomicBool::new(false),
+            keeps: AtomicBool::new(false),
         })
     }
 
@@ -65,6 +69,14 @@ impl Citizen {
         say.send(frame(Said::Hello(hello))).expect("open");
         let mut heard = client.exchange(UnboundedReceiverStream::new(said)).await.expect("a session").into_inner();
         heard.message().await.expect("a frame").expect("a welcome");
+        // What it has kept for long, it tells the log.
+        let kept: Vec<_> = self.records.lock().expect("whole").values().cloned().collect();
+        for record in kept {
+            if let Some(decision) = record.state.standing.decision() {
+                let (gtid, request) = (record.gtid.as_bytes().to_vec().into(), Request::Decided(decision).into());
+                say.send(frame(Said::AskLog(v1::AskLog { gtid, request: Some(request) }))).expect("open");
+            }
+        }
         let citizen = Arc::clone(self);
         Joined(tokio::spawn(async move {
             while let Ok(Some(messages)) = heard.message().await {
@@ -97,6 +109,7 @@ impl Citizen {
             }
             Heard::CommitBranch(v1::CommitBranch { gtid: id, .. }) => self.end(id, Decision::Commit),
             Heard::AbortBranch(v1::AbortBranch { gtid: id, .. }) => self.end(id, Decision::Abort),
+            Heard::ForgetVoter(_) if self.keeps.load(SeqCst) => None,
             Heard::ForgetVoter(forget) => {
                 self.records.lock().expect("whole").remove(&gtid(&forget.gtid));
                 None
@@ -198,6 +211,36 @@ async fn it_commits_and_every_voter_may_forget() {
     until("its end is in the log", async || {
         let shown = shown(&coordinator, &gtid).await;
         shown.state() == TransactionState::Committed && shown.protocol() == v1::Protocol::ThreePhase
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_record_whose_order_to_forget_was_lost_goes_later() {
+    let home = Home::new();
+    let coordinator = home.start().await;
+    let (north, south) = (Citizen::new("north", 1), Citizen::new("south", 2));
+    north.keeps.store(true, SeqCst);
+    let (lost, _south) = (north.join(&coordinator).await, south.join(&coordinator).await);
+    let gtid = gtid();
+    let request = CommitRequest { wait_for_end: true, ..three_phases(&gtid) };
+    let answer = transactions(&coordinator).await.commit(request).await.expect("an outcome").into_inner();
+    assert_eq!(answer.outcome(), Outcome::Committed, "{answer:?}");
+    let id: Gtid = gtid.parse().expect("a gtid");
+    until("the other's record is deleted", async || !south.has_record(id)).await;
+    assert!(north.has_record(id));
+    drop(lost);
+    north.keeps.store(false, SeqCst);
+    // While the transaction is in memory, with its end on the way to the log, nothing is answered; a later session is.
+    until("its record is deleted", async || {
+        let _session = north.join(&coordinator).await;
+        tokio::time::timeout(Duration::from_millis(500), async {
+            while north.has_record(id) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .is_ok()
     })
     .await;
 }

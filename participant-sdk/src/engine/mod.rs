@@ -251,6 +251,7 @@ impl Engine {
             outbox.send(message);
         }
         self.ask_about_doubts(&mut outbox);
+        self.look_for_kept();
         outbox
     }
 
@@ -280,6 +281,7 @@ impl Engine {
                     },
                     Some(done) = self.finished.recv() => self.task_finished(&mut dropped, done),
                     Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut dropped, gtid, timer),
+                    () = voting::Voting::forgetting(&mut self.voting) => {}
                 }
                 self.start_waiting_calls();
                 self.ask_voter();
@@ -363,6 +365,7 @@ impl Engine {
                     }
                 }
                 Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut outbox, gtid, timer),
+                () = voting::Voting::forgetting(&mut self.voting) => {}
                 () = gate.room(), if is_behind && !is_pausing => {}
                 () = &mut pause, if is_pausing => {}
                 _ = retries.tick() => {

@@ -7,6 +7,7 @@
 //!
 //! A branch that is not in memory is met with what its voter's store has: another instance may have voted, or an earlier life of this one.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use assent_protocol::three_phase::{
 use assent_protocol::two_phase::Vote;
 use assent_protocol::{Decision, Epoch, Gtid, Output};
 use rand::RngExt;
+use tokio::time::Instant;
 
 use super::branches::{Entry, Machine, effects_of, said};
 use super::link::Outbox;
@@ -37,8 +39,8 @@ pub(super) struct Voting {
     coordinator: Option<String>,
     /// What its voter is to be asked at the end of this turn.
     questions: Vec<Question>,
-    /// Records to be deleted at the end of this turn.
-    forgotten: Vec<Gtid>,
+    /// Records to be deleted, and when.
+    forgotten: VecDeque<(Instant, Gtid)>,
 }
 
 /// About which transaction, in whose name (the own, or the log's if it is the coordinator), and what.
@@ -52,8 +54,16 @@ pub(super) enum Answered {
     Peer(VoterName, Answer),
     /// The store, about a branch that was not in memory.
     Store(Option<Box<VoterRecord>>),
+    /// The store, about a branch that ended some time ago.
+    Kept(Decision),
 }
 
+/// How long a record stays once it may go, for whoever looks at the store meanwhile. Nothing rests on it; see [`OwnVoter::has_forgotten`] for what does.
+const FORGET_AFTER: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(1) };
+/// Deleting waits this much longer, so that many go at once.
+const FORGET_TOGETHER: Duration = Duration::from_millis(100);
+/// An ended record that is older than this, and still there so long after a session began, is one whose order to forget was lost.
+const KEPT_TOO_LONG: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(60) };
 /// The bounds of the waits between attempts to reach the store.
 const STORE_RETRY_INITIAL: Duration = Duration::from_millis(50);
 const STORE_RETRY_MAX: Duration = Duration::from_secs(5);
@@ -71,7 +81,7 @@ impl Voting {
             address: voter.address.clone(),
             coordinator: identity.coordinator,
             questions: Vec::new(),
-            forgotten: Vec::new(),
+            forgotten: VecDeque::new(),
         }))
     }
 
@@ -99,16 +109,18 @@ impl Voting {
         VoterPlace { address: self.address.clone(), store: self.own.id() }
     }
 
-    /// Deletes the records of transactions that have ended everywhere.
-    fn delete_forgotten(&mut self) {
-        if self.forgotten.is_empty() {
-            return;
-        }
-        let gtids = std::mem::take(&mut self.forgotten);
-        let own = Arc::clone(&self.own);
+    /// Deletes the records of transactions that have ended everywhere, once they are due. Cancelled, nothing is lost.
+    pub(super) async fn forgetting(voting: &mut Option<Self>) {
+        let Some(voting) = voting else { return std::future::pending().await };
+        let Some((due, _)) = voting.forgotten.front() else { return std::future::pending().await };
+        tokio::time::sleep_until(*due + FORGET_TOGETHER).await;
+        let now = Instant::now();
+        let count = voting.forgotten.iter().take_while(|(due, _)| *due <= now).count();
+        let gtids: Vec<_> = voting.forgotten.drain(..count).map(|(_, gtid)| gtid).collect();
+        let own = Arc::clone(&voting.own);
         tokio::spawn(async move {
             if let Err(error) = own.forget(gtids).await {
-                // They take room, and are met again at the next start.
+                // They take room, and are met again some time after the next session has begun.
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "records of ended transactions are not deleted"
@@ -124,6 +136,33 @@ impl Engine {
         // There is no session yet; what is to be said is asked for again.
         let mut dropped = Outbox::default();
         self.revive(&mut dropped, record);
+    }
+
+    /// An order to forget is lost with its session, or with the replica that ended the transaction. Some time after each new session, whatever has
+    /// ended and is still kept is told to the log: it answers whether anybody needs it.
+    pub(super) fn look_for_kept(&self) {
+        let Some(voting) = &self.voting else { return };
+        let (store, finish) = (Arc::clone(voting.own.store()), self.finish.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(KEPT_TOO_LONG) => {}
+                () = finish.closed() => return,
+            }
+            let records = match store.all().await {
+                Ok(records) => records,
+                // The next session looks again.
+                Err(error) => {
+                    return tracing::warn!(error = &error as &dyn std::error::Error, "ended records cannot be read");
+                }
+            };
+            let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let before_ms = now_ms.saturating_sub(KEPT_TOO_LONG).as_millis();
+            for record in records.iter().filter(|record| u128::from(record.gtid.minted_at_ms()) < before_ms) {
+                if let Some(decision) = record.state.standing.decision() {
+                    finish.send(Done::Voting(record.gtid, Answered::Kept(decision))).ok();
+                }
+            }
+        });
     }
 
     /// A branch whose voter has a record takes its place in memory.
@@ -344,13 +383,9 @@ impl Engine {
         }
     }
 
-    /// At the end of a turn: all that it has to ask the own voter, and to delete.
+    /// At the end of a turn: all that it has to ask the own voter.
     pub(super) fn ask_voter(&mut self) {
-        let Some(voting) = &mut self.voting else { return };
-        voting.delete_forgotten();
-        if voting.questions.is_empty() {
-            return;
-        }
+        let Some(voting) = self.voting.as_mut().filter(|voting| !voting.questions.is_empty()) else { return };
         let questions = std::mem::take(&mut voting.questions);
         let (own, finish) = (Arc::clone(&voting.own), self.finish.clone());
         tokio::spawn(async move {
@@ -415,6 +450,12 @@ impl Engine {
             Answered::Own(overheard) => self.own_answered(outbox, gtid, *overheard),
             Answered::Peer(voter, answer) => {
                 self.voting_event(outbox, gtid, Event::PeerAnswered { voter, answer });
+            }
+            // In memory it has yet to end here; the next session looks again.
+            Answered::Kept(decision) => {
+                if !self.branches.entries.contains_key(&gtid) {
+                    outbox.send(FromClient::AskLog { gtid, request: Request::Decided(decision) });
+                }
             }
             Answered::Store(record) => {
                 let orders = self.branches.lookups.remove(&gtid).unwrap_or_default();
@@ -490,7 +531,7 @@ impl Engine {
 
     fn forget_record(&mut self, gtid: Gtid) {
         if let Some(voting) = &mut self.voting {
-            voting.forgotten.push(gtid);
+            voting.forgotten.push_back((Instant::now() + FORGET_AFTER, gtid));
         }
     }
 }

@@ -244,6 +244,25 @@ async fn a_yes_leaves_once_it_is_durable_and_the_branch_ends_once_the_outcome_is
     assent.shutdown().await;
 }
 
+/// The order to forget was lost with a session: the next one asks whether anybody needs the record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_kept_too_long_is_told_to_the_log() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut hub = Hub::start().await;
+    let mut site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
+    let gtid = mint();
+    hub.tell("bank-a", prepare(gtid, &roster(&[&site])));
+    hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    site.restart(hub.address()).await;
+    let is_told = |message: &FromClient| matches!(message, FromClient::AskLog { gtid: about, request: Request::Decided(Decision::Commit) } if *about == gtid);
+    hub.expect("the outcome, for the log", is_told).await;
+    hub.tell("bank-a", FromReplica::ForgetVoter { gtid });
+    let voter = site.assent.as_ref().and_then(Assent::voter).expect("it has one");
+    eventually("the record goes", || matches!(voter.store().recall(gtid), Recalled::Known(None))).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn participants_whose_coordinator_is_gone_end_all_the_same_way() {
     let directory = tempfile::tempdir().expect("a directory");
