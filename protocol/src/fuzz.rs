@@ -4,6 +4,8 @@
 //! bytes at random, with a fixed budget; the targets in `fuzz/` let a fuzzer search for them. The worlds in `integration-tests/simulation` only
 //! produce what honest peers, logs and drivers can; here a peer says anything, in any order, and the log's rows may say anything too.
 //!
+//! [`Tape::damaged`] and the samples below are for the fuzzing of what encodes them, in other crates.
+//!
 //! What the driver owes a machine is kept: the log answers what it was asked, once ([`durable`](crate::durable) sees to that), and its word about a
 //! transaction does not change.
 
@@ -16,8 +18,8 @@ use crate::reason::Wait;
 use crate::record::Decision;
 
 pub use crate::branch::fuzz::branch;
-pub use crate::saga::fuzz::{saga, saga_records};
-pub use crate::three_phase::fuzz::{coordinator, leader, participant, voter};
+pub use crate::saga::fuzz::{definition, result, saga, saga_records};
+pub use crate::three_phase::fuzz::{coordinator, leader, participant, record, roster, state, voter};
 pub use crate::two_phase::fuzz::two_phase;
 
 /// Bytes that choose. Where they end, every choice is the first.
@@ -54,6 +56,38 @@ impl<'a> Tape<'a> {
         self.below(n) == n - 1
     }
 
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// An encoding with a few bytes changed, added or lost, or cut short; now and then something else entirely.
+    pub fn damaged(&mut self, encoding: impl Into<Vec<u8>>) -> Vec<u8> {
+        if self.one_in(4) {
+            return self.rest().to_vec();
+        }
+        let mut bytes = encoding.into();
+        for _ in 0..self.below(6) {
+            let at = (usize::from(self.byte()) << 8 | usize::from(self.byte())) % bytes.len().max(1);
+            match self.below(4) {
+                _ if bytes.is_empty() => {}
+                0 => bytes.insert(at, self.byte()),
+                1 => drop(bytes.remove(at)),
+                2 => bytes[at] = bytes[at].wrapping_add(1),
+                _ => bytes[at] = self.byte(),
+            }
+        }
+        if self.one_in(4) {
+            bytes.truncate(usize::from(self.byte()));
+        }
+        bytes
+    }
+
+    /// As [`damaged`](Self::damaged), of a text.
+    pub fn damaged_text(&mut self, encoding: impl Into<String>) -> String {
+        String::from_utf8_lossy(&self.damaged(encoding.into())).into_owned()
+    }
+
     /// One of several.
     pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())].clone()
@@ -81,12 +115,12 @@ impl<'a> Tape<'a> {
     }
 
     /// One of the few participants that there are.
-    pub(crate) fn participant(&mut self) -> Name {
+    pub fn participant(&mut self) -> Name {
         name(["bank", "shop", "mail", "taxi"][self.below(4)])
     }
 
     /// Some of them, each once.
-    pub(crate) fn participants(&mut self) -> Vec<Name> {
+    pub fn participants(&mut self) -> Vec<Name> {
         let drawn: BTreeSet<Name> = (0..self.below(4)).map(|_| self.participant()).collect();
         drawn.into_iter().collect()
     }
@@ -107,11 +141,13 @@ impl<'a> Tape<'a> {
         BodyDigest(self.pick(&[7, 7, 7, 8, 0]))
     }
 
-    pub(crate) fn decision(&mut self) -> Decision {
+    /// Either.
+    pub fn decision(&mut self) -> Decision {
         self.pick(&[Decision::Commit, Decision::Abort])
     }
 
-    pub(crate) fn text(&mut self) -> String {
+    /// What people and programs write as a reason.
+    pub fn text(&mut self) -> String {
         self.pick(&["no", "", "sold out: none left", "d\u{e9}j\u{e0} vu\0"]).to_owned()
     }
 
@@ -162,7 +198,8 @@ pub(crate) fn name(text: &str) -> Name {
     text.parse().expect("a name")
 }
 
-pub(crate) fn gtid() -> Gtid {
+/// The transaction that all of this is about.
+pub fn gtid() -> Gtid {
     "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a version 7")
 }
 

@@ -273,6 +273,9 @@ fn ballot(mut bytes: &[u8]) -> Ballot {
     Ballot { round: bytes.get_u64(), node: NodeId(bytes.get_u128()) }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use assent_protocol::three_phase::Seat;

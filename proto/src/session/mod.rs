@@ -396,4 +396,4 @@ pub struct Malformed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

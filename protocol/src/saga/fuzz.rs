@@ -85,7 +85,7 @@ pub(crate) fn wait(tape: &mut Tape<'_>) -> Wait {
 }
 
 /// Up to five steps, each of which may wait for any of those before it.
-pub(crate) fn definition(tape: &mut Tape<'_>) -> Definition {
+pub fn definition(tape: &mut Tape<'_>) -> Definition {
     let count = 1 + tape.below(5);
     let step = |tape: &mut Tape<'_>, position: usize| StepDefinition {
         name: name(&format!("s{position}")),
@@ -100,7 +100,8 @@ pub(crate) fn definition(tape: &mut Tape<'_>) -> Definition {
     Definition::new((0..count).map(|position| step(tape, position)).collect()).expect("a DAG")
 }
 
-fn result(tape: &mut Tape<'_>) -> StepResult {
+/// What a step answered.
+pub fn result(tape: &mut Tape<'_>) -> StepResult {
     match tape.below(8) {
         0 => StepResult::Refused("no".into()),
         1 | 2 => StepResult::Unknown("who knows".into()),

@@ -308,7 +308,7 @@ fn seat(tape: &mut Tape<'_>) -> Seat {
 }
 
 /// One to four participants.
-fn roster(tape: &mut Tape<'_>) -> Roster {
+pub fn roster(tape: &mut Tape<'_>) -> Roster {
     let mut seats: Vec<Seat> = Vec::new();
     for _ in 0..=tape.below(4) {
         let seat = seat(tape);
@@ -330,13 +330,14 @@ fn standing(tape: &mut Tape<'_>) -> Standing {
 }
 
 /// What a store holds: whatever can be written there, as long as `la <= le`.
-fn state(tape: &mut Tape<'_>) -> VoterState {
+pub fn state(tape: &mut Tape<'_>) -> VoterState {
     let joined = ballot(tape);
     let accepted = tape.one_in(2).then(|| ballot(tape).min(joined));
     VoterState { standing: standing(tape), joined, accepted }
 }
 
-fn record(tape: &mut Tape<'_>) -> VoterRecord {
+/// A record in a voter's store.
+pub fn record(tape: &mut Tape<'_>) -> VoterRecord {
     VoterRecord {
         gtid: gtid(),
         voter: voter_name(tape),
