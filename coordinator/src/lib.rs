@@ -2,6 +2,8 @@
 pub mod cli;
 pub mod config;
 pub mod driver;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod log;
 pub mod server;
 pub mod session;

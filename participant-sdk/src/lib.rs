@@ -13,6 +13,8 @@ mod assent;
 mod builder;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod journal;
 mod participant;
 #[cfg(feature = "postgres")]

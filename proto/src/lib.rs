@@ -8,6 +8,8 @@
 
 pub mod context;
 pub mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod session;
 pub mod text;
 pub mod voter;

@@ -238,17 +238,14 @@ fn ballot(message: &'static str, ballot: Option<v1::Ballot>) -> Result<Ballot, M
     if ballot.round == 0 {
         return Err(malformed(message, "the ballot's round is 0: rounds count from 1"));
     }
-    if ballot.round > ROUND_MAX {
+    if ballot.round > Ballot::ROUND_MAX {
         return Err(malformed(
             message,
-            format!("the ballot's round is {}: nobody counts beyond {ROUND_MAX}", ballot.round),
+            format!("the ballot's round is {}: nobody counts beyond {}", ballot.round, Ballot::ROUND_MAX),
         ));
     }
     Ok(Ballot { round: ballot.round, node: NodeId(sixteen(message, "the ballot's node", &ballot.node)?) })
 }
-
-/// Rounds are counted one by one. Whoever claims a higher one would leave no number for those who have to go above it.
-const ROUND_MAX: u64 = u64::MAX / 2;
 
 fn decision(message: &'static str, number: i32) -> Result<Decision, Malformed> {
     match v1::Decision::try_from(number) {

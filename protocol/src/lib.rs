@@ -19,6 +19,8 @@
 
 pub mod branch;
 pub mod durable;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod ids;
 pub mod invariant;
 pub mod reason;

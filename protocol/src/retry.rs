@@ -44,7 +44,9 @@ impl RetryPolicy {
             if interval >= self.maximum_interval_ms || self.multiplier_percent <= 100 {
                 break;
             }
-            interval = interval.saturating_mul(u64::from(self.multiplier_percent)) / 100;
+            // One that is too short for its factor (1 ms and half as much again) grows all the same.
+            let longer = interval.saturating_mul(u64::from(self.multiplier_percent)) / 100;
+            interval = longer.max(interval + 1);
         }
         interval.min(self.maximum_interval_ms)
     }
@@ -65,6 +67,17 @@ mod tests {
         let intervals: Vec<_> = (1..=6).map(|failed| policy.interval_ms(failed)).collect();
         assert_eq!(intervals, [100, 200, 400, 800, 1_000, 1_000]);
         assert_eq!(policy.interval_ms(u32::MAX), 1_000);
+    }
+
+    /// It stayed at 1 ms for ever, and counted through all failures each time.
+    #[test]
+    fn an_interval_that_is_short_for_its_factor_grows_all_the_same() {
+        let policy = RetryPolicy { initial_interval_ms: 1, multiplier_percent: 150, ..RetryPolicy::default() };
+        let intervals: Vec<_> = (1..=5).map(|failed| policy.interval_ms(failed)).collect();
+        assert_eq!(intervals, [1, 2, 3, 4, 6]);
+        assert_eq!(policy.interval_ms(u32::MAX), 30_000);
+        let least = RetryPolicy { multiplier_percent: 101, maximum_interval_ms: 2_000, ..policy };
+        assert_eq!(least.interval_ms(u32::MAX), 2_000);
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! A setting `limits.open_max` is `open_max` under `[limits]` in the file, `ASSENT_LIMITS_OPEN_MAX` in the environment, and
 //! `--set limits.open_max=...` among the flags; the frequent ones have a flag of their own.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod mistake;
 mod setting;
 mod source;

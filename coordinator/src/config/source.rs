@@ -112,7 +112,7 @@ pub(super) fn collect(sources: &Sources, mistakes: &mut Vec<Mistake>) -> Vec<Giv
 
 // ---- the file ------------------------------------------------------------------------------------------------------
 
-fn of_file(path: &Path, text: &str, given: &mut Vec<Given>, mistakes: &mut Vec<Mistake>) {
+pub(super) fn of_file(path: &Path, text: &str, given: &mut Vec<Given>, mistakes: &mut Vec<Mistake>) {
     let line = |at: usize| text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1;
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in errors {

@@ -46,6 +46,7 @@ use crate::log::{Log, LogError};
 pub(crate) use browse::Browse;
 pub(crate) use entry::now_ms;
 pub use peers::{Backlog, Outbound, Peer, SessionId};
+pub(crate) use recovery::contradiction;
 pub(crate) use requests::subject;
 pub use statistics::{Snapshot, Statistics};
 pub use view::{BranchView, TransactionView};

@@ -4,10 +4,10 @@
 //! and stops nobody else: requests about it are refused with that reason, and it stays in the log as it is.
 
 use assent_crash::crash_point;
-use assent_protocol::Protocol;
-use assent_protocol::saga::{Kept, Saga};
+use assent_protocol::saga::{Effect, Kept, Saga, Unrecoverable};
 use assent_protocol::three_phase::Coordinator;
 use assent_protocol::two_phase::TwoPhase;
+use assent_protocol::{Epoch, Output, Protocol};
 
 use super::entry::{Machine, draw_node};
 use super::shard::Shard;
@@ -52,6 +52,19 @@ pub(super) async fn recover(log: &dyn Log, driver: &Driver) -> Result<(), LogErr
     Ok(())
 }
 
+/// Takes a saga over from its rows.
+fn resume(saga: OpenSaga, epoch: Epoch) -> Result<(Saga, Output<Effect>), Unrecoverable> {
+    let OpenSaga { started, turned, paused, steps, .. } = saga;
+    let steps = steps.into_iter().map(|step| step.record).collect();
+    Saga::recover(epoch, Kept { started, turned, steps, paused })
+}
+
+/// What is wrong with a saga that can be read and not resumed. Its rows are looked at anew each time: nothing is kept of what is parked, however
+/// much that is.
+pub(crate) fn contradiction(saga: &OpenSaga, epoch: Epoch) -> Option<Unrecoverable> {
+    resume(saga.clone(), epoch).err()
+}
+
 impl Shard {
     /// Resumes one open transaction.
     pub(super) fn recovered(&mut self, transaction: OpenTransaction) {
@@ -74,10 +87,9 @@ impl Shard {
                 self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
                 self.two_phase_output(gtid, output);
             }
-            OpenTransaction::Saga(OpenSaga { started, turned, paused, steps, .. }) => {
-                let bytes = started.definition.steps().iter().map(|step| step.input.len()).sum();
-                let steps = steps.into_iter().map(|step| step.record).collect();
-                match Saga::recover(self.epoch, Kept { started, turned, steps, paused }) {
+            OpenTransaction::Saga(saga) => {
+                let bytes = saga.started.definition.steps().iter().map(|step| step.input.len()).sum();
+                match resume(saga, self.epoch) {
                     Ok((machine, output)) => {
                         self.insert(gtid, Machine::Saga(Box::new(machine)), 0, bytes);
                         self.saga_output(gtid, output);

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::entry::{Entry, Machine, draw_node, now_ms};
 use super::lookup::Answer;
 use super::peers::SessionId;
+use super::recovery::contradiction;
 use super::shard::Shard;
 use super::statistics::add;
 use crate::digest;
@@ -327,7 +328,7 @@ impl Shard {
                 };
                 return self.answer_ended(gtid, session, &message, answer);
             }
-            Knowledge::Logged(Found::Open(open)) => Some(parked(&open)),
+            Knowledge::Logged(Found::Open(open)) => Some(self.parked(&open)),
             Knowledge::Logged(Found::Unreadable(unreadable)) => {
                 let message = format!("{unreadable}; an operator has to look at it");
                 Some(Reason::Internal.refused(message))
@@ -586,6 +587,20 @@ impl Shard {
 
     // ---- both ------------------------------------------------------------------------------------------------------
 
+    /// In the log, open, and not in memory: recovery could not resume it.
+    fn parked(&self, open: &OpenTransaction) -> Refused {
+        let problem = match open {
+            OpenTransaction::Saga(saga) => contradiction(saga, self.epoch),
+            OpenTransaction::Decided { .. } | OpenTransaction::Attempted { .. } => None,
+        };
+        let why = problem.map_or_else(String::new, |problem| format!(": {problem}"));
+        let message = format!(
+            "transaction {} could not be resumed after a restart{why}; an operator has to look at it",
+            open.gtid()
+        );
+        Reason::Internal.refused(message)
+    }
+
     fn refuse(&mut self, session: SessionId, message: &FromClient, refused: Refused) {
         // Whoever cannot be answered asks again by itself.
         if let Some(request) = request_of(message) {
@@ -687,13 +702,6 @@ fn was_begun() -> Refused {
 
 fn not_a_participant() -> Refused {
     Reason::NotAParticipant.refused("this session's Hello named no participant; dial with a name to enlist branches")
-}
-
-/// In the log, open, and not in memory: recovery could not resume it.
-fn parked(open: &OpenTransaction) -> Refused {
-    let message =
-        format!("transaction {} could not be resumed after a restart; an operator has to look at it", open.gtid());
-    Reason::Internal.refused(message)
 }
 
 fn log_refusal(error: &LogError) -> Refused {

@@ -1,7 +1,7 @@
 //! How records are written into columns, the same in every SQL log: words, lists of names, JSON for sagas.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use assent_protocol::record::EndedBranch;
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
@@ -44,10 +44,18 @@ pub(super) fn saga_roster(definition: &Definition) -> Vec<&ParticipantName> {
     names
 }
 
-/// Reads what [`roster`] wrote.
+/// Reads what [`roster`] wrote. Nobody is in it twice: the second branch would be waited for without end, since answers are the first's.
 pub(super) fn parse_roster(text: &str) -> Result<Vec<ParticipantName>, String> {
-    let names = text.split(',').filter(|name| !name.is_empty());
-    names.map(|name| Name::new(name).map_err(|error| format!("in its participants, {error}"))).collect()
+    let mut names = Vec::new();
+    let mut seen = BTreeSet::new();
+    for name in text.split(',').filter(|name| !name.is_empty()) {
+        let name = Name::new(name).map_err(|error| format!("in its participants, {error}"))?;
+        if !seen.insert(name.clone()) {
+            return Err(format!("a participant stands twice in {text:?}"));
+        }
+        names.push(name);
+    }
+    Ok(names)
 }
 
 /// Ended branches: `participant[/step][=end]`, without `=end` where it ended as the transaction did.
@@ -168,7 +176,8 @@ pub(super) fn parse_voter(text: &str) -> Result<VoterState, String> {
 
 fn parse_ballot(text: &str) -> Option<Ballot> {
     let (round, node) = text.split_once('.')?;
-    Some(Ballot { round: round.parse().ok()?, node: NodeId(u128::from_str_radix(node, 16).ok()?) })
+    let round = round.parse().ok().filter(|round| (1..=Ballot::ROUND_MAX).contains(round))?;
+    Some(Ballot { round, node: NodeId(u128::from_str_radix(node, 16).ok()?) })
 }
 
 /// The roster of a three-phase transaction as it stands in the log: stores as UUIDs.

@@ -42,18 +42,20 @@ impl Target {
 
 /// The URL without its password.
 pub(super) fn redacted(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    // A password may hold `@` and `/`; what follows the last `@` before the parameters is the host.
-    let (address, parameters) = rest.split_once('?').map_or((rest, None), |(address, p)| (address, Some(p)));
-    let address = match address.rsplit_once('@') {
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
+    // One that forgets the slashes is refused, and shown with what is wrong.
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, _)| url.split_at(scheme.len() + 3));
+    // Where it was not escaped, a password holds `@`, `/` and `?`: what follows the last `@` of all is not it.
+    let rest = match rest.rsplit_once('@') {
         Some((login, host)) => format!("{}@{host}", login.split(':').next().unwrap_or_default()),
-        None => address.to_owned(),
+        None => rest.to_owned(),
     };
-    let parameters = parameters.map_or_else(String::new, |parameters| {
-        let kept: Vec<&str> = parameters.split('&').filter(|p| !p.to_ascii_lowercase().contains("password")).collect();
-        if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) }
-    });
-    format!("{scheme}://{address}{parameters}")
+    let Some((address, parameters)) = rest.split_once('?') else { return format!("{scheme}{rest}") };
+    let kept: Vec<&str> = parameters.split('&').filter(|p| !p.to_ascii_lowercase().contains("password")).collect();
+    let parameters = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
+    format!("{scheme}{address}{parameters}")
 }
 
 /// Where a Postgres is, for messages.
@@ -78,6 +80,9 @@ mod tests {
             "postgres://me:hush@hush@db/assent?password=hush",
             "postgres://me:hu%40sh/hush@db/assent?sslmode=disable&password=hush",
             "mysql://me:hush@db/x",
+            "postgres://me:hush?hush@db/x",
+            "postgres://me:a#hush/?password=hush@db/x",
+            "me:hush@db/x",
         ] {
             let shown = redacted(url);
             assert!(!shown.contains("hush") && !shown.contains("hu%40sh") && shown.contains("me@db"), "{shown}");

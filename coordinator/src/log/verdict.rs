@@ -146,3 +146,112 @@ pub(super) fn durable(record: &Record) -> Appended {
     let receipt = Durable::attest(record.gtid());
     Appended::Durable(receipt)
 }
+
+#[cfg(test)]
+mod tests {
+    use assent_protocol::record::{Attempted, Decided, SagaPaused, SagaStarted, SagaTurned};
+    use assent_protocol::saga::{Definition, StepDefinition};
+    use assent_protocol::three_phase::{Seat, StoreId, VoterName, VoterRecord};
+    use assent_protocol::{Gtid, RetryPolicy};
+
+    use super::*;
+
+    const OURS: Epoch = Epoch(3);
+
+    fn gtid() -> Gtid {
+        "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a version 7")
+    }
+
+    fn decided(decision: Decision) -> Decided {
+        Decided {
+            gtid: gtid(),
+            protocol: Protocol::TwoPhase,
+            decision,
+            participants: vec!["bank".parse().expect("a name")],
+            digest: BodyDigest(7),
+            begun_at_ms: 0,
+            reason: None,
+        }
+    }
+
+    fn roster() -> Roster {
+        let seat = Seat {
+            participant: "bank".parse().expect("a name"),
+            address: "http://bank:7421".parse().expect("an address"),
+            store: StoreId(1),
+        };
+        Roster::new(vec![seat], StoreId(2)).expect("a roster")
+    }
+
+    fn attempted() -> Record {
+        Record::Attempted(Attempted { gtid: gtid(), roster: roster(), digest: BodyDigest(7), begun_at_ms: 0 })
+    }
+
+    fn started() -> Record {
+        let step = StepDefinition {
+            name: "pay".parse().expect("a name"),
+            participant: "bank".parse().expect("a name"),
+            input: Default::default(),
+            after: Vec::new(),
+            retry: RetryPolicy::default(),
+            compensation_retry: RetryPolicy::default(),
+            pivot: false,
+            durable: false,
+        };
+        let definition = Definition::new(vec![step]).expect("a saga");
+        Record::SagaStarted(SagaStarted { gtid: gtid(), definition, digest: BodyDigest(7), begun_at_ms: 0 })
+    }
+
+    fn voter() -> Record {
+        Record::Voter(Box::new(VoterRecord {
+            gtid: gtid(),
+            voter: VoterName::Log,
+            roster: Some(roster()),
+            is_read_only: false,
+            state: VoterState::ATTEMPTED,
+            before: None,
+        }))
+    }
+
+    /// The storage confirmed an append that left nothing: the first column of the table. To answer that it is durable would be to acknowledge what
+    /// nobody will find after a crash.
+    #[test]
+    fn what_left_nothing_is_never_durable() {
+        for record in [Record::Decided(decided(Decision::Commit)), attempted(), started()] {
+            assert_eq!(verdict(&record, None, OURS), None, "it is repeated: {record:?}");
+        }
+        for record in [Record::Agreed(decided(Decision::Commit)), voter()] {
+            assert_eq!(verdict(&record, None, OURS), Some(Appended::Undecided), "{record:?}");
+        }
+        let turned = Record::SagaTurned(SagaTurned { gtid: gtid(), reason: "no".to_owned() });
+        let paused = Record::SagaPaused(SagaPaused { gtid: gtid(), remedy: None });
+        for record in [turned, paused] {
+            assert_eq!(verdict(&record, None, OURS), Some(Appended::Overruled(Decision::Abort)), "{record:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_stands_as_it_was_written_is_durable() {
+        let open = |decision, owner, digest| Standing::Open { saga: false, decision, owner, digest, vote: None };
+        let commit = Record::Decided(decided(Decision::Commit));
+        let stands = |decision| verdict(&commit, Some(&open(Some(decision), Epoch(9), BodyDigest(8))), OURS);
+        assert_eq!(stands(Decision::Commit), Some(durable(&commit)), "whoever wrote it, it is this decision");
+        assert_eq!(stands(Decision::Abort), Some(Appended::Overruled(Decision::Abort)));
+        let marked = |owner, digest, vote| Standing::Open { saga: false, decision: None, owner, digest, vote };
+        let vote = || Some((roster(), VoterState::ATTEMPTED));
+        let mark = |standing: Standing| verdict(&attempted(), Some(&standing), OURS);
+        assert_eq!(mark(marked(OURS, BodyDigest(7), vote())), Some(durable(&attempted())));
+        for other in [
+            marked(Epoch(2), BodyDigest(7), vote()),
+            marked(OURS, BodyDigest(8), vote()),
+            marked(OURS, BodyDigest(7), None),
+        ] {
+            assert_eq!(mark(other.clone()), Some(Appended::Undecided), "{other:?}");
+        }
+        let saga = |owner, digest| Standing::Open { saga: true, decision: None, owner, digest, vote: None };
+        assert_eq!(verdict(&started(), Some(&saga(OURS, BodyDigest(7))), OURS), Some(durable(&started())));
+        let taken = Some(Appended::Overruled(Decision::Commit));
+        assert_eq!(verdict(&started(), Some(&saga(Epoch(2), BodyDigest(7))), OURS), taken);
+        assert_eq!(verdict(&started(), Some(&saga(OURS, BodyDigest(8))), OURS), taken);
+    }
+}

@@ -15,6 +15,8 @@
 mod admin;
 mod bearer;
 mod check;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod listing;
 mod local;
 pub(crate) mod process;

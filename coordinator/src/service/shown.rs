@@ -6,7 +6,7 @@ use assent_protocol::{AbortReason, Epoch, ParticipantName, Protocol};
 use bytes::Bytes;
 use prost_types::Timestamp;
 
-use crate::driver::{BranchView, TransactionView};
+use crate::driver::{BranchView, TransactionView, contradiction};
 use crate::log::{EndedTransaction, Found, OpenSaga, OpenTransaction, Shown, Transaction};
 
 /// Who a replica is, for what it owns.
@@ -129,7 +129,11 @@ pub(super) fn from_log(shown: Shown, owner: Owner<'_>) -> v1::Transaction {
             let participants = record.roster.participants().iter().map(|seat| seat.participant.clone());
             v1::Transaction { branches: branches_prepared(participants), ..named }
         }
-        Found::Open(OpenTransaction::Saga(saga)) => v1::Transaction { branches: steps_open(&saga), ..named },
+        Found::Open(OpenTransaction::Saga(saga)) => {
+            let problem = contradiction(&saga, owner.epoch);
+            let waiting_for = problem.map_or(named.waiting_for, |problem| format!("an operator: {problem}"));
+            v1::Transaction { branches: steps_open(&saga), waiting_for, ..named }
+        }
         Found::Unreadable(unreadable) => v1::Transaction { waiting_for: format!("an operator: {unreadable}"), ..named },
     }
 }

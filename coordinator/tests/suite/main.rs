@@ -4,6 +4,7 @@ mod harness;
 mod listing;
 mod malformed;
 mod process;
+mod recovery;
 mod refusals;
 mod saga;
 mod serving;

@@ -7,8 +7,9 @@
 //! cargo run -p mutants -- --check      # only whether each applies
 //! ```
 //!
-//! Prints a table. Fails if a mutant does not apply, does not compile, or is not caught.
+//! Prints a table. Fails if a mutant does not apply, does not compile, or is not caught; and if a slow check fails with nothing planted.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -82,10 +83,11 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let scratch = scratch();
+    let mut controlled = Controlled::new();
     let verdicts = chosen
         .into_iter()
         .map(|mutant| {
-            let verdict = try_out(&workspace, &scratch, mutant)?;
+            let verdict = try_out(&workspace, &scratch, mutant, &mut controlled)?;
             eprintln!(
                 "{}: {} ({:.0} s)",
                 mutant.name,
@@ -118,14 +120,38 @@ fn mutate(workspace: &Path, mutant: &Mutant) -> anyhow::Result<String> {
     Ok(text.replacen(&mutant.find, &mutant.replace, 1))
 }
 
-fn try_out<'a>(workspace: &Path, scratch: &Path, mutant: &'a Mutant) -> anyhow::Result<Verdict<'a>> {
+/// The checks, by package, that passed with nothing planted.
+type Controlled<'a> = BTreeSet<(&'a String, &'a Vec<String>)>;
+
+fn try_out<'a>(
+    workspace: &Path,
+    scratch: &Path,
+    mutant: &'a Mutant,
+    controlled: &mut Controlled<'a>,
+) -> anyhow::Result<Verdict<'a>> {
     let copy = scratch.join(if mutant.slow { "workspace" } else { "protocol-only" });
     let folders: &[&str] = if mutant.slow {
-        &["proto", "protocol", "coordinator", "participant-sdk", "integration-tests", "migrations", "deploy", "docs"]
+        &[
+            "proto",
+            "protocol",
+            "coordinator",
+            "participant-sdk",
+            "crash-points",
+            "integration-tests",
+            "migrations",
+            "deploy",
+            "docs",
+        ]
     } else {
         &["protocol", "integration-tests/simulation"]
     };
-    copy_workspace(workspace, &copy, folders, mutant)?;
+    // Where a check needs more than a compiler, it has to pass while nothing is planted: what always fails catches nothing.
+    if mutant.slow && controlled.insert((&mutant.package, &mutant.check)) {
+        copy_workspace(workspace, &copy, folders, None)?;
+        let (is_ok, said) = cargo(&copy, scratch, mutant, &[])?;
+        ensure!(is_ok, "{} fails although nothing is planted: {}", mutant.check.join(" "), tail(&said));
+    }
+    copy_workspace(workspace, &copy, folders, Some(mutant))?;
     let started = Instant::now();
     let compiled = cargo(&copy, scratch, mutant, &["--no-run"])?;
     if !compiled.0 {
@@ -148,14 +174,14 @@ fn try_out<'a>(workspace: &Path, scratch: &Path, mutant: &'a Mutant) -> anyhow::
 }
 
 /// Writes only what differs, so that a build starts from the one before.
-fn copy_workspace(workspace: &Path, copy: &Path, folders: &[&str], mutant: &Mutant) -> anyhow::Result<()> {
+fn copy_workspace(workspace: &Path, copy: &Path, folders: &[&str], mutant: Option<&Mutant>) -> anyhow::Result<()> {
     let mut kept = Vec::new();
     for folder in folders {
         copy_folder(&workspace.join(folder), &copy.join(folder), &mut kept)?;
     }
     for file in ["Cargo.lock", "clippy.toml", "rust-toolchain.toml"] {
         if workspace.join(file).exists() {
-            write_if_changed(&copy.join(file), &fs::read(workspace.join(file))?)?;
+            copy_if_changed(&workspace.join(file), &copy.join(file))?;
         }
     }
     let mut manifest: toml::Table = toml::from_str(&fs::read_to_string(workspace.join("Cargo.toml"))?)?;
@@ -170,12 +196,14 @@ fn copy_workspace(workspace: &Path, copy: &Path, folders: &[&str], mutant: &Muta
         }
     }
     write_if_changed(&copy.join("Cargo.toml"), toml::to_string(&manifest)?.as_bytes())?;
-    write_if_changed(&copy.join(&mutant.file), mutate(workspace, mutant)?.as_bytes())?;
+    if let Some(mutant) = mutant {
+        write_if_changed(&copy.join(&mutant.file), mutate(workspace, mutant)?.as_bytes())?;
+    }
     // The mutant before this one is undone.
     for file in kept {
         let relative = file.strip_prefix(workspace)?;
-        if relative != mutant.file {
-            write_if_changed(&copy.join(relative), &fs::read(&file)?)?;
+        if mutant.is_none_or(|mutant| relative != mutant.file) {
+            copy_if_changed(&file, &copy.join(relative))?;
         }
     }
     Ok(())
@@ -214,6 +242,16 @@ fn write_if_changed(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     fs::write(path, content).with_context(|| path.display().to_string())
 }
 
+/// As [`write_if_changed`], and scripts stay executable: without that, tests that run one fail whatever is planted.
+fn copy_if_changed(from: &Path, to: &Path) -> anyhow::Result<()> {
+    write_if_changed(to, &fs::read(from)?)?;
+    let (wanted, has) = (fs::metadata(from)?.permissions(), fs::metadata(to)?.permissions());
+    if wanted != has {
+        fs::set_permissions(to, wanted).with_context(|| to.display().to_string())?;
+    }
+    Ok(())
+}
+
 fn cargo(copy: &Path, scratch: &Path, mutant: &Mutant, more: &[&str]) -> anyhow::Result<(bool, String)> {
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["test", "-p", &mutant.package])
@@ -232,7 +270,7 @@ fn cargo(copy: &Path, scratch: &Path, mutant: &Mutant, more: &[&str]) -> anyhow:
 }
 
 fn tail(said: &str) -> String {
-    said.lines().filter(|line| line.contains("error")).take(3).collect::<Vec<_>>().join("; ")
+    said.lines().filter(|line| line.contains("error") || line.contains("FAILED")).take(3).collect::<Vec<_>>().join("; ")
 }
 
 /// Leaves a row for each in the table of figures; `simulation::proof` says what stands in it.

@@ -268,6 +268,9 @@ fn take_sized(bytes: &[u8]) -> Option<(Bytes, &[u8])> {
     Some((Bytes::copy_from_slice(taken), rest))
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

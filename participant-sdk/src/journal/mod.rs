@@ -61,6 +61,8 @@ use format::{Branches, Known};
 use writer::{Append, Verdicts, Writer};
 
 pub(crate) use format::Kind;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use format::fuzz;
 pub(crate) use writer::{Change, Verdict};
 
 /// The largest payload, in bytes.

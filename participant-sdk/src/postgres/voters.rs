@@ -568,7 +568,8 @@ fn read(me: &str, row: &PgRow) -> Result<VoterRecord, VoterStoreError> {
 
 fn read_ballot(text: &str) -> Option<Ballot> {
     let (round, node) = text.split_once('.')?;
-    Some(Ballot { round: round.parse().ok()?, node: NodeId(u128::from_str_radix(node, 16).ok()?) })
+    let round = round.parse().ok().filter(|round| (1..=Ballot::ROUND_MAX).contains(round))?;
+    Some(Ballot { round, node: NodeId(u128::from_str_radix(node, 16).ok()?) })
 }
 
 const SCHEMA: &str = "\

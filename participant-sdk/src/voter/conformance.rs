@@ -11,7 +11,7 @@ use super::own::OwnVoter;
 use super::store::{Kept, Store, VoterStore, VoterStoreError};
 use crate::assent::mint;
 
-const HIGH: Ballot = Ballot { round: u64::MAX - 1, node: NodeId(u128::MAX) };
+const HIGH: Ballot = Ballot { round: Ballot::ROUND_MAX, node: NodeId(u128::MAX) };
 const JOINED: VoterState = VoterState { standing: Standing::Waiting, joined: HIGH, accepted: None };
 const ACCEPTED: VoterState = VoterState { standing: Standing::PreAborted, joined: HIGH, accepted: Some(HIGH) };
 const ENDED: VoterState = VoterState { standing: Standing::Aborted, joined: HIGH, accepted: Some(HIGH) };

@@ -74,16 +74,15 @@ impl FileVoters {
     }
 
     fn change(&self, record: &VoterRecord) -> Change {
-        let beginning = beginning(&record.state).freeze();
-        match record.before.map(|before| self::beginning(&before).freeze()) {
-            Some(before) => Change::Begun { gtid: record.gtid, before, beginning },
+        match record.before.map(|before| beginning(&before).freeze()) {
+            Some(before) => Change::Begun { gtid: record.gtid, before, beginning: beginning(&record.state).freeze() },
             None => {
                 let mut memory = self.memory();
                 let rest = match memory.rest.take().filter(|rest| rest.is_of(record)) {
                     Some(rest) => memory.rest.insert(rest),
                     None => memory.rest.insert(Rest::of(record)),
                 };
-                Change::Placed(record.gtid, [&beginning[..], &rest.bytes].concat().into())
+                Change::Placed(record.gtid, rest.payload(&record.state))
             }
         }
     }
@@ -215,6 +214,10 @@ impl Rest {
         Self { voter, roster, is_read_only, bytes }
     }
 
+    fn payload(&self, state: &VoterState) -> Bytes {
+        [&beginning(state)[..], &self.bytes].concat().into()
+    }
+
     fn is_of(&self, record: &VoterRecord) -> bool {
         self.is_read_only == record.is_read_only && self.voter == record.voter && self.roster == record.roster
     }
@@ -259,10 +262,12 @@ fn state(gtid: Gtid, payload: &[u8]) -> Result<VoterState, VoterStoreError> {
     let state = payload.get(..STATE_BYTES).ok_or_else(|| unreadable("it is too short".to_owned()))?;
     let (joined, accepted) = state.split_at(1 + BALLOT_BYTES);
     let standing = STANDINGS.get(usize::from(joined[0])).copied();
+    let ballot =
+        |bytes| ballot(bytes).ok_or_else(|| unreadable("a ballot's round is none that there can be".to_owned()));
     Ok(VoterState {
         standing: standing.ok_or_else(|| unreadable(format!("standing {} is none", joined[0])))?,
-        joined: ballot(&joined[1..]),
-        accepted: (accepted[0] == 1).then(|| ballot(&accepted[1..])),
+        joined: ballot(&joined[1..])?,
+        accepted: if accepted[0] == 1 { Some(ballot(&accepted[1..])?) } else { None },
     })
 }
 
@@ -275,10 +280,14 @@ fn decode(gtid: Gtid, payload: &[u8]) -> Result<VoterRecord, VoterStoreError> {
     Ok(VoterRecord { gtid, voter, roster, is_read_only, state, before: None })
 }
 
-fn ballot(mut bytes: &[u8]) -> Ballot {
+fn ballot(mut bytes: &[u8]) -> Option<Ballot> {
     use bytes::Buf as _;
-    Ballot { round: bytes.get_u64(), node: NodeId(bytes.get_u128()) }
+    let ballot = Ballot { round: bytes.get_u64(), node: NodeId(bytes.get_u128()) };
+    (1..=Ballot::ROUND_MAX).contains(&ballot.round).then_some(ballot)
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 
 #[cfg(test)]
 mod tests {
@@ -305,7 +314,7 @@ mod tests {
         VoterRecord { gtid, voter, roster, is_read_only: true, state, before }
     }
 
-    const HIGH: Ballot = Ballot { round: u64::MAX - 1, node: NodeId(u128::MAX) };
+    const HIGH: Ballot = Ballot { round: Ballot::ROUND_MAX, node: NodeId(u128::MAX) };
     const JOINED: VoterState = VoterState { standing: Standing::Waiting, joined: HIGH, accepted: None };
     const ACCEPTED: VoterState = VoterState { standing: Standing::PreAborted, joined: HIGH, accepted: Some(HIGH) };
     const ENDED: VoterState = VoterState { standing: Standing::Aborted, ..ACCEPTED };
@@ -315,17 +324,13 @@ mod tests {
         matches!(kept.as_slice(), [Kept::Durable(_)])
     }
 
-    fn payload(record: &VoterRecord) -> Vec<u8> {
-        [&beginning(&record.state)[..], &Rest::of(record).bytes].concat()
-    }
-
     #[test]
     fn what_is_written_is_read() {
         for state in [VoterState::WAITING, VoterState::ATTEMPTED, VoterState::REFUSED, JOINED, ACCEPTED, ENDED] {
             let record = record(gtid(), state, None);
-            assert_eq!(decode(record.gtid, &payload(&record)).expect("reads"), record);
+            assert_eq!(decode(record.gtid, &Rest::of(&record).payload(&record.state)).expect("reads"), record);
             let refused = VoterRecord { roster: None, is_read_only: false, ..record };
-            assert_eq!(decode(refused.gtid, &payload(&refused)).expect("reads"), refused);
+            assert_eq!(decode(refused.gtid, &Rest::of(&refused).payload(&refused.state)).expect("reads"), refused);
         }
         decode(gtid(), b"short").expect_err("too short");
         decode(gtid(), &[9; STATE_BYTES + 2]).expect_err("no standing");

@@ -64,6 +64,8 @@ mod peers;
 pub(crate) mod store;
 
 pub use file::FileVoters;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use file::fuzz;
 pub use peers::PeerService;
 pub use store::{VoterStore, VoterStoreError};
 

@@ -397,4 +397,4 @@ pub struct Malformed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,6 +21,8 @@
 
 pub mod invariant;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 

@@ -34,6 +34,8 @@ mod definition;
 mod effect;
 mod event;
 mod forward;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod invariant;
 mod machine;
 mod pause;

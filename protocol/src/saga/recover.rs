@@ -9,7 +9,7 @@ use super::definition::StepResult;
 use super::effect::Effect;
 use super::machine::{Draft, Phase, Saga};
 use super::pause::Pause;
-use super::step::Progress;
+use super::step::{Progress, Step};
 use crate::durable::Output;
 use crate::ids::{Epoch, Gtid};
 use crate::record::{SagaStarted, SagaStep};
@@ -67,6 +67,18 @@ pub enum Unrecoverable {
         step: u16,
         /// The step that must have been recorded before, from 0.
         missing: u16,
+    },
+    /// A step was answered, and a step that must be done before it starts is refused.
+    #[error(
+        "step number {step} of saga {gtid} has a record, and step number {refused}, which must be done before it, is refused"
+    )]
+    SentPastRefusal {
+        /// Which saga.
+        gtid: Gtid,
+        /// The step that was answered, from 0.
+        step: u16,
+        /// The step that is refused, from 0.
+        refused: u16,
     },
     /// A pivot took effect, and the saga turned back all the same.
     #[error("saga {gtid} turned back, and its pivot, step number {step}, is recorded as done")]
@@ -156,7 +168,9 @@ impl Saga {
 
     /// A step of which something is recorded was sent, so all before it were done, however far; where a result is forced, its record is there.
     fn check_forced_results(&self) -> Result<(), Unrecoverable> {
-        let mut was_sent: Vec<bool> = self.steps.iter().map(|step| step.progress != Progress::Waiting).collect();
+        // So far, only a record makes a step doubtful.
+        let is_recorded = |step: &Step| step.progress != Progress::Waiting || step.in_doubt;
+        let mut was_sent: Vec<bool> = self.steps.iter().map(is_recorded).collect();
         for index in self.indices().rev() {
             if !was_sent[usize::from(index.0)] {
                 continue;
@@ -165,6 +179,10 @@ impl Saga {
                 if self.is_forced(*after) && self.step(*after).progress != Progress::Completed {
                     let (step, missing) = (index.0, after.0);
                     return Err(Unrecoverable::ForcedResultMissing { gtid: self.gtid, step, missing });
+                }
+                if self.step(*after).progress == Progress::Refused {
+                    let (step, refused) = (index.0, after.0);
+                    return Err(Unrecoverable::SentPastRefusal { gtid: self.gtid, step, refused });
                 }
                 was_sent[usize::from(after.0)] = true;
             }

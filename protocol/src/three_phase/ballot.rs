@@ -24,10 +24,14 @@ impl Ballot {
     /// The coordinator's first attempt, which needs no election: it proposes to commit and nothing else, whoever sends it.
     pub const FIRST: Self = Self { round: 1, node: NodeId(0) };
 
+    /// The highest round that a peer or a store is believed. Rounds are counted one by one, so nobody honest comes near; and whoever claims a
+    /// higher one would leave no number for those who have to go above it.
+    pub const ROUND_MAX: u64 = u64::MAX / 2;
+
     /// This node's ballot above another one.
     ///
     /// # Panics
-    /// After 2^64 rounds.
+    /// After 2^64 rounds; see [`ROUND_MAX`](Self::ROUND_MAX).
     pub fn above(highest: Self, node: NodeId) -> Self {
         let round = highest.round.checked_add(1).expect("rounds are counted one by one");
         Self { round, node }

@@ -19,6 +19,8 @@
 
 pub mod ballot;
 pub mod coordinator;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod invariant;
 pub mod leader;
 pub mod participant;

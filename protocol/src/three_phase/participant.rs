@@ -366,6 +366,16 @@ impl Participant {
     }
 
     fn vote(&mut self, effects: &mut Vec<Effect>) {
+        match self.stage {
+            Stage::Unvoted | Stage::Voting | Stage::InDoubt => {}
+            // The hook is late: another instance has voted, and its voter knows the outcome. What the hook has done ends the same way.
+            Stage::Decided(decision) => {
+                let epoch = self.branch.epoch();
+                return self.tell_branch(branch::Event::Decided { epoch, decision }, effects);
+            }
+            // So it will, once the voter keeps the outcome.
+            Stage::Deciding(_) => return,
+        }
         let Some(roster) = self.roster.clone() else { return };
         self.stage = Stage::Voting;
         effects.push(Effect::AskVoter(Request::VoteYes { roster, is_read_only: self.is_read_only }));

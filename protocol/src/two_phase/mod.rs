@@ -37,6 +37,8 @@
 
 pub mod invariant;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod machine;
 mod view;
 

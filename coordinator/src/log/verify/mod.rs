@@ -57,7 +57,7 @@ pub enum Invariant {
     SagaTurnedFirst,
     /// No saga turns back past its pivot (I10).
     SagaPivotStands,
-    /// A result that is forced before the next step starts is there.
+    /// What comes before a step that was answered is not refused, and its result is there where that is forced.
     SagaForcedResult,
     /// What is done has an output, and nothing else has one.
     OutputOfDone,

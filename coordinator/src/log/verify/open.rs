@@ -1,7 +1,5 @@
 //! Rows of open transactions.
 
-use std::collections::BTreeSet;
-
 use assent_protocol::saga::{Definition, Kept, Saga, Unrecoverable};
 use assent_protocol::three_phase::{Ballot, NodeId, Standing};
 use assent_protocol::{Decision, Epoch, Protocol};
@@ -74,9 +72,6 @@ fn roster(row: &OpenRow, violate: &mut Violate<'_>) {
         Ok(names) => names,
         Err(error) => return violate(Invariant::DecisionHasRoster, error),
     };
-    if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
-        violate(Invariant::DecisionHasRoster, format!("a participant stands twice in {:?}", row.participants));
-    }
     let Some(json) = &row.roster else { return };
     match stored::parse_voters(json) {
         Err(error) => violate(Invariant::DecisionHasRoster, error),
@@ -149,7 +144,9 @@ fn saga(row: &OpenRow, steps: Vec<StepRow>, violate: &mut Violate<'_>) {
                         Invariant::SagaStepDefined
                     }
                     Unrecoverable::CompensatedWithoutTurn { .. } => Invariant::SagaTurnedFirst,
-                    Unrecoverable::ForcedResultMissing { .. } => Invariant::SagaForcedResult,
+                    Unrecoverable::ForcedResultMissing { .. } | Unrecoverable::SentPastRefusal { .. } => {
+                        Invariant::SagaForcedResult
+                    }
                     Unrecoverable::TurnedPastPivot { .. } => Invariant::SagaPivotStands,
                 };
                 violate(invariant, error.to_string());

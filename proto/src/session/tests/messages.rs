@@ -115,7 +115,7 @@ fn any_decision() -> impl Strategy<Value = Decision> {
     select(vec![Decision::Commit, Decision::Abort])
 }
 
-fn any_request() -> impl Strategy<Value = Request> {
+pub(crate) fn any_request() -> impl Strategy<Value = Request> {
     let proposal = select(vec![Proposal::PreCommit, Proposal::PreAbort]);
     prop_oneof![
         (any_ballot(), any_roster(), any::<bool>()).prop_map(|(ballot, roster, has_voted)| Request::Join {
@@ -128,7 +128,7 @@ fn any_request() -> impl Strategy<Value = Request> {
     ]
 }
 
-fn any_answer() -> impl Strategy<Value = Answer> {
+pub(crate) fn any_answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         any_ballot().prop_map(|ballot| Answer::Accepted { ballot }),
         (any_ballot(), any_ballot()).prop_map(|(ballot, joined)| Answer::Rejected { ballot, joined }),

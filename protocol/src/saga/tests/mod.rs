@@ -1,6 +1,6 @@
 //! Promises of the saga machine, and the means to test them.
 
-mod fuzz;
+mod cells;
 mod invariants;
 mod promises;
 mod recovery;

@@ -39,10 +39,16 @@ impl Coordinator {
         machine.stage = Stage::Agreeing;
         machine.roster = Some(attempted.roster.clone());
         machine.log = Some(state);
-        let (leader, output) = Leader::elect(attempted.roster.clone(), node, state.joined);
-        machine.leader = Some(leader);
         let mut draft = Draft::default();
-        machine.lead(output, &mut draft);
+        match state.standing.decision() {
+            // The row lacks the decision, and its voter knows it: nobody is left to ask.
+            Some(decision) => machine.agree(decision, &mut draft),
+            None => {
+                let (leader, output) = Leader::elect(attempted.roster.clone(), node, state.joined);
+                machine.leader = Some(leader);
+                machine.lead(output, &mut draft);
+            }
+        }
         (machine, draft.finish())
     }
 
@@ -55,7 +61,14 @@ impl Coordinator {
         node: NodeId,
         log: StoreId,
     ) -> (Self, Output<Effect>) {
-        let (transaction, output) = TwoPhase::recover(decided, epoch);
+        // Whoever is in the roster has voted, and is told, be it that the row's other list lacks it: it would be taken for a stranger, and told to abort.
+        let mut whole = decided.clone();
+        for seat in roster.iter().flat_map(Roster::participants) {
+            if !whole.participants.contains(&seat.participant) {
+                whole.participants.push(seat.participant.clone());
+            }
+        }
+        let (transaction, output) = TwoPhase::recover(&whole, epoch);
         let mut machine = Self::new(transaction, node, log);
         machine.stage = Stage::Agreed(decided.decision);
         machine.roster = roster;

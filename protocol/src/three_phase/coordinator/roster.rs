@@ -9,11 +9,14 @@ use crate::two_phase::{self, BranchState, Route};
 
 impl Coordinator {
     pub(super) fn introduced(&mut self, participant: &ParticipantName, introduction: Introduction, draft: &mut Draft) {
+        // Once the roster is frozen, nobody's introduction counts any more. That a participant has no voter now says nothing about what
+        // its voter has said: to abort for it would be to end alone what the voters decide.
+        if self.roster.is_some() {
+            return;
+        }
         let to = match introduction {
             Introduction::Seat(seat) if seat.participant == *participant => {
-                if self.roster.is_none() {
-                    self.seats.insert(participant.clone(), seat);
-                }
+                self.seats.insert(participant.clone(), seat);
                 return self.freeze(draft);
             }
             Introduction::Seat(_) | Introduction::Unknown => Route::Unknown,

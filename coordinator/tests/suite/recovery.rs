@@ -1,0 +1,159 @@
+//! What is open in the log at the start goes on, and what cannot go on stops nobody else.
+
+use std::sync::Arc;
+
+use assent::log::memory::MemoryLog;
+use assent::log::{Batch, Log};
+use assent::server::Coordinator;
+use assent_proto::error::Reason;
+use assent_proto::v1::client_message::Kind as Said;
+use assent_proto::v1::{self, AbortRequest, GetRequest, Outcome, SagaDefinition, StartSagaRequest};
+use assent_protocol::record::{Decided, SagaStarted, SagaStep};
+use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
+use assent_protocol::{BodyDigest, Decision, Gtid, Name, Protocol, Record, RetryPolicy};
+use bytes::Bytes;
+
+use crate::harness::{Home, Manner, Session, admin, branch, gtid, participant, refused, transactions, until, whole};
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+/// A commit that a replica had decided when it died.
+fn decided(gtid: Gtid) -> Record {
+    Record::Decided(Decided {
+        gtid,
+        protocol: Protocol::TwoPhase,
+        decision: Decision::Commit,
+        participants: vec![name("bank")],
+        digest: BodyDigest(7),
+        begun_at_ms: gtid.minted_at_ms(),
+        reason: None,
+    })
+}
+
+/// A saga of one step that was under way.
+fn started(gtid: Gtid) -> Record {
+    let step = StepDefinition {
+        name: name("pay"),
+        participant: name("bank"),
+        input: Bytes::new(),
+        after: Vec::new(),
+        retry: RetryPolicy::default(),
+        compensation_retry: RetryPolicy::default(),
+        pivot: false,
+        durable: false,
+    };
+    let definition = Definition::new(vec![step]).expect("a saga");
+    Record::SagaStarted(SagaStarted { gtid, definition, digest: BodyDigest(7), begun_at_ms: gtid.minted_at_ms() })
+}
+
+/// An answer of its compensation, which nobody can have asked for: it never turned back.
+fn compensated(gtid: Gtid) -> Record {
+    let result = StepResult::Done(Bytes::new());
+    Record::SagaStep(SagaStep { gtid, step: StepIndex(0), compensation: true, attempt: 1, result })
+}
+
+const DAMAGE: &str = "its decision is \"perhaps\"";
+
+/// A log that holds, between transactions that can go on, one that cannot be read and one whose rows contradict each other.
+struct Left {
+    log: MemoryLog,
+    /// In the order of recovery.
+    whole: Vec<Gtid>,
+    damaged: Gtid,
+    contradictory: Gtid,
+}
+
+async fn left_behind() -> Left {
+    let log = MemoryLog::new();
+    log.acquire(&name("assent")).await.expect("an epoch");
+    let mut gtids: Vec<Gtid> = (0..6).map(|_| gtid().parse().expect("a gtid")).collect();
+    gtids.sort();
+    let [first, damaged, second, contradictory, third, fourth] = gtids[..] else { panic!("six") };
+    let forced = vec![
+        decided(first),
+        decided(damaged),
+        decided(second),
+        started(contradictory),
+        decided(third),
+        started(fourth),
+    ];
+    let batch = Batch { at_ms: first.minted_at_ms(), forced, lazy: vec![compensated(contradictory)] };
+    log.append(&batch).await.expect("appended");
+    log.spoil(damaged, DAMAGE);
+    Left { log, whole: vec![first, second, third, fourth], damaged, contradictory }
+}
+
+async fn recovered(home: &Home, log: &MemoryLog) -> Coordinator {
+    Coordinator::start_with(home.config(), Arc::new(log.another())).await.expect("it starts all the same")
+}
+
+async fn shown(coordinator: &Coordinator, gtid: Gtid) -> v1::Transaction {
+    let request = GetRequest { gtid: gtid.to_string() };
+    let answer = transactions(coordinator).await.get(request).await.expect("shown").into_inner();
+    answer.transaction.expect("a transaction")
+}
+
+#[tokio::test]
+async fn what_cannot_be_recovered_is_parked_and_stops_nobody_else() {
+    let home = Home::new();
+    let left = left_behind().await;
+    let coordinator = recovered(&home, &left.log).await;
+    let _bank = participant(&coordinator, "bank", Manner::Willing).await;
+    for gtid in left.whole {
+        until("the others end", async || shown(&coordinator, gtid).await.ended_at.is_some()).await;
+    }
+    let request = v1::CommitRequest { wait_for_end: true, ..whole(&gtid(), vec![branch("bank", "new")]) };
+    let fresh = transactions(&coordinator).await.commit(request).await.expect("an outcome").into_inner();
+    assert_eq!(fresh.outcome(), Outcome::Committed, "what is new is served too");
+    for (gtid, why) in [(left.damaged, DAMAGE), (left.contradictory, "never turned back")] {
+        let parked = shown(&coordinator, gtid).await;
+        assert!(parked.ended_at.is_none(), "{parked:?}");
+        assert!(parked.waiting_for.contains("an operator") && parked.waiting_for.contains(why), "{parked:?}");
+    }
+    until("the new one is forgotten", async || coordinator.statistics().snapshot().open == 0).await;
+    let list = v1::ListTransactionsRequest { page_size: 1_000, ..Default::default() };
+    let listed = admin(&coordinator).await.list_transactions(list).await.expect("a list").into_inner().transactions;
+    assert_eq!(listed.iter().filter(|one| one.ended_at.is_none()).count(), 2, "{listed:?}");
+}
+
+#[tokio::test]
+async fn what_is_asked_about_a_parked_transaction_is_refused_with_its_reason() {
+    let home = Home::new();
+    let left = left_behind().await;
+    let coordinator = recovered(&home, &left.log).await;
+    let _bank = participant(&coordinator, "bank", Manner::Willing).await;
+    until("the others have ended", async || coordinator.statistics().snapshot().open == 0).await;
+    let mut client = transactions(&coordinator).await;
+    let as_it_was = left.log.open_transactions(None, 10).await.expect("read");
+    for (gtid, why) in [(left.damaged, DAMAGE), (left.contradictory, "never turned back")] {
+        let text = gtid.to_string();
+        let parts = [why, &text, "an operator"];
+        refused(client.commit(whole(&text, vec![branch("bank", "pay")])).await, Reason::Internal, &parts);
+        let abort = AbortRequest { gtid: text.clone(), ..AbortRequest::default() };
+        refused(client.abort(abort).await, Reason::Internal, &parts);
+        let step = v1::SagaStep { name: "pay".to_owned(), participant: "bank".to_owned(), ..Default::default() };
+        let definition = Some(SagaDefinition { steps: vec![step] });
+        let saga = StartSagaRequest { gtid: text.clone(), definition, ..Default::default() };
+        refused(client.start_saga(saga).await, Reason::Internal, &parts);
+
+        let mut session = Session::open(&coordinator, "bank").await;
+        let bytes = Bytes::copy_from_slice(gtid.as_bytes());
+        let asked = |gtid| move |request_id| Said::Await(v1::Await { request_id, gtid, ..Default::default() });
+        session.refused(Reason::Internal, &parts, asked(bytes.clone())).await;
+        // It says yes, and asks: to tell it either outcome would be a guess. The answer to the question behind them comes first.
+        session.say(Said::Vote(v1::Vote {
+            gtid: bytes.clone(),
+            vote: v1::VoteKind::Yes.into(),
+            reason: String::new(),
+        }));
+        session.say(Said::Inquire(v1::Inquire { gtid: bytes.clone() }));
+        session.say(Said::Await(v1::Await { request_id: 99, gtid: bytes.clone(), ..Default::default() }));
+        let heard = session.hear().await.expect("the session lives");
+        assert!(matches!(&heard, v1::server_message::Kind::Reply(reply) if reply.request_id == 99), "{heard:?}");
+    }
+    let as_it_is = left.log.open_transactions(None, 10).await.expect("read");
+    assert_eq!(as_it_is.iter().map(|(gtid, _)| *gtid).collect::<Vec<_>>(), [left.damaged, left.contradictory]);
+    assert_eq!(as_it_is, as_it_was, "they stand in the log as they were");
+}

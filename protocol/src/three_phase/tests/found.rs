@@ -1,0 +1,121 @@
+//! What arbitrary events and records have found, each written out.
+
+use super::super::coordinator::{self, Coordinator, Introduction, Stage};
+use super::super::participant::{self, Participant};
+use super::super::{Answer, Ballot, NodeId, Request, Roster, Seat, Standing, StoreId, VoterState, invariant};
+use crate::branch::{Hook, HookEnd};
+use crate::ids::{BodyDigest, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::record::{Attempted, Decided, Decision, Protocol};
+use crate::two_phase::{BranchResult, BranchState, Vote};
+
+const LOG: StoreId = StoreId(9);
+
+fn gtid() -> Gtid {
+    "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid")
+}
+
+fn name(text: &str) -> ParticipantName {
+    text.parse().expect("valid")
+}
+
+fn roster(names: &[&str]) -> Roster {
+    let seat = |text: &&str| Seat {
+        participant: name(text),
+        address: "http://10.0.0.7:7421".parse().expect("valid"),
+        store: StoreId(1),
+    };
+    Roster::new(names.iter().map(seat).collect(), LOG).expect("valid")
+}
+
+fn attempted() -> Attempted {
+    Attempted { gtid: gtid(), roster: roster(&["a", "b"]), digest: BodyDigest(7), begun_at_ms: 0 }
+}
+
+fn on(machine: &mut Coordinator, event: coordinator::Event) -> Vec<coordinator::Effect> {
+    let before = machine.clone();
+    let output = machine.handle(event.clone());
+    invariant::check_coordinator(&before, &event, machine, &output).expect("no invariant breaks");
+    output.peek_effects().to_vec()
+}
+
+/// It aborted on the spot, while the voters were agreeing on the commit.
+#[test]
+fn an_introduction_that_comes_after_the_roster_is_frozen_changes_nothing() {
+    let (mut machine, _) = Coordinator::recover(&attempted(), VoterState::ATTEMPTED, Epoch(2), NodeId(8), LOG);
+    let before = machine.clone();
+    for introduction in [Introduction::NoVoter, Introduction::Unknown, Introduction::Absent] {
+        let event = coordinator::Event::Introduced { participant: name("a"), introduction };
+        assert_eq!(on(&mut machine, event), []);
+    }
+    assert_eq!(machine, before);
+}
+
+/// It led an election, and its own log answered askers with an outcome that it did not take for agreed.
+#[test]
+fn a_row_whose_voter_knows_the_outcome_is_taken_up_as_decided() {
+    for (standing, decision) in [(Standing::Committed, Decision::Commit), (Standing::Aborted, Decision::Abort)] {
+        let state = VoterState { standing, ..VoterState::ATTEMPTED };
+        let (mut machine, _) = Coordinator::recover(&attempted(), state, Epoch(2), NodeId(8), LOG);
+        assert_eq!(machine.stage(), Stage::Agreed(decision));
+        let (participant, instance) = (name("a"), InstanceId(1));
+        let request = Request::Join {
+            ballot: Ballot { round: 3, node: NodeId(1) },
+            roster: roster(&["a", "b"]),
+            has_voted: false,
+        };
+        on(&mut machine, coordinator::Event::Asked { participant, instance, request });
+    }
+}
+
+/// Its vote counted towards the commit, and when it asked it was told to abort.
+#[test]
+fn whoever_is_in_the_roster_of_a_decision_is_told_it() {
+    let decided = Decided {
+        gtid: gtid(),
+        protocol: Protocol::ThreePhase,
+        decision: Decision::Commit,
+        participants: vec![name("a")],
+        digest: BodyDigest(7),
+        begun_at_ms: 0,
+        reason: None,
+    };
+    let roster = roster(&["a", "b"]);
+    let (mut machine, _) = Coordinator::recover_decided(&decided, Some(roster.clone()), Epoch(2), NodeId(8), LOG);
+    assert_eq!(machine.transaction().branches().iter().filter(|branch| branch.state == BranchState::Yes).count(), 2);
+    let (participant, instance) = (name("b"), InstanceId(1));
+    let request = Request::Join { ballot: Ballot { round: 3, node: NodeId(1) }, roster, has_voted: false };
+    on(&mut machine, coordinator::Event::Asked { participant, instance, request });
+}
+
+/// It went back to voting.
+#[test]
+fn a_hook_that_is_late_ends_as_its_voter_already_knows() {
+    let told = |participant: &mut Participant, event: participant::Event| {
+        let before = participant.clone();
+        let output = participant.handle(event.clone());
+        invariant::check_participant(Some(&before), &event, participant, &output).expect("no invariant breaks");
+        output.peek_effects().to_vec()
+    };
+    let order = || participant::Event::PrepareOrdered {
+        epoch: Epoch(1),
+        payload: "work".into(),
+        roster: roster(&["a", "b"]),
+        is_prepared: false,
+    };
+    let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
+    told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
+    let effects = told(&mut participant, participant::Event::TimerFired(participant::Timer::Election));
+    assert!(!effects.contains(&participant::Effect::AskVoter(Request::VoteNo)), "it was heard of just now");
+    let effects = told(&mut participant, participant::Event::TimerFired(participant::Timer::Election));
+    assert!(effects.contains(&participant::Effect::AskVoter(Request::VoteNo)), "{effects:?}");
+    // Meanwhile it is asked to prepare once more, undoes the first try, and tries again. Its store is slow; another instance has voted.
+    told(&mut participant, order());
+    told(&mut participant, participant::Event::EndFinished(HookEnd::Ended(BranchResult::Done)));
+    let effects = told(&mut participant, order());
+    assert!(matches!(effects[..], [participant::Effect::Call(Hook::Prepare { .. })]), "{effects:?}");
+    let answer = Answer::Ended(Decision::Commit);
+    told(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster(&["a", "b"])) });
+    let effects = told(&mut participant, participant::Event::PrepareFinished(Vote::Yes));
+    assert_eq!(participant.stage(), participant::Stage::Decided(Decision::Commit));
+    assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
+}
