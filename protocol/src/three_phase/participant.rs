@@ -274,6 +274,8 @@ impl Participant {
             }
             Event::Forgotten => self.is_forgotten = true,
             Event::VoterAnswered { answer, roster } => self.voter_answered(answer, roster, &mut effects),
+            // The own voter's word is another event, since what it says rests on its store.
+            Event::PeerAnswered { voter: VoterName::Participant(name), .. } if name == self.me => {}
             Event::PeerAnswered { voter, answer } => {
                 self.tell_leader(leader::Event::Answered { voter, answer }, &mut effects);
             }
@@ -354,6 +356,12 @@ impl Participant {
                 branch::Effect::Send(message) => effects.push(Effect::Send(message)),
                 branch::Effect::Call(Hook::Commit | Hook::Abort) if self.is_read_only => {
                     self.tell_branch(branch::Event::EndFinished(HookEnd::Ended(BranchResult::Done)), effects);
+                }
+                // It was undoing a try of its own while the voters committed what another instance had prepared under the same gtid.
+                branch::Effect::Call(Hook::Abort) if self.stage == Stage::Decided(Decision::Commit) => {
+                    let epoch = self.branch.epoch();
+                    (self.branch, _) = Branch::in_doubt(self.branch.gtid());
+                    self.tell_branch(branch::Event::Decided { epoch, decision: Decision::Commit }, effects);
                 }
                 branch::Effect::Call(hook) => effects.push(Effect::Call(hook)),
                 branch::Effect::SetTimer { timer, after_ms, jitter } => {

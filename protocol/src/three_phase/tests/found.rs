@@ -87,21 +87,21 @@ fn whoever_is_in_the_roster_of_a_decision_is_told_it() {
     on(&mut machine, coordinator::Event::Asked { participant, instance, request });
 }
 
+fn told(participant: &mut Participant, event: participant::Event) -> Vec<participant::Effect> {
+    let before = participant.clone();
+    let output = participant.handle(event.clone());
+    invariant::check_participant(Some(&before), &event, participant, &output).expect("no invariant breaks");
+    output.peek_effects().to_vec()
+}
+
+fn order() -> participant::Event {
+    let roster = roster(&["a", "b"]);
+    participant::Event::PrepareOrdered { epoch: Epoch(1), payload: "work".into(), roster, is_prepared: false }
+}
+
 /// It went back to voting.
 #[test]
 fn a_hook_that_is_late_ends_as_its_voter_already_knows() {
-    let told = |participant: &mut Participant, event: participant::Event| {
-        let before = participant.clone();
-        let output = participant.handle(event.clone());
-        invariant::check_participant(Some(&before), &event, participant, &output).expect("no invariant breaks");
-        output.peek_effects().to_vec()
-    };
-    let order = || participant::Event::PrepareOrdered {
-        epoch: Epoch(1),
-        payload: "work".into(),
-        roster: roster(&["a", "b"]),
-        is_prepared: false,
-    };
     let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
     told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
     let effects = told(&mut participant, participant::Event::TimerFired(participant::Timer::Election));
@@ -118,4 +118,25 @@ fn a_hook_that_is_late_ends_as_its_voter_already_knows() {
     let effects = told(&mut participant, participant::Event::PrepareFinished(Vote::Yes));
     assert_eq!(participant.stage(), participant::Stage::Decided(Decision::Commit));
     assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
+}
+
+/// It rolled back, under the same gtid, what another instance had prepared and the voters had committed.
+#[test]
+fn a_try_that_is_still_to_be_undone_is_not_undone_once_the_voters_have_committed() {
+    let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
+    told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
+    let election = || participant::Event::TimerFired(participant::Timer::Election);
+    told(&mut participant, election());
+    told(&mut participant, election());
+    let effects = told(&mut participant, order());
+    assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
+    let effects = told(&mut participant, participant::Event::EndFinished(HookEnd::Failed("away".into())));
+    assert!(effects.iter().any(|effect| matches!(effect, participant::Effect::SetTimer { .. })), "{effects:?}");
+    let answer = Answer::Ended(Decision::Commit);
+    told(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster(&["a", "b"])) });
+    let retry = participant::Event::TimerFired(participant::Timer::Branch(crate::branch::Timer::Retry));
+    let effects = told(&mut participant, retry);
+    assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
+    let effects = told(&mut participant, participant::Event::EndFinished(HookEnd::Ended(BranchResult::Done)));
+    assert!(participant.is_ended(), "{participant:?} {effects:?}");
 }
