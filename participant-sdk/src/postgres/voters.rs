@@ -623,7 +623,7 @@ mod tests {
 
     #[test]
     fn a_ballot_is_written_as_it_is_read() {
-        for ballot in [Ballot::FIRST, Ballot { round: u64::MAX, node: NodeId(u128::MAX) }] {
+        for ballot in [Ballot::FIRST, Ballot { round: Ballot::ROUND_MAX, node: NodeId(u128::MAX) }] {
             assert_eq!(read_ballot(&ballot.to_string()), Some(ballot));
         }
         for bad in ["", "1", "1.", ".1", "-1.2", "1.g"] {
