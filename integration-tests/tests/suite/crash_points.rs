@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use assent::log::verify::verify;
 use assent_crash::{Action, POINTS, Point, Side};
+use assent_proto::v1::ListParticipantsRequest;
+use assent_proto::v1::admin_service_client::AdminServiceClient;
 use assent_sdk::postgres::Barrier;
 use assent_sdk::saga::{SagaBuilder, SagaOutcome};
 use assent_sdk::{Assent, Error, Gtid, Outcome, Protocol};
@@ -147,6 +149,7 @@ const VARIABLE: &str = "ASSENT_CRASH_POINT";
 /// A coordinator with its participants, which go from case to case.
 struct Cast {
     log: String,
+    endpoint: String,
     coordinator: Process,
     participants: BTreeMap<&'static str, Process>,
     databases: BTreeMap<&'static str, (Database, PgPool)>,
@@ -214,6 +217,7 @@ impl Cast {
         let account = AtomicI32::new(1);
         Self {
             log,
+            endpoint,
             coordinator,
             participants,
             databases,
@@ -297,6 +301,33 @@ impl Cast {
             let output = process.output();
             let is_there = output.contains(sign) || output.contains("crash point");
             if is_there { Ok(()) } else { Err(output) }
+        })
+        .await;
+        if case.point.side == Side::Coordinator {
+            self.everybody_is_back().await;
+        }
+    }
+
+    /// What is refused before somebody has joined again need not come to every point.
+    async fn everybody_is_back(&self) {
+        let missing = async || -> Result<Vec<&str>, String> {
+            let error = |error: &dyn std::fmt::Display| error.to_string();
+            let mut admin = AdminServiceClient::connect(self.endpoint.clone()).await.map_err(|e| error(&e))?;
+            let listed = admin.list_participants(ListParticipantsRequest {}).await.map_err(|e| error(&e))?;
+            let listed = listed.into_inner().participants;
+            let is_there = |name: &str| listed.iter().any(|listed| listed.name == name && listed.sessions > 0);
+            Ok(self.participants.keys().copied().filter(|name| !is_there(name)).collect())
+        };
+        eventually("everybody is back, or the coordinator is at its point", DEADLINE, async || {
+            if self.coordinator.output().contains("crash point") {
+                return Ok(());
+            }
+            // One that stops meanwhile does not answer.
+            match tokio::time::timeout(Duration::from_secs(1), missing()).await {
+                Ok(Ok(missing)) if missing.is_empty() => Ok(()),
+                Ok(missing) => Err(format!("{missing:?}")),
+                Err(elapsed) => Err(elapsed.to_string()),
+            }
         })
         .await;
     }

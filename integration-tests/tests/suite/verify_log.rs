@@ -181,7 +181,10 @@ const DAMAGE: &[(&str, &[Invariant])] = &[
     ),
     ("update history set outcome = 'completed' where gtid = 'G11'", &[Invariant::RowFitsProtocol]),
     ("update history set decided_at = null where gtid = 'G13'", &[Invariant::RowFitsProtocol]),
-    ("update open_transaction set participants = 'billing,billing' where gtid = 'G1'", &[Invariant::DecisionHasRoster]),
+    (
+        "update open_transaction set participants = 'billing,billing' where gtid = 'G1'",
+        &[Invariant::RowReadable, Invariant::DecisionHasRoster],
+    ),
     ("update open_transaction set participants = 'billing' where gtid = 'G3'", &[Invariant::DecisionHasRoster]),
     ("update open_transaction set participants = '' where gtid = 'G4'", &[Invariant::DecisionHasRoster]),
     ("update open_transaction set participants = 'stranger' where gtid = 'G4'", &[Invariant::DecisionHasRoster]),
@@ -212,7 +215,10 @@ const DAMAGE: &[(&str, &[Invariant])] = &[
     ("update open_transaction set voter = 'pre_committed 1.0 2.7' where gtid = 'G3'", &[Invariant::VoterLegal]),
     ("update open_transaction set voter = 'pre_committed 2.7 -' where gtid = 'G3'", &[Invariant::VoterLegal]),
     ("update open_transaction set voter = 'waiting 2.7 1.0' where gtid = 'G3'", &[Invariant::VoterLegal]),
-    ("update open_transaction set voter = 'pre_committed 0.0 0.0' where gtid = 'G3'", &[Invariant::VoterLegal]),
+    (
+        "update open_transaction set voter = 'pre_committed 0.0 0.0' where gtid = 'G3'",
+        &[Invariant::RowReadable, Invariant::VoterLegal],
+    ),
     ("update open_transaction set voter = 'aborted 1.0 1.0' where gtid = 'G4'", &[Invariant::VoterFitsDecision]),
     ("update history set branches = 'inventory,billing=aborted' where gtid = 'G11'", &[Invariant::OutcomeFitsBranches]),
     (
