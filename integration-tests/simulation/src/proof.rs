@@ -124,7 +124,7 @@ const PLANTED: [(&str, &[&str]); 3] = [
             "ballot shared by two leaders",
             "lost store unnoticed",
             "classic 3PC",
-            "forgotten before the last leader",
+            "forgotten voter refuses",
         ],
     ),
 ];
