@@ -11,12 +11,12 @@
 //! | `committed` | inserts plain 2PC commit decisions |
 //! | `decided` | inserts all other decisions |
 //! | `attempted` | inserts 3PCs whose voters are to agree |
-//! | `agreed_commits`, `agreed` | decides 3PCs whose voters have agreed: to commit, by gtid alone; all others |
+//! | `agreed` | decides 3PCs whose voters have agreed |
 //! | `voted` | moves the log on as a voter |
 //! | `started` | inserts sagas |
 //! | `changed` | turns, pauses and resumes sagas |
 //! | `stepped` | upserts answers of steps |
-//! | `closed`, `closed_history` | moves plainly committed 2PCs and 3PCs to history, by gtid alone |
+//! | `closed`, `closed_history` | moves plainly committed 2PCs to history, by gtid alone |
 //! | `ended`, `ended_history` | moves all other ended 2PCs and 3PCs to history |
 //! | `saga_ended`, `saga_ended_history`, `forgotten_steps` | moves ended sagas to history, and deletes their steps |
 //! | `unopened` | inserts history of what never had an open row |
@@ -58,7 +58,6 @@ pub(super) struct Statement {
     /// Its parameters.
     pub(super) arguments: PgArguments,
     opened: Vec<&'static str>,
-    agreed: Vec<&'static str>,
     ended: Vec<&'static str>,
 }
 
@@ -78,7 +77,6 @@ impl Statement {
             sql: String::with_capacity(4_096),
             arguments: PgArguments::default(),
             opened: Vec::new(),
-            agreed: Vec::new(),
             ended: Vec::new(),
         };
         let replica = statement.bind(held.replica.as_str())?;
@@ -222,36 +220,8 @@ impl Statement {
         Ok(())
     }
 
-    /// Into our own rows, which keep what they were opened with.
+    /// Into our own rows, which keep what they were opened with. By `= any` and not by a join, as [`Self::changed`].
     fn agreed(&mut self, agreements: &[&Decided], context: &Context) -> Encoded {
-        let (commits, others): (Vec<&Decided>, Vec<&Decided>) =
-            agreements.iter().partition(|decided| is_commit_of_all(decided));
-        if !commits.is_empty() {
-            self.agreed_commits(&commits, context)?;
-        }
-        if others.is_empty() { Ok(()) } else { self.agreed_otherwise(&others, context) }
-    }
-
-    /// By gtid alone: the row has had its participants since the attempt.
-    fn agreed_commits(&mut self, commits: &[&Decided], context: &Context) -> Encoded {
-        let Context { epoch, at, .. } = context;
-        let gtids = self.bind_each(commits, |decided| decided.gtid.as_uuid())?;
-        self.agreed.push("agreed_commits");
-        self.part(
-            "agreed_commits as",
-            &format!(
-                "update assent.open_transaction
-                 set decision = 'commit', decided_at = ${at}
-                 where gtid = any(${gtids}) and protocol = '3pc' and decision is null and owner_epoch = ${epoch}
-                   and exists (select from fence)
-                 returning 1"
-            ),
-        );
-        Ok(())
-    }
-
-    /// By `= any` and not by a join, as [`Self::changed`].
-    fn agreed_otherwise(&mut self, agreements: &[&Decided], context: &Context) -> Encoded {
         let Context { epoch, at, .. } = context;
         let gtids = self.bind_each(agreements, |decided| decided.gtid.as_uuid())?;
         let decision = self.bind_each(agreements, |decided| decided.decision.as_str())?;
@@ -260,7 +230,6 @@ impl Statement {
             self.bind_each(agreements, |decided| decided.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
         let of = |array: usize| format!("(${array}::text[])[array_position(${gtids}::uuid[], o.gtid)]");
         let (decision, participants, reason) = (of(decision), of(participants), of(reason));
-        self.agreed.push("agreed");
         self.part(
             "agreed as",
             &format!(
@@ -431,7 +400,7 @@ impl Statement {
         let Context { at, on_conflict, .. } = context;
         let gtids = self.bind_each(closed, |ended| ended.gtid.as_uuid())?;
         self.ended.push("closed");
-        self.part("closed as", &deletion(gtids, "protocol <> 'saga' and decision = 'commit'"));
+        self.part("closed as", &deletion(gtids, "protocol = '2pc' and decision = 'commit'"));
         self.part(
             "closed_history as",
             &format!(
@@ -523,10 +492,9 @@ impl Statement {
         self.sql.truncate(self.sql.trim_end_matches(",\n").len());
         self.sql.push('\n');
         self.sql.push_str(&counts);
-        let voted: &[&str] = if plan.votes.is_empty() { &[] } else { &["voted"] };
-        for (column, parts) in [("agreed", &*self.agreed), ("voted", voted)] {
-            if !parts.is_empty() {
-                self.sql.push_str(&format!(", {} as {column}", count(parts)));
+        for (part, is_there) in [("agreed", !plan.agreements.is_empty()), ("voted", !plan.votes.is_empty())] {
+            if is_there {
+                self.sql.push_str(&format!(", {} as {part}", count(&[part])));
             }
         }
     }
@@ -552,14 +520,10 @@ fn is_plain_commit(decided: &Decided) -> bool {
     decided.protocol == Protocol::TwoPhase && decided.decision == Decision::Commit && decided.reason.is_none()
 }
 
-/// Whether the voters agreed to commit, with every participant that the attempt named.
-fn is_commit_of_all(decided: &Decided) -> bool {
-    decided.decision == Decision::Commit && decided.reason.is_none()
-}
-
 /// Whether all branches committed, as decided: then its open row has everything that history keeps, and its roster is the branches.
 fn is_plain_end(ended: &Ended) -> bool {
-    ended.outcome == Outcome::Committed
+    ended.protocol == Protocol::TwoPhase
+        && ended.outcome == Outcome::Committed
         && ended.reason.is_none()
         && !ended.branches.is_empty()
         && ended.branches.iter().all(|branch| branch.end == BranchEnd::Committed && branch.step.is_none())
