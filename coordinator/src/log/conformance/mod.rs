@@ -95,6 +95,7 @@ macro_rules! log_conformance {
             participants_are_noted_once
             reads_go_on_beside_appends
             random_batches_do_what_the_model_does
+            an_end_has_branches_of_its_own
             an_end_keeps_the_digest_that_opened_the_row
             an_attempt_is_found_as_it_was_written
             the_logs_vote_is_compared_and_set

@@ -25,7 +25,15 @@ const SEED_VARIABLE: &str = "ASSENT_LOG_SEED";
 /// Whatever the committer sends, answers and state are those of the model, repetitions and second thoughts included.
 pub async fn random_batches_do_what_the_model_does(ground: &dyn Ground) {
     let given = std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
+    do_what_the_model_does(ground, given.unwrap_or_else(rand::random)).await;
+}
+
+/// Random batches that once found something: an end of a three-phase commit whose branches are not those that its attempt named.
+pub async fn an_end_has_branches_of_its_own(ground: &dyn Ground) {
+    do_what_the_model_does(ground, 17_547_587_364_333_500_874).await;
+}
+
+async fn do_what_the_model_does(ground: &dyn Ground, seed: u64) {
     println!("replay with {SEED_VARIABLE}={seed}");
     let log = start(ground).await;
     let model: Arc<dyn Log> = Arc::new(MemoryLog::new());
