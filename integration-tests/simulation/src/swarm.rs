@@ -42,7 +42,9 @@ pub(crate) trait Swarm: Clone + Debug {
     fn progress(&self, setup: &Self::Setup) -> Vec<Self::Action>;
     fn faults(&self, setup: &Self::Setup) -> Vec<Self::Action>;
     /// What time brings when nothing else can happen.
-    fn idle(&self, setup: &Self::Setup) -> Vec<Self::Action>;
+    fn idle(&self, _setup: &Self::Setup) -> Vec<Self::Action> {
+        Vec::new()
+    }
     fn step(&mut self, setup: &Self::Setup, action: Self::Action);
     /// Faults stop, and it has to end; `tell` hears of every step.
     fn calm(&self, setup: &Self::Setup, tell: &mut dyn FnMut(&Self, Self::Action)) -> Result<(), String>;

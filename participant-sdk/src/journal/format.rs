@@ -103,16 +103,13 @@ pub(super) fn file_header(kind: Kind, mark: &Mark) -> Vec<u8> {
 pub(super) fn write_prepared(body: &mut Vec<u8>, gtid: Gtid, payload: &[u8]) {
     body.push(PREPARED);
     body.extend_from_slice(gtid.as_bytes());
-    // Callers keep payloads far below 4 GiB.
-    body.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    body.extend_from_slice(payload);
+    write_sized(body, payload);
 }
 
 pub(super) fn write_beginning(body: &mut Vec<u8>, gtid: Gtid, beginning: &[u8]) {
     body.push(BEGINNING);
     body.extend_from_slice(gtid.as_bytes());
-    body.extend_from_slice(&(beginning.len() as u32).to_le_bytes());
-    body.extend_from_slice(beginning);
+    write_sized(body, beginning);
 }
 
 /// A payload with another beginning of the same length; `None` if it is shorter than that.
@@ -128,8 +125,14 @@ pub(super) fn write_ended(body: &mut Vec<u8>, gtid: Gtid) {
 
 pub(super) fn write_label(body: &mut Vec<u8>, label: &[u8]) {
     body.push(LABEL);
-    body.extend_from_slice(&(label.len() as u32).to_le_bytes());
-    body.extend_from_slice(label);
+    write_sized(body, label);
+}
+
+/// Bytes behind their length, as [`take_sized`] reads them.
+fn write_sized(body: &mut Vec<u8>, bytes: &[u8]) {
+    // Callers keep payloads far below 4 GiB.
+    body.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    body.extend_from_slice(bytes);
 }
 
 /// The bytes that a prepared record takes, beside its payload.

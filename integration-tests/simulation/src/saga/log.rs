@@ -4,6 +4,7 @@ use assent_protocol::record::{SagaStarted, SagaStep};
 use assent_protocol::saga::Kept;
 use assent_protocol::{Appended, Decision, Outcome, Record};
 
+use crate::append::Answer;
 use crate::attest;
 
 /// A log as it should be, and logs as they should not.
@@ -33,12 +34,6 @@ pub(crate) struct Log {
     /// The life of each replica that may write; zero once it was fenced.
     pub(crate) lives: [u8; 2],
     before: Option<Box<Rows>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Appended(Appended),
-    Fenced,
 }
 
 impl Log {

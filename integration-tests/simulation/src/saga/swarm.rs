@@ -78,10 +78,6 @@ impl Swarm for World {
         actions
     }
 
-    fn idle(&self, _: &Setup) -> Vec<Action> {
-        Vec::new()
-    }
-
     fn step(&mut self, setup: &Setup, action: Action) {
         if let Some(after) = World::step(self, setup, action) {
             *self = after;

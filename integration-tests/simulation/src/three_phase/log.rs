@@ -4,6 +4,7 @@ use assent_protocol::record::{Attempted, Decided};
 use assent_protocol::three_phase::VoterState;
 use assent_protocol::{Appended, Decision, Outcome, Record};
 
+use crate::append::Answer;
 use crate::attest;
 
 /// What stands about the one transaction, and who may write.
@@ -18,12 +19,6 @@ pub(crate) struct Log {
     pub(crate) owner: usize,
     /// The life of each replica that may write; zero once it was fenced.
     pub(crate) lives: [u64; 2],
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Appended(Appended),
-    Fenced,
 }
 
 fn decision_of(outcome: Outcome) -> Decision {

@@ -21,7 +21,8 @@ use assent_protocol::{
 };
 
 use super::cells::{self, CELLS};
-use super::log::{self, Log};
+use super::log::Log;
+use crate::append::{self, Append};
 use crate::gtid;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -120,18 +121,12 @@ pub(crate) struct Site {
 }
 
 #[derive(Clone, Debug)]
-struct Append {
-    output: Output<coordinator::Effect>,
-    answer: Option<log::Answer>,
-}
-
-#[derive(Clone, Debug)]
 pub(crate) struct Hub {
     pub(crate) is_up: bool,
     life: u64,
     epoch: u64,
     pub(crate) machine: Option<Coordinator>,
-    append: Option<Append>,
+    append: Option<Append<coordinator::Effect>>,
     lazy: Vec<Record>,
     timers: BTreeSet<coordinator::Timer>,
     /// Sessions that it has yet to see come and go.
@@ -348,7 +343,7 @@ impl World {
         (hub.is_up, hub.life, hub.epoch) = (true, epoch, epoch);
     }
 
-    fn stop_replica(&mut self, replica: usize) -> Option<Append> {
+    fn stop_replica(&mut self, replica: usize) -> Option<Append<coordinator::Effect>> {
         let hub = &mut self.hubs[replica];
         (hub.is_up, hub.machine) = (false, None);
         hub.lazy.clear();
@@ -495,7 +490,7 @@ impl World {
         let lazy = std::mem::take(&mut hub.lazy);
         let forced = append.output.forced().cloned();
         append.answer = Some(self.log.append((replica, hub.life), &lazy, forced.as_ref()));
-        if matches!(append.answer, Some(log::Answer::Appended(Appended::Durable(_)))) {
+        if matches!(append.answer, Some(append::Answer::Appended(Appended::Durable(_)))) {
             self.logged(forced.as_ref());
         }
     }
@@ -525,13 +520,13 @@ impl World {
         let Some(Append { output, answer: Some(answer) }) = self.hubs[replica].append.take() else { return };
         match answer {
             // It ends.
-            log::Answer::Fenced => drop(self.stop_replica(replica)),
-            log::Answer::Appended(Appended::Undecided) => {
+            append::Answer::Fenced => drop(self.stop_replica(replica)),
+            append::Answer::Appended(Appended::Undecided) => {
                 let hub = &mut self.hubs[replica];
                 hub.machine = None;
                 hub.timers.clear();
             }
-            log::Answer::Appended(appended) => {
+            append::Answer::Appended(appended) => {
                 if let (Appended::Durable(receipt), Parts::AfterAppend { lazy, held, .. }) = (&appended, output.split())
                 {
                     let effects = held.release(receipt);
@@ -547,8 +542,8 @@ impl World {
         let hub = &mut self.hubs[replica];
         let lazy = std::mem::take(&mut hub.lazy);
         match self.log.append((replica, hub.life), &lazy, None) {
-            log::Answer::Fenced => drop(self.stop_replica(replica)),
-            log::Answer::Appended(_) => self.let_go_if_logged(replica),
+            append::Answer::Fenced => drop(self.stop_replica(replica)),
+            append::Answer::Appended(_) => self.let_go_if_logged(replica),
         }
     }
 
@@ -1079,7 +1074,7 @@ impl World {
             Action::ApplyLate => {
                 let (writer, record) = self.limbo.remove(0);
                 let answer = self.log.append(writer, &[], Some(&record));
-                if matches!(answer, log::Answer::Appended(Appended::Durable(_))) {
+                if matches!(answer, append::Answer::Appended(Appended::Durable(_))) {
                     self.logged(Some(&record));
                 }
             }

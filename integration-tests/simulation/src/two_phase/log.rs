@@ -3,6 +3,7 @@
 use assent_protocol::record::{Decided, Ended};
 use assent_protocol::{Appended, BranchEnd, Decision, Outcome, ParticipantName, Record};
 
+use crate::append::Answer;
 use crate::attest;
 
 /// A log as it should be, and logs as they should not.
@@ -26,13 +27,6 @@ pub(crate) struct Log {
     pub(crate) lives: [u8; 2],
     /// Before the last append, for a log that loses it.
     before: Option<Box<(Option<Decided>, Option<Ended>)>>,
-}
-
-/// What the log answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Appended(Appended),
-    Fenced,
 }
 
 impl Log {

@@ -12,7 +12,8 @@ use assent_protocol::{
 };
 
 use super::cells::{self, CELLS};
-use super::log::{Answer, Kind, Log};
+use super::log::{Kind, Log};
+use crate::append::{Answer, Append};
 use crate::gtid;
 use crate::shared::Shared;
 
@@ -103,35 +104,13 @@ pub(crate) struct Participant {
     pub(crate) heard_abort: bool,
 }
 
-/// A forced record under way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Append {
-    output: Output<Effect>,
-    answer: Option<Answer>,
-}
-
-impl std::hash::Hash for Append {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.output.forced().hash(state);
-        self.output.peek_effects().hash(state);
-        // A receipt is not hashed; which answer it is, is.
-        match &self.answer {
-            None => 0_u8.hash(state),
-            Some(Answer::Appended(Appended::Durable(_))) => 1_u8.hash(state),
-            Some(Answer::Appended(Appended::Overruled(decision))) => decision.hash(state),
-            Some(Answer::Appended(Appended::Undecided)) => 3_u8.hash(state),
-            Some(Answer::Fenced) => 2_u8.hash(state),
-        }
-    }
-}
-
 /// A process of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Replica {
     life: u8,
     epoch: u64,
     pub(crate) machine: Option<Shared<TwoPhase>>,
-    append: Option<Shared<Append>>,
+    append: Option<Shared<Append<Effect>>>,
     lazy: Vec<Shared<Record>>,
     timers: BTreeSet<Timer>,
 }
