@@ -45,10 +45,11 @@ fn body(tape: &mut Tape<'_>) -> Vec<u8> {
         let mut gtid = *assent_protocol::fuzz::gtid().as_bytes();
         gtid[15] = tape.byte() % 3;
         let gtid = Gtid::from_bytes(&gtid).expect("still of version 7");
-        match tape.below(8) {
+        match tape.below(10) {
             0..4 => write_prepared(&mut body, gtid, &payload),
             4 | 5 => write_ended(&mut body, gtid),
             6 => write_label(&mut body, &payload),
+            7 | 8 => write_beginning(&mut body, gtid, &payload),
             _ => body.extend(payload),
         }
     }
