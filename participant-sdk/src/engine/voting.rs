@@ -7,7 +7,6 @@
 //!
 //! A branch that is not in memory is met with what its voter's store has: another instance may have voted, or an earlier life of this one.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +38,9 @@ pub(super) struct Voting {
     coordinator: Option<String>,
     /// What its voter is to be asked at the end of this turn.
     questions: Vec<Question>,
-    /// Records to be deleted, and when.
-    forgotten: VecDeque<(Instant, Gtid)>,
+    /// Records to be deleted together, and when.
+    forgotten: Vec<Gtid>,
+    forget_at: Instant,
 }
 
 /// About which transaction, in whose name (the own, or the log's if it is the coordinator), and what.
@@ -58,9 +58,7 @@ pub(super) enum Answered {
     Kept(Decision),
 }
 
-/// How long a record stays once it may go, for whoever looks at the store meanwhile. Nothing rests on it; see [`OwnVoter::has_forgotten`] for what does.
-const FORGET_AFTER: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(1) };
-/// Deleting waits this much longer, so that many go at once.
+/// A record that may go stays for so long, so that many go at once. Nothing rests on it; see [`OwnVoter::has_forgotten`] for what does.
 const FORGET_TOGETHER: Duration = Duration::from_millis(100);
 /// An ended record that is older than this, and still there so long after a session began, is one whose order to forget was lost.
 const KEPT_TOO_LONG: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(60) };
@@ -81,7 +79,8 @@ impl Voting {
             address: voter.address.clone(),
             coordinator: identity.coordinator,
             questions: Vec::new(),
-            forgotten: VecDeque::new(),
+            forgotten: Vec::new(),
+            forget_at: Instant::now(),
         }))
     }
 
@@ -112,11 +111,11 @@ impl Voting {
     /// Deletes the records of transactions that have ended everywhere, once they are due. Cancelled, nothing is lost.
     pub(super) async fn forgetting(voting: &mut Option<Self>) {
         let Some(voting) = voting else { return std::future::pending().await };
-        let Some((due, _)) = voting.forgotten.front() else { return std::future::pending().await };
-        tokio::time::sleep_until(*due + FORGET_TOGETHER).await;
-        let now = Instant::now();
-        let count = voting.forgotten.iter().take_while(|(due, _)| *due <= now).count();
-        let gtids: Vec<_> = voting.forgotten.drain(..count).map(|(_, gtid)| gtid).collect();
+        if voting.forgotten.is_empty() {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep_until(voting.forget_at).await;
+        let gtids = std::mem::take(&mut voting.forgotten);
         let own = Arc::clone(&voting.own);
         tokio::spawn(async move {
             if let Err(error) = own.forget(gtids).await {
@@ -531,7 +530,10 @@ impl Engine {
 
     fn forget_record(&mut self, gtid: Gtid) {
         if let Some(voting) = &mut self.voting {
-            voting.forgotten.push_back((Instant::now() + FORGET_AFTER, gtid));
+            if voting.forgotten.is_empty() {
+                voting.forget_at = Instant::now() + FORGET_TOGETHER;
+            }
+            voting.forgotten.push(gtid);
         }
     }
 }

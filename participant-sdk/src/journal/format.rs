@@ -138,13 +138,20 @@ fn write_sized(body: &mut Vec<u8>, bytes: &[u8]) {
 /// The bytes that a prepared record takes, beside its payload.
 pub(super) const PREPARED_BYTES: usize = 1 + 16 + 4;
 
+/// Makes a frame of a body that stands behind the room for its header.
+pub(super) fn seal(mark: &Mark, frame: &mut [u8]) {
+    let (header, body) = frame.split_at_mut(FRAME_HEADER_BYTES);
+    let (fields, checksums) = header.split_at_mut(MARK_BYTES + 4);
+    fields[..MARK_BYTES].copy_from_slice(mark);
+    fields[MARK_BYTES..].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    checksums[..4].copy_from_slice(&crc32c(fields).to_le_bytes());
+    checksums[4..].copy_from_slice(&crc32c(body).to_le_bytes());
+}
+
 pub(super) fn frame(mark: &Mark, body: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(FRAME_HEADER_BYTES + body.len());
-    frame.extend_from_slice(mark);
-    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    frame.extend_from_slice(&crc32c(&frame).to_le_bytes());
-    frame.extend_from_slice(&crc32c(body).to_le_bytes());
+    let mut frame = vec![0; FRAME_HEADER_BYTES];
     frame.extend_from_slice(body);
+    seal(mark, &mut frame);
     frame
 }
 

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::JournalError;
 use super::format::{
-    Kind, Known, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, with_beginning,
-    write_beginning, write_ended, write_label, write_prepared,
+    FRAME_HEADER_BYTES, Kind, Known, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, seal,
+    with_beginning, write_beginning, write_ended, write_label, write_prepared,
 };
 
 /// What is to be written, and who waits for it.
@@ -69,6 +69,8 @@ pub(super) struct Writer {
     known: Arc<Mutex<Known>>,
     /// Whether a flush has failed.
     failed: bool,
+    /// The room in which frames are put together.
+    room: Vec<u8>,
     /// Where those who wait are woken, if they are many.
     runtime: Option<tokio::runtime::Handle>,
     /// Held for as long as the journal is open.
@@ -81,6 +83,8 @@ const PACE: Duration = Duration::from_micros(1_500);
 
 /// How many bytes of payload are gathered into one frame before it is flushed.
 const BATCH_BYTES: usize = 4 << 20;
+/// How much of the room for frames is kept for the next one, in bytes.
+const ROOM_BYTES: usize = 1 << 20;
 
 /// How long a predecessor may take to close the journal: the process that this one replaces, or a clone that was just dropped.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
@@ -145,6 +149,7 @@ impl Writer {
             compaction_at,
             known,
             failed: false,
+            room: Vec::new(),
             runtime,
             _lock: lock,
         }
@@ -183,8 +188,12 @@ impl Writer {
     }
 
     fn append(&mut self, appends: Vec<Append>) {
-        let batch = Batch::of(appends, &self.known());
-        let written = if batch.body.is_empty() { Ok(()) } else { self.write(&batch.body) };
+        let room = std::mem::take(&mut self.room);
+        let mut batch = Batch::of(appends, room, &self.known());
+        let mut frame = std::mem::take(&mut batch.frame);
+        let written = if frame.len() == FRAME_HEADER_BYTES { Ok(()) } else { self.write(&mut frame) };
+        frame.shrink_to(ROOM_BYTES);
+        self.room = frame;
         if written.is_ok() {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(label) = batch.label {
@@ -218,13 +227,13 @@ impl Writer {
         }
     }
 
-    /// Appends a frame and flushes it.
-    fn write(&mut self, body: &[u8]) -> Result<(), JournalError> {
+    /// Appends a frame, all but its header, and flushes it.
+    fn write(&mut self, frame: &mut [u8]) -> Result<(), JournalError> {
         if self.failed {
             return Err(JournalError::Failed { path: self.path.clone() });
         }
-        let frame = frame(&self.mark, body);
-        if let Err(error) = self.file.write_all(&frame) {
+        seal(&self.mark, frame);
+        if let Err(error) = self.file.write_all(frame) {
             // The disk is full, for example. What has been written of it would be damage once something follows.
             let is_mended =
                 self.file.set_len(self.file_bytes).is_ok() && self.file.seek(SeekFrom::Start(self.file_bytes)).is_ok();
@@ -283,18 +292,21 @@ impl Drop for Answers {
 
 /// Appends that are written together.
 struct Batch {
-    body: Vec<u8>,
-    /// What will be true when the body is durable.
+    /// Room for the header, and the body.
+    frame: Vec<u8>,
+    /// What will be true when the frame is durable.
     changed: HashMap<Gtid, Option<Bytes>>,
     label: Option<Bytes>,
-    /// Given when the body is durable, to those that are refused too: what they met may be in this very batch.
+    /// Given when the frame is durable, to those that are refused too: what they met may be in this very batch.
     answers: Vec<(Answer, Verdicts)>,
 }
 
 impl Batch {
-    fn of(appends: Vec<Append>, known: &Known) -> Self {
-        let mut batch =
-            Self { body: Vec::new(), changed: HashMap::new(), label: None, answers: Vec::with_capacity(appends.len()) };
+    fn of(appends: Vec<Append>, mut room: Vec<u8>, known: &Known) -> Self {
+        room.clear();
+        room.resize(FRAME_HEADER_BYTES, 0);
+        let answers = Vec::with_capacity(appends.len());
+        let mut batch = Self { frame: room, changed: HashMap::new(), label: None, answers };
         for Append { changes, answer } in appends {
             let verdicts = changes.into_iter().map(|change| batch.take(change, known)).collect();
             batch.answers.push((answer, verdicts));
@@ -312,7 +324,7 @@ impl Batch {
             },
             Change::Ended(gtid) => {
                 if before(&gtid).is_some() {
-                    write_ended(&mut self.body, gtid);
+                    write_ended(&mut self.frame, gtid);
                     self.changed.insert(gtid, None);
                 }
             }
@@ -327,11 +339,11 @@ impl Batch {
                 let Some(payload) = found.and_then(|found| with_beginning(found, &beginning)) else {
                     return Ok(Verdict::Overtaken);
                 };
-                write_beginning(&mut self.body, gtid, &beginning);
+                write_beginning(&mut self.frame, gtid, &beginning);
                 self.changed.insert(gtid, Some(payload));
             }
             Change::Labelled(label) => {
-                write_label(&mut self.body, &label);
+                write_label(&mut self.frame, &label);
                 self.label = Some(label);
             }
         }
@@ -339,7 +351,7 @@ impl Batch {
     }
 
     fn put(&mut self, gtid: Gtid, payload: Bytes) {
-        write_prepared(&mut self.body, gtid, &payload);
+        write_prepared(&mut self.frame, gtid, &payload);
         self.changed.insert(gtid, Some(payload));
     }
 }

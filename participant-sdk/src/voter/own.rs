@@ -1,6 +1,6 @@
 //! The participant's own voter: loaded from its store for each request, asked, and kept before it answers.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,18 +19,38 @@ pub(crate) struct OwnVoter {
     forgotten: Mutex<Forgotten>,
 }
 
-/// The transactions whose records were deleted lately.
-#[derive(Default)]
+/// The transactions whose records were deleted lately, in two generations: the older one goes as a whole.
 struct Forgotten {
-    gtids: HashSet<Gtid>,
-    order: VecDeque<(Instant, Gtid)>,
+    recent: HashSet<Gtid>,
+    older: HashSet<Gtid>,
+    /// When the recent generation began.
+    since: Instant,
 }
 
-/// How long they are remembered: longer than a peer waits for an answer, and than an order to prepare is on its way. Without this the voter, which has no
-/// record any more, would refuse the one and vote anew on the other. Whoever knows of its vote needs no such time, see docs/decisions/0007.
+/// How long they are remembered, at least: longer than a peer waits for an answer, and than an order to prepare is on its way. Without this the voter, which
+/// has no record any more, would refuse the one and vote anew on the other. Whoever knows of its vote needs no such time, see docs/decisions/0007.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// At most so many of them.
-const REMEMBERED_MAX: usize = 1 << 20;
+/// At most so many in each generation.
+const REMEMBERED_MAX: usize = 1 << 19;
+
+impl Forgotten {
+    fn new() -> Self {
+        Self { recent: HashSet::new(), older: HashSet::new(), since: Instant::now() }
+    }
+
+    fn remember(&mut self, gtids: &[Gtid]) {
+        let now = Instant::now();
+        if now.duration_since(self.since) > REMEMBERED || self.recent.len() >= REMEMBERED_MAX {
+            self.older = std::mem::take(&mut self.recent);
+            self.since = now;
+        }
+        self.recent.extend(gtids);
+    }
+
+    fn contains(&self, gtid: Gtid) -> bool {
+        self.recent.contains(&gtid) || self.older.contains(&gtid)
+    }
+}
 
 /// What a voter answered.
 #[derive(Clone, Debug)]
@@ -57,7 +77,7 @@ pub(crate) struct Overheard {
 impl OwnVoter {
     pub(crate) fn new(me: ParticipantName, id: StoreId, store: AnyStore) -> Arc<Self> {
         let name = VoterName::Participant(me.clone());
-        Arc::new(Self { me, name, id, store, forgotten: Mutex::default() })
+        Arc::new(Self { me, name, id, store, forgotten: Mutex::new(Forgotten::new()) })
     }
 
     pub(crate) fn participant(&self) -> &ParticipantName {
@@ -79,26 +99,13 @@ impl OwnVoter {
 
     /// Deletes the records of transactions that have ended everywhere.
     pub(crate) async fn forget(&self, gtids: Vec<Gtid>) -> Result<(), VoterStoreError> {
-        {
-            let now = Instant::now();
-            let mut forgotten = self.forgotten();
-            for gtid in &gtids {
-                if forgotten.gtids.insert(*gtid) {
-                    forgotten.order.push_back((now, *gtid));
-                }
-            }
-            let is_over = |(since, _): &mut (Instant, Gtid)| now.duration_since(*since) > REMEMBERED;
-            while forgotten.order.len() > REMEMBERED_MAX || forgotten.order.front_mut().is_some_and(is_over) {
-                let oldest = forgotten.order.pop_front();
-                oldest.map(|(_, gtid)| forgotten.gtids.remove(&gtid));
-            }
-        }
+        self.forgotten().remember(&gtids);
         self.store.forget(gtids).await
     }
 
     /// Whether its record was deleted lately.
     pub(crate) fn has_forgotten(&self, gtid: Gtid) -> bool {
-        self.forgotten().gtids.contains(&gtid)
+        self.forgotten().contains(gtid)
     }
 
     fn forgotten(&self) -> MutexGuard<'_, Forgotten> {
