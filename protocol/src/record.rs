@@ -65,7 +65,8 @@ pub enum Record {
     SagaStep(SagaStep),
     /// The saga waits for a human, or goes on after one. Lazy.
     SagaPaused(SagaPaused),
-    /// The transaction is over: its row moves from the open table to history. Lazy for 2PC; forced for a saga's outcome.
+    /// The transaction is over: its row moves from the open table to history. Lazy for 2PC; forced for a saga's outcome. Of a 3PC that has no
+    /// [`Agreed`](Self::Agreed), it is forced too: what the voters agreed on comes with it, into the writer's own row.
     Ended(Ended),
 }
 

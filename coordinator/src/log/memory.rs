@@ -258,9 +258,12 @@ impl Storage {
         }
         for ended in &plan.ends {
             let fits = match self.open.get(&ended.gtid) {
-                Some(Row::Decided { record, .. }) => verdict::ends(ended, false, Some(record.decision)),
-                Some(Row::Saga(_)) => verdict::ends(ended, true, None),
-                Some(Row::Attempted { .. }) | None => false,
+                Some(Row::Decided { record, owner: theirs, .. }) => {
+                    verdict::ends(ended, false, Some(record.decision), *theirs == owner)
+                }
+                Some(Row::Attempted { owner: theirs, .. }) => verdict::ends(ended, false, None, *theirs == owner),
+                Some(Row::Saga(saga)) => verdict::ends(ended, true, None, saga.owner == owner),
+                None => false,
             };
             if !fits {
                 continue;
@@ -268,7 +271,7 @@ impl Storage {
             let Some(row) = self.open.remove(&ended.gtid) else { continue };
             let (begun_at_ms, digest, decided_at_ms) = match row {
                 Row::Decided { record, at_ms, .. } => (record.begun_at_ms, record.digest, at_ms),
-                Row::Attempted { record, at_ms, .. } => (record.begun_at_ms, record.digest, at_ms),
+                Row::Attempted { record, .. } => (record.begun_at_ms, record.digest, at_ms),
                 Row::Saga(saga) => (saga.started.begun_at_ms, saga.started.digest, saga.at_ms),
             };
             let ended = Ended { begun_at_ms, digest, ..Ended::clone(ended) };

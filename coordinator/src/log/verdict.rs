@@ -9,9 +9,9 @@
 //! | saga's start | repeat | overruled | overruled (commit): the gtid is taken | durable if ours, with the same digest; else overruled (commit) | overruled |
 //! | saga's turn | overruled (abort) | overruled | undecided | durable if turned, else repeat | durable if compensated, else overruled |
 //! | saga's step, pause | overruled (abort) | overruled | undecided | durable | durable: the end carries it |
-//! | end | overruled (abort) | repeat if of this decision, else overruled | undecided | repeat if a saga's, else overruled | durable if the same decision, else overruled |
+//! | end | overruled (abort) | repeat if of this decision, else overruled | ours, and a 3PC's end: repeat; else undecided | repeat if a saga's, else overruled | durable if the same decision, else overruled |
 //!
-//! A row without a decision is for its voters to decide, and only its owner writes down what they agreed on. Whoever else meets it learns
+//! A row without a decision is for its voters to decide, and only its owner writes down what they agreed on, by itself or with the end. Whoever else meets it learns
 //! nothing from the log, and neither does an owner whose row is gone: to answer with a decision would be to invent one, and to repeat would hold
 //! up everybody behind this batch.
 
@@ -47,12 +47,14 @@ pub(super) const fn decision_of(outcome: Outcome) -> Decision {
     }
 }
 
-/// Whether this end is one of an open row that is a saga's or not, and has this decision. An end never contradicts the
-/// decision (I3); a saga's follows from its steps.
-pub(super) fn ends(ended: &Ended, saga: bool, decision: Option<Decision>) -> bool {
-    match ended.protocol {
-        Protocol::Saga => saga,
-        Protocol::TwoPhase | Protocol::ThreePhase => !saga && decision == Some(decision_of(ended.outcome)),
+/// Whether this end is one of an open row that is a saga's or not, has this decision, and is the writer's own or not. An end never contradicts the
+/// decision (I3); a 3PC's brings it along where there is none, and a saga's follows from its steps.
+pub(super) fn ends(ended: &Ended, saga: bool, decision: Option<Decision>, is_own: bool) -> bool {
+    match (ended.protocol, decision) {
+        (Protocol::Saga, _) => saga,
+        (Protocol::ThreePhase, None) => !saga && is_own,
+        (Protocol::TwoPhase, None) => false,
+        (Protocol::TwoPhase | Protocol::ThreePhase, Some(decision)) => !saga && decision == decision_of(ended.outcome),
     }
 }
 
@@ -120,10 +122,11 @@ pub(super) fn verdict(record: &Record, standing: Option<&Standing>, held: Epoch)
         (Record::SagaTurned(_), Some(Standing::Ended(outcome))) => by(Decision::Abort, decision_of(*outcome)),
         (Record::SagaStep(_) | Record::SagaPaused(_), Some(_)) => Some(durable(record)),
 
-        (Record::Ended(_), Some(Standing::Open { saga: false, decision: None, .. })) => undecided,
-        (Record::Ended(mine), Some(Standing::Open { saga, decision, .. })) => {
-            if ends(mine, *saga, *decision) {
+        (Record::Ended(mine), Some(Standing::Open { saga, decision, owner, .. })) => {
+            if ends(mine, *saga, *decision, *owner == held) {
                 None
+            } else if !saga && decision.is_none() {
+                undecided
             } else {
                 overruled(decision.unwrap_or(Decision::Commit))
             }

@@ -245,7 +245,7 @@ fn is_seated(machine: &Coordinator, participant: &crate::ParticipantName) -> boo
     machine.roster().is_some_and(|roster| roster.seat(participant).is_some())
 }
 
-/// I9: the end, and with it the leave to forget, comes after every branch has ended and the log has the decision.
+/// I9: the end, and with it the leave to forget, comes after every branch has ended and the log has the decision, or brings it there first.
 fn ends_when_the_log_knows(
     before: &Coordinator,
     event: &coordinator::Event,
@@ -268,7 +268,9 @@ fn ends_when_the_log_knows(
         event,
         coordinator::Event::TwoPhase(two_phase::Event::Appended(Appended::Durable(_) | Appended::Overruled(_)))
     );
-    if ended && matches!(after.stage(), Stage::Agreed(_)) && !before.is_decision_logged() && !is_appended {
+    let brings_it = matches!(output.forced(), Some(Record::Ended(_)));
+    if ended && matches!(after.stage(), Stage::Agreed(_)) && !before.is_decision_logged() && !is_appended && !brings_it
+    {
         return violation(INVARIANT, "the log does not have the decision".to_owned());
     }
     Ok(())

@@ -95,11 +95,12 @@ macro_rules! log_conformance {
             participants_are_noted_once
             reads_go_on_beside_appends
             random_batches_do_what_the_model_does
-            an_end_has_branches_of_its_own
             an_end_keeps_the_digest_that_opened_the_row
             an_attempt_is_found_as_it_was_written
             the_logs_vote_is_compared_and_set
             an_agreement_decides_its_row
+            an_end_brings_what_was_agreed_on
+            an_end_has_branches_of_its_own
             nobody_presumes_over_an_attempt
             a_new_epoch_votes_on_from_where_the_old_one_stood
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use assent_protocol::record::{Attempted, Decided, Ended};
 use assent_protocol::three_phase::{Ballot, NodeId, Standing, VoterName, VoterRecord, VoterState};
-use assent_protocol::{Appended, BodyDigest, Decision, Gtid, Outcome, Protocol, Record};
+use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Outcome, Protocol, Record};
 
 use super::sample::{self, NOW_MS, abort, append, attempted, commit, find, forced, gtid, lazy, moved, name, saga};
 use super::{Ground, start};
@@ -130,6 +130,70 @@ pub async fn an_agreement_decides_its_row(ground: &dyn Ground) {
     }
 }
 
+/// What the voters agreed on may come with the end: the row goes to history without having been decided before.
+pub async fn an_end_brings_what_was_agreed_on(ground: &dyn Ground) {
+    let owner = start(ground).await;
+    for (n, decision, is_forced) in
+        [(1, Decision::Commit, true), (2, Decision::Abort, true), (3, Decision::Commit, false)]
+    {
+        let opened = attempted(gtid(n));
+        append(&owner, &forced([Record::Attempted(opened.clone())])).await;
+        let said = Ended { protocol: Protocol::ThreePhase, ..sample::ended(gtid(n), decision) };
+        let untouched = find(&owner, gtid(n)).await;
+        // No end that knows of two phases only.
+        is_untold(&owner, Record::Ended(Ended { protocol: Protocol::TwoPhase, ..said.clone() })).await;
+        assert_eq!(find(&owner, gtid(n)).await, untouched);
+        let end = Record::Ended(said.clone());
+        let batch = Batch { at_ms: NOW_MS + 7, ..if is_forced { forced([end]) } else { lazy([end]) } };
+        let record =
+            Ended { has_open_row: false, digest: opened.digest, begun_at_ms: opened.begun_at_ms, ..said.clone() };
+        let expected = EndedTransaction { record, decided_at_ms: Some(NOW_MS + 7), ended_at_ms: NOW_MS + 7 };
+        for _ in 0..2 {
+            assert!(append(&owner, &batch).await.iter().all(Option::is_none));
+            assert_eq!(find(&owner, gtid(n)).await, Some(Found::Ended(expected.clone())));
+        }
+        let contrary = if decision == Decision::Commit { Outcome::Aborted } else { Outcome::Committed };
+        let late = forced([Record::Ended(Ended { outcome: contrary, ..said })]);
+        assert_eq!(append(&owner, &late).await, [Some(decision)]);
+    }
+    // Beside others, each with its own.
+    let ends =
+        |n: u64, decision| Record::Ended(Ended { protocol: Protocol::ThreePhase, ..sample::ended(gtid(n), decision) });
+    append(&owner, &forced([4, 5, 6].map(|n| Record::Attempted(attempted(gtid(n)))))).await;
+    append(&owner, &forced([agreed(abort(gtid(6))), Record::Decided(commit(gtid(7)))])).await;
+    let plain = Record::Ended(sample::ended(gtid(7), Decision::Commit));
+    let batch = Batch {
+        lazy: vec![ends(6, Decision::Abort), plain],
+        ..forced([ends(4, Decision::Commit), ends(5, Decision::Abort), Record::Decided(commit(gtid(8)))])
+    };
+    assert_eq!(append(&owner, &batch).await, [None; 3]);
+    for (n, outcome) in [(4, Outcome::Committed), (5, Outcome::Aborted), (6, Outcome::Aborted), (7, Outcome::Committed)]
+    {
+        let Some(Found::Ended(ended)) = find(&owner, gtid(n)).await else { panic!("{n} is open") };
+        assert_eq!(ended.record.outcome, outcome);
+    }
+}
+
+/// History keeps the branches of the end, which may be others than its row was opened with.
+pub async fn an_end_has_branches_of_its_own(ground: &dyn Ground) {
+    let log = start(ground).await;
+    for (n, is_agreed) in [(1, true), (2, false)] {
+        append(&log, &forced([Record::Attempted(attempted(gtid(n)))])).await;
+        if is_agreed {
+            append(&log, &forced([agreed(commit(gtid(n)))])).await;
+        }
+        let branches = vec![sample::branch("a.b", BranchEnd::Committed), sample::branch("reader", BranchEnd::ReadOnly)];
+        let end = Ended {
+            protocol: Protocol::ThreePhase,
+            branches: branches.clone(),
+            ..sample::ended(gtid(n), Decision::Commit)
+        };
+        assert_eq!(append(&log, &forced([Record::Ended(end)])).await, [None]);
+        let Some(Found::Ended(ended)) = find(&log, gtid(n)).await else { panic!("{n} is open") };
+        assert_eq!(ended.record.branches, branches);
+    }
+}
+
 /// First writer wins: a presumed abort and an attempt, in either order. Over an attempt nobody presumes, not even its owner.
 pub async fn nobody_presumes_over_an_attempt(ground: &dyn Ground) {
     let log = start(ground).await;
@@ -187,15 +251,18 @@ pub async fn a_row_without_a_decision_is_its_owners(ground: &dyn Ground) {
     other.acquire(&name("r2")).await.expect("free");
     append(&owner, &forced([Record::Attempted(attempted(gtid(1)))])).await;
     let one = state(2, Standing::PreCommitted);
+    let end = Record::Ended(Ended { protocol: Protocol::ThreePhase, ..sample::ended(gtid(1), Decision::Commit) });
     for record in [
         Record::Attempted(attempted(gtid(1))),
         Record::Decided(Decided { protocol: Protocol::ThreePhase, ..abort(gtid(1)) }),
         agreed(abort(gtid(1))),
         moved(gtid(1), VoterState::ATTEMPTED, one),
         moved(gtid(1), one, VoterState::ATTEMPTED),
+        end.clone(),
     ] {
         is_untold(&other, record).await;
     }
+    append(&other, &lazy([end])).await;
     assert_eq!(stands(&owner, gtid(1)).await, Some(VoterState::ATTEMPTED));
     assert_eq!(append(&owner, &forced([moved(gtid(1), VoterState::ATTEMPTED, one)])).await, [None]);
     assert_eq!(append(&owner, &forced([agreed(commit(gtid(1)))])).await, [None]);

@@ -17,7 +17,7 @@
 //! | `changed` | turns, pauses and resumes sagas |
 //! | `stepped` | upserts answers of steps |
 //! | `closed`, `closed_history` | moves plainly committed 2PCs to history, by gtid alone |
-//! | `ended`, `ended_history` | moves all other ended 2PCs and 3PCs to history |
+//! | `ended`, `ended_history` | moves all other ended 2PCs and 3PCs to history, one part for each protocol and outcome |
 //! | `saga_ended`, `saga_ended_history`, `forgotten_steps` | moves ended sagas to history, and deletes their steps |
 //! | `unopened` | inserts history of what never had an open row |
 
@@ -32,6 +32,7 @@ use super::link::{Held, epoch_column};
 use super::value::{Timestamp, uuids};
 use crate::log::plan::{Change, Plan, Vote};
 use crate::log::stored;
+use crate::log::verdict::decision_of;
 
 /// What an insert does with a row that is there already.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -377,18 +378,31 @@ impl Statement {
         if !closed.is_empty() {
             self.closed(&closed, context)?;
         }
-        if !ended.is_empty() {
-            let commit: Vec<bool> = ended.iter().map(|ended| ended.outcome == Outcome::Committed).collect();
-            let commit = self.bind(commit)?;
-            let decision = |gtids| {
-                format!(
-                    "protocol <> 'saga' and (decision = 'commit') = (${commit}::boolean[])[array_position(${gtids}::uuid[], gtid)]"
-                )
-            };
-            self.ended_as("ended", &ended, decision, context)?;
+        for (name, protocol, decision) in [
+            ("ended_2pc_commit", Protocol::TwoPhase, Decision::Commit),
+            ("ended_2pc_abort", Protocol::TwoPhase, Decision::Abort),
+            ("ended_3pc_commit", Protocol::ThreePhase, Decision::Commit),
+            ("ended_3pc_abort", Protocol::ThreePhase, Decision::Abort),
+        ] {
+            let fits = |ended: &&Ended| ended.protocol == protocol && decision_of(ended.outcome) == decision;
+            let those: Vec<&Ended> = ended.iter().copied().filter(fits).collect();
+            if those.is_empty() {
+                continue;
+            }
+            let Context { epoch, at, .. } = context;
+            let is_decided = format!("protocol <> 'saga' and decision = '{}'", decision.as_str());
+            if protocol == Protocol::ThreePhase {
+                // What the voters agreed on may come with the end.
+                let undecided = "protocol = '3pc' and decision is null";
+                let condition = format!("({is_decided} or {undecided} and owner_epoch = ${epoch})");
+                let decided_at = format!("case when {undecided} then ${at} else decided_at end as decided_at");
+                self.ended_as(name, &those, (&condition, &decided_at), context)?;
+            } else {
+                self.ended_as(name, &those, (&is_decided, "decided_at"), context)?;
+            }
         }
         if !sagas.is_empty() {
-            self.ended_as("saga_ended", &sagas, |_| "protocol = 'saga'".to_owned(), context)?;
+            self.ended_as("saga_ended", &sagas, ("protocol = 'saga'", "decided_at"), context)?;
             // By an array and not by a join, so that the rows are found by their key whatever the planner believes.
             let forget = "delete from assent.saga_step where gtid = any(array(select gtid from saga_ended))";
             self.part("forgotten_steps as", forget);
@@ -400,7 +414,7 @@ impl Statement {
         let Context { at, on_conflict, .. } = context;
         let gtids = self.bind_each(closed, |ended| ended.gtid.as_uuid())?;
         self.ended.push("closed");
-        self.part("closed as", &deletion(gtids, "protocol = '2pc' and decision = 'commit'"));
+        self.part("closed as", &deletion(gtids, "protocol = '2pc' and decision = 'commit'", "decided_at"));
         self.part(
             "closed_history as",
             &format!(
@@ -416,14 +430,14 @@ impl Statement {
         &mut self,
         name: &'static str,
         ended: &[&Ended],
-        condition: impl Fn(usize) -> String,
+        (condition, decided_at): (&str, &str),
         context: &Context,
     ) -> Encoded {
         let Context { at, on_conflict, .. } = context;
         let gtids = self.bind_each(ended, |ended| ended.gtid.as_uuid())?;
         let columns = self.history_columns(ended)?;
         self.ended.push(name);
-        self.part(&format!("{name} as"), &deletion(gtids, &condition(gtids)));
+        self.part(&format!("{name} as"), &deletion(gtids, condition, decided_at));
         self.part(
             &format!("{name}_history as"),
             &format!(
@@ -479,8 +493,9 @@ impl Statement {
         };
         let changed: &[&str] = if plan.changes.is_empty() { &[] } else { &["changed"] };
         let stepped: &[&str] = if plan.steps.is_empty() { &[] } else { &["stepped"] };
-        // Only a saga's end is waited for; without one the others are not counted.
-        let ended: &[&str] = if self.ended.contains(&"saga_ended") { &self.ended } else { &[] };
+        // A 2PC's end is not waited for: where there are no others, they are not counted.
+        let is_waited_for = self.ended.iter().any(|part| part.starts_with("saga") || part.starts_with("ended_3pc"));
+        let ended: &[&str] = if is_waited_for { &self.ended } else { &[] };
         let counts = format!(
             "select {} as fence, {} as opened, {} as changed, {} as stepped, {} as ended",
             count(&["fence"]),
@@ -508,10 +523,10 @@ struct Context {
     on_conflict: &'static str,
 }
 
-fn deletion(gtids: usize, condition: &str) -> String {
+fn deletion(gtids: usize, condition: &str, decided_at: &str) -> String {
     format!(
         "delete from assent.open_transaction where gtid = any(${gtids}) and {condition} and exists (select from fence)
-         returning gtid, begun_at, decided_at, digest, protocol, participants"
+         returning gtid, begun_at, {decided_at}, digest, protocol, participants"
     )
 }
 

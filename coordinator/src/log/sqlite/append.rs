@@ -99,7 +99,7 @@ async fn write(connection: &mut SqliteConnection, held: &Held, plan: &Plan<'_>, 
         written.stepped = execute(connection, STEPS, &steps(plan), &[at]).await?;
     }
     if !plan.ends.is_empty() {
-        written.ended = execute(connection, ENDS, &ends(&plan.ends), &[at]).await?;
+        written.ended = execute(connection, ENDS, &ends(&plan.ends), &[at, epoch]).await?;
         let gtids = json(plan.ends.iter().map(|ended| ended.gtid));
         execute(connection, CLOSE, &gtids, &[at]).await?;
     }
@@ -235,11 +235,13 @@ fn steps(plan: &Plan<'_>) -> String {
 /// An end moves only the row that it is an end of, as [`crate::log::verdict::ends`] has it.
 const ENDS: &str = "
 insert into history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
-select o.gtid, ?2, o.begun_at, o.decided_at, o.digest, o.protocol, n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
+select o.gtid, ?2, o.begun_at, iif(o.protocol = '3pc' and o.decision is null, ?2, o.decided_at), o.digest, o.protocol,
+       n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
 from json_each(?1) n join open_transaction o on o.gtid = n.value ->> 0
 where case n.value ->> 3
           when 'saga' then o.protocol = 'saga'
-          else o.protocol <> 'saga' and o.decision = iif(n.value ->> 4 = 'committed', 'commit', 'abort')
+          else o.decision = iif(n.value ->> 4 = 'committed', 'commit', 'abort') and o.protocol <> 'saga'
+              or o.decision is null and o.protocol = '3pc' and n.value ->> 3 = '3pc' and o.owner_epoch = ?3
       end
 on conflict (gtid, ended_at) do nothing";
 

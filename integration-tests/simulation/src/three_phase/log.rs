@@ -81,11 +81,23 @@ impl Log {
                 Some(standing) if is_owner && standing.roster == mine.roster => durable,
                 Some(_) => Appended::Undecided,
             },
-            (Record::Agreed(_) | Record::Voter(_), None) if self.attempted.is_none() || !is_owner => {
+            (Record::Ended(mine), Some(theirs)) => {
+                if theirs == decision_of(mine.outcome) {
+                    self.ended.get_or_insert(mine.outcome);
+                }
+                by(decision_of(mine.outcome), theirs)
+            }
+            (Record::Agreed(_) | Record::Voter(_) | Record::Ended(_), None)
+                if self.attempted.is_none() || !is_owner =>
+            {
                 Appended::Undecided
             }
             (Record::Agreed(mine), None) => {
                 self.decided = Some(mine.clone());
+                durable
+            }
+            (Record::Ended(mine), None) => {
+                self.ended = Some(mine.outcome);
                 durable
             }
             (Record::Voter(mine), None) => {

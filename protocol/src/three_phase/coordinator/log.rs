@@ -3,6 +3,7 @@
 use super::super::Ballot;
 use super::super::roster::VoterName;
 use super::super::voter::{Answer, Request, Voter, VoterRecord, VoterState};
+use super::machine::forgets;
 use super::{Appending, Ask, Asker, Coordinator, Draft, Effect, Stage};
 use crate::durable::Appended;
 use crate::ids::{BodyDigest, InstanceId, ParticipantName};
@@ -54,8 +55,9 @@ impl Coordinator {
 
     pub(super) fn go_on_logging(&self, draft: &mut Draft) {
         let is_undecided = matches!(self.stage, Stage::Agreed(_)) && !self.is_decision_logged;
+        let is_decision_due = is_undecided && (self.is_decision_due || self.end.is_some());
         if self.appending.is_none()
-            && (!self.asks.is_empty() || is_undecided)
+            && (!self.asks.is_empty() || is_decision_due)
             && !draft.effects.contains(&Effect::LogDue)
         {
             draft.effects.push(Effect::LogDue);
@@ -73,14 +75,17 @@ impl Coordinator {
                 for ask in std::mem::take(&mut self.asks) {
                     self.answer_asker(ask.asker, Answer::Ended(decision), draft);
                 }
-                if self.is_decision_logged {
-                    return;
+                if self.is_decision_logged || !draft.effects.is_empty() {
+                    // What the log is not needed for does not wait for it.
+                    return self.go_on_logging(draft);
                 }
-                if draft.effects.is_empty() {
+                if let Some(ended) = self.end.take() {
+                    draft.effects.extend(forgets(&ended));
+                    draft.forced = Some(Record::Ended(ended));
+                    self.appending = Some(Appending::End);
+                } else if self.is_decision_due {
                     draft.forced = Some(self.decision(decision));
                     self.appending = Some(Appending::Decision);
-                } else {
-                    self.go_on_logging(draft);
                 }
             }
         }
@@ -181,8 +186,8 @@ impl Coordinator {
                 self.is_decision_logged = true;
                 self.agree(*decision, draft);
             }
-            (Some(Appending::Decision), Appended::Durable(_)) => self.is_decision_logged = true,
-            (Some(Appending::Decision), Appended::Overruled(decision)) => {
+            (Some(Appending::Decision | Appending::End), Appended::Durable(_)) => self.is_decision_logged = true,
+            (Some(Appending::Decision | Appending::End), Appended::Overruled(decision)) => {
                 // Were it another decision, no quorum could have agreed on this one: it stays open, for a human to see.
                 self.is_decision_logged = self.stage == Stage::Agreed(*decision);
                 if !self.is_decision_logged {

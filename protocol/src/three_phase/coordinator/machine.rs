@@ -128,6 +128,7 @@ impl Coordinator {
             log: None,
             asks: VecDeque::new(),
             appending: None,
+            is_decision_due: false,
             is_decision_logged: false,
             end: None,
         }
@@ -172,6 +173,11 @@ impl Coordinator {
                     Vote::Unknown("with three phases a voter that has nothing to commit votes yes too".to_owned());
                 two_phase::Event::Voted { participant, instance, vote }
             }
+            two_phase::Event::TimerFired(two_phase::Timer::Resend) => {
+                // The end is not near: whoever takes over should find the decision.
+                self.is_decision_due = true;
+                two_phase::Event::TimerFired(two_phase::Timer::Resend)
+            }
             two_phase::Event::Inquired { participant, instance } => {
                 self.comfort(&participant, instance, draft);
                 two_phase::Event::Inquired { participant, instance }
@@ -187,10 +193,11 @@ impl Coordinator {
             | two_phase::Event::Acknowledged { .. }
             | two_phase::Event::Joined { .. }
             | two_phase::Event::Left { .. }
-            | two_phase::Event::TimerFired(_)) => event,
+            | two_phase::Event::TimerFired(two_phase::Timer::Deadline | two_phase::Timer::Absence)) => event,
         };
         let output = self.transaction.handle(event);
         self.relay(output, draft);
+        self.go_on_logging(draft);
     }
 
     /// Passes on what the two-phase machine wants done, except for its decision to commit: that is the voters'.
@@ -346,7 +353,8 @@ impl Coordinator {
         }
     }
 
-    /// The outcome is certain: a quorum accepted it, or somebody knew it. It is told at once, and logged as soon as the log is there.
+    /// The outcome is certain: a quorum accepted it, or somebody knew it. It is told at once, and logged with the end, or before it if
+    /// that lets itself be waited for.
     pub(super) fn agree(&mut self, decision: Decision, draft: &mut Draft) {
         match self.stage {
             Stage::Voting => {
@@ -383,18 +391,24 @@ impl Coordinator {
 
     // ---- the end -------------------------------------------------------------------------------------------------------
 
-    /// Every branch has ended. Their voters may forget once nobody can be left in doubt: when the log has the decision, or when it
-    /// was an abort before any attempt.
+    /// Every branch has ended. Their voters may forget once nobody can be left in doubt: when the log has the decision, which the end itself
+    /// brings if nothing else has, or when it was an abort before any attempt.
     pub(super) fn ended(&mut self, ended: Ended, draft: &mut Draft) {
         let is_kept = self.is_decision_logged || self.stage == Stage::Voting;
-        if !is_kept {
+        if is_kept {
+            draft.effects.extend(forgets(&ended));
+            draft.lazy.push(Record::Ended(ended));
+        } else {
             self.end = Some(ended);
-            return;
+            self.go_on_logging(draft);
         }
-        for branch in &ended.branches {
-            let (to, prefer) = (branch.participant.clone(), None);
-            draft.effects.push(Effect::Send { to, prefer, order: Order::Forget });
-        }
-        draft.lazy.push(Record::Ended(ended));
     }
+}
+
+pub(super) fn forgets(ended: &Ended) -> impl Iterator<Item = Effect> {
+    ended.branches.iter().map(|branch| Effect::Send {
+        to: branch.participant.clone(),
+        prefer: None,
+        order: Order::Forget,
+    })
 }

@@ -20,7 +20,8 @@
 //! The log is a voter as any other, and need not be there: what it is asked stands in a queue, of which one append at a time is on its
 //! way. [`Effect::LogDue`] says that the queue has work; the driver answers it at once with [`Event::LogDue`], and the output of that event is the append,
 //! with what waits for it sealed behind. So the log's silence holds up its own answers, and nothing else: a quorum of participants ends the
-//! transaction without it, and the decision is appended when the log is back.
+//! transaction without it. What they agreed on is appended with the transaction's end: one record. Only where a branch has not acknowledged by
+//! the time that its order is repeated, the decision is appended by itself.
 //!
 //! The roster is frozen before the first prepare is sent, so all participants must have been introduced by then: where each one's voter is
 //! reached, and the identity of its store. An early prepare is asked for its vote like all others, since it knew no roster when it prepared. A participant
@@ -66,9 +67,11 @@ pub struct Coordinator {
     asks: VecDeque<Ask>,
     /// What is on its way to the log: one append at a time.
     appending: Option<Appending>,
+    /// A branch lets the end be waited for: the decision is to be logged by itself.
+    is_decision_due: bool,
     /// The decision is in the log.
     is_decision_logged: bool,
-    /// The end waits for the decision to be in the log.
+    /// The end waits for the log.
     end: Option<Ended>,
 }
 
@@ -109,6 +112,8 @@ enum Appending {
     Vote(Option<Answer>),
     /// What the voters agreed on.
     Decision,
+    /// The end, and with it what they agreed on.
+    End,
 }
 
 /// What can happen to a three-phase transaction.

@@ -5,7 +5,7 @@ use super::super::{Answer, Ballot, NodeId, Proposal, Request, Seat, Standing, St
 use crate::durable::{Appended, Durable, Held, Output, Parts};
 use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::Wait;
-use crate::record::{Attempted, Decision, Record};
+use crate::record::{Attempted, Decision, Outcome, Record};
 use crate::two_phase::{self, BranchResult, CarriedBranch, Patience, Route, Vote};
 
 const LOG: StoreId = StoreId(9);
@@ -76,6 +76,11 @@ impl Driven {
     fn accepts(&mut self, participant: &str) {
         let answer = Answer::Accepted { ballot: Ballot::FIRST };
         self.on(Event::Answered { participant: name(participant), answer });
+    }
+
+    fn acknowledge(&mut self, participant: &str) {
+        let result = BranchResult::Done;
+        self.plain(two_phase::Event::Acknowledged { participant: name(participant), result });
     }
 
     /// Everybody voted yes, and the mark is on its way.
@@ -157,7 +162,46 @@ fn the_log_and_one_participant_are_a_quorum_of_three() {
     driven.accepts("b");
     assert_eq!(driven.machine.stage(), Stage::Agreed(Decision::Commit));
     assert_eq!(driven.orders(), ["a: commit", "b: commit"], "told at once: a quorum keeps it");
-    assert!(matches!(&driven.held, Some((Record::Agreed(agreed), _)) if agreed.decision == Decision::Commit));
+    assert!(driven.held.is_none(), "the end will bring it to the log");
+    driven.acknowledge("a");
+    driven.acknowledge("b");
+    assert_eq!(driven.orders(), [""; 0], "the log does not know yet: nobody forgets");
+    let (record, released) = driven.durable();
+    assert!(matches!(record, Record::Ended(ended) if ended.outcome == Outcome::Committed));
+    assert_eq!(orders(&released), ["a: forget", "b: forget"]);
+    assert!(driven.machine.is_ended());
+}
+
+#[test]
+fn the_decision_is_logged_by_itself_once_a_branch_lets_the_end_be_waited_for() {
+    let mut driven = Driven::attempting();
+    driven.durable();
+    driven.accepts("b");
+    driven.acknowledge("b");
+    driven.plain(two_phase::Event::TimerFired(two_phase::Timer::Resend));
+    assert_eq!(driven.orders(), ["a: commit"]);
+    let (record, released) = driven.durable();
+    assert!(matches!(record, Record::Agreed(agreed) if agreed.decision == Decision::Commit));
+    assert_eq!(orders(&released), [""; 0]);
+    driven.plain(two_phase::Event::TimerFired(two_phase::Timer::Resend));
+    assert!(driven.held.is_none(), "once is enough");
+    driven.acknowledge("a");
+    assert_eq!(driven.orders(), ["a: forget", "b: forget"], "the log knows already");
+    assert!(driven.machine.is_ended() && driven.held.is_none());
+}
+
+#[test]
+fn an_end_that_comes_while_the_decision_is_on_its_way_waits_for_it() {
+    let mut driven = Driven::attempting();
+    driven.durable();
+    driven.accepts("b");
+    driven.plain(two_phase::Event::TimerFired(two_phase::Timer::Resend));
+    driven.acknowledge("a");
+    driven.acknowledge("b");
+    let (record, _) = driven.durable();
+    assert!(matches!(record, Record::Agreed(_)));
+    assert_eq!(driven.orders(), ["a: forget", "b: forget"]);
+    assert!(driven.machine.is_ended());
 }
 
 #[test]
@@ -175,16 +219,14 @@ fn participants_agree_although_the_log_is_silent() {
         driven.on(Event::Answered { participant: name(participant), answer: Answer::Accepted { ballot } });
     }
     assert_eq!(driven.orders(), ["a: abort", "b: abort"]);
-    for participant in ["a", "b"] {
-        let result = BranchResult::Done;
-        driven.plain(two_phase::Event::Acknowledged { participant: name(participant), result });
-    }
+    driven.acknowledge("a");
+    driven.acknowledge("b");
     assert!(!driven.machine.is_ended() && driven.orders().is_empty(), "the log does not know yet: nobody forgets");
     assert!(driven.machine.waiting_for().contains("the log"), "{}", driven.machine.waiting_for());
     driven.durable();
-    let (record, _) = driven.durable();
-    assert!(matches!(record, Record::Agreed(agreed) if agreed.decision == Decision::Abort));
-    assert_eq!(driven.orders(), ["a: forget", "b: forget"]);
+    let (record, released) = driven.durable();
+    assert!(matches!(record, Record::Ended(ended) if ended.outcome == Outcome::Aborted));
+    assert_eq!(orders(&released), ["a: forget", "b: forget"]);
     assert!(driven.machine.is_ended());
 }
 
