@@ -54,8 +54,8 @@ pub enum Record {
     /// decision. Forced. A [`Decided`](Self::Decided) in its place, which is somebody's presumption, must not be taken over such a row: it opens one, or
     /// finds it decided.
     Agreed(Decided),
-    /// What a voter keeps, in a participant's store or, where the voter is the log, in the transaction's row. Forced; it is appended
-    /// only over the state that it names.
+    /// What a voter keeps, in a participant's store or, where the voter is the log, in the transaction's row. Forced, but for a commit that it stands
+    /// pre-committed to; it is appended only over the state that it names.
     Voter(Box<VoterRecord>),
     /// Opens the saga's row, before its start is acknowledged. Forced; the first writer wins.
     SagaStarted(SagaStarted),

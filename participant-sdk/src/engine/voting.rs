@@ -359,19 +359,26 @@ impl Engine {
                 }
             }
         }
-        self.ask_own_voter(gtid);
+        self.ask_own_voter(outbox, gtid);
         self.forget_if_ended(gtid);
     }
 
     // ---- the own voter --------------------------------------------------------------------------------------------------
 
     /// Asks the next question, if none is under way.
-    fn ask_own_voter(&mut self, gtid: Gtid) {
+    fn ask_own_voter(&mut self, outbox: &mut Outbox, gtid: Gtid) {
         let Some(voting) = &mut self.voting else { return };
         let Some(entry) = self.branches.entries.get_mut(&gtid).filter(|entry| !entry.is_asking) else { return };
         let Some(request) = entry.asks.pop_front() else { return };
         entry.is_asking = true;
-        voting.questions.push((gtid, voting.own.name().clone(), request));
+        let from = voting.own.name().clone();
+        // Mostly there is nothing to be kept for an outcome.
+        if matches!(request, Request::Decided(_))
+            && let Some(asked) = voting.own.ask_at_once(gtid, &from, &request)
+        {
+            return self.own_answered(outbox, gtid, Overheard { from, request, asked });
+        }
+        voting.questions.push((gtid, from, request));
     }
 
     /// The coordinator, or a replica that leads an election, asks the own voter.
@@ -441,7 +448,7 @@ impl Engine {
         }
         let roster = kept.as_ref().and_then(|kept| kept.roster.clone());
         self.voting_event(outbox, gtid, Event::VoterAnswered { answer: *answer, roster });
-        self.ask_own_voter(gtid);
+        self.ask_own_voter(outbox, gtid);
     }
 
     pub(super) fn voting_answered(&mut self, outbox: &mut Outbox, gtid: Gtid, answered: Answered) {

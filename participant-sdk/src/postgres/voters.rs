@@ -225,6 +225,11 @@ impl Store for PostgresVoters {
         try_join_all(asks.collect::<Vec<_>>()).boxed()
     }
 
+    /// Other instances are to find it, too.
+    fn note(&self, _record: &VoterRecord) -> bool {
+        false
+    }
+
     fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {
         self.ask(move |answer| Ask::Forget(gtids, answer)).boxed()
     }

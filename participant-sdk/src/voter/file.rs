@@ -30,10 +30,16 @@ pub struct FileVoters {
 /// What need not be read, nor written as JSON, again.
 #[derive(Debug, Default)]
 struct Memory {
-    /// The records that were written or read before, as they are durable.
+    /// The records that were written, as they are durable, or as was noted over that.
     records: HashMap<Gtid, VoterRecord>,
     /// What stood last behind a state: whoever commits together once does so again.
     rest: Option<Rest>,
+}
+
+impl Memory {
+    fn is_decided(&self, gtid: Gtid) -> bool {
+        self.records.get(&gtid).is_some_and(|record| record.state.standing.decision().is_some())
+    }
 }
 
 /// The label: the store's identity, and the coordinator's id behind it.
@@ -88,7 +94,9 @@ impl FileVoters {
     }
 
     fn records(&self) -> Result<Vec<VoterRecord>, VoterStoreError> {
-        self.file.all().into_iter().map(|(gtid, payload)| decode(gtid, &payload)).collect()
+        let noted = |gtid| self.memory().records.get(&gtid).cloned();
+        let record = |(gtid, payload): (Gtid, Bytes)| noted(gtid).map_or_else(|| decode(gtid, &payload), Ok);
+        self.file.all().into_iter().map(record).collect()
     }
 
     fn claim(&self, me: &ParticipantName) -> Result<Identity, VoterStoreError> {
@@ -145,11 +153,15 @@ impl Store for FileVoters {
             let kept = records.into_iter().zip(verdicts).map(|(record, verdict)| match verdict? {
                 Verdict::Written => {
                     let gtid = record.gtid;
-                    memory.records.insert(gtid, VoterRecord { before: None, ..record });
+                    if !memory.is_decided(gtid) {
+                        memory.records.insert(gtid, VoterRecord { before: None, ..record });
+                    }
                     Ok(durable(gtid))
                 }
                 Verdict::Overtaken => {
-                    memory.records.remove(&record.gtid);
+                    if !memory.is_decided(record.gtid) {
+                        memory.records.remove(&record.gtid);
+                    }
                     Ok(Kept::Overtaken)
                 }
             });
@@ -158,12 +170,23 @@ impl Store for FileVoters {
         .boxed()
     }
 
+    /// Nobody else has the file open: whoever asks is answered from memory.
+    fn note(&self, record: &VoterRecord) -> bool {
+        let mut memory = self.memory();
+        // It may have been forgotten meanwhile.
+        let stands = self.file.payload(record.gtid).is_some();
+        if stands {
+            memory.records.insert(record.gtid, VoterRecord { before: None, ..record.clone() });
+        }
+        stands
+    }
+
     fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {
         async move {
             // What is decided stays so: nobody comes in between.
             let may_go = |gtid: &Gtid| {
                 let state = self.file.payload(*gtid).and_then(|payload| state(*gtid, &payload).ok());
-                state.is_some_and(|state| state.standing.decision().is_some())
+                self.memory().is_decided(*gtid) || state.is_some_and(|state| state.standing.decision().is_some())
             };
             let gtids: Vec<Gtid> = gtids.into_iter().filter(may_go).collect();
             let ends = gtids.iter().map(|gtid| Change::Ended(*gtid)).collect();

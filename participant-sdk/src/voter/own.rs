@@ -122,10 +122,10 @@ impl OwnVoter {
         loop {
             match self.hear(gtid, from, request.clone(), known) {
                 Heard::Answered(asked) => return Ok(asked),
-                Heard::ToKeep(record, held) => {
+                Heard::ToKeep(record, answer) => {
                     let kept = self.store.append(vec![record.clone()]).await?;
                     match kept.into_iter().next() {
-                        Some(Kept::Durable(receipt)) => return Ok(released(record, held, &receipt)),
+                        Some(Kept::Durable(receipt)) => return Ok(answer.released(record, &receipt)),
                         // Each time, somebody else's request has got through.
                         Some(Kept::Overtaken) | None => known = self.store.load(gtid).await?,
                     }
@@ -138,7 +138,7 @@ impl OwnVoter {
     /// looked at, somebody else came first, or it failed: [`ask`](Self::ask) then.
     pub(crate) async fn ask_each(&self, questions: &[(Gtid, VoterName, Request)]) -> Vec<Option<Asked>> {
         let mut answers: Vec<Option<Asked>> = Vec::with_capacity(questions.len());
-        let (mut records, mut held) = (Vec::new(), Vec::new());
+        let (mut records, mut waiting) = (Vec::new(), Vec::new());
         let mut changing = HashSet::with_capacity(questions.len());
         for (gtid, from, request) in questions {
             let Recalled::Known(known) = self.recalled(*gtid, request) else {
@@ -151,7 +151,7 @@ impl OwnVoter {
                     // What follows from a second question depends on what becomes of the first.
                     if changing.insert(*gtid) {
                         records.push(record);
-                        held.push((answers.len(), answer));
+                        waiting.push((answers.len(), answer));
                     }
                     answers.push(None);
                 }
@@ -162,9 +162,9 @@ impl OwnVoter {
         }
         match self.store.append(records.clone()).await {
             Ok(kept) => {
-                for ((record, (at, held)), kept) in records.into_iter().zip(held).zip(kept) {
+                for ((record, (at, answer)), kept) in records.into_iter().zip(waiting).zip(kept) {
                     if let Kept::Durable(receipt) = kept {
-                        answers[at] = Some(released(record, held, &receipt));
+                        answers[at] = Some(answer.released(record, &receipt));
                     }
                 }
             }
@@ -175,6 +175,15 @@ impl OwnVoter {
             ),
         }
         answers
+    }
+
+    /// Asks, if the answer needs no append and no look at the disk or the network.
+    pub(crate) fn ask_at_once(&self, gtid: Gtid, from: &VoterName, request: &Request) -> Option<Asked> {
+        let Recalled::Known(known) = self.recalled(gtid, request) else { return None };
+        match self.hear(gtid, from, request.clone(), known.map(|known| *known)) {
+            Heard::Answered(asked) => Some(asked),
+            Heard::ToKeep(..) => None,
+        }
     }
 
     /// What there is, as far as it is known or nearly certain.
@@ -200,10 +209,18 @@ impl OwnVoter {
             panic!("{violation}: {asked:?} on {before:?}");
         }
         match output.split() {
-            Parts::Free { effects, .. } => {
-                Heard::Answered(Asked { answer: only(effects), kept: known, has_changed: false })
+            Parts::Free { lazy, effects } => match lazy.into_iter().next() {
+                None => Heard::Answered(Asked { answer: only(effects), kept: known, has_changed: false }),
+                Some(Record::Voter(record)) if self.store.note(&record) => {
+                    let kept = Some(VoterRecord { before: None, ..*record });
+                    Heard::Answered(Asked { answer: only(effects), kept, has_changed: true })
+                }
+                Some(Record::Voter(record)) => Heard::ToKeep(*record, Waiting::Free(only(effects))),
+                Some(other) => unreachable!("a voter keeps voters' records, and not {other:?}"),
+            },
+            Parts::AfterAppend { forced: Record::Voter(record), held, .. } => {
+                Heard::ToKeep(*record, Waiting::Held(held))
             }
-            Parts::AfterAppend { forced: Record::Voter(record), held, .. } => Heard::ToKeep(*record, held),
             Parts::AfterAppend { forced, .. } => unreachable!("a voter keeps voters' records, and not {forced:?}"),
         }
     }
@@ -214,12 +231,25 @@ enum Heard {
     /// Its answer, which needs nothing to be kept.
     Answered(Asked),
     /// What has to be kept first.
-    ToKeep(VoterRecord, Held<Answer>),
+    ToKeep(VoterRecord, Waiting),
 }
 
-fn released(record: VoterRecord, held: Held<Answer>, receipt: &Durable) -> Asked {
-    let kept = Some(VoterRecord { before: None, ..record });
-    Asked { answer: only(held.release(receipt)), kept, has_changed: true }
+/// An answer that waits until a record is kept.
+enum Waiting {
+    /// It rests on it.
+    Held(Held<Answer>),
+    /// It does not, but this store loses nothing.
+    Free(Answer),
+}
+
+impl Waiting {
+    fn released(self, record: VoterRecord, receipt: &Durable) -> Asked {
+        let answer = match self {
+            Self::Held(held) => only(held.release(receipt)),
+            Self::Free(answer) => answer,
+        };
+        Asked { answer, kept: Some(VoterRecord { before: None, ..record }), has_changed: true }
+    }
 }
 
 fn only(answers: Vec<Answer>) -> Answer {

@@ -119,6 +119,10 @@ pub(crate) mod sealed {
         /// is one at most. The answers are in their order; with an error, each of them may have been kept or not.
         fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>>;
 
+        /// Takes note of a record that may be lost with the process, over what stands there as [`recall`](Self::recall) or
+        /// [`load`](Self::load) has it. Answers whether it did; if not, it is to be appended as any other.
+        fn note(&self, record: &VoterRecord) -> bool;
+
         /// Deletes records, as far as they [may be](assent_protocol::three_phase::Voter::may_be_forgotten).
         fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>>;
 

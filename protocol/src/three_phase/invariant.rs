@@ -5,7 +5,7 @@
 
 use super::coordinator::{self, Coordinator, Order, Stage};
 use super::participant::{self, Participant};
-use super::voter::{Answer, Proposal, Request, Standing, Voter};
+use super::voter::{Answer, Proposal, Request, Standing, Voter, VoterState};
 use crate::branch::{self, Hook, Message};
 use crate::durable::{Appended, Output};
 use crate::invariant::Violation;
@@ -88,12 +88,19 @@ fn accepts_what_it_has_joined(before: &Voter, request: &Request, after: &Voter) 
     }
 }
 
-/// I4 of a voter: what changes is forced before it is answered, over what it replaces.
+/// I4 of a voter: what changes is forced before it is answered, over what it replaces. Only a commit that it stands pre-committed to may be lost.
 fn keeps_before_it_answers(before: &Voter, after: &Voter, output: &Output<Answer>) -> Result<(), Violation> {
-    let is_kept = match output.forced() {
-        None => before == after,
-        Some(Record::Voter(record)) => record.before == before.state() && Some(record.state) == after.state(),
-        Some(_) => false,
+    let stands = |state: Option<VoterState>, standing| state.is_some_and(|state| state.standing == standing);
+    let may_be_lost = || stands(before.state(), Standing::PreCommitted) && stands(after.state(), Standing::Committed);
+    let mut records = output.records();
+    let is_kept = match (records.next(), records.next()) {
+        (None, _) => before == after,
+        (Some(Record::Voter(record)), None) => {
+            record.before == before.state()
+                && Some(record.state) == after.state()
+                && (output.forced().is_some() || may_be_lost())
+        }
+        (Some(_), _) => false,
     };
     if is_kept && output.peek_effects().len() == 1 {
         return Ok(());

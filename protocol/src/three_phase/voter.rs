@@ -400,15 +400,24 @@ impl Voter {
         answer(Answer::Rejected { ballot, joined })
     }
 
+    /// A commit over a pre-commit may be lost with the process. A quorum has accepted it, so every election finds it again (rule 6); and who stands
+    /// pre-committed knows that everybody has voted, so that nobody who has forgotten refuses it. Over less than that, and for an abort, peers that have
+    /// forgotten could answer otherwise.
     fn decided(&mut self, mut kept: Kept, decision: Decision) -> Output<Answer> {
+        let may_be_lost = kept.state.standing == Standing::PreCommitted && decision == Decision::Commit;
         kept.state.standing = match decision {
             Decision::Commit => Standing::Committed,
             Decision::Abort => Standing::Aborted,
         };
-        self.keep(kept, Answer::Ended(decision))
+        let (record, reply) = (self.become_kept(kept), Answer::Ended(decision));
+        if may_be_lost { answer(reply).with_lazy(record) } else { Output::after(record, vec![reply]) }
     }
 
     fn keep(&mut self, kept: Kept, reply: Answer) -> Output<Answer> {
+        Output::after(self.become_kept(kept), vec![reply])
+    }
+
+    fn become_kept(&mut self, kept: Kept) -> Record {
         let before = self.state();
         let record = VoterRecord {
             gtid: self.gtid,
@@ -419,7 +428,7 @@ impl Voter {
             before,
         };
         self.kept = Some(kept);
-        Output::after(Record::Voter(Box::new(record)), vec![reply])
+        Record::Voter(Box::new(record))
     }
 
     /// Of which transaction.

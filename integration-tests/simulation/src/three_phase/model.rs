@@ -57,7 +57,8 @@ fn is_large() -> bool {
 
 /// The shortest way to what goes wrong with a mistake that has a `name`.
 fn find(name: &str, bug: Bug, elections: usize) -> (&'static str, Vec<Action>) {
-    let setup = Setup { elections, bug, forgets: bug == Bug::ForgottenRefuses, ..FAITHFUL };
+    let setup =
+        Setup { elections, bug, forgets: matches!(bug, Bug::ForgottenRefuses | Bug::AnyOutcomeNoted), ..FAITHFUL };
     let checker = Exploration { setup, end_every: 0 }.checker().threads(2).spawn_bfs().join();
     let path = checker.discovery(SAFE).unwrap_or_else(|| panic!("{bug:?} is not found"));
     let wrong = path.last_state().wrong().expect("a discovery is wrong");
@@ -101,6 +102,13 @@ fn whoever_has_forgotten_misleads_nobody() {
 #[test]
 fn a_voter_that_refuses_what_it_has_forgotten_is_found() {
     let (wrong, _) = find("forgotten voter refuses", Bug::ForgottenRefuses, 1);
+    assert_eq!(wrong, "one has committed and another aborted");
+}
+
+/// A commit over a mere vote has to be kept: who has lost it takes the refusals of those that have forgotten for the outcome.
+#[test]
+fn an_outcome_that_is_only_noted_over_a_vote_is_found() {
+    let (wrong, _) = find("outcome over a vote only noted", Bug::AnyOutcomeNoted, 1);
     assert_eq!(wrong, "one has committed and another aborted");
 }
 

@@ -60,6 +60,7 @@ impl Swarm for World {
             behaviours,
             replicas: 1 + random.below(2),
             is_first_late: random.below(8) == 0,
+            takes_notes: random.below(4) > 0,
             end,
             faults: Faults {
                 replica_crashes: random.rate(3),
@@ -373,8 +374,14 @@ fn one_seed_of_the_swarm_is_one_trace() {
 #[test]
 fn a_record_that_goes_before_the_last_leader_misleads_nobody() {
     let faults = Faults { take_overs: 1, timers: 20, ..Faults::default() };
-    let setup =
-        Setup { behaviours: vec![Behaviour::Yes; 2], replicas: 2, is_first_late: false, end: Calm::All, faults };
+    let setup = Setup {
+        behaviours: vec![Behaviour::Yes; 2],
+        replicas: 2,
+        is_first_late: false,
+        takes_notes: true,
+        end: Calm::All,
+        faults,
+    };
     let has_forgotten = |mail: &Mail| matches!(mail, Mail::VoterAnswer { answer: Answer::Barred(Bar::Forgotten), .. });
     let mut met = 0;
     for seed in 0..20_000 {
@@ -402,7 +409,14 @@ fn without_faults_everybody_commits_and_forgets() {
     for behaviours in
         [vec![Behaviour::Yes; 3], vec![Behaviour::Yes, Behaviour::ReadOnly, Behaviour::Early], vec![Behaviour::Yes]]
     {
-        let setup = Setup { behaviours, replicas: 1, is_first_late: false, end: Calm::All, faults: Faults::default() };
+        let setup = Setup {
+            behaviours,
+            replicas: 1,
+            is_first_late: false,
+            takes_notes: true,
+            end: Calm::All,
+            faults: Faults::default(),
+        };
         let mut world = World::new(&setup);
         while let Some(action) = World::progress(&world).into_iter().next() {
             world.act(action);

@@ -85,6 +85,8 @@ pub(crate) struct Setup {
     pub(crate) replicas: usize,
     /// The first participant is not there yet when the commit is asked for.
     pub(crate) is_first_late: bool,
+    /// What may be lost with a participant's process is.
+    pub(crate) takes_notes: bool,
     pub(crate) end: Calm,
     pub(crate) faults: Faults,
 }
@@ -114,6 +116,8 @@ pub(crate) struct Site {
     store: u128,
     pub(crate) resource: Resource,
     pub(crate) stored: Option<VoterRecord>,
+    /// What is left of that after a crash, if it has only taken note of the rest.
+    on_disk: Option<VoterRecord>,
     // For judgement:
     /// Its prepare said that it can commit.
     agreed: bool,
@@ -188,6 +192,7 @@ pub(crate) struct World {
     requests: u64,
     pub(crate) told: Option<Outcome>,
     left: Faults,
+    takes_notes: bool,
     /// Who accepted what under which ballot, ever: participants by index, the log behind them.
     accepted: BTreeMap<Ballot, (Standing, BTreeSet<usize>)>,
     roster: Option<Roster>,
@@ -209,6 +214,7 @@ impl World {
             store: at as u128,
             resource: Resource::Untouched,
             stored: None,
+            on_disk: None,
             agreed: false,
             has_lost_its_store: false,
         };
@@ -228,6 +234,7 @@ impl World {
             hubs: vec![hub; setup.replicas],
             log: Log::default(),
             is_log_away: false,
+            takes_notes: setup.takes_notes,
             mail: BTreeMap::new(),
             sent: 0,
             limbo: Vec::new(),
@@ -688,8 +695,11 @@ impl World {
         let output = voter.handle(from, request.clone());
         let checked = invariant::check_voter(&before, &request, &voter, &output);
         let answer = output.peek_effects()[0];
-        if let Some(Record::Voter(record)) = output.forced() {
-            place.stored = Some((**record).clone());
+        if let Some(Record::Voter(record)) = output.records().next() {
+            let before = place.stored.replace((**record).clone());
+            if output.forced().is_none() && self.takes_notes {
+                place.on_disk = before;
+            }
             self.has_accepted(site, record.state);
         }
         if let Err(violation) = checked {
@@ -767,6 +777,9 @@ impl World {
         let place = &mut self.sites[site];
         let gone = (site, place.instance);
         (place.is_up, place.machine, place.forgets) = (false, None, None);
+        if let Some(kept) = place.on_disk.take() {
+            place.stored = Some(kept);
+        }
         place.asks.clear();
         place.hooks.clear();
         place.timers.clear();
@@ -885,7 +898,7 @@ impl World {
         place.forgets = None;
         let decision = place.stored.as_ref().and_then(|stored| stored.state.standing.decision());
         if decision.is_some() {
-            place.stored = None;
+            (place.stored, place.on_disk) = (None, None);
         }
         if decision == Some(Decision::Commit) {
             let others = self.sites.iter().filter(|site| !site.has_lost_its_store);
@@ -1144,7 +1157,8 @@ impl World {
                 self.left.lost_stores = self.left.lost_stores.saturating_sub(1);
                 self.crash_site(site);
                 let place = &mut self.sites[site];
-                (place.stored, place.resource, place.has_lost_its_store) = (None, Resource::Untouched, true);
+                (place.stored, place.on_disk) = (None, None);
+                (place.resource, place.has_lost_its_store) = (Resource::Untouched, true);
                 place.store += 100;
             }
             Action::Forget { site } => self.forget(site),

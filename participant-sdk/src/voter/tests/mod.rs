@@ -194,6 +194,9 @@ impl Store for Gated {
         }
         .boxed()
     }
+    fn note(&self, _record: &VoterRecord) -> bool {
+        false
+    }
     fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {
         self.store.forget(gtids)
     }

@@ -1,10 +1,10 @@
 //! Three voters, what they keep, whoever leads, and every message that was ever sent.
 //!
-//! The machines are the production ones: a [`Voter`] is loaded, asked, and what it forces is kept, in one step; a [`Leader`] hears reports and
-//! acceptances, and says what to propose and what to announce.
+//! The machines are the production ones: a [`Voter`] is loaded, asked, and what it forces is kept, in one step; of what it need not force, it takes
+//! note. A [`Leader`] hears reports and acceptances, and says what to propose and what to announce.
 //!
 //! Messages stay in the mail for good: one that is never delivered is lost, one that is delivered twice is duplicated, and any may overtake any
-//! other. A voter that crashes loses nothing, since everything it is asked is one load and one append; its answer may get lost. A leader that
+//! other. A voter that crashes loses its notes and nothing else, since everything it is asked is one load and one append; its answer may get lost. A leader that
 //! crashes is one that goes no further; when it is back it leads as another node, which is one more election. A log that is lost is a voter to
 //! which nothing is delivered any more; who leads, a replica or a participant, makes no difference to those who are asked.
 //!
@@ -71,6 +71,8 @@ pub(crate) enum Bug {
     LostStoreUnnoticed,
     /// A voter that has forgotten takes itself for one that has never voted, whatever whoever asks knows.
     ForgottenRefuses,
+    /// A voter only takes note of an outcome, wherever it stood before.
+    AnyOutcomeNoted,
     /// Classic three-phase commit: on a timeout, who waits aborts and who is pre-committed commits.
     ClassicTimeout,
 }
@@ -98,6 +100,10 @@ type Report = (Standing, Option<Ballot>);
 pub(crate) struct World {
     /// What each voter's store holds.
     kept: [Option<VoterState>; VOTERS],
+    /// The outcome that a participant's voter has taken note of, beside its store.
+    noted: [Option<Decision>; LOG],
+    /// Whose branch has ended.
+    ended: [bool; LOG],
     /// Whose yes the coordinator may know of.
     voted: [bool; LOG],
     /// Who joined what, and what it reported: the first attempt, and then the elections.
@@ -129,6 +135,8 @@ pub(crate) enum Action {
     Learn { voter: usize, decision: Decision },
     /// A participant's voter deletes its record.
     Forget(usize),
+    /// A participant crashes that has taken notes.
+    LoseNotes(usize),
     /// A voter's store is lost, and an empty one takes its place.
     LoseStore(usize),
     /// A voter crashes that has answered joins without keeping them.
@@ -141,6 +149,8 @@ impl Setup {
     pub(crate) fn first(&self) -> World {
         World {
             kept: [None; VOTERS],
+            noted: [None; LOG],
+            ended: [false; LOG],
             voted: [false; LOG],
             reports: [[None; VOTERS]; BALLOTS],
             proposals: [None; BALLOTS],
@@ -166,9 +176,10 @@ impl Setup {
         }
         for election in 0..=self.elections {
             if election > 0 {
-                // Whoever has a vote on record answers the same to those who know of it, so that both ways are there only where it may be gone.
+                // Whoever has a vote on record answers the same to those who know of it, so that both ways are there only where it may be gone. Who
+                // waits does not know of every vote; who stands pre-committed does, and so does a replica.
                 let is_known = self.forgets && world.accepted[0][LOG];
-                if !is_known || !world.has_forgotten() {
+                if !is_known || !world.has_forgotten() || world.is_somebody_waiting() {
                     actions.extend((0..VOTERS).map(|voter| Action::Join { voter, election, has_voted: false }));
                 }
                 if is_known {
@@ -190,9 +201,10 @@ impl Setup {
             }
         }
         if self.forgets && world.has_everybody_ended() {
-            let may_forget = |voter: &usize| world.kept[*voter].is_some() && world.voted[*voter];
+            let may_forget = |voter: &usize| world.outcome_of(*voter).is_some() && world.voted[*voter];
             actions.extend((0..LOG).filter(may_forget).map(Action::Forget));
         }
+        actions.extend((0..LOG).filter(|voter| world.noted[*voter].is_some()).map(Action::LoseNotes));
         match self.bug {
             Bug::ClassicTimeout => actions.extend((0..VOTERS).map(Action::TimeOut)),
             Bug::LostStoreUnnoticed => actions.extend((0..LOG).map(Action::LoseStore)),
@@ -203,6 +215,7 @@ impl Setup {
             | Bug::AcceptedNotUpdated
             | Bug::QuorumOfOne
             | Bug::ForgottenRefuses
+            | Bug::AnyOutcomeNoted
             | Bug::SharedBallot => {}
         }
     }
@@ -228,7 +241,13 @@ impl Setup {
             Action::Learn { voter, decision } => {
                 world.ask(self.bug, LOG, voter, Request::Decided(decision));
             }
-            Action::Forget(voter) | Action::LoseStore(voter) => world.kept[voter] = None,
+            Action::Forget(voter) | Action::LoseStore(voter) => {
+                world.kept[voter] = None;
+                if voter != LOG {
+                    world.noted[voter] = None;
+                }
+            }
+            Action::LoseNotes(voter) => world.noted[voter] = None,
             Action::ForgetJoins(voter) => {
                 let state = world.kept[voter].as_mut()?;
                 state.joined = state.accepted.unwrap_or(Ballot::FIRST);
@@ -348,21 +367,23 @@ impl Setup {
 
     /// Whatever happened: any quorum that is reached ends it, and as it was announced, if it was.
     pub(crate) fn ends_with_every_quorum(&self, world: &World) -> Result<(), String> {
-        for silent in 0..=VOTERS {
+        let highest = Ballot { round: 2, node: NodeId(u128::MAX) };
+        let elect = |leader: usize| match NAMES[leader].clone() {
+            VoterName::Log => Leader::elect(ROSTER.clone(), NodeId(99), highest),
+            VoterName::Participant(me) => Leader::elect_as(me, ROSTER.clone(), NodeId(99), highest),
+        };
+        let may_lead = |leader: usize| match leader {
+            LOG => world.accepted[0][LOG],
+            _ => world.kept[leader].is_some() && world.outcome_of(leader).is_none(),
+        };
+        let leaders = (0..VOTERS).filter(|leader| may_lead(*leader));
+        for (silent, who) in leaders.flat_map(|who| (0..=VOTERS).map(move |silent| (silent, who))) {
+            if silent == who && who != LOG {
+                continue;
+            }
             let mut world = *world;
             let mut ended = None;
-            let highest = Ballot { round: 2, node: NodeId(u128::MAX) };
-            let is_in_doubt =
-                |voter: &usize| world.kept[*voter].is_some_and(|state| state.standing.decision().is_none());
-            let (mut leader, output) = if world.accepted[0][LOG] {
-                Leader::elect(ROSTER.clone(), NodeId(99), highest)
-            } else if let Some(voter) = (0..LOG).find(|voter| *voter != silent && is_in_doubt(voter)) {
-                let VoterName::Participant(me) = NAMES[voter].clone() else { unreachable!("the log comes last") };
-                Leader::elect_as(me, ROSTER.clone(), NodeId(99), highest)
-            } else {
-                // Nobody is in doubt, so nobody leads.
-                continue;
-            };
+            let (mut leader, output) = elect(who);
             let mut wanted = output.peek_effects().to_vec();
             while let Some(effect) = wanted.pop() {
                 match effect {
@@ -383,11 +404,11 @@ impl Setup {
                     // Nobody is left who waits for it.
                     continue;
                 }
-                return Err(format!("without voter {silent} nothing is decided: {}", leader.waiting_for()));
+                return Err(format!("{who} leads, and without {silent} nothing is decided: {}", leader.waiting_for()));
             };
             let other = if ended == Decision::Commit { Decision::Abort } else { Decision::Commit };
             if world.announced[index(other)] || world.knows(other) {
-                return Err(format!("without voter {silent} the outcome is {ended}, and {other} was announced"));
+                return Err(format!("{who} leads, without {silent}, to {ended}, and {other} was announced"));
             }
         }
         Ok(())
@@ -397,7 +418,7 @@ impl Setup {
 impl World {
     /// One load, one request, one append.
     fn ask(&mut self, bug: Bug, from: usize, to: usize, request: Request) -> Answer {
-        let mut loaded = self.kept[to];
+        let mut loaded = self.loaded(to);
         if let (Bug::StaleProposalAccepted, Request::Propose { ballot, .. }, Some(state)) = (bug, &request, &mut loaded)
             && state.accepted < Some(*ballot)
         {
@@ -429,7 +450,42 @@ impl World {
             }
             self.kept[to] = Some(state);
         }
+        let decision = voter.state().and_then(|state| state.standing.decision());
+        match output.forced().or(output.records().next()) {
+            Some(_) if to == LOG => self.kept[LOG] = voter.state(),
+            Some(_)
+                if output.forced().is_none()
+                    || (bug == Bug::AnyOutcomeNoted && loaded.is_some() && decision.is_some()) =>
+            {
+                (self.kept[to], self.noted[to]) = (loaded, decision);
+            }
+            Some(_) | None => {}
+        }
+        if to != LOG && decision.is_some() {
+            self.ended[to] = true;
+        }
         output.peek_effects()[0]
+    }
+
+    /// What a voter finds: its store, and its notes over that.
+    fn loaded(&self, voter: usize) -> Option<VoterState> {
+        let noted = self.noted.get(voter).copied().flatten();
+        let kept = self.kept[voter];
+        kept.map(|kept| match noted {
+            Some(Decision::Commit) => VoterState { standing: Standing::Committed, ..kept },
+            Some(Decision::Abort) => VoterState { standing: Standing::Aborted, ..kept },
+            None => kept,
+        })
+    }
+
+    /// What a voter knows.
+    fn outcome_of(&self, voter: usize) -> Option<Decision> {
+        self.loaded(voter).and_then(|state| state.standing.decision())
+    }
+
+    /// Whether a participant has voted, and has accepted nothing.
+    fn is_somebody_waiting(&self) -> bool {
+        (0..LOG).any(|voter| self.loaded(voter).is_some_and(|state| state.standing == Standing::Waiting))
     }
 
     fn hear(&mut self, leader: &mut Leader, voter: usize, answer: Answer) {
@@ -454,14 +510,12 @@ impl World {
     }
 
     fn knows(&self, decision: Decision) -> bool {
-        self.kept.iter().flatten().any(|state| state.standing.decision() == Some(decision))
+        (0..VOTERS).any(|voter| self.outcome_of(voter) == Some(decision))
     }
 
     /// Every participant and the log know the outcome, or knew it.
     fn has_everybody_ended(&self) -> bool {
-        let has_ended = |voter: usize| {
-            self.kept[voter].map_or(voter != LOG && self.voted[voter], |state| state.standing.decision().is_some())
-        };
+        let has_ended = |voter: usize| self.outcome_of(voter).is_some() || self.ended.get(voter) == Some(&true);
         (0..VOTERS).all(has_ended)
     }
 
