@@ -1,6 +1,8 @@
 //! Names and numbers: transaction ids, participant names, instances, epochs.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -11,9 +13,20 @@ use uuid::Uuid;
 ///
 /// Only version 7 is taken: its leading 48 bits are the mint time in Unix milliseconds, which lets a coordinator tell
 /// a transaction that it cannot have met before from one that it must look up.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Uuid", into = "Uuid")]
 pub struct Gtid(Uuid);
+
+/// Transactions by gtid. Its hasher is quick, and seeded for each process.
+pub type GtidMap<V> = HashMap<Gtid, V, foldhash::fast::RandomState>;
+/// Some gtids, with the hasher of [`GtidMap`].
+pub type GtidSet = HashSet<Gtid, foldhash::fast::RandomState>;
+
+impl Hash for Gtid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(self.0.as_u128());
+    }
+}
 
 impl Gtid {
     /// Wraps a UUID.

@@ -31,7 +31,9 @@ pub mod three_phase;
 pub mod two_phase;
 
 pub use durable::{Appended, Durable, Held, Output, Parts};
-pub use ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, InvalidGtid, InvalidName, Name, ParticipantName};
+pub use ids::{
+    BodyDigest, Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, InvalidGtid, InvalidName, Name, ParticipantName,
+};
 pub use reason::{AbortCode, AbortReason, Refusal, Wait};
 pub use record::{BranchEnd, Decision, Outcome, Protocol, Record};
 pub use retry::RetryPolicy;

@@ -1,8 +1,8 @@
 //! The answers of transactions that ended lately, so that a retried request is answered without asking the log.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use assent_protocol::{AbortReason, BodyDigest, Gtid, Outcome};
+use assent_protocol::{AbortReason, BodyDigest, Gtid, GtidMap, Outcome};
 
 /// How a transaction ended, as far as a retry needs it.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub(super) struct EndedAnswer {
 /// A bounded first-in-first-out cache, with a horizon: what ended after it is all here.
 #[derive(Debug)]
 pub(super) struct Ended {
-    answers: HashMap<Gtid, Option<EndedAnswer>>,
+    answers: GtidMap<Option<EndedAnswer>>,
     order: VecDeque<(Gtid, u64)>,
     capacity: usize,
     horizon_ms: u64,
@@ -31,7 +31,7 @@ impl Ended {
     /// An empty cache of a process that starts now.
     pub(super) fn new(capacity: usize, now_ms: u64) -> Self {
         Self {
-            answers: HashMap::new(),
+            answers: GtidMap::default(),
             order: VecDeque::new(),
             capacity: capacity.max(1),
             horizon_ms: now_ms,

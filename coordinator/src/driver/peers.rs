@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use assent_proto::session::{FromReplica, VoterPlace};
-use assent_protocol::{InstanceId, ParticipantName};
+use assent_proto::session::{FORGOTTEN_MAX, FromReplica, VoterPlace};
+use assent_protocol::{Gtid, InstanceId, ParticipantName};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -88,6 +88,8 @@ pub struct Peer {
 struct Reachable {
     peer: Peer,
     outbox: Vec<FromReplica>,
+    /// What its voter may forget, which goes behind the outbox.
+    forgotten: Vec<Gtid>,
 }
 
 /// A shard's own table of peers; every shard has all of them.
@@ -119,7 +121,7 @@ impl Peers {
             self.known.insert(participant.clone());
             self.instances.entry(participant.clone()).or_default().push(peer.session);
         }
-        self.sessions.insert(peer.session, Reachable { peer, outbox: Vec::new() });
+        self.sessions.insert(peer.session, Reachable { peer, outbox: Vec::new(), forgotten: Vec::new() });
     }
 
     /// Forgets a session, and cuts it if it is still there.
@@ -212,10 +214,20 @@ impl Peers {
     /// Queues a message; dropped when the session is gone, as on the network.
     pub(super) fn send(&mut self, session: SessionId, message: FromReplica) {
         if let Some(reachable) = self.sessions.get_mut(&session) {
-            if reachable.outbox.is_empty() {
+            if reachable.outbox.is_empty() && reachable.forgotten.is_empty() {
                 self.unsent.push(session);
             }
             reachable.outbox.push(message);
+        }
+    }
+
+    /// Queues an order to forget. Those of one turn share a message.
+    pub(super) fn forget(&mut self, session: SessionId, gtid: Gtid) {
+        if let Some(reachable) = self.sessions.get_mut(&session) {
+            if reachable.outbox.is_empty() && reachable.forgotten.is_empty() {
+                self.unsent.push(session);
+            }
+            reachable.forgotten.push(gtid);
         }
     }
 
@@ -226,7 +238,10 @@ impl Peers {
         let mut lost = Vec::new();
         for session in self.unsent.drain(..) {
             let Some(reachable) = self.sessions.get_mut(&session) else { continue };
-            let outbox = std::mem::take(&mut reachable.outbox);
+            let mut outbox = std::mem::take(&mut reachable.outbox);
+            let forgotten = std::mem::take(&mut reachable.forgotten);
+            outbox
+                .extend(forgotten.chunks(FORGOTTEN_MAX).map(|gtids| FromReplica::ForgetVoters { gtids: gtids.into() }));
             messages += outbox.len() as u64;
             if !reachable.peer.outbound.send(outbox, self.backlog_max) {
                 lost.push(session);

@@ -396,7 +396,7 @@ impl Shard {
             }
             // There is nothing to end: it was an abort that nobody logged, or retention has removed the row. Nobody needs the record.
             FromClient::AskLog { request: Request::Decided(_), .. } => {
-                self.peers.send(session, FromReplica::ForgetVoter { gtid });
+                self.peers.forget(session, gtid);
             }
             FromClient::Vote { vote: Vote::No(_) | Vote::ReadOnly | Vote::Committed, .. }
             | FromClient::Acknowledge { .. }
@@ -557,7 +557,7 @@ impl Shard {
             FromClient::Enlist { .. } => self.refuse(session, message, not_open()),
             // A voter has the outcome on record, and may not have heard that it need not keep it.
             FromClient::AskLog { request: Request::Decided(_), .. } => {
-                self.peers.send(session, FromReplica::ForgetVoter { gtid });
+                self.peers.forget(session, gtid);
             }
             FromClient::Inquire { .. }
             | FromClient::AskLog { .. }

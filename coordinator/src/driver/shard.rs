@@ -10,7 +10,7 @@ use assent_protocol::three_phase::StoreId;
 use assent_protocol::three_phase::coordinator::Stage;
 use assent_protocol::two_phase::State;
 use assent_protocol::{
-    AbortReason, Appended, Epoch, Gtid, Held, Outcome, ParticipantName, Record, saga, three_phase, two_phase,
+    AbortReason, Appended, Epoch, Gtid, GtidMap, Held, Outcome, ParticipantName, Record, saga, three_phase, two_phase,
 };
 use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt};
 use tokio::sync::{mpsc, oneshot};
@@ -60,7 +60,7 @@ pub(super) struct Shard {
     pub(super) log_store: StoreId,
     batches: mpsc::Sender<ShardBatch>,
     pub(super) statistics: Arc<Statistics>,
-    pub(super) entries: HashMap<Gtid, Entry>,
+    pub(super) entries: GtidMap<Entry>,
     pub(super) ended: Ended,
     pub(super) peers: Peers,
     pub(super) timers: DelayQueue<Due>,
@@ -110,7 +110,7 @@ impl Shard {
             log_store,
             batches,
             statistics,
-            entries: HashMap::new(),
+            entries: GtidMap::default(),
             timers: DelayQueue::new(),
             lookups: Lookups::default(),
             bytes: 0,

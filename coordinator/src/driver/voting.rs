@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use assent_proto::session::{FromReplica, VoterPlace};
 use assent_protocol::three_phase::coordinator::{Effect, Event, Introduction, Order, Timer};
-use assent_protocol::three_phase::{Answer, Request, Seat, invariant};
+use assent_protocol::three_phase::{Answer, Request, Seat};
 use assent_protocol::two_phase::{self, Route};
 use assent_protocol::{Gtid, InstanceId, Output, ParticipantName, Parts};
 use rand::RngExt;
@@ -25,7 +25,9 @@ impl Shard {
         let checked = (machine.clone(), event.clone());
         let output = machine.handle(event);
         #[cfg(debug_assertions)]
-        if let Err(violation) = invariant::check_coordinator(&checked.0, &checked.1, machine, &output) {
+        if let Err(violation) =
+            assent_protocol::three_phase::invariant::check_coordinator(&checked.0, &checked.1, machine, &output)
+        {
             panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
         }
         #[cfg(debug_assertions)]
@@ -121,7 +123,12 @@ impl Shard {
             Order::Abort => return self.order(gtid, to, prefer, two_phase::Order::Abort),
             Order::Wait => FromReplica::AwaitDecision { gtid },
             Order::Ask(request) => FromReplica::AskVoter { gtid, request },
-            Order::Forget => FromReplica::ForgetVoter { gtid },
+            Order::Forget => {
+                if let Some(session) = self.peers.route(to, prefer) {
+                    self.peers.forget(session, gtid);
+                }
+                return None;
+            }
         };
         if let Some(session) = self.peers.route(to, prefer) {
             self.peers.send(session, message);

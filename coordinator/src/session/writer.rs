@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use assent_proto::session::{FromReplica, Reply};
 use assent_proto::v1::{ExchangeResponse, ServerMessage};
+use assent_protocol::Gtid;
 use assent_protocol::three_phase::{Request, Roster};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -151,6 +152,7 @@ pub(crate) fn payload_bytes(message: &FromReplica) -> usize {
             Reply::SagaTurned { reason } => reason.len(),
             Reply::Begun { .. } | Reply::Enlisted | Reply::SagaStarted => 0,
         },
+        FromReplica::ForgetVoters { gtids } => gtids.len() * size_of::<Gtid>(),
         FromReplica::Welcome(_)
         | FromReplica::Heartbeat
         | FromReplica::CommitBranch { .. }
@@ -158,7 +160,6 @@ pub(crate) fn payload_bytes(message: &FromReplica) -> usize {
         | FromReplica::AskVoter { .. }
         | FromReplica::LogAnswered { .. }
         | FromReplica::AwaitDecision { .. }
-        | FromReplica::ForgetVoter { .. }
         | FromReplica::GoAway { .. } => 0,
     }
 }

@@ -365,6 +365,6 @@ fn answer(order: Heard, manner: Manner) -> Option<Said> {
         | Heard::AskVoter(_)
         | Heard::LogAnswered(_)
         | Heard::AwaitDecision(_)
-        | Heard::ForgetVoter(_) => None,
+        | Heard::ForgetVoters(_) => None,
     }
 }

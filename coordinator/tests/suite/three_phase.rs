@@ -109,9 +109,9 @@ impl Citizen {
             }
             Heard::CommitBranch(v1::CommitBranch { gtid: id, .. }) => self.end(id, Decision::Commit),
             Heard::AbortBranch(v1::AbortBranch { gtid: id, .. }) => self.end(id, Decision::Abort),
-            Heard::ForgetVoter(_) if self.keeps.load(SeqCst) => None,
-            Heard::ForgetVoter(forget) => {
-                self.records.lock().expect("whole").remove(&gtid(&forget.gtid));
+            Heard::ForgetVoters(_) if self.keeps.load(SeqCst) => None,
+            Heard::ForgetVoters(forget) => {
+                self.records.lock().expect("whole").retain(|kept, _| !forget.gtids.iter().any(|id| gtid(id) == *kept));
                 None
             }
             Heard::Welcome(_)
@@ -138,7 +138,12 @@ impl Citizen {
         let me = VoterName::Participant(self.name.clone());
         let mut voter = Voter::load(gtid, me, self.store, records.get(&gtid).cloned());
         let mut answers = match voter.handle(from, request).split() {
-            Parts::Free { effects, .. } => effects,
+            Parts::Free { lazy, effects } => {
+                if let Some(Record::Voter(record)) = lazy.into_iter().next() {
+                    records.insert(gtid, *record);
+                }
+                effects
+            }
             Parts::AfterAppend { forced: Record::Voter(record), held, .. } => {
                 records.insert(gtid, *record);
                 #[expect(clippy::disallowed_methods, reason = "the map is this test's durable store")]

@@ -2,7 +2,7 @@
 //!
 //! What is particular to three-phase transactions is in `voting`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use assent_proto::session::{FromClient, FromReplica};
 use assent_protocol::branch::{self, Branch as TwoPhase, Effect, Event, Hook, HookEnd, Message, State};
 use assent_protocol::three_phase::participant::{self, Timer};
 use assent_protocol::three_phase::{self, Request};
-use assent_protocol::{Decision, Gtid, Output, Parts};
+use assent_protocol::{Decision, Gtid, GtidMap, Output, Parts};
 use futures::FutureExt;
 use rand::RngExt;
 use tokio_util::time::{DelayQueue, delay_queue};
@@ -57,9 +57,9 @@ impl Entry {
 /// All of them that have not ended.
 #[derive(Default)]
 pub(super) struct Branches {
-    pub(super) entries: HashMap<Gtid, Entry>,
+    pub(super) entries: GtidMap<Entry>,
     /// Orders about branches whose voter's record is being looked up.
-    pub(super) lookups: HashMap<Gtid, Vec<FromReplica>>,
+    pub(super) lookups: GtidMap<Vec<FromReplica>>,
     timers: DelayQueue<(Gtid, Timer)>,
 }
 
@@ -139,7 +139,7 @@ impl Engine {
             | FromReplica::AskVoter { .. }
             | FromReplica::LogAnswered { .. }
             | FromReplica::AwaitDecision { .. }
-            | FromReplica::ForgetVoter { .. }
+            | FromReplica::ForgetVoters { .. }
             | FromReplica::ExecuteStep { .. }
             | FromReplica::CompensateStep { .. }
             | FromReplica::GoAway { .. } => {}

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use assent_crash::crash_point;
 use assent_proto::session::{FRAME_BYTES_MAX, FromClient, FromReplica, Hello, Refused, Welcome};
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse, ServerMessage};
@@ -146,6 +145,8 @@ impl Link {
 /// The crash points behind what was said.
 #[cfg(debug_assertions)]
 fn sent(messages: &[FromClient]) {
+    use assent_crash::crash_point;
+
     for message in messages {
         if matches!(message, FromClient::Vote { .. }) {
             crash_point!(VOTE_SENT);

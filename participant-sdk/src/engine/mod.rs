@@ -447,7 +447,7 @@ impl Engine {
             | FromReplica::AskVoter { .. }
             | FromReplica::LogAnswered { .. }
             | FromReplica::AwaitDecision { .. }
-            | FromReplica::ForgetVoter { .. } => self.branch_order(outbox, message),
+            | FromReplica::ForgetVoters { .. } => self.branch_order(outbox, message),
             FromReplica::ExecuteStep { order, outputs } => self.step_order(outbox, order, outputs, None, false),
             FromReplica::CompensateStep { order, output } => self.step_order(outbox, order, Vec::new(), output, true),
             FromReplica::GoAway { reason } => tracing::info!(reason, "the replica is leaving"),

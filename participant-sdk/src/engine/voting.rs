@@ -16,7 +16,7 @@ use assent_protocol::branch::State;
 use assent_protocol::three_phase::leader::Heard;
 use assent_protocol::three_phase::participant::{Effect, Event, Timer};
 use assent_protocol::three_phase::{
-    Answer, Bar, Leader, NodeId, Participant, PeerAddress, Request, VoterName, VoterRecord, invariant,
+    Answer, Bar, Leader, NodeId, Participant, PeerAddress, Request, VoterName, VoterRecord,
 };
 use assent_protocol::two_phase::Vote;
 use assent_protocol::{Decision, Epoch, Gtid, Output};
@@ -230,8 +230,10 @@ impl Engine {
                 self.voting_event(outbox, gtid, Event::Waited);
                 None
             }
-            FromReplica::ForgetVoter { gtid } => {
-                self.forget_voter(outbox, gtid);
+            FromReplica::ForgetVoters { gtids } => {
+                for gtid in gtids {
+                    self.forget_voter(outbox, gtid);
+                }
                 None
             }
             other => Some(other),
@@ -597,6 +599,7 @@ fn draw_node() -> NodeId {
 
 #[cfg(debug_assertions)]
 fn check(before: Option<&Participant>, event: &Event, after: &Participant, output: &Output<Effect>) {
+    use assent_protocol::three_phase::invariant;
     if let Err(violation) = invariant::check_participant(before, event, after, output) {
         panic!("{violation}: {event:?} on {before:?}");
     }

@@ -17,11 +17,11 @@
 //! is only written once this one is flushed), and if it is shorter than it should be or has a sector of zeros, which is
 //! what a crash leaves where data did not reach the disk. All else is damage, and is reported: it may have been durable.
 
-use std::collections::HashMap;
-
-use assent_protocol::Gtid;
+use assent_protocol::{Gtid, GtidMap};
 use bytes::Bytes;
 use crc32c::crc32c;
+
+use super::payload::Payload;
 
 /// The length of what is drawn for each file, in bytes.
 pub(super) const MARK_BYTES: usize = 8;
@@ -59,7 +59,7 @@ impl Kind {
 pub(super) type Mark = [u8; MARK_BYTES];
 
 /// What is known about branches: those that are prepared and have not ended, with their payloads.
-pub(crate) type Branches = HashMap<Gtid, Bytes>;
+pub(crate) type Branches = GtidMap<Payload>;
 
 /// What a file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,22 +100,16 @@ pub(super) fn file_header(kind: Kind, mark: &Mark) -> Vec<u8> {
     header
 }
 
-pub(super) fn write_prepared(body: &mut Vec<u8>, gtid: Gtid, payload: &[u8]) {
+pub(super) fn write_prepared(body: &mut Vec<u8>, gtid: Gtid, payload: &Payload) {
     body.push(PREPARED);
     body.extend_from_slice(gtid.as_bytes());
-    write_sized(body, payload);
+    write_sized(body, payload.parts());
 }
 
 pub(super) fn write_beginning(body: &mut Vec<u8>, gtid: Gtid, beginning: &[u8]) {
     body.push(BEGINNING);
     body.extend_from_slice(gtid.as_bytes());
-    write_sized(body, beginning);
-}
-
-/// A payload with another beginning of the same length; `None` if it is shorter than that.
-pub(super) fn with_beginning(payload: &Bytes, beginning: &[u8]) -> Option<Bytes> {
-    let rest = payload.get(beginning.len()..)?;
-    Some([beginning, rest].concat().into())
+    write_sized(body, [beginning]);
 }
 
 pub(super) fn write_ended(body: &mut Vec<u8>, gtid: Gtid) {
@@ -125,14 +119,15 @@ pub(super) fn write_ended(body: &mut Vec<u8>, gtid: Gtid) {
 
 pub(super) fn write_label(body: &mut Vec<u8>, label: &[u8]) {
     body.push(LABEL);
-    write_sized(body, label);
+    write_sized(body, [label]);
 }
 
 /// Bytes behind their length, as [`take_sized`] reads them.
-fn write_sized(body: &mut Vec<u8>, bytes: &[u8]) {
+fn write_sized<const N: usize>(body: &mut Vec<u8>, parts: [&[u8]; N]) {
     // Callers keep payloads far below 4 GiB.
-    body.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    body.extend_from_slice(bytes);
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    body.extend_from_slice(&(length as u32).to_le_bytes());
+    parts.iter().for_each(|part| body.extend_from_slice(part));
 }
 
 /// The bytes that a prepared record takes, beside its payload.
@@ -239,14 +234,14 @@ fn apply(mut body: &[u8], known: &mut Known) -> Option<()> {
             PREPARED => {
                 let (gtid, rest) = take_gtid(rest)?;
                 let (payload, rest) = take_sized(rest)?;
-                known.branches.insert(gtid, payload);
+                known.branches.insert(gtid, payload.into());
                 rest
             }
             BEGINNING => {
                 let (gtid, rest) = take_gtid(rest)?;
                 let (beginning, rest) = take_sized(rest)?;
                 let payload = known.branches.get_mut(&gtid)?;
-                *payload = with_beginning(payload, &beginning)?;
+                *payload = payload.with_beginning(beginning)?;
                 rest
             }
             ENDED => {
@@ -305,6 +300,10 @@ mod tests {
         Gtid::from_bytes(&bytes).expect("a UUID of version 7")
     }
 
+    fn payload(text: &'static str) -> Payload {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+
     fn records() -> impl Strategy<Value = Vec<Vec<Record>>> {
         let payload = prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..40),
@@ -324,19 +323,20 @@ mod tests {
     /// The file, where each frame ends, and what is known at each of these points.
     fn written(frames: &[Vec<Record>]) -> (Vec<u8>, Vec<(usize, Branches)>) {
         let mut file = file_header(KIND, &MARK);
-        let mut branches = Branches::new();
+        let mut branches = Branches::default();
         let mut points = vec![(file.len(), branches.clone())];
         for records in frames {
             let mut body = Vec::new();
             for record in records {
                 match record {
                     Record::Prepared(gtid, payload) => {
-                        write_prepared(&mut body, *gtid, payload);
-                        branches.insert(*gtid, payload.clone().into());
+                        let payload = Payload::from(Bytes::from(payload.clone()));
+                        write_prepared(&mut body, *gtid, &payload);
+                        branches.insert(*gtid, payload);
                     }
                     Record::Begun(gtid, beginning) => {
                         let Some(payload) = branches.get_mut(gtid) else { continue };
-                        let Some(begun) = with_beginning(payload, beginning) else { continue };
+                        let Some(begun) = payload.with_beginning(beginning.clone().into()) else { continue };
                         write_beginning(&mut body, *gtid, beginning);
                         *payload = begun;
                     }
@@ -419,7 +419,7 @@ mod tests {
     fn the_same_bytes_in_a_payload_are_not_a_frame() {
         let inner = frame(&OTHER_MARK, b"P");
         let mut body = Vec::new();
-        write_prepared(&mut body, gtid(1), &inner);
+        write_prepared(&mut body, gtid(1), &Bytes::from(inner).into());
         let mut file = [file_header(KIND, &MARK), frame(&MARK, &body)].concat();
         file.truncate(file.len() - 1);
         assert_eq!(read(KIND, &file).expect("torn").whole_bytes, FILE_HEADER_BYTES);
@@ -445,7 +445,7 @@ mod tests {
         file.extend_from_slice(&crc32c(&file).to_le_bytes());
         file.extend(frame(&MARK, &body));
         let contents = read(KIND, &file).expect("whole");
-        assert_eq!(contents.known.branches, Branches::from([(gtid(1), Bytes::from("hi"))]));
+        assert_eq!(contents.known.branches, Branches::from_iter([(gtid(1), payload("hi"))]));
         assert_eq!(contents.known.label, Bytes::new());
     }
 
@@ -453,12 +453,12 @@ mod tests {
     fn the_last_word_counts() {
         let mut body = Vec::new();
         write_label(&mut body, b"one");
-        write_prepared(&mut body, gtid(1), b"waiting");
+        write_prepared(&mut body, gtid(1), &payload("waiting"));
         write_label(&mut body, b"another");
-        write_prepared(&mut body, gtid(1), b"committed");
+        write_prepared(&mut body, gtid(1), &payload("committed"));
         let file = [file_header(Kind::Voters, &MARK), frame(&MARK, &body)].concat();
         let known = read(Kind::Voters, &file).expect("whole").known;
         assert_eq!(known.label, Bytes::from("another"));
-        assert_eq!(known.branches, Branches::from([(gtid(1), Bytes::from("committed"))]));
+        assert_eq!(known.branches, Branches::from_iter([(gtid(1), payload("committed"))]));
     }
 }

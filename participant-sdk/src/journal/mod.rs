@@ -48,6 +48,7 @@
 //! - The file stays in proportion to what is in doubt: it is rewritten when most of it is past.
 
 mod format;
+mod payload;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -63,6 +64,7 @@ use writer::{Append, Verdicts, Writer};
 pub(crate) use format::Kind;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use format::fuzz;
+pub(crate) use payload::Payload;
 pub(crate) use writer::{Change, Verdict};
 
 /// The largest payload, in bytes.
@@ -158,7 +160,7 @@ impl Journal {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(JournalError::PayloadTooLarge { bytes: payload.len() });
         }
-        self.append(Change::Prepared(gtid, payload)).await
+        self.append(Change::Prepared(gtid, payload.into())).await
     }
 
     /// Writes down that a branch has ended. Nothing happens if it is not prepared.
@@ -221,12 +223,17 @@ impl JournalFile {
 
     /// What is durable of a branch.
     pub(crate) fn payload(&self, gtid: Gtid) -> Option<Bytes> {
-        self.known().branches.get(&gtid).cloned()
+        self.known().branches.get(&gtid).map(Payload::bytes)
+    }
+
+    /// Whether anything durable is there of a branch.
+    pub(crate) fn has(&self, gtid: Gtid) -> bool {
+        self.known().branches.contains_key(&gtid)
     }
 
     /// What is durable, the oldest transaction first.
     pub(crate) fn all(&self) -> Vec<(Gtid, Bytes)> {
-        let all = |branches: &Branches| branches.iter().map(|(gtid, payload)| (*gtid, payload.clone())).collect();
+        let all = |branches: &Branches| branches.iter().map(|(gtid, payload)| (*gtid, payload.bytes())).collect();
         let mut all: Vec<_> = all(&self.known().branches);
         all.sort_unstable_by_key(|(gtid, _)| *gtid);
         all

@@ -1,21 +1,21 @@
 //! The thread that owns a file: it appends what has queued while the last flush was under way, flushes once, and answers all.
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use assent_protocol::Gtid;
+use assent_protocol::{Gtid, GtidMap};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::JournalError;
 use super::format::{
     FRAME_HEADER_BYTES, Kind, Known, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, seal,
-    with_beginning, write_beginning, write_ended, write_label, write_prepared,
+    write_beginning, write_ended, write_label, write_prepared,
 };
+use super::payload::Payload;
 
 /// What is to be written, and who waits for it.
 #[derive(Debug)]
@@ -42,11 +42,11 @@ pub(crate) enum Verdict {
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// There is a branch, once and for all.
-    Prepared(Gtid, Bytes),
+    Prepared(Gtid, Payload),
     /// There is none any more.
     Ended(Gtid),
     /// This payload stands from now on, where none stood.
-    Placed(Gtid, Bytes),
+    Placed(Gtid, Payload),
     /// The payload begins so from now on, where it began as before; both are of one length, and what follows stays.
     Begun { gtid: Gtid, before: Bytes, beginning: Bytes },
     /// The file's label from now on.
@@ -295,7 +295,7 @@ struct Batch {
     /// Room for the header, and the body.
     frame: Vec<u8>,
     /// What will be true when the frame is durable.
-    changed: HashMap<Gtid, Option<Bytes>>,
+    changed: GtidMap<Option<Payload>>,
     label: Option<Bytes>,
     /// Given when the frame is durable, to those that are refused too: what they met may be in this very batch.
     answers: Vec<(Answer, Verdicts)>,
@@ -306,7 +306,7 @@ impl Batch {
         room.clear();
         room.resize(FRAME_HEADER_BYTES, 0);
         let answers = Vec::with_capacity(appends.len());
-        let mut batch = Self { frame: room, changed: HashMap::new(), label: None, answers };
+        let mut batch = Self { frame: room, changed: GtidMap::default(), label: None, answers };
         for Append { changes, answer } in appends {
             let verdicts = changes.into_iter().map(|change| batch.take(change, known)).collect();
             batch.answers.push((answer, verdicts));
@@ -335,8 +335,8 @@ impl Batch {
                 self.put(gtid, payload);
             }
             Change::Begun { gtid, before: expected, beginning } => {
-                let found = before(&gtid).filter(|found| found.starts_with(&expected));
-                let Some(payload) = found.and_then(|found| with_beginning(found, &beginning)) else {
+                let found = before(&gtid).filter(|found| found.begins_with(&expected));
+                let Some(payload) = found.and_then(|found| found.with_beginning(beginning.clone())) else {
                     return Ok(Verdict::Overtaken);
                 };
                 write_beginning(&mut self.frame, gtid, &beginning);
@@ -350,7 +350,7 @@ impl Batch {
         Ok(Verdict::Written)
     }
 
-    fn put(&mut self, gtid: Gtid, payload: Bytes) {
+    fn put(&mut self, gtid: Gtid, payload: Payload) {
         write_prepared(&mut self.frame, gtid, &payload);
         self.changed.insert(gtid, Some(payload));
     }
@@ -359,7 +359,8 @@ impl Batch {
 impl Append {
     fn bytes(&self) -> usize {
         let of = |change: &Change| match change {
-            Change::Prepared(_, bytes) | Change::Placed(_, bytes) | Change::Labelled(bytes) => bytes.len(),
+            Change::Prepared(_, payload) | Change::Placed(_, payload) => payload.len(),
+            Change::Labelled(label) => label.len(),
             Change::Begun { beginning, .. } => beginning.len(),
             Change::Ended(_) => 0,
         };
@@ -367,7 +368,7 @@ impl Append {
     }
 }
 
-fn prepared_bytes(payload: &Bytes) -> u64 {
+fn prepared_bytes(payload: &Payload) -> u64 {
     (PREPARED_BYTES + payload.len()) as u64
 }
 

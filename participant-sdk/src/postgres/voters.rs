@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
-use assent_protocol::{Gtid, ParticipantName};
+use assent_protocol::{Gtid, GtidMap, ParticipantName};
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -58,7 +58,7 @@ struct Shared {
 }
 
 /// The records that this instance has seen last. Another one may have changed them: whoever appends finds out.
-type Cache = HashMap<Gtid, VoterRecord>;
+type Cache = GtidMap<VoterRecord>;
 /// How many of them are remembered.
 const CACHE_MAX: usize = 16_384;
 

@@ -3,18 +3,17 @@
 //! The file is a [journal](crate::journal) of its own kind: records that replace one another, and a label with the store's identity. A
 //! record's payload begins with its state, in a fixed form, so that "replace this state" can be said by its first bytes alone.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
-use assent_protocol::{Gtid, ParticipantName};
+use assent_protocol::{Gtid, GtidMap, ParticipantName};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::store::{Identity, Kept, Recalled, Store, VoterStoreError, durable};
-use crate::journal::{Change, JournalFile, Kind, Verdict};
+use crate::journal::{Change, JournalFile, Kind, Payload, Verdict};
 
 /// A voter's state in a local file, for participants whose data is not in Postgres.
 ///
@@ -31,7 +30,7 @@ pub struct FileVoters {
 #[derive(Debug, Default)]
 struct Memory {
     /// The records that were written, as they are durable, or as was noted over that.
-    records: HashMap<Gtid, VoterRecord>,
+    records: GtidMap<VoterRecord>,
     /// What stood last behind a state: whoever commits together once does so again.
     rest: Option<Rest>,
 }
@@ -174,7 +173,7 @@ impl Store for FileVoters {
     fn note(&self, record: &VoterRecord) -> bool {
         let mut memory = self.memory();
         // It may have been forgotten meanwhile.
-        let stands = self.file.payload(record.gtid).is_some();
+        let stands = self.file.has(record.gtid);
         if stands {
             memory.records.insert(record.gtid, VoterRecord { before: None, ..record.clone() });
         }
@@ -185,8 +184,11 @@ impl Store for FileVoters {
         async move {
             // What is decided stays so: nobody comes in between.
             let may_go = |gtid: &Gtid| {
+                if self.memory().is_decided(*gtid) {
+                    return true;
+                }
                 let state = self.file.payload(*gtid).and_then(|payload| state(*gtid, &payload).ok());
-                self.memory().is_decided(*gtid) || state.is_some_and(|state| state.standing.decision().is_some())
+                state.is_some_and(|state| state.standing.decision().is_some())
             };
             let gtids: Vec<Gtid> = gtids.into_iter().filter(may_go).collect();
             let ends = gtids.iter().map(|gtid| Change::Ended(*gtid)).collect();
@@ -237,8 +239,8 @@ impl Rest {
         Self { voter, roster, is_read_only, bytes }
     }
 
-    fn payload(&self, state: &VoterState) -> Bytes {
-        [&beginning(state)[..], &self.bytes].concat().into()
+    fn payload(&self, state: &VoterState) -> Payload {
+        Payload::new(beginning(state).freeze(), self.bytes.clone())
     }
 
     fn is_of(&self, record: &VoterRecord) -> bool {
@@ -351,9 +353,12 @@ mod tests {
     fn what_is_written_is_read() {
         for state in [VoterState::WAITING, VoterState::ATTEMPTED, VoterState::REFUSED, JOINED, ACCEPTED, ENDED] {
             let record = record(gtid(), state, None);
-            assert_eq!(decode(record.gtid, &Rest::of(&record).payload(&record.state)).expect("reads"), record);
+            assert_eq!(decode(record.gtid, &Rest::of(&record).payload(&record.state).bytes()).expect("reads"), record);
             let refused = VoterRecord { roster: None, is_read_only: false, ..record };
-            assert_eq!(decode(refused.gtid, &Rest::of(&refused).payload(&refused.state)).expect("reads"), refused);
+            assert_eq!(
+                decode(refused.gtid, &Rest::of(&refused).payload(&refused.state).bytes()).expect("reads"),
+                refused
+            );
         }
         decode(gtid(), b"short").expect_err("too short");
         decode(gtid(), &[9; STATE_BYTES + 2]).expect_err("no standing");
@@ -384,6 +389,42 @@ mod tests {
         drop(voters);
         let voters = FileVoters::open(&path).await.expect("opens again");
         assert_eq!(voters.all().await.expect("reads"), []);
+    }
+
+    const COMMITTED: VoterState = VoterState { standing: Standing::Committed, ..VoterState::ATTEMPTED };
+
+    #[tokio::test]
+    async fn what_is_noted_is_known_until_the_file_is_closed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("voters");
+        let gtid = gtid();
+        let voters = FileVoters::open(&path).await.expect("opens");
+        assert!(kept(&voters, record(gtid, VoterState::WAITING, None)).await);
+        assert!(kept(&voters, record(gtid, VoterState::ATTEMPTED, Some(VoterState::WAITING))).await);
+        assert!(voters.note(&record(gtid, COMMITTED, Some(VoterState::ATTEMPTED))));
+        let noted = record(gtid, COMMITTED, None);
+        assert_eq!(voters.recall(gtid), Recalled::Known(Some(Box::new(noted.clone()))));
+        assert_eq!(voters.load(gtid).await.expect("reads"), Some(noted.clone()));
+        assert_eq!(voters.all().await.expect("reads"), std::slice::from_ref(&noted));
+        // What was under way when it was noted does not undo it.
+        let joined = VoterState { joined: HIGH, ..VoterState::ATTEMPTED };
+        assert!(kept(&voters, record(gtid, joined, Some(VoterState::ATTEMPTED))).await);
+        assert!(!kept(&voters, record(gtid, ACCEPTED, Some(VoterState::WAITING))).await);
+        assert_eq!(voters.load(gtid).await.expect("reads"), Some(noted));
+        drop(voters);
+        let voters = FileVoters::open(&path).await.expect("opens again");
+        assert_eq!(voters.all().await.expect("reads"), [record(gtid, joined, None)]);
+        voters.forget(vec![gtid]).await.expect("done");
+        assert_eq!(
+            voters.all().await.expect("reads"),
+            [record(gtid, joined, None)],
+            "it has to learn the outcome first"
+        );
+        assert!(voters.note(&record(gtid, COMMITTED, Some(joined))));
+        voters.forget(vec![gtid]).await.expect("done");
+        assert_eq!(voters.all().await.expect("reads"), []);
+        assert!(!voters.note(&record(gtid, COMMITTED, Some(joined))), "it is gone");
+        assert_eq!(voters.recall(gtid), Recalled::Known(None));
     }
 
     #[tokio::test]

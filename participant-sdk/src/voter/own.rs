@@ -1,12 +1,11 @@
 //! The participant's own voter: loaded from its store for each request, asked, and kept before it answers.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use assent_protocol::three_phase::{Answer, Bar, Request, StoreId, Voter, VoterName, VoterRecord};
-use assent_protocol::{Durable, Gtid, Held, ParticipantName, Parts, Record};
+use assent_protocol::{Durable, Gtid, GtidSet, Held, ParticipantName, Parts, Record};
 
 use super::store::{AnyStore, Kept, Recalled, VoterStoreError};
 
@@ -21,8 +20,8 @@ pub(crate) struct OwnVoter {
 
 /// The transactions whose records were deleted lately, in two generations: the older one goes as a whole.
 struct Forgotten {
-    recent: HashSet<Gtid>,
-    older: HashSet<Gtid>,
+    recent: GtidSet,
+    older: GtidSet,
     /// When the recent generation began.
     since: Instant,
 }
@@ -35,7 +34,7 @@ const REMEMBERED_MAX: usize = 1 << 19;
 
 impl Forgotten {
     fn new() -> Self {
-        Self { recent: HashSet::new(), older: HashSet::new(), since: Instant::now() }
+        Self { recent: GtidSet::default(), older: GtidSet::default(), since: Instant::now() }
     }
 
     fn remember(&mut self, gtids: &[Gtid]) {
@@ -139,7 +138,7 @@ impl OwnVoter {
     pub(crate) async fn ask_each(&self, questions: &[(Gtid, VoterName, Request)]) -> Vec<Option<Asked>> {
         let mut answers: Vec<Option<Asked>> = Vec::with_capacity(questions.len());
         let (mut records, mut waiting) = (Vec::new(), Vec::new());
-        let mut changing = HashSet::with_capacity(questions.len());
+        let mut changing = GtidSet::with_capacity_and_hasher(questions.len(), Default::default());
         for (gtid, from, request) in questions {
             let Recalled::Known(known) = self.recalled(*gtid, request) else {
                 answers.push(None);

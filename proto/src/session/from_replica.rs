@@ -1,7 +1,7 @@
 //! A replica's messages, read and written.
 
 use super::shared::{Reading, gtid_bytes, outputs_to_wire};
-use super::{FromReplica, Malformed, Refused, Reply, StepOrder, Welcome, roster};
+use super::{FORGOTTEN_MAX, FromReplica, Malformed, Refused, Reply, StepOrder, Welcome, roster};
 use crate::v1;
 use crate::v1::server_message::Kind;
 
@@ -55,8 +55,16 @@ impl TryFrom<v1::ServerMessage> for FromReplica {
             Some(Kind::AwaitDecision(wait)) => {
                 Ok(Self::AwaitDecision { gtid: Reading::message("AwaitDecision").gtid(&wait.gtid)? })
             }
-            Some(Kind::ForgetVoter(forget)) => {
-                Ok(Self::ForgetVoter { gtid: Reading::message("ForgetVoter").gtid(&forget.gtid)? })
+            Some(Kind::ForgetVoters(forget)) => {
+                let reading = Reading::message("ForgetVoters");
+                if forget.gtids.len() > FORGOTTEN_MAX {
+                    return Err(reading.malformed(format!(
+                        "it names {} transactions, and {FORGOTTEN_MAX} may be",
+                        forget.gtids.len()
+                    )));
+                }
+                let gtids = forget.gtids.iter().map(|gtid| reading.gtid(gtid)).collect::<Result<_, _>>()?;
+                Ok(Self::ForgetVoters { gtids })
             }
             None => Err(Reading::message("ServerMessage")
                 .malformed("it is empty, or of a kind that this version does not know: set exactly one")),
@@ -204,7 +212,9 @@ impl From<FromReplica> for Kind {
                 Self::LogAnswered(v1::LogAnswered { gtid: gtid_bytes(gtid), answer: Some(answer.into()) })
             }
             FromReplica::AwaitDecision { gtid } => Self::AwaitDecision(v1::AwaitDecision { gtid: gtid_bytes(gtid) }),
-            FromReplica::ForgetVoter { gtid } => Self::ForgetVoter(v1::ForgetVoter { gtid: gtid_bytes(gtid) }),
+            FromReplica::ForgetVoters { gtids } => {
+                Self::ForgetVoters(v1::ForgetVoters { gtids: gtids.into_iter().map(gtid_bytes).collect() })
+            }
         }
     }
 }

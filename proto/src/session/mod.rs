@@ -35,6 +35,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The most bytes of one frame: the default limit of gRPC implementations, so that clients in any language can talk.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// How many transactions one [`FromReplica::ForgetVoters`] names at most.
+pub const FORGOTTEN_MAX: usize = 1_024;
+
 /// A client's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromClient {
@@ -293,10 +296,10 @@ pub enum FromReplica {
         /// Which.
         gtid: Gtid,
     },
-    /// The voter's record may go.
-    ForgetVoter {
-        /// Which.
-        gtid: Gtid,
+    /// The voter's records may go.
+    ForgetVoters {
+        /// Which; at most [`FORGOTTEN_MAX`].
+        gtids: Vec<Gtid>,
     },
 }
 

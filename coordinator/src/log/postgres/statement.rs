@@ -23,7 +23,7 @@
 
 use assent_protocol::record::{Decided, Ended};
 use assent_protocol::saga::StepResult;
-use assent_protocol::three_phase::VoterState;
+use assent_protocol::three_phase::{Roster, VoterState};
 use assent_protocol::{BranchEnd, Decision, Outcome, Protocol};
 use sqlx::postgres::{PgArguments, PgHasArrayType};
 use sqlx::{Arguments as _, Encode, Postgres, Type};
@@ -247,11 +247,20 @@ impl Statement {
     fn attempted(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
         let Context { epoch, at, on_conflict, .. } = context;
         let gtids = self.bind_each(&plan.attempts, |attempted| attempted.gtid.as_uuid())?;
-        let participants =
-            self.bind_each(&plan.attempts, |attempted| stored::roster(stored::voter_names(&attempted.roster)))?;
+        // Those who commit together do so again and again: each roster is said, and read, once for those that have it in a row.
+        let mut rosters: Vec<&Roster> = Vec::new();
+        let mut numbers = Vec::with_capacity(plan.attempts.len());
+        for attempted in &plan.attempts {
+            if rosters.last() != Some(&&attempted.roster) {
+                rosters.push(&attempted.roster);
+            }
+            numbers.push(i32::try_from(rosters.len()).unwrap_or(i32::MAX));
+        }
+        let number = self.bind(numbers)?;
+        let participants = self.bind_each(&rosters, |roster| stored::roster(stored::voter_names(roster)))?;
+        let roster = self.bind_each(&rosters, |roster| stored::voters(roster))?;
         let digest = self.bind_each(&plan.attempts, |attempted| stored::digest_column(attempted.digest))?;
         let begun_at = self.bind_each(&plan.attempts, |attempted| Timestamp(attempted.begun_at_ms))?;
-        let roster = self.bind_each(&plan.attempts, |attempted| stored::voters(&attempted.roster))?;
         let voter = self.bind(stored::voter(&VoterState::ATTEMPTED))?;
         self.opened.push("attempted");
         self.part(
@@ -259,10 +268,10 @@ impl Statement {
             &format!(
                 "insert into assent.open_transaction
                      (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants, voter, roster)
-                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '3pc', n.participants, ${voter}::text, n.roster::jsonb
-                 from unnest(${gtids}::uuid[], ${participants}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[],
-                             ${roster}::text[])
-                      as n (gtid, participants, digest, begun_at, roster)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '3pc', (${participants}::text[])[n.roster], ${voter}::text,
+                        (select ${roster}::text[]::jsonb[])[n.roster]
+                 from unnest(${gtids}::uuid[], ${number}::integer[], ${digest}::bigint[], ${begun_at}::timestamptz[])
+                      as n (gtid, roster, digest, begun_at)
                  where exists (select from fence) and n.gtid <> all (select gtid from known)
                  {on_conflict} returning 1"
             ),

@@ -46,7 +46,7 @@ fn body(tape: &mut Tape<'_>) -> Vec<u8> {
         gtid[15] = tape.byte() % 3;
         let gtid = Gtid::from_bytes(&gtid).expect("still of version 7");
         match tape.below(10) {
-            0..4 => write_prepared(&mut body, gtid, &payload),
+            0..4 => write_prepared(&mut body, gtid, &Bytes::from(payload).into()),
             4 | 5 => write_ended(&mut body, gtid),
             6 => write_label(&mut body, &payload),
             7 | 8 => write_beginning(&mut body, gtid, &payload),

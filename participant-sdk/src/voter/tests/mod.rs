@@ -242,7 +242,7 @@ async fn a_yes_leaves_once_it_is_durable_and_the_branch_ends_once_the_outcome_is
     hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
     assert_eq!(resource.ended(gtid), Some(Decision::Commit));
 
-    hub.tell("bank-a", FromReplica::ForgetVoter { gtid });
+    hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
     eventually("the record goes", || matches!(store.recall(gtid), Recalled::Known(None))).await;
     assent.shutdown().await;
 }
@@ -261,9 +261,40 @@ async fn a_record_that_is_kept_too_long_is_told_to_the_log() {
     site.restart(hub.address()).await;
     let is_told = |message: &FromClient| matches!(message, FromClient::AskLog { gtid: about, request: Request::Decided(Decision::Commit) } if *about == gtid);
     hub.expect("the outcome, for the log", is_told).await;
-    hub.tell("bank-a", FromReplica::ForgetVoter { gtid });
+    hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
     let voter = site.assent.as_ref().and_then(Assent::voter).expect("it has one");
     eventually("the record goes", || matches!(voter.store().recall(gtid), Recalled::Known(None))).await;
+}
+
+/// It is not forced, so a process that dies is in doubt again, and finds the outcome where it found it before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_over_a_pre_commit_is_learnt_once_more_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut hub = Hub::start().await;
+    let mut site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
+    let gtid = mint();
+    hub.tell("bank-a", prepare(gtid, &roster(&[&site])));
+    hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
+    hub.tell("bank-a", FromReplica::AskVoter { gtid, request });
+    hub.expect("an acceptance", |message| matches!(message, FromClient::VoterAnswered { .. })).await;
+    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    let standing = |site: &Site| match site.assent.as_ref().and_then(Assent::voter).map(|own| own.store().recall(gtid))
+    {
+        Some(Recalled::Known(record)) => record.map(|record| record.state.standing),
+        Some(Recalled::Unknown) | None => panic!("a file knows"),
+    };
+    assert_eq!(standing(&site), Some(Standing::Committed));
+    site.restart(hub.address()).await;
+    assert_eq!(standing(&site), Some(Standing::PreCommitted));
+    hub.expect("a question", |message| matches!(message, FromClient::Inquire { gtid: about } if *about == gtid)).await;
+    // The order to forget comes first: it has yet to learn the outcome.
+    hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
+    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    assert_eq!(site.resource.ended(gtid), Some(Decision::Commit));
+    eventually("the record goes", || standing(&site).is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

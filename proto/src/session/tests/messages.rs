@@ -317,7 +317,7 @@ pub(super) fn from_replica() -> impl Strategy<Value = FromReplica> {
         (any_gtid(), any_request()).prop_map(|(gtid, request)| FromReplica::AskVoter { gtid, request }),
         (any_gtid(), any_answer()).prop_map(|(gtid, answer)| FromReplica::LogAnswered { gtid, answer }),
         any_gtid().prop_map(|gtid| FromReplica::AwaitDecision { gtid }),
-        any_gtid().prop_map(|gtid| FromReplica::ForgetVoter { gtid }),
+        proptest::collection::vec(any_gtid(), 0..4).prop_map(|gtids| FromReplica::ForgetVoters { gtids }),
         (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::CommitBranch { gtid, epoch }),
         (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::AbortBranch { gtid, epoch }),
         (any_order(), any_outputs()).prop_map(|(order, outputs)| FromReplica::ExecuteStep { order, outputs }),

@@ -1,0 +1,59 @@
+//! What stands for a gtid.
+
+use bytes::Bytes;
+
+/// A payload: a beginning that may change, and a rest that stays and may be shared with others. It is what both are together, however it is divided.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Payload {
+    beginning: Bytes,
+    rest: Bytes,
+}
+
+impl Payload {
+    pub(crate) fn new(beginning: Bytes, rest: Bytes) -> Self {
+        Self { beginning, rest }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.beginning.len() + self.rest.len()
+    }
+
+    /// Both parts, in order.
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
+        [&self.beginning, &self.rest]
+    }
+
+    pub(crate) fn bytes(&self) -> Bytes {
+        if self.beginning.is_empty() { self.rest.clone() } else { self.parts().concat().into() }
+    }
+
+    pub(crate) fn begins_with(&self, expected: &[u8]) -> bool {
+        match self.beginning.get(..expected.len()) {
+            Some(beginning) => beginning == expected,
+            None => self.bytes().starts_with(expected),
+        }
+    }
+
+    /// With another beginning of the same length; `None` if it is shorter than that.
+    pub(crate) fn with_beginning(&self, beginning: Bytes) -> Option<Self> {
+        if beginning.len() == self.beginning.len() {
+            return Some(Self { beginning, rest: self.rest.clone() });
+        }
+        let bytes = self.bytes();
+        (beginning.len() <= bytes.len()).then(|| Self { rest: bytes.slice(beginning.len()..), beginning })
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(rest: Bytes) -> Self {
+        Self { beginning: Bytes::new(), rest }
+    }
+}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Payload {}
