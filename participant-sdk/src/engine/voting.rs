@@ -38,6 +38,8 @@ pub(super) struct Voting {
     coordinator: Option<String>,
     /// What its voter is to be asked at the end of this turn.
     questions: Vec<Question>,
+    /// How many questions it is being asked.
+    asking: usize,
     /// Records to be deleted together, and when.
     forgotten: Vec<Gtid>,
     forget_at: Instant,
@@ -79,6 +81,7 @@ impl Voting {
             address: voter.address.clone(),
             coordinator: identity.coordinator,
             questions: Vec::new(),
+            asking: 0,
             forgotten: Vec::new(),
             forget_at: Instant::now(),
         }))
@@ -106,6 +109,11 @@ impl Voting {
 
     pub(super) fn place(&self) -> VoterPlace {
         VoterPlace { address: self.address.clone(), store: self.own.id() }
+    }
+
+    /// How many questions the own voter is being asked.
+    pub(super) fn asking(voting: &Option<Self>) -> usize {
+        voting.as_ref().map_or(0, |voting| voting.asking)
     }
 
     /// Deletes the records of transactions that have ended everywhere, once they are due. Cancelled, nothing is lost.
@@ -395,6 +403,7 @@ impl Engine {
     pub(super) fn ask_voter(&mut self) {
         let Some(voting) = self.voting.as_mut().filter(|voting| !voting.questions.is_empty()) else { return };
         let questions = std::mem::take(&mut voting.questions);
+        voting.asking += questions.len();
         let (own, finish) = (Arc::clone(&voting.own), self.finish.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -412,6 +421,9 @@ impl Engine {
         questions: Vec<Question>,
         answers: Vec<Option<Asked>>,
     ) {
+        if let Some(voting) = &mut self.voting {
+            voting.asking -= questions.len();
+        }
         for ((gtid, from, request), asked) in questions.into_iter().zip(answers) {
             match asked {
                 Some(asked) => self.own_answered(outbox, gtid, Overheard { from, request, asked }),

@@ -7,6 +7,8 @@
 //! body   = record+
 //! record = 'P' gtid:16 payload_bytes:4 payload      prepared; of a voter: this is what it keeps from now on
 //!        | 'B' gtid:16 beginning_bytes:4 beginning  of a voter: what it keeps begins so from now on, and goes on as before
+//!        | 'S' gtid:16 beginning_bytes:4 beginning like:16
+//!                                                   of a voter: what it keeps begins so, and goes on like what it keeps of another
 //!        | 'E' gtid:16                              ended; of a voter: forgotten
 //!        | 'L' label_bytes:4 label                  what the file as a whole is labelled with from now on
 //! ```
@@ -34,6 +36,7 @@ const SECTOR_BYTES: usize = 512;
 
 const PREPARED: u8 = b'P';
 const BEGINNING: u8 = b'B';
+const SIMILAR: u8 = b'S';
 const ENDED: u8 = b'E';
 const LABEL: u8 = b'L';
 
@@ -110,6 +113,13 @@ pub(super) fn write_beginning(body: &mut Vec<u8>, gtid: Gtid, beginning: &[u8]) 
     body.push(BEGINNING);
     body.extend_from_slice(gtid.as_bytes());
     write_sized(body, [beginning]);
+}
+
+pub(super) fn write_similar(body: &mut Vec<u8>, gtid: Gtid, beginning: &[u8], like: Gtid) {
+    body.push(SIMILAR);
+    body.extend_from_slice(gtid.as_bytes());
+    write_sized(body, [beginning]);
+    body.extend_from_slice(like.as_bytes());
 }
 
 pub(super) fn write_ended(body: &mut Vec<u8>, gtid: Gtid) {
@@ -244,6 +254,14 @@ fn apply(mut body: &[u8], known: &mut Known) -> Option<()> {
                 *payload = payload.with_beginning(beginning)?;
                 rest
             }
+            SIMILAR => {
+                let (gtid, rest) = take_gtid(rest)?;
+                let (beginning, rest) = take_sized(rest)?;
+                let (like, rest) = take_gtid(rest)?;
+                let payload = known.branches.get(&like)?.with_beginning(beginning)?;
+                known.branches.insert(gtid, payload);
+                rest
+            }
             ENDED => {
                 let (gtid, rest) = take_gtid(rest)?;
                 known.branches.remove(&gtid);
@@ -291,6 +309,8 @@ mod tests {
         Prepared(Gtid, Vec<u8>),
         /// For one that is there and long enough; otherwise nothing.
         Begun(Gtid, Vec<u8>),
+        /// Like one that is there and long enough; otherwise nothing.
+        Similar(Gtid, Vec<u8>, Gtid),
         Ended(Gtid),
     }
 
@@ -315,6 +335,8 @@ mod tests {
             (0..6_u8, payload).prop_map(|(number, payload)| Record::Prepared(gtid(number), payload)),
             (0..6_u8, proptest::collection::vec(any::<u8>(), 1..20))
                 .prop_map(|(number, beginning)| Record::Begun(gtid(number), beginning)),
+            (0..6_u8, proptest::collection::vec(any::<u8>(), 1..20), 0..6_u8)
+                .prop_map(|(number, beginning, like)| Record::Similar(gtid(number), beginning, gtid(like))),
             (0..6_u8).prop_map(|number| Record::Ended(gtid(number))),
         ];
         proptest::collection::vec(proptest::collection::vec(record, 1..4), 1..6)
@@ -339,6 +361,12 @@ mod tests {
                         let Some(begun) = payload.with_beginning(beginning.clone().into()) else { continue };
                         write_beginning(&mut body, *gtid, beginning);
                         *payload = begun;
+                    }
+                    Record::Similar(gtid, beginning, like) => {
+                        let Some(payload) = branches.get(like) else { continue };
+                        let Some(begun) = payload.with_beginning(beginning.clone().into()) else { continue };
+                        write_similar(&mut body, *gtid, beginning, *like);
+                        branches.insert(*gtid, begun);
                     }
                     Record::Ended(gtid) => {
                         write_ended(&mut body, *gtid);

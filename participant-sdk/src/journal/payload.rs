@@ -14,6 +14,10 @@ impl Payload {
         Self { beginning, rest }
     }
 
+    pub(crate) fn beginning(&self) -> &[u8] {
+        &self.beginning
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.beginning.len() + self.rest.len()
     }
@@ -32,6 +36,11 @@ impl Payload {
             Some(beginning) => beginning == expected,
             None => self.bytes().starts_with(expected),
         }
+    }
+
+    /// Whether the other one goes on in the same way behind a beginning of the same length.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.beginning.len() == other.beginning.len() && self.rest == other.rest
     }
 
     /// With another beginning of the same length; `None` if it is shorter than that.

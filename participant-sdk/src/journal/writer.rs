@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::JournalError;
 use super::format::{
     FRAME_HEADER_BYTES, Kind, Known, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, seal,
-    write_beginning, write_ended, write_label, write_prepared,
+    write_beginning, write_ended, write_label, write_prepared, write_similar,
 };
 use super::payload::Payload;
 
@@ -45,7 +45,8 @@ pub(crate) enum Change {
     Prepared(Gtid, Payload),
     /// There is none any more.
     Ended(Gtid),
-    /// This payload stands from now on, where none stood.
+    /// This payload stands from now on, where none stood. What many have in common behind their beginnings is written once for those that follow
+    /// one another.
     Placed(Gtid, Payload),
     /// The payload begins so from now on, where it began as before; both are of one length, and what follows stays.
     Begun { gtid: Gtid, before: Bytes, beginning: Bytes },
@@ -71,6 +72,8 @@ pub(super) struct Writer {
     failed: bool,
     /// The room in which frames are put together.
     room: Vec<u8>,
+    /// Whose payload was placed last as a whole.
+    placed: Option<Gtid>,
     /// Where those who wait are woken, if they are many.
     runtime: Option<tokio::runtime::Handle>,
     /// Held for as long as the journal is open.
@@ -80,6 +83,9 @@ pub(super) struct Writer {
 /// While several write at a time, flushes begin at least this far apart: what others are about to write shares the next one. Whoever writes
 /// alone never waits.
 const PACE: Duration = Duration::from_micros(1_500);
+/// While one flush has this many changes, they begin this far apart: then the processor is what they are short of.
+const MANY: usize = 32;
+const PACE_OF_MANY: Duration = Duration::from_millis(3);
 
 /// How many bytes of payload are gathered into one frame before it is flushed.
 const BATCH_BYTES: usize = 4 << 20;
@@ -150,6 +156,7 @@ impl Writer {
             known,
             failed: false,
             room: Vec::new(),
+            placed: None,
             runtime,
             _lock: lock,
         }
@@ -163,11 +170,9 @@ impl Writer {
     /// Writes until nobody is left who could ask for it.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Append>) {
         let mut flushed_at = Instant::now();
-        let mut are_many = false;
+        let mut pace = Duration::ZERO;
         while let Some(first) = queue.blocking_recv() {
-            if are_many {
-                std::thread::sleep(PACE.saturating_sub(flushed_at.elapsed()));
-            }
+            std::thread::sleep(pace.saturating_sub(flushed_at.elapsed()));
             flushed_at = Instant::now();
             let mut appends = vec![first];
             let mut gathered_bytes = appends[0].bytes();
@@ -177,7 +182,12 @@ impl Writer {
                 gathered_bytes += append.bytes();
                 appends.push(append);
             }
-            are_many = appends.len() > 1;
+            let changes: usize = appends.iter().map(|append| append.changes.len()).sum();
+            pace = match appends.len() {
+                _ if changes >= MANY => PACE_OF_MANY,
+                0 | 1 => Duration::ZERO,
+                _ => PACE,
+            };
             self.append(appends);
             if self.file_bytes > self.compaction_at && self.file_bytes / 4 > self.live_bytes {
                 self.compact();
@@ -189,12 +199,13 @@ impl Writer {
 
     fn append(&mut self, appends: Vec<Append>) {
         let room = std::mem::take(&mut self.room);
-        let mut batch = Batch::of(appends, room, &self.known());
+        let mut batch = Batch::of(appends, room, self.placed, &self.known());
         let mut frame = std::mem::take(&mut batch.frame);
         let written = if frame.len() == FRAME_HEADER_BYTES { Ok(()) } else { self.write(&mut frame) };
         frame.shrink_to(ROOM_BYTES);
         self.room = frame;
         if written.is_ok() {
+            self.placed = batch.placed;
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(label) = batch.label {
                 known.label = label;
@@ -294,6 +305,8 @@ impl Drop for Answers {
 struct Batch {
     /// Room for the header, and the body.
     frame: Vec<u8>,
+    /// See [`Writer::placed`].
+    placed: Option<Gtid>,
     /// What will be true when the frame is durable.
     changed: GtidMap<Option<Payload>>,
     label: Option<Bytes>,
@@ -302,11 +315,11 @@ struct Batch {
 }
 
 impl Batch {
-    fn of(appends: Vec<Append>, mut room: Vec<u8>, known: &Known) -> Self {
+    fn of(appends: Vec<Append>, mut room: Vec<u8>, placed: Option<Gtid>, known: &Known) -> Self {
         room.clear();
         room.resize(FRAME_HEADER_BYTES, 0);
         let answers = Vec::with_capacity(appends.len());
-        let mut batch = Self { frame: room, changed: GtidMap::default(), label: None, answers };
+        let mut batch = Self { frame: room, placed, changed: GtidMap::default(), label: None, answers };
         for Append { changes, answer } in appends {
             let verdicts = changes.into_iter().map(|change| batch.take(change, known)).collect();
             batch.answers.push((answer, verdicts));
@@ -332,7 +345,15 @@ impl Batch {
                 if before(&gtid).is_some() {
                     return Ok(Verdict::Overtaken);
                 }
-                self.put(gtid, payload);
+                if let Some(like) = &self.placed
+                    && before(like).is_some_and(|placed| placed.is_like(&payload))
+                {
+                    write_similar(&mut self.frame, gtid, payload.beginning(), *like);
+                    self.changed.insert(gtid, Some(payload));
+                } else {
+                    self.placed = Some(gtid);
+                    self.put(gtid, payload);
+                }
             }
             Change::Begun { gtid, before: expected, beginning } => {
                 let found = before(&gtid).filter(|found| found.begins_with(&expected));

@@ -42,14 +42,18 @@ fn body(tape: &mut Tape<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     for _ in 0..tape.below(4) {
         let payload: Vec<u8> = (0..tape.below(20)).map(|_| tape.byte()).collect();
-        let mut gtid = *assent_protocol::fuzz::gtid().as_bytes();
-        gtid[15] = tape.byte() % 3;
-        let gtid = Gtid::from_bytes(&gtid).expect("still of version 7");
-        match tape.below(10) {
+        let mut gtid = || {
+            let mut gtid = *assent_protocol::fuzz::gtid().as_bytes();
+            gtid[15] = tape.byte() % 3;
+            Gtid::from_bytes(&gtid).expect("still of version 7")
+        };
+        let (gtid, like) = (gtid(), gtid());
+        match tape.below(12) {
             0..4 => write_prepared(&mut body, gtid, &Bytes::from(payload).into()),
             4 | 5 => write_ended(&mut body, gtid),
             6 => write_label(&mut body, &payload),
             7 | 8 => write_beginning(&mut body, gtid, &payload),
+            9 | 10 => write_similar(&mut body, gtid, &payload, like),
             _ => body.extend(payload),
         }
     }
