@@ -3,7 +3,6 @@
 //! What is particular to three-phase transactions is in `voting`.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +14,17 @@ use assent_protocol::three_phase::{self, Request};
 use assent_protocol::{Decision, Gtid, GtidMap, Output, Parts};
 use futures::FutureExt;
 use rand::RngExt;
-use tokio_util::time::{DelayQueue, delay_queue};
 
 use super::link::Outbox;
+use super::timers::{Tick, Timers};
 use super::{Done, Engine, Finished};
 use crate::participant::Branch;
 
 /// One branch.
 pub(super) struct Entry {
     pub(super) machine: Machine,
-    timers: Vec<(Timer, delay_queue::Key)>,
+    /// Those that run, and for which tick each was set last.
+    timers: Vec<(Timer, Tick)>,
     /// How long a vote is of use; from the order to prepare.
     pub(super) timeout: Duration,
     /// What the own voter has yet to be asked, in order.
@@ -60,16 +60,20 @@ pub(super) struct Branches {
     pub(super) entries: GtidMap<Entry>,
     /// Orders about branches whose voter's record is being looked up.
     pub(super) lookups: GtidMap<Vec<FromReplica>>,
-    timers: DelayQueue<(Gtid, Timer)>,
+    timers: Timers,
 }
 
 impl Branches {
     /// The next timer that fires; never, while none runs.
-    pub(super) async fn next_timer(&mut self) -> Option<(Gtid, Timer)> {
-        if self.timers.is_empty() {
-            return std::future::pending().await;
+    pub(super) async fn next_timer(&mut self) -> (Gtid, Timer) {
+        loop {
+            let (gtid, timer, tick) = self.timers.next().await;
+            let Some(entry) = self.entries.get_mut(&gtid) else { continue };
+            if let Some(at) = entry.timers.iter().position(|running| *running == (timer, tick)) {
+                entry.timers.swap_remove(at);
+                return (gtid, timer);
+            }
         }
-        poll_fn(|context| self.timers.poll_expired(context)).await.map(delay_queue::Expired::into_inner)
     }
 }
 
@@ -160,9 +164,6 @@ impl Engine {
     }
 
     pub(super) fn branch_timer(&mut self, outbox: &mut Outbox, gtid: Gtid, timer: Timer) {
-        if let Some(entry) = self.branches.entries.get_mut(&gtid) {
-            entry.timers.retain(|(running, _)| *running != timer);
-        }
         match (self.branches.entries.get(&gtid).map(|entry| &entry.machine), timer) {
             (Some(Machine::TwoPhase(_)), Timer::Branch(timer)) => {
                 self.branch_event(outbox, gtid, Event::TimerFired(timer));
@@ -273,29 +274,21 @@ impl Engine {
     pub(super) fn set_timer(&mut self, gtid: Gtid, timer: Timer, after_ms: u64, jitter_ms: u64) {
         let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
         let after = Duration::from_millis(after_ms + rand::rng().random_range(0..=jitter_ms));
-        if let Some((_, key)) = entry.timers.iter().find(|(running, _)| *running == timer) {
-            self.branches.timers.reset(key, after);
-        } else {
-            let key = self.branches.timers.insert((gtid, timer), after);
-            entry.timers.push((timer, key));
+        let tick = self.branches.timers.set(gtid, timer, after);
+        match entry.timers.iter_mut().find(|(running, _)| *running == timer) {
+            Some(running) => running.1 = tick,
+            None => entry.timers.push((timer, tick)),
         }
     }
 
     pub(super) fn cancel_timer(&mut self, gtid: Gtid, timer: Timer) {
         let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
-        if let Some(at) = entry.timers.iter().position(|(running, _)| *running == timer) {
-            let (_, key) = entry.timers.swap_remove(at);
-            self.branches.timers.remove(&key);
-        }
+        entry.timers.retain(|(running, _)| *running != timer);
     }
 
     /// Leaves memory, timers and all.
     pub(super) fn forget(&mut self, gtid: Gtid) {
-        if let Some(entry) = self.branches.entries.remove(&gtid) {
-            for (_, key) in entry.timers {
-                self.branches.timers.remove(&key);
-            }
-        }
+        self.branches.entries.remove(&gtid);
     }
 }
 

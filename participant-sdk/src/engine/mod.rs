@@ -10,6 +10,7 @@ mod hooks;
 mod link;
 mod requests;
 mod steps;
+mod timers;
 mod voting;
 
 use std::sync::Arc;
@@ -280,7 +281,7 @@ impl Engine {
                         None => self.is_shutting_down = true,
                     },
                     Some(done) = self.finished.recv() => self.task_finished(&mut dropped, done),
-                    Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut dropped, gtid, timer),
+                    (gtid, timer) = self.branches.next_timer() => self.branch_timer(&mut dropped, gtid, timer),
                     () = voting::Voting::forgetting(&mut self.voting) => {}
                 }
                 self.start_waiting_calls();
@@ -364,7 +365,7 @@ impl Engine {
                         self.command(&mut outbox, command);
                     }
                 }
-                Some((gtid, timer)) = self.branches.next_timer() => self.branch_timer(&mut outbox, gtid, timer),
+                (gtid, timer) = self.branches.next_timer() => self.branch_timer(&mut outbox, gtid, timer),
                 () = voting::Voting::forgetting(&mut self.voting) => {}
                 () = gate.room(), if is_behind && !is_pausing => {}
                 () = &mut pause, if is_pausing => {}

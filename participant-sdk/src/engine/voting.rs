@@ -266,7 +266,7 @@ impl Engine {
             return;
         }
         match voting.own.store().recall(gtid) {
-            Recalled::Known(record) => self.met(outbox, record.map(|record| *record), vec![order]),
+            Recalled::Known(record) => self.met(outbox, record, vec![order]),
             Recalled::Unknown => {
                 self.branches.lookups.insert(gtid, vec![order]);
                 let store = Arc::clone(voting.own.store());

@@ -14,6 +14,8 @@
 //! ```
 //! Numbers are little-endian. The mark is drawn for each file, so that nothing that a payload says looks like a frame.
 //!
+//! Zeros may follow the last frame.
+//!
 //! A frame is what was appended and flushed at once. Nobody was told that its records are durable before all of it was, so a torn
 //! last frame may be dropped whole. A frame that does not read is torn if nothing readable comes behind it (the next frame
 //! is only written once this one is flushed), and if it is shorter than it should be or has a sector of zeros, which is

@@ -270,6 +270,12 @@ mod tests {
         Journal::open(path).await.expect("the journal opens")
     }
 
+    /// Closes it, and waits until its writer has.
+    fn close(journal: Journal, path: &Path) {
+        drop(journal);
+        drop(writer::lock(path).expect("the writer lets go of it"));
+    }
+
     #[tokio::test]
     async fn what_was_prepared_and_has_not_ended_is_in_doubt() {
         let (_directory, path) = directory();
@@ -328,13 +334,31 @@ mod tests {
         let journal = open(&path).await;
         journal.prepared(whole, "whole").await.expect("written");
         journal.prepared(torn, "torn").await.expect("written");
-        drop(journal);
+        close(journal, &path);
         let bytes = std::fs::metadata(&path).expect("it is there").len();
         std::fs::File::options().write(true).open(&path).expect("opens").set_len(bytes - 1).expect("cut");
         let journal = open(&path).await;
         assert_eq!(journal.in_doubt(), [(whole, Bytes::from("whole"))]);
         journal.prepared(after, "after").await.expect("written");
         drop(journal);
+        assert_eq!(open(&path).await.in_doubt().len(), 2);
+    }
+
+    /// What a crash leaves: nobody has removed the zeros that were laid out ahead.
+    #[tokio::test]
+    async fn zeros_behind_the_last_frame_are_no_damage() {
+        let (_directory, path) = directory();
+        let (before, after) = (gtid(), gtid());
+        let journal = open(&path).await;
+        journal.prepared(before, "before").await.expect("written");
+        let left = std::fs::read(&path).expect("it is there");
+        assert!(left.ends_with(&[0; 4_096]), "{} bytes", left.len());
+        close(journal, &path);
+        assert!(std::fs::metadata(&path).expect("it is there").len() < 4_096, "a journal that is closed has none");
+        std::fs::write(&path, &left).expect("written");
+        let journal = open(&path).await;
+        journal.prepared(after, "after").await.expect("written");
+        close(journal, &path);
         assert_eq!(open(&path).await.in_doubt().len(), 2);
     }
 
@@ -345,7 +369,7 @@ mod tests {
         for payload in ["one", "two", "three"] {
             journal.prepared(gtid(), payload).await.expect("written");
         }
-        drop(journal);
+        close(journal, &path);
         let mut bytes = std::fs::read(&path).expect("it is there");
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;

@@ -210,7 +210,7 @@ impl Store for PostgresVoters {
 
     fn recall(&self, gtid: Gtid) -> Recalled {
         match cache(&self.shared.known).get(&gtid) {
-            Some(record) => Recalled::Known(Some(Box::new(record.clone()))),
+            Some(record) => Recalled::Known(Some(record.clone())),
             None => Recalled::Unknown,
         }
     }

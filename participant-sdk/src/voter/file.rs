@@ -134,7 +134,7 @@ impl Store for FileVoters {
 
     fn recall(&self, gtid: Gtid) -> Recalled {
         match self.read(gtid) {
-            Ok(record) => Recalled::Known(record.map(Box::new)),
+            Ok(record) => Recalled::Known(record),
             // Whoever loads it is told what is wrong.
             Err(_) => Recalled::Unknown,
         }
@@ -403,7 +403,7 @@ mod tests {
         assert!(kept(&voters, record(gtid, VoterState::ATTEMPTED, Some(VoterState::WAITING))).await);
         assert!(voters.note(&record(gtid, COMMITTED, Some(VoterState::ATTEMPTED))));
         let noted = record(gtid, COMMITTED, None);
-        assert_eq!(voters.recall(gtid), Recalled::Known(Some(Box::new(noted.clone()))));
+        assert_eq!(voters.recall(gtid), Recalled::Known(Some(noted.clone())));
         assert_eq!(voters.load(gtid).await.expect("reads"), Some(noted.clone()));
         assert_eq!(voters.all().await.expect("reads"), std::slice::from_ref(&noted));
         // What was under way when it was noted does not undo it.

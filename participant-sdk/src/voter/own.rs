@@ -115,7 +115,7 @@ impl OwnVoter {
     /// Asks it, in the name of whoever the transport has authenticated.
     pub(crate) async fn ask(&self, gtid: Gtid, from: &VoterName, request: Request) -> Result<Asked, VoterStoreError> {
         let mut known = match self.recalled(gtid, &request) {
-            Recalled::Known(known) => known.map(|known| *known),
+            Recalled::Known(known) => known,
             Recalled::Unknown => self.store.load(gtid).await?,
         };
         loop {
@@ -144,7 +144,7 @@ impl OwnVoter {
                 answers.push(None);
                 continue;
             };
-            match self.hear(*gtid, from, request.clone(), known.map(|known| *known)) {
+            match self.hear(*gtid, from, request.clone(), known) {
                 Heard::Answered(asked) => answers.push(Some(asked)),
                 Heard::ToKeep(record, answer) => {
                     // What follows from a second question depends on what becomes of the first.
@@ -179,7 +179,7 @@ impl OwnVoter {
     /// Asks, if the answer needs no append and no look at the disk or the network.
     pub(crate) fn ask_at_once(&self, gtid: Gtid, from: &VoterName, request: &Request) -> Option<Asked> {
         let Recalled::Known(known) = self.recalled(gtid, request) else { return None };
-        match self.hear(gtid, from, request.clone(), known.map(|known| *known)) {
+        match self.hear(gtid, from, request.clone(), known) {
             Heard::Answered(asked) => Some(asked),
             Heard::ToKeep(..) => None,
         }

@@ -82,9 +82,10 @@ pub struct Identity {
 
 /// What a store knows of a record without a look at the disk or the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it is asked for in order to be taken apart, and mostly known")]
 pub enum Recalled {
     /// This is what there is, or was a moment ago. A record that is gone since, or a later state of it, is found out by whoever appends.
-    Known(Option<Box<VoterRecord>>),
+    Known(Option<VoterRecord>),
     /// It has to look.
     Unknown,
 }
