@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use assent_proto::session::{FORGOTTEN_MAX, FromReplica, VoterPlace};
 use assent_protocol::{Gtid, InstanceId, ParticipantName};
+use foldhash::fast::RandomState;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -95,9 +96,9 @@ struct Reachable {
 /// A shard's own table of peers; every shard has all of them.
 #[derive(Debug)]
 pub(super) struct Peers {
-    sessions: HashMap<SessionId, Reachable>,
-    instances: HashMap<ParticipantName, Vec<SessionId>>,
-    known: HashSet<ParticipantName>,
+    sessions: HashMap<SessionId, Reachable, RandomState>,
+    instances: HashMap<ParticipantName, Vec<SessionId>, RandomState>,
+    known: HashSet<ParticipantName, RandomState>,
     /// Sessions with something in their outbox.
     unsent: Vec<SessionId>,
     backlog_max: usize,
@@ -107,8 +108,8 @@ pub(super) struct Peers {
 impl Peers {
     pub(super) fn new(known: Vec<ParticipantName>, backlog_max: usize) -> Self {
         Self {
-            sessions: HashMap::new(),
-            instances: HashMap::new(),
+            sessions: HashMap::default(),
+            instances: HashMap::default(),
             known: known.into_iter().collect(),
             unsent: Vec::new(),
             backlog_max,

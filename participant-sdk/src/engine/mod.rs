@@ -129,8 +129,8 @@ const COMMANDS_MAX: usize = 4_096;
 /// The bounds of the waits between attempts to dial.
 const REDIAL_INITIAL: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(5);
-/// While at least so many hooks run, or votes are being kept, frames go out at least this far apart: each of them is about to have something to say. Whoever
-/// does one thing after the other never waits.
+/// While at least so many hooks run, frames go out at least this far apart: each of them is about to have something to say. Whoever does
+/// one thing after the other never waits.
 const PACED_FROM: usize = 8;
 const FRAME_PACE: Duration = Duration::from_millis(1);
 /// How often requests that were refused for the moment are looked at.
@@ -388,8 +388,7 @@ impl Engine {
             self.start_waiting_calls();
             self.ask_voter();
             let left = FRAME_PACE.saturating_sub(flushed.elapsed());
-            let at_work = self.calls.running + voting::Voting::asking(&self.voting);
-            if at_work >= PACED_FROM && !left.is_zero() {
+            if self.calls.running >= PACED_FROM && !left.is_zero() {
                 if outbox.is_behind() && !is_pausing {
                     is_pausing = true;
                     pause.as_mut().reset(tokio::time::Instant::now() + left);

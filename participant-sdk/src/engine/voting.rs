@@ -38,8 +38,6 @@ pub(super) struct Voting {
     coordinator: Option<String>,
     /// What its voter is to be asked at the end of this turn.
     questions: Vec<Question>,
-    /// How many questions it is being asked.
-    asking: usize,
     /// Records to be deleted together, and when.
     forgotten: Vec<Gtid>,
     forget_at: Instant,
@@ -81,7 +79,6 @@ impl Voting {
             address: voter.address.clone(),
             coordinator: identity.coordinator,
             questions: Vec::new(),
-            asking: 0,
             forgotten: Vec::new(),
             forget_at: Instant::now(),
         }))
@@ -109,11 +106,6 @@ impl Voting {
 
     pub(super) fn place(&self) -> VoterPlace {
         VoterPlace { address: self.address.clone(), store: self.own.id() }
-    }
-
-    /// How many questions the own voter is being asked.
-    pub(super) fn asking(voting: &Option<Self>) -> usize {
-        voting.as_ref().map_or(0, |voting| voting.asking)
     }
 
     /// Deletes the records of transactions that have ended everywhere, once they are due. Cancelled, nothing is lost.
@@ -345,15 +337,19 @@ impl Engine {
     }
 
     fn voting_output(&mut self, outbox: &mut Outbox, gtid: Gtid, output: Output<Effect>) {
+        let mut ask = None;
         for effect in effects_of(output) {
             match effect {
                 Effect::Call(hook) => self.call_branch_hook(gtid, hook),
                 Effect::Send(message) => outbox.send(said(gtid, message)),
-                Effect::AskVoter(request) => {
-                    if let Some(entry) = self.branches.entries.get_mut(&gtid) {
+                // Once all else is done: an answer that comes at once leads to more.
+                Effect::AskVoter(request) => match self.branches.entries.get_mut(&gtid) {
+                    Some(entry) if entry.is_asking || ask.is_some() || !entry.asks.is_empty() => {
                         entry.asks.push_back(request);
                     }
-                }
+                    Some(_) => ask = Some(request),
+                    None => {}
+                },
                 Effect::AskPeer { voter: VoterName::Log, request, .. } => {
                     outbox.send(FromClient::AskLog { gtid, request });
                 }
@@ -369,17 +365,18 @@ impl Engine {
                 }
             }
         }
-        self.ask_own_voter(outbox, gtid);
+        if let Some(request) = ask {
+            self.ask_own_voter(outbox, gtid, request);
+        }
         self.forget_if_ended(gtid);
     }
 
     // ---- the own voter --------------------------------------------------------------------------------------------------
 
-    /// Asks the next question, if none is under way.
-    fn ask_own_voter(&mut self, outbox: &mut Outbox, gtid: Gtid) {
+    /// Asks a question, while none is under way.
+    fn ask_own_voter(&mut self, outbox: &mut Outbox, gtid: Gtid, request: Request) {
         let Some(voting) = &mut self.voting else { return };
-        let Some(entry) = self.branches.entries.get_mut(&gtid).filter(|entry| !entry.is_asking) else { return };
-        let Some(request) = entry.asks.pop_front() else { return };
+        let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
         entry.is_asking = true;
         let from = voting.own.name().clone();
         // Mostly there is nothing to be kept for an outcome.
@@ -403,7 +400,6 @@ impl Engine {
     pub(super) fn ask_voter(&mut self) {
         let Some(voting) = self.voting.as_mut().filter(|voting| !voting.questions.is_empty()) else { return };
         let questions = std::mem::take(&mut voting.questions);
-        voting.asking += questions.len();
         let (own, finish) = (Arc::clone(&voting.own), self.finish.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -421,9 +417,6 @@ impl Engine {
         questions: Vec<Question>,
         answers: Vec<Option<Asked>>,
     ) {
-        if let Some(voting) = &mut self.voting {
-            voting.asking -= questions.len();
-        }
         for ((gtid, from, request), asked) in questions.into_iter().zip(answers) {
             match asked {
                 Some(asked) => self.own_answered(outbox, gtid, Overheard { from, request, asked }),
@@ -462,7 +455,12 @@ impl Engine {
         }
         let roster = kept.as_ref().and_then(|kept| kept.roster.clone());
         self.voting_event(outbox, gtid, Event::VoterAnswered { answer: *answer, roster });
-        self.ask_own_voter(outbox, gtid);
+        if let Some(entry) = self.branches.entries.get_mut(&gtid)
+            && !entry.is_asking
+            && let Some(next) = entry.asks.pop_front()
+        {
+            self.ask_own_voter(outbox, gtid, next);
+        }
     }
 
     pub(super) fn voting_answered(&mut self, outbox: &mut Outbox, gtid: Gtid, answered: Answered) {

@@ -85,9 +85,6 @@ pub(super) struct Writer {
 /// While several write at a time, flushes begin at least this far apart: what others are about to write shares the next one. Whoever writes
 /// alone never waits.
 const PACE: Duration = Duration::from_micros(1_500);
-/// While one flush has this many changes, they begin this far apart: then the processor is what they are short of.
-const MANY: usize = 32;
-const PACE_OF_MANY: Duration = Duration::from_millis(2);
 
 /// How many bytes of payload are gathered into one frame before it is flushed.
 const BATCH_BYTES: usize = 4 << 20;
@@ -189,12 +186,7 @@ impl Writer {
                 gathered_bytes += append.bytes();
                 appends.push(append);
             }
-            let changes: usize = appends.iter().map(|append| append.changes.len()).sum();
-            pace = match appends.len() {
-                _ if changes >= MANY => PACE_OF_MANY,
-                0 | 1 => Duration::ZERO,
-                _ => PACE,
-            };
+            pace = if appends.len() > 1 { PACE } else { Duration::ZERO };
             self.append(appends);
             if self.file_bytes > self.compaction_at && self.file_bytes / 4 > self.live_bytes {
                 self.compact();
