@@ -406,7 +406,10 @@ impl Shard {
                 matches!(&entry.machine, Machine::ThreePhase(machine) if machine.stage() == Stage::Agreeing);
             let is_open =
                 |state| matches!(state, State::Active | State::Preparing | State::OnePhase | State::Deciding(_));
-            !is_agreeing && entry.machine.transaction().is_some_and(|machine| is_open(machine.state()))
+            // What its voters agreed on is to be found by whoever takes over.
+            let is_unlogged = matches!(&entry.machine, Machine::ThreePhase(machine)
+                if matches!(machine.stage(), Stage::Agreed(_)) && !machine.is_decision_logged() && !machine.is_ended());
+            is_unlogged || !is_agreeing && entry.machine.transaction().is_some_and(|machine| is_open(machine.state()))
         };
         if !self.entries.values().any(is_undecided)
             && let Some(done) = self.draining.take()

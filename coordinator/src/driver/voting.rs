@@ -25,8 +25,7 @@ impl Shard {
         let checked = (machine.clone(), event.clone());
         let output = machine.handle(event);
         #[cfg(debug_assertions)]
-        if let Err(violation) =
-            assent_protocol::three_phase::invariant::check_coordinator(&checked.0, &checked.1, machine, &output)
+        if let Err(violation) = assent_protocol::three_phase::invariant::check_coordinator(&checked.0, machine, &output)
         {
             panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
         }

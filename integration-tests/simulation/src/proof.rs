@@ -125,6 +125,7 @@ const PLANTED: [(&str, &[&str]); 3] = [
             "lost store unnoticed",
             "classic 3PC",
             "forgotten voter refuses",
+            "outcome over a vote only noted",
         ],
     ),
 ];

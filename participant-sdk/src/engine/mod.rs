@@ -216,6 +216,7 @@ impl Engine {
                 engine.found_in_doubt(gtid);
             }
         }
+        engine.keep_notes();
         let task = tokio::spawn(engine.run(link));
         Ok((sender, shared, task))
     }
@@ -231,7 +232,10 @@ impl Engine {
         loop {
             let outbox = self.resume(&link);
             match self.exchange(&mut link, outbox).await {
-                Over::Shutdown => return link.finish().await,
+                Over::Shutdown => {
+                    voting::Voting::forget_the_last(&mut self.voting).await;
+                    return link.finish().await;
+                }
                 Over::Broken(why) => {
                     tracing::warn!(address = %self.settings.address, why, "the session broke; dialling again");
                 }

@@ -1,7 +1,7 @@
 //! Timers of branches, nearly all of which are stopped long before they are due.
 //!
 //! To set one is to append to the list of a tick, and to stop one is to forget for which tick it was set: the list is looked at when the tick is over, and
-//! what is not set for it any more is passed over. So a timer fires up to a [`TICK`] late, and what was stopped takes room until then.
+//! what is not set for it any more is passed over. So a timer fires up to tick late, and what was stopped takes room until then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use assent_protocol::Gtid;
 use assent_protocol::three_phase::participant::Timer;
 use tokio::time::Instant;
 
-/// How late a timer may fire.
-const TICK: Duration = Duration::from_millis(20);
+/// How late a timer may fire, in milliseconds.
+const TICK_MS: u64 = 20;
 
 /// A number of ticks since the first timer of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +36,7 @@ impl Timers {
     /// Sets one, and answers for which tick.
     pub(super) fn set(&mut self, gtid: Gtid, timer: Timer, after: Duration) -> Tick {
         let due = (Instant::now() + after).duration_since(self.origin);
-        let tick = Tick((due.as_nanos() / TICK.as_nanos() + 1) as u64);
+        let tick = Tick(due.as_millis() as u64 / TICK_MS + 1);
         self.lists.entry(tick).or_default().push((gtid, timer));
         tick
     }
@@ -48,7 +48,7 @@ impl Timers {
                 return (gtid, timer, self.due.0);
             }
             let Some((tick, _)) = self.lists.first_key_value() else { return std::future::pending().await };
-            tokio::time::sleep_until(self.origin + TICK * u32::try_from(tick.0).unwrap_or(u32::MAX)).await;
+            tokio::time::sleep_until(self.origin + Duration::from_millis(tick.0 * TICK_MS)).await;
             if let Some(list) = self.lists.pop_first() {
                 self.due = list;
             }
@@ -81,6 +81,9 @@ mod tests {
             assert_eq!((fired, tick), (timer, expected));
             assert!(began.elapsed() >= Duration::from_millis(after_ms), "{after_ms} ms");
         }
-        assert!(tokio::time::timeout(TICK * 3, timers.next()).await.is_err(), "there are no more");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(3 * TICK_MS), timers.next()).await.is_err(),
+            "there are no more"
+        );
     }
 }

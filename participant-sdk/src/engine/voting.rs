@@ -60,6 +60,10 @@ pub(super) enum Answered {
 
 /// A record that may go stays for so long, so that many go at once. Nothing rests on it; see [`OwnVoter::has_forgotten`] for what does.
 const FORGET_TOGETHER: Duration = Duration::from_millis(100);
+/// How often it is looked for outcomes that were noted and not forgotten.
+const NOTES_KEPT_EVERY: Duration = if cfg!(test) { Duration::from_secs(3_600) } else { Duration::from_secs(1) };
+/// How long an engine that ends waits for its last ones to be deleted.
+const FORGET_LAST_MAX: Duration = Duration::from_secs(1);
 /// An ended record that is older than this, and still there so long after a session began, is one whose order to forget was lost.
 const KEPT_TOO_LONG: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(60) };
 /// The bounds of the waits between attempts to reach the store.
@@ -108,6 +112,14 @@ impl Voting {
         VoterPlace { address: self.address.clone(), store: self.own.id() }
     }
 
+    /// Deletes at once what was to be deleted together, before the engine ends.
+    pub(super) async fn forget_the_last(voting: &mut Option<Self>) {
+        let Some(voting) = voting.as_mut().filter(|voting| !voting.forgotten.is_empty()) else { return };
+        let forgetting = voting.own.forget(std::mem::take(&mut voting.forgotten));
+        // They are met again after the next start.
+        tokio::time::timeout(FORGET_LAST_MAX, forgetting).await.ok();
+    }
+
     /// Deletes the records of transactions that have ended everywhere, once they are due. Cancelled, nothing is lost.
     pub(super) async fn forgetting(voting: &mut Option<Self>) {
         let Some(voting) = voting else { return std::future::pending().await };
@@ -130,6 +142,23 @@ impl Voting {
 }
 
 impl Engine {
+    /// An outcome that was only noted is kept after a while, if nobody has ordered it to be forgotten by then.
+    pub(super) fn keep_notes(&self) {
+        let Some(voting) = &self.voting else { return };
+        let (own, finish) = (Arc::clone(&voting.own), self.finish.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(NOTES_KEPT_EVERY) => {}
+                    () = finish.closed() => return,
+                }
+                if let Err(error) = own.store().keep_notes().await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "outcomes are noted, and cannot be kept");
+                }
+            }
+        });
+    }
+
     /// Found in the voter's store at the start.
     pub(super) fn found_recorded(&mut self, record: &VoterRecord) {
         // There is no session yet; what is to be said is asked for again.

@@ -226,9 +226,9 @@ impl JournalFile {
         self.known().branches.get(&gtid).map(Payload::bytes)
     }
 
-    /// Whether anything durable is there of a branch.
-    pub(crate) fn has(&self, gtid: Gtid) -> bool {
-        self.known().branches.contains_key(&gtid)
+    /// Whether what is durable of a branch begins so.
+    pub(crate) fn begins_with(&self, gtid: Gtid, beginning: &[u8]) -> bool {
+        self.known().branches.get(&gtid).is_some_and(|payload| payload.begins_with(beginning))
     }
 
     /// What is durable, the oldest transaction first.

@@ -124,8 +124,9 @@ impl Writer {
         };
         let mut file = OpenOptions::new().write(true).open(&path).map_err(io("open"))?;
         let file_bytes = read.whole_bytes as u64;
-        if contents[read.whole_bytes..].iter().any(|byte| *byte != 0) {
-            tracing::warn!(path = %path.display(), torn_bytes = contents.len() - read.whole_bytes, "mended a journal that a crash had cut short");
+        let torn_bytes = contents[read.whole_bytes..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if torn_bytes > 0 {
+            tracing::warn!(path = %path.display(), torn_bytes, "mended a journal that a crash had cut short");
         }
         file.set_len(file_bytes).map_err(io("mend"))?;
         // What is read here is about to be acted on; it may so far be in the page cache only.
@@ -205,6 +206,7 @@ impl Writer {
         let mut batch = Batch::of(appends, room, self.placed, &self.known());
         let mut frame = std::mem::take(&mut batch.frame);
         let written = if frame.len() == FRAME_HEADER_BYTES { Ok(()) } else { self.write(&mut frame) };
+        frame.clear();
         frame.shrink_to(ROOM_BYTES);
         self.room = frame;
         if written.is_ok() {

@@ -230,6 +230,10 @@ impl Store for PostgresVoters {
         false
     }
 
+    fn keep_notes(&self) -> BoxFuture<'_, Result<(), VoterStoreError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
     fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {
         self.ask(move |answer| Ask::Forget(gtids, answer)).boxed()
     }

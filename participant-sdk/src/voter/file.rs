@@ -3,8 +3,10 @@
 //! The file is a [journal](crate::journal) of its own kind: records that replace one another, and a label with the store's identity. A
 //! record's payload begins with its state, in a fixed form, so that "replace this state" can be said by its first bytes alone.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
 use assent_protocol::{Gtid, GtidMap, ParticipantName};
@@ -31,6 +33,8 @@ pub struct FileVoters {
 struct Memory {
     /// The records that were written, as they are durable, or as was noted over that.
     records: GtidMap<VoterRecord>,
+    /// What was noted over which state, and when, in order.
+    noted: VecDeque<(Instant, Gtid, VoterState)>,
     /// What stood last behind a state: whoever commits together once does so again.
     rest: Option<Rest>,
 }
@@ -40,6 +44,9 @@ impl Memory {
         self.records.get(&gtid).is_some_and(|record| record.state.standing.decision().is_some())
     }
 }
+
+/// What was noted so long ago is written down.
+const NOTED: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(1) };
 
 /// The label: the store's identity, and the coordinator's id behind it.
 const STORE_ID_BYTES: usize = 16;
@@ -150,9 +157,12 @@ impl Store for FileVoters {
             let verdicts = self.file.append_all(changes).await;
             let mut memory = self.memory();
             let kept = records.into_iter().zip(verdicts).map(|(record, verdict)| match verdict? {
+                // It was noted meanwhile how the transaction has ended: whoever asked is to hear that.
+                Verdict::Written if memory.is_decided(record.gtid) => Ok(Kept::Overtaken),
                 Verdict::Written => {
                     let gtid = record.gtid;
-                    if !memory.is_decided(gtid) {
+                    // Another append, or its end, may have come between the flush and this.
+                    if self.file.begins_with(gtid, &beginning(&record.state)) {
                         memory.records.insert(gtid, VoterRecord { before: None, ..record });
                     }
                     Ok(durable(gtid))
@@ -172,12 +182,39 @@ impl Store for FileVoters {
     /// Nobody else has the file open: whoever asks is answered from memory.
     fn note(&self, record: &VoterRecord) -> bool {
         let mut memory = self.memory();
-        // It may have been forgotten meanwhile.
-        let stands = self.file.has(record.gtid);
+        // It may have moved on meanwhile, or have been forgotten.
+        let stands = record.before.is_some_and(|before| self.file.begins_with(record.gtid, &beginning(&before)));
         if stands {
             memory.records.insert(record.gtid, VoterRecord { before: None, ..record.clone() });
+            memory.noted.extend(record.before.map(|before| (Instant::now(), record.gtid, before)));
         }
         stands
+    }
+
+    /// Most were forgotten by then.
+    fn keep_notes(&self) -> BoxFuture<'_, Result<(), VoterStoreError>> {
+        let changes: Vec<Change> = {
+            let mut memory = self.memory();
+            let old = memory.noted.partition_point(|(since, ..)| since.elapsed() >= NOTED);
+            let noted: Vec<_> = memory.noted.drain(..old).collect();
+            let kept = noted.into_iter().filter(|(_, gtid, _)| memory.is_decided(*gtid));
+            kept.map(|(_, gtid, before)| Change::Begun {
+                gtid,
+                before: beginning(&before).freeze(),
+                beginning: beginning(&VoterState { standing: Standing::Committed, ..before }).freeze(),
+            })
+            .collect()
+        };
+        async move {
+            if !changes.is_empty() {
+                // One that is overtaken has moved on, or is gone.
+                for verdict in self.file.append_all(changes).await {
+                    verdict?;
+                }
+            }
+            Ok(())
+        }
+        .boxed()
     }
 
     fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {
@@ -406,9 +443,9 @@ mod tests {
         assert_eq!(voters.recall(gtid), Recalled::Known(Some(noted.clone())));
         assert_eq!(voters.load(gtid).await.expect("reads"), Some(noted.clone()));
         assert_eq!(voters.all().await.expect("reads"), std::slice::from_ref(&noted));
-        // What was under way when it was noted does not undo it.
+        // What was under way when it was noted does not undo it, and whoever asked looks again.
         let joined = VoterState { joined: HIGH, ..VoterState::ATTEMPTED };
-        assert!(kept(&voters, record(gtid, joined, Some(VoterState::ATTEMPTED))).await);
+        assert!(!kept(&voters, record(gtid, joined, Some(VoterState::ATTEMPTED))).await);
         assert!(!kept(&voters, record(gtid, ACCEPTED, Some(VoterState::WAITING))).await);
         assert_eq!(voters.load(gtid).await.expect("reads"), Some(noted));
         drop(voters);
@@ -420,11 +457,34 @@ mod tests {
             [record(gtid, joined, None)],
             "it has to learn the outcome first"
         );
+        assert!(!voters.note(&record(gtid, COMMITTED, Some(VoterState::ATTEMPTED))), "it stands elsewhere");
         assert!(voters.note(&record(gtid, COMMITTED, Some(joined))));
         voters.forget(vec![gtid]).await.expect("done");
         assert_eq!(voters.all().await.expect("reads"), []);
         assert!(!voters.note(&record(gtid, COMMITTED, Some(joined))), "it is gone");
         assert_eq!(voters.recall(gtid), Recalled::Known(None));
+    }
+
+    #[tokio::test]
+    async fn what_was_noted_some_time_ago_is_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("voters");
+        let (late, forgotten, fresh) = (gtid(), gtid(), gtid());
+        let voters = FileVoters::open(&path).await.expect("opens");
+        for gtid in [late, forgotten, fresh] {
+            assert!(kept(&voters, record(gtid, VoterState::ATTEMPTED, None)).await);
+        }
+        for gtid in [late, forgotten] {
+            assert!(voters.note(&record(gtid, COMMITTED, Some(VoterState::ATTEMPTED))));
+        }
+        voters.forget(vec![forgotten]).await.expect("done");
+        tokio::time::sleep(NOTED * 2).await;
+        assert!(voters.note(&record(fresh, COMMITTED, Some(VoterState::ATTEMPTED))));
+        voters.keep_notes().await.expect("kept");
+        drop(voters);
+        let voters = FileVoters::open(&path).await.expect("opens again");
+        let expected = [record(late, COMMITTED, None), record(fresh, VoterState::ATTEMPTED, None)];
+        assert_eq!(voters.all().await.expect("reads"), expected);
     }
 
     #[tokio::test]

@@ -31,15 +31,18 @@
 //! its instances share. The store has an identity, drawn when it is made, and every transaction's roster names it: a voter that comes back
 //! with another store has lost its promises, and is not counted again in that transaction.
 //!
-//! The record is a write of its own, right after the resource has prepared and before the vote leaves; and again before the resource commits
-//! or aborts. It cannot be part of the resource's own transaction: a row that is written inside a prepared transaction is not visible
-//! before that commits, and the vote has to be read by an election long before. What a crash leaves in between:
+//! The record is a write of its own, right after the resource has prepared and before the vote leaves; again when the voter accepts what a leader
+//! proposes; and again before the resource aborts, or commits without having accepted that. A commit that it has accepted is written by
+//! `PostgresVoters` only, for the other instances: whoever loses it finds it again. The record cannot be part of the resource's own transaction: a
+//! row that is written inside a prepared transaction is not visible before that commits, and the vote has to be read by an election long before.
+//! What a crash leaves in between:
 //!
 //! | it crashed | there is | afterwards |
 //! |---|---|---|
 //! | before the resource had prepared | nothing | it never voted; whoever asks for its vote gets a no |
 //! | prepared, before the record | a prepared branch without a record | it never voted: as with two phases it waits to be told, and an election that asks it aborts |
 //! | the record is there, before the vote left | both | it is in doubt: asked again it votes yes, and an election counts it |
+//! | it accepted the commit, the resource not ended | both | it is in doubt: it asks, or leads, and commits |
 //! | the outcome is recorded, the resource not ended | both | the hook is called, as the record says |
 //! | the resource ended, before the acknowledgement | a record | the hook is called once more, and acknowledges |
 //!
@@ -48,7 +51,7 @@
 //! # What it buys, and what it costs
 //! With three voters or more (two participants and the log), the participants end a transaction although the coordinator and its database are
 //! gone for good: whoever hears of nobody at work for some seconds leads an election, through [`PeerService`]. It costs one more round trip, and
-//! for each participant three forced writes (voted, accepted, decided), shared by whatever runs at the same time. Peers have to reach one another.
+//! for each participant two forced writes (voted, accepted), shared by whatever runs at the same time. Peers have to reach one another.
 //!
 //! # What it cannot do
 //! A minority waits: of three voters two must reach one another. A transaction with one participant has two voters, and tolerates no loss.

@@ -124,6 +124,9 @@ pub(crate) mod sealed {
         /// [`load`](Self::load) has it. Answers whether it did; if not, it is to be appended as any other.
         fn note(&self, record: &VoterRecord) -> bool;
 
+        /// Makes durable what was noted some time ago and has not been forgotten since. Nobody waits for it.
+        fn keep_notes(&self) -> BoxFuture<'_, Result<(), VoterStoreError>>;
+
         /// Deletes records, as far as they [may be](assent_protocol::three_phase::Voter::may_be_forgotten).
         fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>>;
 

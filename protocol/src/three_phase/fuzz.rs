@@ -118,7 +118,7 @@ pub fn coordinator(bytes: &[u8]) {
         story.then(event.clone());
         let before = machine.clone();
         let output = machine.handle(event.clone());
-        if let Err(violation) = invariant::check_coordinator(&before, &event, &machine, &output) {
+        if let Err(violation) = invariant::check_coordinator(&before, &machine, &output) {
             panic!("{violation}\nbefore: {before:?}\nevent: {event:?}\noutput: {output:?}");
         }
         if waits_for_log(&output) {

@@ -7,7 +7,7 @@ use super::coordinator::{self, Coordinator, Order, Stage};
 use super::participant::{self, Participant};
 use super::voter::{Answer, Proposal, Request, Standing, Voter, VoterState};
 use crate::branch::{self, Hook, Message};
-use crate::durable::{Appended, Output};
+use crate::durable::Output;
 use crate::invariant::Violation;
 use crate::record::{Decision, Outcome, Record};
 use crate::two_phase::{self, Reply, Vote};
@@ -116,7 +116,6 @@ fn keeps_before_it_answers(before: &Voter, after: &Voter, output: &Output<Answer
 /// The first [`Violation`].
 pub fn check_coordinator(
     before: &Coordinator,
-    event: &coordinator::Event,
     after: &Coordinator,
     output: &Output<coordinator::Effect>,
 ) -> Result<(), Violation> {
@@ -125,7 +124,7 @@ pub fn check_coordinator(
     proposes_behind_the_mark(before, after, output)?;
     knows_of_every_vote(output)?;
     tells_only_what_is_agreed(after, output)?;
-    ends_when_the_log_knows(before, event, after, output)?;
+    ends_when_the_log_knows(after, output)?;
     a_live_stage_is_awake(before, after, output)
 }
 
@@ -253,12 +252,7 @@ fn is_seated(machine: &Coordinator, participant: &crate::ParticipantName) -> boo
 }
 
 /// I9: the end, and with it the leave to forget, comes after every branch has ended and the log has the decision, or brings it there first.
-fn ends_when_the_log_knows(
-    before: &Coordinator,
-    event: &coordinator::Event,
-    after: &Coordinator,
-    output: &Output<coordinator::Effect>,
-) -> Result<(), Violation> {
+fn ends_when_the_log_knows(after: &Coordinator, output: &Output<coordinator::Effect>) -> Result<(), Violation> {
     const INVARIANT: &str = "I9 forgotten only when every branch has ended";
     let forgets = output
         .peek_effects()
@@ -271,13 +265,8 @@ fn ends_when_the_log_knows(
     if ended && !after.transaction().is_ended() {
         return violation(INVARIANT, format!("it ends while {:?}", after.transaction().state()));
     }
-    let is_appended = matches!(
-        event,
-        coordinator::Event::TwoPhase(two_phase::Event::Appended(Appended::Durable(_) | Appended::Overruled(_)))
-    );
     let brings_it = matches!(output.forced(), Some(Record::Ended(_)));
-    if ended && matches!(after.stage(), Stage::Agreed(_)) && !before.is_decision_logged() && !is_appended && !brings_it
-    {
+    if ended && matches!(after.stage(), Stage::Agreed(_)) && !after.is_decision_logged() && !brings_it {
         return violation(INVARIANT, "the log does not have the decision".to_owned());
     }
     Ok(())

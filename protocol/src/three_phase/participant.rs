@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::ballot::{Ballot, NodeId};
 use super::leader::{self, Leader};
 use super::roster::{PeerAddress, Roster, VoterName};
-use super::voter::{Answer, Request, VoterRecord};
+use super::voter::{Answer, Request, Standing, VoterRecord};
 use crate::branch::{self, Branch, Hook, HookEnd, Message};
 use crate::durable::Output;
 use crate::ids::{Epoch, Gtid, ParticipantName};
@@ -46,7 +46,10 @@ pub struct Participant {
     /// There is nothing to commit: the hooks that end the branch are not called.
     is_read_only: bool,
     stage: Stage,
-    leader: Option<Leader>,
+    leader: Option<Box<Leader>>,
+    /// Its record stood pre-committed when it was found: it may have ended since, and lost that, so the log may have forgotten the transaction. It
+    /// does not inquire, since to an inquiry an abort is presumed: it leads, and the log is asked by one that knows of every vote.
+    was_pre_committed: bool,
     /// The highest ballot that it has heard of.
     highest: Ballot,
     /// Somebody was at work since the election timer was set.
@@ -222,6 +225,7 @@ impl Participant {
         let mut participant = Self::new(branch, me, node);
         participant.roster = stored.roster.clone();
         participant.is_read_only = stored.is_read_only;
+        participant.was_pre_committed = stored.state.standing == Standing::PreCommitted;
         participant.highest = stored.state.joined;
         let mut effects = Vec::new();
         match stored.state.standing.decision() {
@@ -244,6 +248,7 @@ impl Participant {
             is_read_only: false,
             stage: Stage::Unvoted,
             leader: None,
+            was_pre_committed: false,
             highest: Ballot::FIRST,
             was_heard: false,
             is_forgotten: false,
@@ -353,6 +358,9 @@ impl Participant {
         for effect in wanted {
             match effect {
                 branch::Effect::Send(Message::Vote(Vote::Yes)) => self.vote(effects),
+                branch::Effect::Send(Message::Inquire) if self.was_pre_committed && self.stage == Stage::InDoubt => {
+                    self.elect(effects);
+                }
                 branch::Effect::Send(message) => effects.push(Effect::Send(message)),
                 branch::Effect::Call(Hook::Commit | Hook::Abort) if self.is_read_only => {
                     self.tell_branch(branch::Event::EndFinished(HookEnd::Ended(BranchResult::Done)), effects);
@@ -481,6 +489,7 @@ impl Participant {
         let was_heard = std::mem::replace(&mut self.was_heard, false);
         match self.stage {
             Stage::Unvoted if self.branch.state() != branch::State::InDoubt => return,
+            Stage::InDoubt if was_heard && self.was_pre_committed => self.elect(effects),
             Stage::Unvoted | Stage::InDoubt if was_heard => effects.push(Effect::Send(Message::Inquire)),
             // Rule 1: only who has not voted may abort by itself.
             Stage::Unvoted => effects.push(Effect::AskVoter(Request::VoteNo)),
@@ -494,7 +503,7 @@ impl Participant {
     fn elect(&mut self, effects: &mut Vec<Effect>) {
         let Some(roster) = self.roster.clone().filter(|_| self.leader.is_none()) else { return };
         let (leader, output) = Leader::elect_as(self.me.clone(), roster, self.node, self.highest);
-        self.leader = Some(leader);
+        self.leader = Some(Box::new(leader));
         self.lead(output, effects);
     }
 
@@ -524,7 +533,7 @@ impl Participant {
     /// Its own election has ended, and its voter keeps the outcome: everybody else is told.
     fn announce(&self, decision: Decision, effects: &mut Vec<Effect>) {
         let has_ended = |leader: &Leader| matches!(leader.state(), leader::State::Ended(_));
-        if !self.leader.as_ref().is_some_and(has_ended) {
+        if !self.leader.as_deref().is_some_and(has_ended) {
             return;
         }
         let me = VoterName::Participant(self.me.clone());
@@ -572,7 +581,7 @@ impl Participant {
 
     /// Its own election, if it leads one.
     pub fn leader(&self) -> Option<&Leader> {
-        self.leader.as_ref()
+        self.leader.as_deref()
     }
 
     /// Whether nothing is left to do, so that it may leave memory. Its voter's record stays until [`Effect::ForgetVoter`].

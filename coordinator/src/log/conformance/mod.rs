@@ -97,6 +97,7 @@ macro_rules! log_conformance {
             random_batches_do_what_the_model_does
             an_end_keeps_the_digest_that_opened_the_row
             an_attempt_is_found_as_it_was_written
+            each_attempt_of_a_batch_keeps_its_roster
             the_logs_vote_is_compared_and_set
             an_agreement_decides_its_row
             an_end_brings_what_was_agreed_on

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use assent_protocol::record::{Attempted, Decided, Ended};
-use assent_protocol::three_phase::{Ballot, NodeId, Standing, VoterName, VoterRecord, VoterState};
+use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
 use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Outcome, Protocol, Record};
 
 use super::sample::{self, NOW_MS, abort, append, attempted, commit, find, forced, gtid, lazy, moved, name, saga};
@@ -60,6 +60,29 @@ pub async fn an_attempt_is_found_as_it_was_written(ground: &dyn Ground) {
     let filter = Filter { states: vec![State::Preparing], participant: Some(name("billing")), ..Filter::default() };
     let page = log.list(&filter, None, 10).await.expect("there");
     assert_eq!(page.transactions, [listed]);
+}
+
+/// Those of one batch, whose rosters are partly one and the same.
+pub async fn each_attempt_of_a_batch_keeps_its_roster(ground: &dyn Ground) {
+    let log = start(ground).await;
+    let usual = attempted(gtid(1)).roster;
+    let other = Roster::new(usual.participants()[..1].to_vec(), StoreId(7)).expect("a roster");
+    let rosters = [&usual, &usual, &other, &usual, &other];
+    let opened: Vec<Attempted> = rosters
+        .into_iter()
+        .zip(1..)
+        .map(|(roster, n)| Attempted { roster: roster.clone(), ..attempted(gtid(n)) })
+        .collect();
+    let batch = Batch { forced: opened.iter().cloned().map(Record::Attempted).collect(), ..forced([]) };
+    assert_eq!(append(&log, &batch).await, vec![None; opened.len()]);
+    for opened in opened {
+        let found = find(&log, opened.gtid).await;
+        let Some(Found::Open(OpenTransaction::Attempted { record, .. })) = found else { panic!("{found:?}") };
+        assert_eq!(record, opened);
+        let listed = log.show(opened.gtid).await.expect("there").expect("known").transaction;
+        let names: Vec<_> = opened.roster.participants().iter().map(|seat| seat.participant.clone()).collect();
+        assert_eq!(listed.participants, names);
+    }
 }
 
 /// The log moves on only from where it stands, and the repetition of a move is not a second one.

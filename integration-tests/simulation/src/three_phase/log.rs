@@ -45,8 +45,9 @@ impl Log {
         }
         for record in lazy {
             let Record::Ended(ended) = record else { panic!("only ends are lazy: {record:?}") };
-            let is_undecided = self.attempted.is_some() && self.decided.is_none();
-            if !is_undecided && self.decision().is_none_or(|known| known == decision_of(ended.outcome)) {
+            // What was agreed on may come with the end, into the writer's own row.
+            let is_anothers = self.attempted.is_some() && self.decided.is_none() && self.owner != writer;
+            if !is_anothers && self.decision().is_none_or(|known| known == decision_of(ended.outcome)) {
                 self.ended.get_or_insert(ended.outcome);
             }
         }

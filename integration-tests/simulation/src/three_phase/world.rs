@@ -410,7 +410,7 @@ impl World {
         }
         let mut machine = before.clone();
         let output = machine.handle(event.clone());
-        if let Err(violation) = invariant::check_coordinator(&before, &event, &machine, &output) {
+        if let Err(violation) = invariant::check_coordinator(&before, &machine, &output) {
             self.breaks(format!("{violation} by {event:?}"));
         }
         if self.roster.is_none() {

@@ -1,7 +1,7 @@
 //! What others may see of a three-phase transaction.
 
 use super::super::{Leader, Roster, VoterState};
-use super::{Coordinator, Stage};
+use super::{Appending, Coordinator, Stage};
 use crate::two_phase::TwoPhase;
 
 impl Coordinator {
@@ -47,7 +47,7 @@ impl Coordinator {
             Stage::Voting => self.transaction.waiting_for(),
             Stage::Attempting => "the log, to make the first attempt durable".to_owned(),
             Stage::Agreeing => self.leader.as_ref().map(Leader::waiting_for).unwrap_or_default(),
-            Stage::Agreed(_) if self.end.is_some() => log.to_owned(),
+            Stage::Agreed(_) if self.end.is_some() || self.appending == Some(Appending::End) => log.to_owned(),
             Stage::Agreed(_) => self.transaction.waiting_for(),
         }
     }

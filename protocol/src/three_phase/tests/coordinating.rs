@@ -51,7 +51,7 @@ impl Driven {
     fn on(&mut self, event: Event) {
         let before = self.machine.clone();
         let output = self.machine.handle(event.clone());
-        invariant::check_coordinator(&before, &event, &self.machine, &output).expect("no invariant breaks");
+        invariant::check_coordinator(&before, &self.machine, &output).expect("no invariant breaks");
         self.take(output);
     }
 

@@ -579,3 +579,26 @@ fn a_branch_that_is_told_twice_forgets_once_its_hook_is_done() {
     assert!(effects.contains(&participant::Effect::ForgetVoter), "{effects:?}");
     assert!(participant.is_ended());
 }
+
+/// It may have ended before, and lost that (see `docs/decisions/0008`): an abort that is presumed for an inquiry would undo what it has committed.
+#[test]
+fn who_is_found_pre_committed_leads_and_does_not_inquire() {
+    let mut store = voted();
+    store.ask(Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit });
+    let record = store.stored.expect("it has voted");
+    let (mut participant, output) = Participant::recover(&record, "a".parse().expect("valid"), NodeId(7));
+    let mut all = output.peek_effects().to_vec();
+    let timers = [participant::Timer::Branch(branch::Timer::Inquire), participant::Timer::Election];
+    all.extend(on(&mut participant, participant::Event::SessionUp));
+    assert!(participant.leader().is_some());
+    all.extend(on(&mut participant, participant::Event::Waited));
+    for timer in timers {
+        all.extend(on(&mut participant, participant::Event::TimerFired(timer)));
+    }
+    assert!(!all.contains(&participant::Effect::Send(Message::Inquire)), "{all:?}");
+    // Whoever only waits has no row that could have ended without it.
+    let record = voted().stored.expect("it has voted");
+    let (mut participant, _) = Participant::recover(&record, "a".parse().expect("valid"), NodeId(7));
+    let asked = on(&mut participant, participant::Event::SessionUp);
+    assert!(asked.contains(&participant::Effect::Send(Message::Inquire)), "{asked:?}");
+}

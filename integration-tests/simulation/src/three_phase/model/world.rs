@@ -177,9 +177,9 @@ impl Setup {
         for election in 0..=self.elections {
             if election > 0 {
                 // Whoever has a vote on record answers the same to those who know of it, so that both ways are there only where it may be gone. Who
-                // waits does not know of every vote; who stands pre-committed does, and so does a replica.
+                // waits or stands pre-aborted does not know of every vote; who stands pre-committed does, and so does a replica.
                 let is_known = self.forgets && world.accepted[0][LOG];
-                if !is_known || !world.has_forgotten() || world.is_somebody_waiting() {
+                if !is_known || !world.has_forgotten() || world.is_somebody_ignorant() {
                     actions.extend((0..VOTERS).map(|voter| Action::Join { voter, election, has_voted: false }));
                 }
                 if is_known {
@@ -400,8 +400,8 @@ impl Setup {
                 }
             }
             let Some(ended) = ended else {
-                if world.has_forgotten() {
-                    // Nobody is left who waits for it.
+                if silent == LOG && world.has_forgotten() {
+                    // Whoever is in doubt still, having lost its notes, waits for the log.
                     continue;
                 }
                 return Err(format!("{who} leads, and without {silent} nothing is decided: {}", leader.waiting_for()));
@@ -483,9 +483,10 @@ impl World {
         self.loaded(voter).and_then(|state| state.standing.decision())
     }
 
-    /// Whether a participant has voted, and has accepted nothing.
-    fn is_somebody_waiting(&self) -> bool {
-        (0..LOG).any(|voter| self.loaded(voter).is_some_and(|state| state.standing == Standing::Waiting))
+    /// Whether a participant is in doubt, and does not know that everybody has voted.
+    fn is_somebody_ignorant(&self) -> bool {
+        let is_ignorant = |state: VoterState| matches!(state.standing, Standing::Waiting | Standing::PreAborted);
+        (0..LOG).any(|voter| self.loaded(voter).is_some_and(is_ignorant))
     }
 
     fn hear(&mut self, leader: &mut Leader, voter: usize, answer: Answer) {
