@@ -27,7 +27,7 @@ pub(super) struct Entry {
     timers: Vec<(Timer, Tick)>,
     /// How long a vote is of use; from the order to prepare.
     pub(super) timeout: Duration,
-    /// What the own voter has yet to be asked, in order.
+    /// What the own voter has yet to be asked, in order. There is nothing while no question is under way.
     pub(super) asks: VecDeque<Request>,
     /// The question before those is under way.
     pub(super) is_asking: bool,

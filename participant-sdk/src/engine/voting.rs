@@ -1,7 +1,7 @@
 //! Branches of three-phase transactions: their machines, the own voter, and the peers.
 //!
-//! The own voter is asked by tasks: one for all questions of a turn, so that they share an append, and one for each that this could not answer. A
-//! branch asks one question at a time and in order, for as long as its store is away. Whoever else asks the same voter, the coordinator or
+//! The own voter is asked by tasks: one for all questions of a turn, so that they share an append, and one for each that this could not answer; only an
+//! outcome for which nothing has to be kept is answered at once. A branch asks one question at a time and in order, for as long as its store is away. Whoever else asks the same voter, the coordinator or
 //! a peer, goes to the store beside that; the store's compare-and-set puts them in order, and the engine is told, so that its machine knows
 //! who is at work.
 //!

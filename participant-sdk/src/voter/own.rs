@@ -26,7 +26,7 @@ struct Forgotten {
     since: Instant,
 }
 
-/// How long they are remembered, at least: longer than a peer waits for an answer, and than an order to prepare is on its way. Without this the voter, which
+/// How long they are remembered, at least, and while fewer than 50,000 are forgotten each second: longer than a peer waits for an answer, and than an order to prepare is on its way. Without this the voter, which
 /// has no record any more, would refuse the one and vote anew on the other. Whoever knows of its vote needs no such time, see docs/decisions/0007.
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// At most so many in each generation.
