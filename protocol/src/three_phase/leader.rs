@@ -183,7 +183,11 @@ impl Leader {
             }
             (State::Joining | State::Proposing(_), Answer::Barred(bar)) => {
                 self.heard[index] = Heard::Barred(bar);
-                Vec::new()
+                if bar == Bar::Forgotten && self.stands_pre_committed() {
+                    self.end(Decision::Commit)
+                } else {
+                    Vec::new()
+                }
             }
             // What a voter answers to its own participant.
             (State::Joining | State::Proposing(_), Answer::VotedYes { .. }) => Vec::new(),
@@ -208,6 +212,17 @@ impl Leader {
                 if accepted < self.roster.quorum() { Vec::new() } else { self.end(proposal.decision()) }
             }
             (State::Joining | State::Proposing(_), Answer::Joined { .. } | Answer::Accepted { .. }) => Vec::new(),
+        }
+    }
+
+    /// Whether the own voter has reported that it stands pre-committed. If another one has forgotten, every branch has ended, the own one too, and it has lost
+    /// that it did: so it has committed, since what it may lose is a commit that it stands pre-committed to, and nothing else (`docs/decisions/0008`).
+    fn stands_pre_committed(&self) -> bool {
+        let own = self.own.as_ref().and_then(|own| self.roster.position(own));
+        match own.map(|index| self.heard[index]) {
+            Some(Heard::Joined { standing, .. }) => standing == Standing::PreCommitted,
+            Some(Heard::Accepted) => self.state == State::Proposing(Proposal::PreCommit),
+            Some(Heard::Nothing | Heard::Rejected | Heard::Barred(_)) | None => false,
         }
     }
 

@@ -678,9 +678,10 @@ impl World {
         }
         // It leaves memory, and its epoch with it: else a replica of a lower one would ask for ever.
         let place = &mut self.sites[site];
-        let is_idle = place.asks.is_empty() && place.hooks.is_empty();
-        if is_idle && place.machine.as_ref().is_some_and(Participant::is_ended) {
+        if place.hooks.is_empty() && place.machine.as_ref().is_some_and(Participant::is_ended) {
             place.machine = None;
+            // What it had yet to ask its voter goes with it.
+            place.asks.clear();
             place.timers.clear();
         }
     }

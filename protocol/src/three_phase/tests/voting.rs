@@ -602,3 +602,31 @@ fn who_is_found_pre_committed_leads_and_does_not_inquire() {
     let asked = on(&mut participant, participant::Event::SessionUp);
     assert!(asked.contains(&participant::Effect::Send(Message::Inquire)), "{asked:?}");
 }
+
+/// The swarm found it as seed 19728: whoever had lost that it committed, while the others had forgotten and the log was away, waited for ever.
+#[test]
+fn who_stands_pre_committed_and_meets_one_that_has_forgotten_has_committed() {
+    let leading_from = |standing, accepted| {
+        let mut participant = in_doubt();
+        on(&mut participant, ELECTION);
+        on(&mut participant, ELECTION);
+        let ballot = participant.leader().expect("it leads").ballot();
+        on(&mut participant, own(Answer::Joined { ballot, standing, accepted }));
+        participant
+    };
+    let forgotten = |voter| participant::Event::PeerAnswered { voter, answer: Answer::Barred(Bar::Forgotten) };
+    for voter in [voter_name("b"), VoterName::Log] {
+        let mut participant = leading_from(Standing::PreCommitted, Some(Ballot::FIRST));
+        let effects = on(&mut participant, forgotten(voter.clone()));
+        assert_eq!(effects, [participant::Effect::AskVoter(Request::Elected(Decision::Commit))], "{voter}");
+        // Who waits, or stands pre-aborted, forces what it is told: it has not ended.
+        for (standing, accepted) in [(Standing::Waiting, None), (Standing::PreAborted, Some(Ballot::FIRST))] {
+            let mut participant = leading_from(standing, accepted);
+            assert_eq!(on(&mut participant, forgotten(voter.clone())), [], "{voter}");
+        }
+        // Nor is it so because its store could not be read.
+        let mut participant = leading_from(Standing::PreCommitted, Some(Ballot::FIRST));
+        let lost = participant::Event::PeerAnswered { voter, answer: Answer::Barred(Bar::StateLost) };
+        assert_eq!(on(&mut participant, lost), []);
+    }
+}

@@ -400,8 +400,8 @@ impl Setup {
                 }
             }
             let Some(ended) = ended else {
-                if silent == LOG && world.has_forgotten() {
-                    // Whoever is in doubt still, having lost its notes, waits for the log.
+                if who == LOG && world.has_forgotten() {
+                    // Nobody waits for a replica: whoever is in doubt still, having lost its notes, ends by its own election.
                     continue;
                 }
                 return Err(format!("{who} leads, and without {silent} nothing is decided: {}", leader.waiting_for()));
