@@ -214,22 +214,25 @@ impl Peers {
 
     /// Queues a message; dropped when the session is gone, as on the network.
     pub(super) fn send(&mut self, session: SessionId, message: FromReplica) {
-        if let Some(reachable) = self.sessions.get_mut(&session) {
-            if reachable.outbox.is_empty() && reachable.forgotten.is_empty() {
-                self.unsent.push(session);
-            }
+        if let Some(reachable) = self.reach(session) {
             reachable.outbox.push(message);
         }
     }
 
     /// Queues an order to forget. Those of one turn share a message.
     pub(super) fn forget(&mut self, session: SessionId, gtid: Gtid) {
-        if let Some(reachable) = self.sessions.get_mut(&session) {
-            if reachable.outbox.is_empty() && reachable.forgotten.is_empty() {
-                self.unsent.push(session);
-            }
+        if let Some(reachable) = self.reach(session) {
             reachable.forgotten.push(gtid);
         }
+    }
+
+    /// A session that is about to be told something, noted for the next flush.
+    fn reach(&mut self, session: SessionId) -> Option<&mut Reachable> {
+        let reachable = self.sessions.get_mut(&session)?;
+        if reachable.outbox.is_empty() && reachable.forgotten.is_empty() {
+            self.unsent.push(session);
+        }
+        Some(reachable)
     }
 
     /// Hands all outboxes over. Answers how many messages that were, and the sessions that are gone or too slow: they

@@ -1,7 +1,7 @@
 //! Timers of branches, nearly all of which are stopped long before they are due.
 //!
 //! To set one is to append to the list of a tick, and to stop one is to forget for which tick it was set: the list is looked at when the tick is over, and
-//! what is not set for it any more is passed over. So a timer fires up to tick late, and what was stopped takes room until then.
+//! what is not set for it any more is passed over. So a timer fires up to a tick late, and what was stopped takes room until then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// How late a timer may fire, in milliseconds.
 const TICK_MS: u64 = 20;
 
-/// A number of ticks since the first timer of the process.
+/// A number of ticks since the timers were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u64);
 

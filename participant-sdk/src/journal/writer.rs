@@ -175,9 +175,11 @@ impl Writer {
     /// Writes until nobody is left who could ask for it.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Append>) {
         let mut flushed_at = Instant::now();
-        let mut pace = Duration::ZERO;
+        let mut are_many = false;
         while let Some(first) = queue.blocking_recv() {
-            std::thread::sleep(pace.saturating_sub(flushed_at.elapsed()));
+            if are_many {
+                std::thread::sleep(PACE.saturating_sub(flushed_at.elapsed()));
+            }
             flushed_at = Instant::now();
             let mut appends = vec![first];
             let mut gathered_bytes = appends[0].bytes();
@@ -187,7 +189,7 @@ impl Writer {
                 gathered_bytes += append.bytes();
                 appends.push(append);
             }
-            pace = if appends.len() > 1 { PACE } else { Duration::ZERO };
+            are_many = appends.len() > 1;
             self.append(appends);
             if self.file_bytes > self.compaction_at && self.file_bytes / 4 > self.live_bytes {
                 self.compact();

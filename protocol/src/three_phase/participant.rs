@@ -358,9 +358,7 @@ impl Participant {
         for effect in wanted {
             match effect {
                 branch::Effect::Send(Message::Vote(Vote::Yes)) => self.vote(effects),
-                branch::Effect::Send(Message::Inquire) if self.was_pre_committed && self.stage == Stage::InDoubt => {
-                    self.elect(effects);
-                }
+                branch::Effect::Send(Message::Inquire) => self.inquire(effects),
                 branch::Effect::Send(message) => effects.push(Effect::Send(message)),
                 branch::Effect::Call(Hook::Commit | Hook::Abort) if self.is_read_only => {
                     self.tell_branch(branch::Event::EndFinished(HookEnd::Ended(BranchResult::Done)), effects);
@@ -489,8 +487,7 @@ impl Participant {
         let was_heard = std::mem::replace(&mut self.was_heard, false);
         match self.stage {
             Stage::Unvoted if self.branch.state() != branch::State::InDoubt => return,
-            Stage::InDoubt if was_heard && self.was_pre_committed => self.elect(effects),
-            Stage::Unvoted | Stage::InDoubt if was_heard => effects.push(Effect::Send(Message::Inquire)),
+            Stage::Unvoted | Stage::InDoubt if was_heard => self.inquire(effects),
             // Rule 1: only who has not voted may abort by itself.
             Stage::Unvoted => effects.push(Effect::AskVoter(Request::VoteNo)),
             Stage::Voting => effects.push(Effect::Send(Message::Inquire)),
@@ -498,6 +495,15 @@ impl Participant {
             Stage::Deciding(_) | Stage::Decided(_) => return,
         }
         effects.push(election_timer());
+    }
+
+    /// Asks the coordinator, unless that could be answered by an abort that is presumed after a commit.
+    fn inquire(&mut self, effects: &mut Vec<Effect>) {
+        if self.was_pre_committed && self.stage == Stage::InDoubt {
+            self.elect(effects);
+        } else {
+            effects.push(Effect::Send(Message::Inquire));
+        }
     }
 
     fn elect(&mut self, effects: &mut Vec<Effect>) {

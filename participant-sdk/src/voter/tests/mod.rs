@@ -250,17 +250,28 @@ async fn a_yes_leaves_once_it_is_durable_and_the_branch_ends_once_the_outcome_is
     assent.shutdown().await;
 }
 
+/// Bank A votes yes in a transaction of its own.
+async fn votes_alone(hub: &mut Hub, site: &Site) -> Gtid {
+    let gtid = mint();
+    hub.tell("bank-a", prepare(gtid, &roster(&[site])));
+    hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    gtid
+}
+
+/// Bank A is told to commit, and does.
+async fn commits(hub: &mut Hub, gtid: Gtid) {
+    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+}
+
 /// The order to forget was lost with a session: the next one asks whether anybody needs the record.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_is_kept_too_long_is_told_to_the_log() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut hub = Hub::start().await;
     let mut site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
-    let gtid = mint();
-    hub.tell("bank-a", prepare(gtid, &roster(&[&site])));
-    hub.expect("a yes", |message| is_yes(message, gtid)).await;
-    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
-    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    let gtid = votes_alone(&mut hub, &site).await;
+    commits(&mut hub, gtid).await;
     site.restart(hub.address()).await;
     let is_told = |message: &FromClient| matches!(message, FromClient::AskLog { gtid: about, request: Request::Decided(Decision::Commit) } if *about == gtid);
     hub.expect("the outcome, for the log", is_told).await;
@@ -275,14 +286,11 @@ async fn a_commit_over_a_pre_commit_is_learnt_once_more_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut hub = Hub::start().await;
     let mut site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
-    let gtid = mint();
-    hub.tell("bank-a", prepare(gtid, &roster(&[&site])));
-    hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    let gtid = votes_alone(&mut hub, &site).await;
     let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
     hub.tell("bank-a", FromReplica::AskVoter { gtid, request });
     hub.expect("an acceptance", |message| matches!(message, FromClient::VoterAnswered { .. })).await;
-    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
-    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    commits(&mut hub, gtid).await;
     let standing = |site: &Site| match site.assent.as_ref().and_then(Assent::voter).map(|own| own.store().recall(gtid))
     {
         Some(Recalled::Known(record)) => record.map(|record| record.state.standing),
@@ -296,8 +304,7 @@ async fn a_commit_over_a_pre_commit_is_learnt_once_more_after_a_restart() {
     assert!(!hub.has_heard(|message| matches!(message, FromClient::Inquire { .. })).await);
     // The order to forget comes first: it has yet to learn the outcome.
     hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
-    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
-    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    commits(&mut hub, gtid).await;
     assert_eq!(site.resource.ended(gtid), Some(Decision::Commit));
     eventually("the record goes", || standing(&site).is_none()).await;
 }
