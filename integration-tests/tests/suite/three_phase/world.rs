@@ -166,10 +166,12 @@ impl Bank {
     }
 
     pub(super) async fn kept(&self, gtid: Gtid) -> Kept {
-        let (standing, is_booked, prepared) = sqlx::query_as(
+        // What is prepared belongs to no snapshot. Read first, a commit that takes it away is in the snapshot that follows.
+        let prepared = "select count(*) from pg_prepared_xacts where database = current_database()";
+        let prepared = sqlx::query_scalar(prepared).fetch_one(&self.pool).await.expect("the bank's database answers");
+        let (standing, is_booked) = sqlx::query_as(
             "select (select standing from assent_voter where gtid = $1) as standing,
-                    exists (select from ledger where gtid = $1) as is_booked,
-                    (select count(*) from pg_prepared_xacts where database = current_database()) as prepared",
+                    exists (select from ledger where gtid = $1) as is_booked",
         )
         .bind(gtid.as_uuid())
         .fetch_one(&self.pool)
