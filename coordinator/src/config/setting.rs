@@ -214,9 +214,14 @@ pub const SETTINGS: &[Setting] = &[
         default: "\"info\"",
         about: "Which of them are written: off, error, warn, info, debug or trace, also by module, such as \
                 info,assent::driver=debug.",
-        set: |config, text| match EnvFilter::try_new(text) {
-            Ok(_) => value::text(text).map(|filter| config.telemetry.log_filter = filter),
-            Err(error) => Err(format!("{text:?} is no filter ({error}): write such as info,assent::driver=debug")),
+        set: |config, text| {
+            let wrong = |why: &str| format!("{text:?} is no filter ({why}): write such as info,assent::driver=debug");
+            // The parser of tracing-subscriber 0.3.23 counts characters and cuts bytes: it panics over some text that is not ASCII.
+            if !text.is_ascii() {
+                return Err(wrong("modules have ASCII names"));
+            }
+            EnvFilter::try_new(text).map_err(|error| wrong(&error.to_string()))?;
+            value::text(text).map(|filter| config.telemetry.log_filter = filter)
         },
     },
     Setting {

@@ -237,3 +237,13 @@ fn is_assignment(line: &str) -> bool {
     let name = line.split_once(" = ").map(|(name, _)| name.trim());
     name.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
 }
+
+/// Found by fuzzing: the filter's parser cut through the letter.
+#[test]
+fn a_filter_that_is_not_ascii_is_a_mistake() {
+    let told = mistakes(&sources(None, &[], &[("telemetry.log_filter", "[é{")]));
+    assert!(
+        matches!(told.as_slice(), [told] if told.contains("ASCII") && told.contains("info,assent::driver=debug")),
+        "{told:?}"
+    );
+}
