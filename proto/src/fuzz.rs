@@ -109,7 +109,7 @@ mod tests {
     use crate::session::tests::{damage, messages};
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1_000), failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn damaged_questions_and_answers_of_voters_are_read_or_refused(

@@ -227,7 +227,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(3_000), failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn a_stored_form_is_read_as_it_was_written_or_refused(bytes in vec(any::<u8>(), 0..200)) {

@@ -33,9 +33,13 @@ pub(super) fn back_over_the_wire(message: FromReplica) -> Result<FromReplica, Ma
     v1::ServerMessage::decode(bytes.as_slice()).expect("encoded above").try_into()
 }
 
-/// A fixed number of cases, whatever the environment says.
+/// So many cases, or more if the environment asks for more.
 fn cases() -> ProptestConfig {
-    ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: ProptestConfig::default().cases.max(1_000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {
