@@ -10,7 +10,8 @@ use assent_protocol::three_phase::StoreId;
 use assent_protocol::three_phase::coordinator::Stage;
 use assent_protocol::two_phase::State;
 use assent_protocol::{
-    AbortReason, Appended, Epoch, Gtid, GtidMap, Held, Outcome, ParticipantName, Record, saga, three_phase, two_phase,
+    AbortReason, Appended, Epoch, Gtid, GtidMap, Held, Outcome, ParticipantName, Protocol, Record, saga, three_phase,
+    two_phase,
 };
 use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt};
 use tokio::sync::{mpsc, oneshot};
@@ -27,7 +28,8 @@ use super::view::TransactionView;
 use super::{Input, Limits};
 use crate::log::{Batch, Log};
 
-/// Records that nobody waits for are appended after this long, if no other batch takes them along.
+/// Records that nobody waits for are appended after this long, if no other batch takes them along. So are ends of
+/// three-phase transactions, although they are forced: what is sealed behind them is orders to forget.
 const LINGER: Duration = Duration::from_millis(20);
 /// Or as soon as there are so many of them.
 const LAZY_MAX: usize = 1_024;
@@ -82,6 +84,8 @@ struct Flight {
     batch: Batch,
     /// In the order of the forced records.
     held: Vec<(Gtid, HeldEffects)>,
+    /// Somebody waits for one of those.
+    is_urgent: bool,
     /// Whose end is in it: forgotten once it is durable.
     ended: Vec<Gtid>,
 }
@@ -234,6 +238,7 @@ impl Shard {
         if let Some(entry) = self.entries.get_mut(&gtid) {
             entry.appending += 1;
         }
+        self.pending.is_urgent |= !matches!(&record, Record::Ended(ended) if ended.protocol == Protocol::ThreePhase);
         if matches!(record, Record::Ended(_)) {
             self.pending.ended.push(gtid);
             self.stop_timers(gtid);
@@ -261,8 +266,8 @@ impl Shard {
         let is_due = now
             || self.is_draining
             || linger_is_over
-            || !self.pending.batch.forced.is_empty()
-            || self.pending.batch.lazy.len() >= LAZY_MAX;
+            || self.pending.is_urgent
+            || self.pending.batch.lazy.len() + self.pending.batch.forced.len() >= LAZY_MAX;
         if !is_due {
             self.linger_until.get_or_insert_with(|| Instant::now() + LINGER);
             return;

@@ -17,11 +17,12 @@
 //! | `changed` | turns, pauses and resumes sagas |
 //! | `stepped` | upserts answers of steps |
 //! | `closed`, `closed_history` | moves plainly committed 2PCs to history, by gtid alone |
+//! | `closed_3pc`, `closed_3pc_history` | the same with 3PCs that have the same branches |
 //! | `ended`, `ended_history` | moves all other ended 2PCs and 3PCs to history, one part for each protocol and outcome |
 //! | `saga_ended`, `saga_ended_history`, `forgotten_steps` | moves ended sagas to history, and deletes their steps |
 //! | `unopened` | inserts history of what never had an open row |
 
-use assent_protocol::record::{Decided, Ended};
+use assent_protocol::record::{Decided, Ended, EndedBranch};
 use assent_protocol::saga::StepResult;
 use assent_protocol::three_phase::{Roster, VoterState};
 use assent_protocol::{BranchEnd, Decision, Outcome, Protocol};
@@ -383,9 +384,17 @@ impl Statement {
     fn ends(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
         let (sagas, commits): (Vec<&Ended>, Vec<&Ended>) =
             plan.ends.iter().partition(|ended| ended.protocol == Protocol::Saga);
-        let (closed, ended): (Vec<&Ended>, Vec<&Ended>) = commits.into_iter().partition(|ended| is_plain_end(ended));
+        let (closed, ended): (Vec<&Ended>, Vec<&Ended>) =
+            commits.into_iter().partition(|ended| ended.protocol == Protocol::TwoPhase && is_plain_end(ended));
         if !closed.is_empty() {
             self.closed(&closed, context)?;
+        }
+        // Those who commit together do so again and again.
+        let alike = ended.iter().find(|ended| is_plain_end(ended)).map(|ended| ended.branches.as_slice());
+        let (agreed, ended): (Vec<&Ended>, Vec<&Ended>) =
+            ended.into_iter().partition(|ended| is_plain_end(ended) && Some(ended.branches.as_slice()) == alike);
+        if let Some(branches) = alike {
+            self.closed_as_agreed(&agreed, branches, context)?;
         }
         for (name, protocol, decision) in [
             ("ended_2pc_commit", Protocol::TwoPhase, Decision::Commit),
@@ -398,16 +407,11 @@ impl Statement {
             if those.is_empty() {
                 continue;
             }
-            let Context { epoch, at, .. } = context;
-            let is_decided = format!("protocol <> 'saga' and decision = '{}'", decision.as_str());
             if protocol == Protocol::ThreePhase {
-                // What the voters agreed on may come with the end.
-                let undecided = "protocol = '3pc' and decision is null";
-                let condition = format!("({is_decided} or {undecided} and owner_epoch = ${epoch})");
-                let decided_at = format!("case when {undecided} then ${at} else decided_at end as decided_at");
+                let (condition, decided_at) = agreed_row(decision, context);
                 self.ended_as(name, &those, (&condition, &decided_at), context)?;
             } else {
-                self.ended_as(name, &those, (&is_decided, "decided_at"), context)?;
+                self.ended_as(name, &those, (&is_decided(decision), "decided_at"), context)?;
             }
         }
         if !sagas.is_empty() {
@@ -430,6 +434,25 @@ impl Statement {
                 "insert into assent.history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches)
                  select gtid, ${at}, begun_at, decided_at, digest, protocol, 'committed', participants
                  from closed {on_conflict}"
+            ),
+        );
+        Ok(())
+    }
+
+    /// Plainly committed 3PCs with the same branches, which need be said once.
+    fn closed_as_agreed(&mut self, closed: &[&Ended], branches: &[EndedBranch], context: &Context) -> Encoded {
+        let Context { at, on_conflict, .. } = context;
+        let gtids = self.bind_each(closed, |ended| ended.gtid.as_uuid())?;
+        let branches = self.bind(stored::branches(Outcome::Committed, branches))?;
+        let (condition, decided_at) = agreed_row(Decision::Commit, context);
+        self.ended.push("closed_3pc");
+        self.part("closed_3pc as", &deletion(gtids, &condition, &decided_at));
+        self.part(
+            "closed_3pc_history as",
+            &format!(
+                "insert into assent.history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches)
+                 select gtid, ${at}, begun_at, decided_at, digest, protocol, 'committed', ${branches}::text
+                 from closed_3pc {on_conflict}"
             ),
         );
         Ok(())
@@ -503,7 +526,7 @@ impl Statement {
         let changed: &[&str] = if plan.changes.is_empty() { &[] } else { &["changed"] };
         let stepped: &[&str] = if plan.steps.is_empty() { &[] } else { &["stepped"] };
         // A 2PC's end is not waited for: where there are no others, they are not counted.
-        let is_waited_for = self.ended.iter().any(|part| part.starts_with("saga") || part.starts_with("ended_3pc"));
+        let is_waited_for = self.ended.iter().any(|part| part.starts_with("saga") || part.contains("_3pc"));
         let ended: &[&str] = if is_waited_for { &self.ended } else { &[] };
         let counts = format!(
             "select {} as fence, {} as opened, {} as changed, {} as stepped, {} as ended",
@@ -544,10 +567,22 @@ fn is_plain_commit(decided: &Decided) -> bool {
     decided.protocol == Protocol::TwoPhase && decided.decision == Decision::Commit && decided.reason.is_none()
 }
 
-/// Whether all branches committed, as decided: then its open row has everything that history keeps, and its roster is the branches.
+fn is_decided(decision: Decision) -> String {
+    format!("protocol <> 'saga' and decision = '{}'", decision.as_str())
+}
+
+/// Which row a 3PC's end is an end of, and when that was decided: what the voters agreed on may come with the end.
+fn agreed_row(decision: Decision, context: &Context) -> (String, String) {
+    let Context { epoch, at, .. } = context;
+    let undecided = "protocol = '3pc' and decision is null";
+    let condition = format!("({} or {undecided} and owner_epoch = ${epoch})", is_decided(decision));
+    let decided_at = format!("case when {undecided} then ${at} else decided_at end as decided_at");
+    (condition, decided_at)
+}
+
+/// Whether all branches committed, as decided: then there is nothing more to say of them than their names. A 2PC's are its open row's participants.
 fn is_plain_end(ended: &Ended) -> bool {
-    ended.protocol == Protocol::TwoPhase
-        && ended.outcome == Outcome::Committed
+    ended.outcome == Outcome::Committed
         && ended.reason.is_none()
         && !ended.branches.is_empty()
         && ended.branches.iter().all(|branch| branch.end == BranchEnd::Committed && branch.step.is_none())
