@@ -194,6 +194,11 @@ impl Branch {
         Self::new(gtid, State::Ended)
     }
 
+    /// Undoes no try of its own any more, for the machine that wraps this one: what is prepared may be another instance's, and is told how it ends.
+    pub(crate) fn leave_in_doubt(&mut self) {
+        *self = Self { epoch: self.epoch, is_prepared: true, ..Self::new(self.gtid, State::InDoubt) };
+    }
+
     fn new(gtid: Gtid, state: State) -> Self {
         Self { gtid, epoch: Epoch(0), state, is_prepared: false, is_hook_running: false, repeats: 0 }
     }

@@ -285,6 +285,7 @@ impl Participant {
                 self.tell_leader(leader::Event::Answered { voter, answer }, &mut effects);
             }
             Event::PrepareFinished(vote) => self.prepare_finished(vote, &mut effects),
+            Event::EndFinished(_) if self.undoes_what_may_commit() => self.stop_undoing(&mut effects),
             Event::EndFinished(end) => self.tell_branch(branch::Event::EndFinished(end), &mut effects),
             Event::SessionUp => self.tell_branch(branch::Event::SessionUp, &mut effects),
             Event::TimerFired(Timer::Branch(timer)) => {
@@ -363,12 +364,7 @@ impl Participant {
                 branch::Effect::Call(Hook::Commit | Hook::Abort) if self.is_read_only => {
                     self.tell_branch(branch::Event::EndFinished(HookEnd::Ended(BranchResult::Done)), effects);
                 }
-                // It was undoing a try of its own while the voters committed what another instance had prepared under the same gtid.
-                branch::Effect::Call(Hook::Abort) if self.stage == Stage::Decided(Decision::Commit) => {
-                    let epoch = self.branch.epoch();
-                    (self.branch, _) = Branch::in_doubt(self.branch.gtid());
-                    self.tell_branch(branch::Event::Decided { epoch, decision: Decision::Commit }, effects);
-                }
+                branch::Effect::Call(Hook::Abort) if self.undoes_what_may_commit() => self.stop_undoing(effects),
                 branch::Effect::Call(hook) => effects.push(Effect::Call(hook)),
                 branch::Effect::SetTimer { timer, after_ms, jitter } => {
                     let (after_ms, jitter_ms) = if jitter { (0, after_ms) } else { (after_ms, 0) };
@@ -376,6 +372,22 @@ impl Participant {
                 }
                 branch::Effect::Contradiction { doing } => effects.push(Effect::Contradiction { doing }),
             }
+        }
+    }
+
+    /// Whether it is undoing a try of its own, while its voter has voted yes for what another instance has prepared under the same gtid: that may have been
+    /// committed by now.
+    fn undoes_what_may_commit(&self) -> bool {
+        let may_commit =
+            matches!(self.stage, Stage::InDoubt | Stage::Deciding(Decision::Commit) | Stage::Decided(Decision::Commit));
+        may_commit && self.branch.state() == branch::State::Aborting
+    }
+
+    /// It ends as its voter says, now or once that is known.
+    fn stop_undoing(&mut self, effects: &mut Vec<Effect>) {
+        self.branch.leave_in_doubt();
+        if let Stage::Decided(decision) = self.stage {
+            self.decide(decision, effects);
         }
     }
 

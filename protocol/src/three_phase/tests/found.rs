@@ -120,9 +120,8 @@ fn a_hook_that_is_late_ends_as_its_voter_already_knows() {
     assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
 }
 
-/// It rolled back, under the same gtid, what another instance had prepared and the voters had committed.
-#[test]
-fn a_try_that_is_still_to_be_undone_is_not_undone_once_the_voters_have_committed() {
+/// A hook is undoing a try.
+fn undoing() -> Participant {
     let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
     told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
     let election = || participant::Event::TimerFired(participant::Timer::Election);
@@ -130,13 +129,73 @@ fn a_try_that_is_still_to_be_undone_is_not_undone_once_the_voters_have_committed
     told(&mut participant, election());
     let effects = told(&mut participant, order());
     assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
+    participant
+}
+
+/// It has failed to, and is to be called again.
+fn yet_to_undo() -> Participant {
+    let mut participant = undoing();
     let effects = told(&mut participant, participant::Event::EndFinished(HookEnd::Failed("away".into())));
     assert!(effects.iter().any(|effect| matches!(effect, participant::Effect::SetTimer { .. })), "{effects:?}");
-    let answer = Answer::Ended(Decision::Commit);
-    told(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster(&["a", "b"])) });
-    let retry = participant::Event::TimerFired(participant::Timer::Branch(crate::branch::Timer::Retry));
-    let effects = told(&mut participant, retry);
+    participant
+}
+
+const RETRY: participant::Event =
+    participant::Event::TimerFired(participant::Timer::Branch(crate::branch::Timer::Retry));
+const DONE: participant::Event = participant::Event::EndFinished(HookEnd::Ended(BranchResult::Done));
+const COMMIT: participant::Event = participant::Event::Decided { epoch: Epoch(1), decision: Decision::Commit };
+
+fn answered(answer: Answer) -> participant::Event {
+    participant::Event::VoterAnswered { answer, roster: Some(roster(&["a", "b"])) }
+}
+
+/// The commit hook is called, and its end is the branch's.
+fn commits(participant: &mut Participant, event: participant::Event) {
+    let effects = told(participant, event);
     assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
-    let effects = told(&mut participant, participant::Event::EndFinished(HookEnd::Ended(BranchResult::Done)));
+    let effects = told(participant, DONE);
     assert!(participant.is_ended(), "{participant:?} {effects:?}");
+}
+
+/// It rolled back, under the same gtid, what another instance had prepared and the voters had committed.
+#[test]
+fn a_try_that_is_still_to_be_undone_is_not_undone_once_the_voters_have_committed() {
+    let mut participant = yet_to_undo();
+    told(&mut participant, answered(Answer::Ended(Decision::Commit)));
+    commits(&mut participant, RETRY);
+}
+
+/// The same, while its voter has yet to confirm what it was told.
+#[test]
+fn a_try_that_is_still_to_be_undone_is_not_undone_once_a_commit_was_told() {
+    let mut participant = yet_to_undo();
+    told(&mut participant, COMMIT);
+    assert_eq!(told(&mut participant, RETRY), []);
+    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
+}
+
+/// The same, once another instance has voted yes.
+#[test]
+fn a_try_that_is_still_to_be_undone_is_not_undone_once_its_voter_has_voted_yes() {
+    let mut participant = yet_to_undo();
+    told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
+    assert_eq!(told(&mut participant, RETRY), []);
+    told(&mut participant, COMMIT);
+    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
+}
+
+/// Its end was told as that of the commit, and the commit hook was never called.
+#[test]
+fn a_hook_that_has_undone_a_try_does_not_acknowledge_the_commit() {
+    let mut participant = undoing();
+    told(&mut participant, answered(Answer::Ended(Decision::Commit)));
+    commits(&mut participant, DONE);
+    let mut participant = undoing();
+    told(&mut participant, COMMIT);
+    assert_eq!(told(&mut participant, DONE), []);
+    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
+    let mut participant = undoing();
+    told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
+    assert_eq!(told(&mut participant, DONE), []);
+    assert!(!participant.is_ended(), "it waits for the outcome");
 }
