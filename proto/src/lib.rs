@@ -10,6 +10,7 @@ pub mod context;
 pub mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod identity;
 pub mod session;
 pub mod text;
 pub mod voter;

@@ -7,6 +7,7 @@ use assent_protocol::three_phase::{Ballot, NodeId, PeerAddress, Roster, Seat, St
 use assent_protocol::{Decision, Gtid, Name, ParticipantName};
 use bytes::Bytes;
 
+use crate::identity::sixteen_bytes;
 use crate::session::Malformed;
 use crate::text::quoted;
 use crate::v1;
@@ -44,7 +45,7 @@ impl TryFrom<v1::AskRequest> for PeerQuestion {
 impl From<PeerQuestion> for v1::AskRequest {
     /// What is a participant's own to ask is written as an empty request, which no voter takes.
     fn from(asked: PeerQuestion) -> Self {
-        let gtid = Bytes::copy_from_slice(asked.gtid.as_bytes());
+        let gtid = sixteen_bytes(asked.gtid.as_bytes());
         Self { gtid, from: asked.from.into(), to: asked.to.into(), request: Some(asked.request.into()) }
     }
 }
@@ -182,7 +183,7 @@ impl From<Roster> for v1::Roster {
     fn from(roster: Roster) -> Self {
         Self {
             participants: roster.participants().iter().cloned().map(Into::into).collect(),
-            log_store_id: sixteen_bytes(roster.log().0),
+            log_store_id: number_bytes(roster.log().0),
         }
     }
 }
@@ -205,14 +206,14 @@ impl From<Seat> for v1::Seat {
         Self {
             participant: seat.participant.into(),
             address: seat.address.into(),
-            store_id: sixteen_bytes(seat.store.0),
+            store_id: number_bytes(seat.store.0),
         }
     }
 }
 
 impl From<Ballot> for v1::Ballot {
     fn from(ballot: Ballot) -> Self {
-        Self { round: ballot.round, node: sixteen_bytes(ballot.node.0) }
+        Self { round: ballot.round, node: number_bytes(ballot.node.0) }
     }
 }
 
@@ -222,9 +223,8 @@ pub(crate) fn place(message: &'static str, address: &str, store: &[u8]) -> Resul
     Ok((address, StoreId(sixteen(message, "store_id", store)?)))
 }
 
-/// An identity of 16 bytes.
-pub(crate) fn sixteen_bytes(number: u128) -> Bytes {
-    Bytes::copy_from_slice(&number.to_be_bytes())
+pub(crate) fn number_bytes(number: u128) -> Bytes {
+    sixteen_bytes(&number.to_be_bytes())
 }
 
 fn sixteen(message: &'static str, field: &str, bytes: &[u8]) -> Result<u128, Malformed> {

@@ -9,7 +9,7 @@ use super::{Commit, FromClient, Hello, Malformed, VoterPlace};
 use crate::text::one_line;
 use crate::v1;
 use crate::v1::client_message::Kind;
-use crate::voter::{place, sixteen_bytes};
+use crate::voter::{number_bytes, place};
 
 impl TryFrom<v1::ClientMessage> for FromClient {
     type Error = Malformed;
@@ -273,7 +273,7 @@ impl From<Hello> for v1::Hello {
             sdk: hello.sdk,
             voter: hello
                 .voter
-                .map(|voter| v1::VoterPlace { address: voter.address.into(), store_id: sixteen_bytes(voter.store.0) }),
+                .map(|voter| v1::VoterPlace { address: voter.address.into(), store_id: number_bytes(voter.store.0) }),
         }
     }
 }

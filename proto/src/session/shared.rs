@@ -6,6 +6,7 @@ use assent_protocol::{AbortCode, AbortReason, Epoch, Gtid, Name, Outcome, Partic
 use bytes::Bytes;
 
 use super::Malformed;
+use crate::identity::sixteen_bytes;
 use crate::text::quoted;
 use crate::v1;
 
@@ -110,7 +111,7 @@ impl Reading {
 }
 
 pub(super) fn gtid_bytes(gtid: Gtid) -> Bytes {
-    Bytes::copy_from_slice(gtid.as_bytes())
+    sixteen_bytes(gtid.as_bytes())
 }
 
 pub(super) fn outputs_to_wire(outputs: Vec<(Name, Bytes)>) -> Vec<v1::StepOutput> {
