@@ -136,7 +136,7 @@ impl Citizen {
     fn ask(&self, gtid: Gtid, from: &VoterName, request: Request) -> v1::VoterAnswer {
         let mut records = self.records.lock().expect("whole");
         let me = VoterName::Participant(self.name.clone());
-        let mut voter = Voter::load(gtid, me, self.store, records.get(&gtid).cloned());
+        let mut voter = Voter::load(gtid, me, self.store, records.get(&gtid));
         let mut answers = match voter.handle(from, request).split() {
             Parts::Free { lazy, effects } => {
                 if let Some(Record::Voter(record)) = lazy.into_iter().next() {

@@ -12,25 +12,36 @@ use assent_protocol::branch::{self, Branch as TwoPhase, Effect, Event, Hook, Hoo
 use assent_protocol::three_phase::participant::{self, Timer};
 use assent_protocol::three_phase::{self, Request};
 use assent_protocol::{Decision, Gtid, GtidMap, Output, Parts};
-use futures::FutureExt;
 use rand::RngExt;
 
 use super::link::Outbox;
-use super::timers::{Tick, Timers};
+use super::timers::{Running, Timers};
 use super::{Done, Engine, Finished};
 use crate::participant::Branch;
 
 /// One branch.
 pub(super) struct Entry {
     pub(super) machine: Machine,
-    /// Those that run, and for which tick each was set last.
-    timers: Vec<(Timer, Tick)>,
+    /// Those that run, each at its [`place`].
+    timers: [Option<Running>; 4],
     /// How long a vote is of use; from the order to prepare.
     pub(super) timeout: Duration,
     /// What the own voter has yet to be asked, in order. There is nothing while no question is under way.
     pub(super) asks: VecDeque<Request>,
     /// The question before those is under way.
     pub(super) is_asking: bool,
+    /// So many questions of the coordinator to the own voter are under way.
+    pub(super) asked_by_log: u32,
+}
+
+/// Where a branch has a timer.
+const fn place(timer: Timer) -> usize {
+    match timer {
+        Timer::Branch(branch::Timer::Inquire) => 0,
+        Timer::Branch(branch::Timer::Retry) => 1,
+        Timer::Election => 2,
+        Timer::Round => 3,
+    }
 }
 
 /// By which protocol a branch agrees.
@@ -49,8 +60,13 @@ impl Machine {
 }
 
 impl Entry {
+    /// Whether a question to the own voter is under way.
+    pub(super) fn is_asked(&self) -> bool {
+        self.is_asking || self.asked_by_log > 0
+    }
+
     pub(super) fn new(machine: Machine, timeout: Duration) -> Self {
-        Self { machine, timers: Vec::new(), timeout, asks: VecDeque::new(), is_asking: false }
+        Self { machine, timers: [None; 4], timeout, asks: VecDeque::new(), is_asking: false, asked_by_log: 0 }
     }
 }
 
@@ -67,10 +83,9 @@ impl Branches {
     /// The next timer that fires; never, while none runs.
     pub(super) async fn next_timer(&mut self) -> (Gtid, Timer) {
         loop {
-            let (gtid, timer, tick) = self.timers.next().await;
+            let found @ (gtid, timer, _) = self.timers.next().await;
             let Some(entry) = self.entries.get_mut(&gtid) else { continue };
-            if let Some(at) = entry.timers.iter().position(|running| *running == (timer, tick)) {
-                entry.timers.swap_remove(at);
+            if self.timers.fires(found, &mut entry.timers[place(timer)]) {
                 return (gtid, timer);
             }
         }
@@ -253,16 +268,13 @@ impl Engine {
         let branch = Branch { gtid, participant: name, coordinator, payload, timeout };
         let finish = self.finish.clone();
         let call = participant.call(branch, hook);
-        self.call(
-            async move {
-                crash_point!(HOOK_CALLED);
-                let finished = call.await;
-                crash_point!(HOOK_RETURNED);
-                // The engine may have ended; the resource still knows.
-                finish.send(Done::Branch(gtid, finished)).ok();
-            }
-            .boxed(),
-        );
+        self.call(async move {
+            crash_point!(HOOK_CALLED);
+            let finished = call.await;
+            crash_point!(HOOK_RETURNED);
+            // The engine may have ended; the resource still knows.
+            finish.send(Done::Branch(gtid, finished)).ok();
+        });
     }
 
     fn set_branch_timer(&mut self, gtid: Gtid, timer: branch::Timer, after_ms: u64, jitter: bool) {
@@ -273,17 +285,14 @@ impl Engine {
     /// (Re)starts a timer: after a time, and by chance up to some time more.
     pub(super) fn set_timer(&mut self, gtid: Gtid, timer: Timer, after_ms: u64, jitter_ms: u64) {
         let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
-        let after = Duration::from_millis(after_ms + rand::rng().random_range(0..=jitter_ms));
-        let tick = self.branches.timers.set(gtid, timer, after);
-        match entry.timers.iter_mut().find(|(running, _)| *running == timer) {
-            Some(running) => running.1 = tick,
-            None => entry.timers.push((timer, tick)),
-        }
+        let jitter_ms = if jitter_ms == 0 { 0 } else { rand::rng().random_range(0..=jitter_ms) };
+        let after = Duration::from_millis(after_ms + jitter_ms);
+        self.branches.timers.set(gtid, timer, &mut entry.timers[place(timer)], after);
     }
 
     pub(super) fn cancel_timer(&mut self, gtid: Gtid, timer: Timer) {
         let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
-        entry.timers.retain(|(running, _)| *running != timer);
+        entry.timers[place(timer)] = None;
     }
 
     /// Leaves memory, timers and all.

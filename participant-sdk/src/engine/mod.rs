@@ -478,12 +478,12 @@ impl Engine {
     // ---- hooks -----------------------------------------------------------------------------------------------------
 
     /// Runs a hook as soon as there is a place for it.
-    fn call(&mut self, hook: futures::future::BoxFuture<'static, ()>) {
+    fn call(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
         if self.calls.running < self.settings.hooks_max {
             self.calls.running += 1;
             tokio::spawn(hook);
         } else {
-            self.calls.waiting.push_back(hook);
+            self.calls.waiting.push_back(Box::pin(hook));
         }
     }
 

@@ -8,7 +8,6 @@ use assent_proto::session::{FromClient, StepOrder};
 use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::{Epoch, Gtid, Name};
 use bytes::Bytes;
-use futures::FutureExt;
 
 use super::link::Outbox;
 use super::{Done, Engine};
@@ -58,16 +57,13 @@ impl Engine {
         let step = Step { gtid, participant: own_name, index: step, name, attempt, input, outputs, output, timeout };
         let finish = self.finish.clone();
         let call = participant.call(step, compensation);
-        self.call(
-            async move {
-                crash_point!(HOOK_CALLED);
-                let result = call.await;
-                crash_point!(HOOK_RETURNED);
-                // The engine may have ended; the coordinator asks again.
-                finish.send(Done::Step(key, result)).ok();
-            }
-            .boxed(),
-        );
+        self.call(async move {
+            crash_point!(HOOK_CALLED);
+            let result = call.await;
+            crash_point!(HOOK_RETURNED);
+            // The engine may have ended; the coordinator asks again.
+            finish.send(Done::Step(key, result)).ok();
+        });
     }
 
     pub(super) fn step_hook_finished(&mut self, outbox: &mut Outbox, key: Key, result: StepResult) {

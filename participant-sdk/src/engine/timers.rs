@@ -1,7 +1,8 @@
 //! Timers of branches, nearly all of which are stopped long before they are due.
 //!
 //! To set one is to append to the list of a tick, and to stop one is to forget for which tick it was set: the list is looked at when the tick is over, and
-//! what is not set for it any more is passed over. So a timer fires up to a tick late, and what was stopped takes room until then.
+//! what is not set for it any more is passed over. One that is set anew for later stays where it is, and is moved on from there. So a timer fires up
+//! to a tick late, and what was stopped takes room until then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +17,14 @@ const TICK_MS: u64 = 20;
 /// A number of ticks since the timers were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Tick(u64);
+
+/// A timer that runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Running {
+    due: Tick,
+    /// In which list it stands: that of the same tick, or of an earlier one.
+    listed: Tick,
+}
 
 /// All that were set and have not been passed over.
 #[derive(Debug)]
@@ -33,15 +42,36 @@ impl Default for Timers {
 }
 
 impl Timers {
-    /// Sets one, and answers for which tick.
-    pub(super) fn set(&mut self, gtid: Gtid, timer: Timer, after: Duration) -> Tick {
+    /// Sets one, anew if it runs.
+    pub(super) fn set(&mut self, gtid: Gtid, timer: Timer, running: &mut Option<Running>, after: Duration) {
         let due = (Instant::now() + after).duration_since(self.origin);
-        let tick = Tick(due.as_millis() as u64 / TICK_MS + 1);
-        self.lists.entry(tick).or_default().push((gtid, timer));
-        tick
+        let due = Tick(due.as_millis() as u64 / TICK_MS + 1);
+        match running {
+            Some(running) if running.listed <= due => running.due = due,
+            _ => {
+                *running = Some(Running { due, listed: due });
+                self.list(gtid, timer, due);
+            }
+        }
     }
 
-    /// The next one whose tick is over; never, while none was set. Cancelled, nothing is lost.
+    /// Whether one fires that was come upon at a tick. It has stopped then.
+    pub(super) fn fires(&mut self, (gtid, timer, tick): (Gtid, Timer, Tick), running: &mut Option<Running>) -> bool {
+        let Some(Running { due, .. }) = running.filter(|running| running.listed == tick) else { return false };
+        if due > tick {
+            *running = Some(Running { due, listed: due });
+            self.list(gtid, timer, due);
+            return false;
+        }
+        *running = None;
+        true
+    }
+
+    fn list(&mut self, gtid: Gtid, timer: Timer, tick: Tick) {
+        self.lists.entry(tick).or_default().push((gtid, timer));
+    }
+
+    /// The next one to be looked at, and for which tick it was listed; never, while none was set. Cancelled, nothing is lost.
     pub(super) async fn next(&mut self) -> (Gtid, Timer, Tick) {
         loop {
             if let Some((gtid, timer)) = self.due.1.pop() {
@@ -58,32 +88,64 @@ impl Timers {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use assent_protocol::branch;
 
     use super::*;
     use crate::assent::mint;
 
+    const TIMER: Timer = Timer::Branch(branch::Timer::Inquire);
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// The next one that fires.
+    async fn next(timers: &mut Timers, running: &mut BTreeMap<Gtid, Option<Running>>) -> Gtid {
+        loop {
+            let found = timers.next().await;
+            assert_eq!(found.1, TIMER);
+            if timers.fires(found, running.get_mut(&found.0).expect("it was set")) {
+                return found.0;
+            }
+        }
+    }
+
     #[tokio::test]
     async fn each_fires_once_and_none_early() {
-        let mut timers = Timers::default();
+        let (mut timers, mut running) = (Timers::default(), BTreeMap::new());
         let began = Instant::now();
-        let timer = Timer::Branch(branch::Timer::Inquire);
-        let mut set: Vec<(u64, Gtid, Tick)> = Vec::new();
-        for after_ms in [300, 0, 19, 20, 21, 301, 100] {
-            let gtid = mint();
-            set.push((after_ms, gtid, timers.set(gtid, timer, Duration::from_millis(after_ms))));
+        let set: BTreeMap<Gtid, u64> = [300, 0, 19, 20, 21, 301, 100].map(|after_ms| (mint(), after_ms)).into();
+        for (gtid, after_ms) in &set {
+            timers.set(*gtid, TIMER, running.entry(*gtid).or_default(), millis(*after_ms));
         }
-        set.sort_by_key(|(after_ms, ..)| *after_ms);
+        let mut fired = BTreeSet::new();
         for _ in 0..set.len() {
-            let (gtid, fired, tick) = timers.next().await;
-            let at = set.iter().position(|(_, set, _)| *set == gtid).expect("it was set");
-            let (after_ms, _, expected) = set.remove(at);
-            assert_eq!((fired, tick), (timer, expected));
-            assert!(began.elapsed() >= Duration::from_millis(after_ms), "{after_ms} ms");
+            let gtid = next(&mut timers, &mut running).await;
+            assert!(began.elapsed() >= millis(set[&gtid]), "{} ms", set[&gtid]);
+            assert!(fired.insert(gtid), "one fired twice");
         }
-        assert!(
-            tokio::time::timeout(Duration::from_millis(3 * TICK_MS), timers.next()).await.is_err(),
-            "there are no more"
-        );
+        let more = tokio::time::timeout(millis(3 * TICK_MS), next(&mut timers, &mut running)).await;
+        assert!(more.is_err(), "there are no more");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_set_anew_fires_when_it_was_set_for_last() {
+        let (mut timers, mut running) = (Timers::default(), BTreeMap::new());
+        let began = Instant::now();
+        let (later, earlier, stopped) = (mint(), mint(), mint());
+        for (gtid, times_ms) in [(later, [60, 300, 240]), (earlier, [900, 100, 120]), (stopped, [60, 60, 90])] {
+            for after_ms in times_ms {
+                timers.set(gtid, TIMER, running.entry(gtid).or_default(), millis(after_ms));
+            }
+        }
+        running.insert(stopped, None);
+        assert_eq!(next(&mut timers, &mut running).await, earlier);
+        assert!(began.elapsed() >= millis(120));
+        assert_eq!(next(&mut timers, &mut running).await, later);
+        assert!(began.elapsed() >= millis(240));
+        let more = tokio::time::timeout(millis(800), next(&mut timers, &mut running)).await;
+        assert!(more.is_err(), "each fires once");
     }
 }

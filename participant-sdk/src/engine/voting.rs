@@ -1,8 +1,9 @@
 //! Branches of three-phase transactions: their machines, the own voter, and the peers.
 //!
 //! The own voter is asked by tasks: one for all questions of a turn, so that they share an append, and one for each that this could not answer; only an
-//! outcome for which nothing has to be kept is answered at once. A branch asks one question at a time and in order, for as long as its store is away. Whoever else asks the same voter, the coordinator or
-//! a peer, goes to the store beside that; the store's compare-and-set puts them in order, and the engine is told, so that its machine knows
+//! outcome for which nothing has to be kept is answered at once. A branch asks one question at a time and in order, for as long as its store is away, and
+//! after those of the coordinator that came before: a commit that two of three have accepted meets the acceptance of the third. A
+//! peer's question goes to the store beside that; the store's compare-and-set puts them in order, and the engine is told, so that its machine knows
 //! who is at work.
 //!
 //! A branch that is not in memory is met with what its voter's store has: another instance may have voted, or an earlier life of this one.
@@ -50,16 +51,19 @@ pub(super) type Question = (Gtid, VoterName, Request);
 pub(super) enum Answered {
     /// The own voter.
     Own(Box<Overheard>),
+    /// Nobody: the store fails, and the coordinator will ask once more.
+    NotTheLog,
     /// Another voter.
     Peer(VoterName, Answer),
     /// The store, about a branch that was not in memory.
-    Store(Option<Box<VoterRecord>>),
+    Store(Option<Arc<VoterRecord>>),
     /// The store, about a branch that ended some time ago.
     Kept(Decision),
 }
 
-/// A record that may go stays for so long, so that many go at once. Nothing rests on it; see [`OwnVoter::has_forgotten`] for what does.
-const FORGET_TOGETHER: Duration = Duration::from_millis(100);
+/// A record that may go stays for so long, so that many go at once; were it much longer, what is kept in memory would outgrow the processor's
+/// caches. Nothing rests on it; see [`OwnVoter::has_forgotten`] for what does.
+const FORGET_TOGETHER: Duration = Duration::from_millis(15);
 /// How often it is looked for outcomes that were noted and not forgotten.
 const NOTES_KEPT_EVERY: Duration = if cfg!(test) { Duration::from_secs(3_600) } else { Duration::from_secs(1) };
 /// How long an engine that ends waits for its last ones to be deleted.
@@ -293,14 +297,14 @@ impl Engine {
                 let store = Arc::clone(voting.own.store());
                 self.spawn(gtid, async move {
                     let record = until_it_answers(gtid, || store.load(gtid)).await;
-                    Some(Answered::Store(record.map(Box::new)))
+                    Some(Answered::Store(record))
                 });
             }
         }
     }
 
     /// What the store has is known: the orders are carried out.
-    fn met(&mut self, outbox: &mut Outbox, record: Option<VoterRecord>, orders: Vec<FromReplica>) {
+    fn met(&mut self, outbox: &mut Outbox, record: Option<Arc<VoterRecord>>, orders: Vec<FromReplica>) {
         if let Some(record) = &record
             && !self.branches.entries.contains_key(&record.gtid)
         {
@@ -373,7 +377,7 @@ impl Engine {
                 Effect::Send(message) => outbox.send(said(gtid, message)),
                 // Once all else is done: an answer that comes at once leads to more.
                 Effect::AskVoter(request) => match self.branches.entries.get_mut(&gtid) {
-                    Some(entry) if entry.is_asking || ask.is_some() || !entry.asks.is_empty() => {
+                    Some(entry) if entry.is_asked() || ask.is_some() || !entry.asks.is_empty() => {
                         entry.asks.push_back(request);
                     }
                     Some(_) => ask = Some(request),
@@ -419,9 +423,13 @@ impl Engine {
 
     /// The coordinator, or a replica that leads an election, asks the own voter.
     fn coordinator_asks(&mut self, outbox: &mut Outbox, gtid: Gtid, request: Request) {
-        match &mut self.voting {
-            Some(voting) => voting.questions.push((gtid, VoterName::Log, request)),
-            None => outbox.send(FromClient::VoterAnswered { gtid, answer: Answer::Barred(Bar::NotInRoster) }),
+        let Some(voting) = &mut self.voting else {
+            return outbox.send(FromClient::VoterAnswered { gtid, answer: Answer::Barred(Bar::NotInRoster) });
+        };
+        voting.questions.push((gtid, VoterName::Log, request));
+        // Those that come after an own one do not hold it up.
+        if let Some(entry) = self.branches.entries.get_mut(&gtid).filter(|entry| entry.asks.is_empty()) {
+            entry.asked_by_log += 1;
         }
     }
 
@@ -463,7 +471,7 @@ impl Engine {
                     Ok(asked) => asked,
                     Err(error) => {
                         tracing::warn!(%gtid, error = &error as &dyn std::error::Error, "the coordinator's question cannot be answered");
-                        return None;
+                        return Some(Answered::NotTheLog);
                     }
                 }
             } else {
@@ -477,15 +485,28 @@ impl Engine {
         let Overheard { from, asked: Asked { answer, kept, .. }, .. } = &overheard;
         if *from == VoterName::Log {
             outbox.send(FromClient::VoterAnswered { gtid, answer: *answer });
-            return self.voter_was_asked(outbox, gtid, overheard);
+            self.voter_was_asked(outbox, gtid, overheard);
+            return self.log_is_answered(outbox, gtid);
         }
         if let Some(entry) = self.branches.entries.get_mut(&gtid) {
             entry.is_asking = false;
         }
         let roster = kept.as_ref().and_then(|kept| kept.roster.clone());
         self.voting_event(outbox, gtid, Event::VoterAnswered { answer: *answer, roster });
+        self.ask_what_waits(outbox, gtid);
+    }
+
+    fn log_is_answered(&mut self, outbox: &mut Outbox, gtid: Gtid) {
+        if let Some(entry) = self.branches.entries.get_mut(&gtid) {
+            // One that came before the branch was met, or after a question of its own, is not counted.
+            entry.asked_by_log = entry.asked_by_log.saturating_sub(1);
+        }
+        self.ask_what_waits(outbox, gtid);
+    }
+
+    fn ask_what_waits(&mut self, outbox: &mut Outbox, gtid: Gtid) {
         if let Some(entry) = self.branches.entries.get_mut(&gtid)
-            && !entry.is_asking
+            && !entry.is_asked()
             && let Some(next) = entry.asks.pop_front()
         {
             self.ask_own_voter(outbox, gtid, next);
@@ -495,6 +516,7 @@ impl Engine {
     pub(super) fn voting_answered(&mut self, outbox: &mut Outbox, gtid: Gtid, answered: Answered) {
         match answered {
             Answered::Own(overheard) => self.own_answered(outbox, gtid, *overheard),
+            Answered::NotTheLog => self.log_is_answered(outbox, gtid),
             Answered::Peer(voter, answer) => {
                 self.voting_event(outbox, gtid, Event::PeerAnswered { voter, answer });
             }
@@ -506,7 +528,7 @@ impl Engine {
             }
             Answered::Store(record) => {
                 let orders = self.branches.lookups.remove(&gtid).unwrap_or_default();
-                self.met(outbox, record.map(|record| *record), orders);
+                self.met(outbox, record, orders);
             }
         }
     }

@@ -25,7 +25,7 @@ use assent_protocol::{Gtid, GtidMap};
 use bytes::Bytes;
 use crc32c::crc32c;
 
-use super::payload::Payload;
+use super::payload::{Beginning, Payload};
 
 /// The length of what is drawn for each file, in bytes.
 pub(super) const MARK_BYTES: usize = 8;
@@ -244,21 +244,21 @@ fn apply(mut body: &[u8], known: &mut Known) -> Option<()> {
             PREPARED => {
                 let (gtid, rest) = take_gtid(rest)?;
                 let (payload, rest) = take_sized(rest)?;
-                known.branches.insert(gtid, payload.into());
+                known.branches.insert(gtid, Bytes::copy_from_slice(payload).into());
                 rest
             }
             BEGINNING => {
                 let (gtid, rest) = take_gtid(rest)?;
                 let (beginning, rest) = take_sized(rest)?;
                 let payload = known.branches.get_mut(&gtid)?;
-                *payload = payload.with_beginning(beginning)?;
+                *payload = payload.with_beginning(Beginning::from_slice(beginning))?;
                 rest
             }
             SIMILAR => {
                 let (gtid, rest) = take_gtid(rest)?;
                 let (beginning, rest) = take_sized(rest)?;
                 let (like, rest) = take_gtid(rest)?;
-                let payload = known.branches.get(&like)?.with_beginning(beginning)?;
+                let payload = known.branches.get(&like)?.with_beginning(Beginning::from_slice(beginning))?;
                 known.branches.insert(gtid, payload);
                 rest
             }
@@ -269,7 +269,7 @@ fn apply(mut body: &[u8], known: &mut Known) -> Option<()> {
             }
             LABEL => {
                 let (label, rest) = take_sized(rest)?;
-                known.label = label;
+                known.label = Bytes::copy_from_slice(label);
                 rest
             }
             _ => return None,
@@ -284,11 +284,10 @@ fn take_gtid(bytes: &[u8]) -> Option<(Gtid, &[u8])> {
 }
 
 /// What a 32-bit length stands before.
-fn take_sized(bytes: &[u8]) -> Option<(Bytes, &[u8])> {
+fn take_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_at_checked(4)?;
     let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
-    let (taken, rest) = rest.split_at_checked(length)?;
-    Some((Bytes::copy_from_slice(taken), rest))
+    rest.split_at_checked(length)
 }
 
 #[cfg(any(test, feature = "fuzz"))]

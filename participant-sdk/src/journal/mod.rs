@@ -64,7 +64,7 @@ use writer::{Append, Verdicts, Writer};
 pub(crate) use format::Kind;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use format::fuzz;
-pub(crate) use payload::Payload;
+pub(crate) use payload::{Beginning, Payload};
 pub(crate) use writer::{Change, Verdict};
 
 /// The largest payload, in bytes.

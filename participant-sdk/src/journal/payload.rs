@@ -1,16 +1,20 @@
 //! What stands for a gtid.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// What may change of a payload. That of a voter's record needs no allocation of its own.
+pub(crate) type Beginning = SmallVec<[u8; 64]>;
 
 /// A payload: a beginning that may change, and a rest that stays and may be shared with others. It is what both are together, however it is divided.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Payload {
-    beginning: Bytes,
+    beginning: Beginning,
     rest: Bytes,
 }
 
 impl Payload {
-    pub(crate) fn new(beginning: Bytes, rest: Bytes) -> Self {
+    pub(crate) fn new(beginning: Beginning, rest: Bytes) -> Self {
         Self { beginning, rest }
     }
 
@@ -44,7 +48,7 @@ impl Payload {
     }
 
     /// With another beginning of the same length; `None` if it is shorter than that.
-    pub(crate) fn with_beginning(&self, beginning: Bytes) -> Option<Self> {
+    pub(crate) fn with_beginning(&self, beginning: Beginning) -> Option<Self> {
         if beginning.len() == self.beginning.len() {
             return Some(Self { beginning, rest: self.rest.clone() });
         }
@@ -55,7 +59,7 @@ impl Payload {
 
 impl From<Bytes> for Payload {
     fn from(rest: Bytes) -> Self {
-        Self { beginning: Bytes::new(), rest }
+        Self { beginning: Beginning::new(), rest }
     }
 }
 

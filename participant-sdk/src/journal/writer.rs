@@ -15,7 +15,7 @@ use super::format::{
     FRAME_HEADER_BYTES, Kind, Known, MARK_BYTES, Mark, PREPARED_BYTES, Unreadable, file_header, frame, read, seal,
     write_beginning, write_ended, write_label, write_prepared, write_similar,
 };
-use super::payload::Payload;
+use super::payload::{Beginning, Payload};
 
 /// What is to be written, and who waits for it.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) enum Change {
     /// one another.
     Placed(Gtid, Payload),
     /// The payload begins so from now on, where it began as before; both are of one length, and what follows stays.
-    Begun { gtid: Gtid, before: Bytes, beginning: Bytes },
+    Begun { gtid: Gtid, before: Beginning, beginning: Beginning },
     /// The file's label from now on.
     Labelled(Bytes),
 }

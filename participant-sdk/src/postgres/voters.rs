@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::error::{is_connection_lost, sqlstate, sqlstate_of};
 use crate::voter::VoterStoreError;
-use crate::voter::store::{Identity, Kept, Recalled, Store, durable};
+use crate::voter::store::{Identity, Kept, Recalled, Store, Write, durable};
 
 /// A voter's state in the participant's own Postgres database, in the table `assent_voter`, which the participant's instances share.
 ///
@@ -58,7 +58,7 @@ struct Shared {
 }
 
 /// The records that this instance has seen last. Another one may have changed them: whoever appends finds out.
-type Cache = GtidMap<VoterRecord>;
+type Cache = GtidMap<Arc<VoterRecord>>;
 /// How many of them are remembered.
 const CACHE_MAX: usize = 16_384;
 
@@ -66,8 +66,8 @@ type Answer<T> = oneshot::Sender<Result<T, VoterStoreError>>;
 
 /// What the task is asked to do.
 enum Ask {
-    Load(Gtid, Answer<Option<VoterRecord>>),
-    Append(Box<VoterRecord>, Answer<Kept>),
+    Load(Gtid, Answer<Option<Arc<VoterRecord>>>),
+    Append(Write, Answer<Kept>),
     Forget(Vec<Gtid>, Answer<()>),
 }
 
@@ -210,23 +210,23 @@ impl Store for PostgresVoters {
 
     fn recall(&self, gtid: Gtid) -> Recalled {
         match cache(&self.shared.known).get(&gtid) {
-            Some(record) => Recalled::Known(Some(record.clone())),
+            Some(record) => Recalled::Known(Some(Arc::clone(record))),
             None => Recalled::Unknown,
         }
     }
 
-    fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>> {
+    fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<Arc<VoterRecord>>, VoterStoreError>> {
         self.ask(move |answer| Ask::Load(gtid, answer)).boxed()
     }
 
-    fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
+    fn append(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
         // What is asked at once shares a statement.
-        let asks = records.into_iter().map(|record| self.ask(|answer| Ask::Append(Box::new(record), answer)));
+        let asks = writes.into_iter().map(|write| self.ask(|answer| Ask::Append(write, answer)));
         try_join_all(asks.collect::<Vec<_>>()).boxed()
     }
 
     /// Other instances are to find it, too.
-    fn note(&self, _record: &VoterRecord) -> bool {
+    fn note(&self, _write: &Write) -> bool {
         false
     }
 
@@ -263,8 +263,8 @@ struct Clerk {
 /// What is carried out together. A transaction has at most one append in it.
 #[derive(Default)]
 struct Batch {
-    loads: Vec<(Gtid, Answer<Option<VoterRecord>>)>,
-    appends: Vec<(VoterRecord, Answer<Kept>)>,
+    loads: Vec<(Gtid, Answer<Option<Arc<VoterRecord>>>)>,
+    appends: Vec<(Write, Answer<Kept>)>,
     forgets: Vec<(Vec<Gtid>, Answer<()>)>,
     /// Waits for the next batch.
     later: Vec<Ask>,
@@ -277,7 +277,9 @@ impl Batch {
         for ask in asks {
             match ask {
                 Ask::Load(gtid, answer) => batch.loads.push((gtid, answer)),
-                Ask::Append(record, answer) if appended.insert(record.gtid) => batch.appends.push((*record, answer)),
+                Ask::Append(write, answer) if appended.insert(write.record.gtid) => {
+                    batch.appends.push((write, answer));
+                }
                 Ask::Append(..) => batch.later.push(ask),
                 Ask::Forget(gtids, answer) => batch.forgets.push((gtids, answer)),
             }
@@ -306,12 +308,12 @@ impl Clerk {
         }
     }
 
-    async fn append(&mut self, appends: Vec<(VoterRecord, Answer<Kept>)>) {
+    async fn append(&mut self, appends: Vec<(Write, Answer<Kept>)>) {
         if appends.is_empty() {
             return;
         }
-        let (records, answers): (Vec<_>, Vec<_>) = appends.into_iter().unzip();
-        let rows = Rows::of(&records);
+        let (writes, answers): (Vec<_>, Vec<_>) = appends.into_iter().unzip();
+        let rows = Rows::of(&writes);
         match self.on_connection(Statement::Keep(&rows)).await {
             Ok(kept) => {
                 let kept: HashSet<Uuid> = kept.iter().filter_map(gtid_of).collect();
@@ -319,11 +321,11 @@ impl Clerk {
                 if cache.len() > CACHE_MAX {
                     cache.clear();
                 }
-                for (record, answer) in records.into_iter().zip(answers) {
+                for (Write { record, .. }, answer) in writes.into_iter().zip(answers) {
                     let gtid = record.gtid;
                     let is_kept = kept.contains(&gtid.as_uuid());
                     if is_kept {
-                        cache.insert(gtid, VoterRecord { before: None, ..record });
+                        cache.insert(gtid, record);
                     } else {
                         cache.remove(&gtid);
                     }
@@ -332,7 +334,7 @@ impl Clerk {
             }
             Err(error) => {
                 let mut cache = cache(&self.known);
-                for (record, answer) in records.into_iter().zip(answers) {
+                for (Write { record, .. }, answer) in writes.into_iter().zip(answers) {
                     // It may have been written.
                     cache.remove(&record.gtid);
                     answer.send(Err(error.told())).ok();
@@ -341,7 +343,7 @@ impl Clerk {
         }
     }
 
-    async fn load(&mut self, loads: Vec<(Gtid, Answer<Option<VoterRecord>>)>) {
+    async fn load(&mut self, loads: Vec<(Gtid, Answer<Option<Arc<VoterRecord>>>)>) {
         if loads.is_empty() {
             return;
         }
@@ -350,9 +352,10 @@ impl Clerk {
             Ok(rows) => {
                 let rows: HashMap<Uuid, &PgRow> = rows.iter().filter_map(|row| Some((gtid_of(row)?, row))).collect();
                 for (gtid, answer) in loads {
-                    let record = rows.get(&gtid.as_uuid()).map(|row| read(self.me.as_str(), row)).transpose();
+                    let record =
+                        rows.get(&gtid.as_uuid()).map(|row| read(self.me.as_str(), row).map(Arc::new)).transpose();
                     if let Ok(Some(record)) = &record {
-                        cache(&self.known).insert(gtid, record.clone());
+                        cache(&self.known).insert(gtid, Arc::clone(record));
                     }
                     answer.send(record).ok();
                 }
@@ -496,21 +499,21 @@ struct Rows {
 }
 
 impl Rows {
-    fn of(records: &[VoterRecord]) -> Self {
+    fn of(writes: &[Write]) -> Self {
         let mut rows = Self::default();
-        for record in records {
+        for Write { record, before } in writes {
             rows.gtid.push(record.gtid.as_uuid());
             // A roster does not change, and is not written again.
-            let roster = record.roster.as_ref().filter(|_| record.before.is_none());
+            let roster = record.roster.as_ref().filter(|_| before.is_none());
             // Names, numbers and addresses: there is nothing in it that JSON could refuse.
             rows.roster.push(roster.map(|roster| serde_json::to_string(roster).expect("a roster is written as JSON")));
             rows.is_read_only.push(record.is_read_only);
             rows.standing.push(record.state.standing.as_str());
             rows.joined.push(record.state.joined.to_string());
             rows.accepted.push(record.state.accepted.map(|ballot| ballot.to_string()));
-            rows.old_standing.push(record.before.map(|before| before.standing.as_str()));
-            rows.old_joined.push(record.before.map(|before| before.joined.to_string()));
-            rows.old_accepted.push(record.before.and_then(|before| before.accepted).map(|ballot| ballot.to_string()));
+            rows.old_standing.push(before.map(|before| before.standing.as_str()));
+            rows.old_joined.push(before.map(|before| before.joined.to_string()));
+            rows.old_accepted.push(before.and_then(|before| before.accepted).map(|ballot| ballot.to_string()));
         }
         rows
     }
@@ -647,7 +650,7 @@ mod tests {
         let ask = || {
             let (state, voter) = (VoterState::REFUSED, voter.clone());
             let record = VoterRecord { gtid, voter, roster: None, is_read_only: false, state, before: None };
-            Ask::Append(Box::new(record), oneshot::channel().0)
+            Ask::Append(record.into(), oneshot::channel().0)
         };
         let batch = Batch::of([ask(), ask(), ask()]);
         assert_eq!((batch.appends.len(), batch.later.len()), (1, 2));

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
 use assent_protocol::{Gtid, GtidMap, ParticipantName};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::store::{Identity, Kept, Recalled, Store, VoterStoreError, durable};
-use crate::journal::{Change, JournalFile, Kind, Payload, Verdict};
+use super::store::{Identity, Kept, Recalled, Store, VoterStoreError, Write, durable};
+use crate::journal::{Beginning, Change, JournalFile, Kind, Payload, Verdict};
 
 /// A voter's state in a local file, for participants whose data is not in Postgres.
 ///
@@ -32,7 +32,7 @@ pub struct FileVoters {
 #[derive(Debug, Default)]
 struct Memory {
     /// The records that were written, as they are durable, or as was noted over that.
-    records: GtidMap<VoterRecord>,
+    records: GtidMap<Arc<VoterRecord>>,
     /// What was noted over which state, and when, in order.
     noted: VecDeque<(Instant, Gtid, VoterState)>,
     /// What stood last behind a state: whoever commits together once does so again.
@@ -73,11 +73,11 @@ impl FileVoters {
         Identity { id, coordinator: (!coordinator.is_empty()).then_some(coordinator) }
     }
 
-    fn read(&self, gtid: Gtid) -> Result<Option<VoterRecord>, VoterStoreError> {
+    fn read(&self, gtid: Gtid) -> Result<Option<Arc<VoterRecord>>, VoterStoreError> {
         if let Some(record) = self.memory().records.get(&gtid) {
-            return Ok(Some(record.clone()));
+            return Ok(Some(Arc::clone(record)));
         }
-        self.file.payload(gtid).map(|payload| decode(gtid, &payload)).transpose()
+        self.file.payload(gtid).map(|payload| decode(gtid, &payload).map(Arc::new)).transpose()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -85,9 +85,11 @@ impl FileVoters {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, record: &VoterRecord) -> Change {
-        match record.before.map(|before| beginning(&before).freeze()) {
-            Some(before) => Change::Begun { gtid: record.gtid, before, beginning: beginning(&record.state).freeze() },
+    fn change(&self, Write { record, before }: &Write) -> Change {
+        match before {
+            Some(before) => {
+                Change::Begun { gtid: record.gtid, before: beginning(before), beginning: beginning(&record.state) }
+            }
             None => {
                 let mut memory = self.memory();
                 let rest = match memory.rest.take().filter(|rest| rest.is_of(record)) {
@@ -100,7 +102,7 @@ impl FileVoters {
     }
 
     fn records(&self) -> Result<Vec<VoterRecord>, VoterStoreError> {
-        let noted = |gtid| self.memory().records.get(&gtid).cloned();
+        let noted = |gtid| self.memory().records.get(&gtid).map(|record| VoterRecord::clone(record));
         let record = |(gtid, payload): (Gtid, Bytes)| noted(gtid).map_or_else(|| decode(gtid, &payload), Ok);
         self.file.all().into_iter().map(record).collect()
     }
@@ -147,23 +149,23 @@ impl Store for FileVoters {
         }
     }
 
-    fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>> {
+    fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<Arc<VoterRecord>>, VoterStoreError>> {
         async move { self.read(gtid) }.boxed()
     }
 
-    fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
+    fn append(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
         async move {
-            let changes = records.iter().map(|record| self.change(record)).collect();
+            let changes = writes.iter().map(|write| self.change(write)).collect();
             let verdicts = self.file.append_all(changes).await;
             let mut memory = self.memory();
-            let kept = records.into_iter().zip(verdicts).map(|(record, verdict)| match verdict? {
+            let kept = writes.into_iter().zip(verdicts).map(|(Write { record, .. }, verdict)| match verdict? {
                 // It was noted meanwhile how the transaction has ended: whoever asked is to hear that.
                 Verdict::Written if memory.is_decided(record.gtid) => Ok(Kept::Overtaken),
                 Verdict::Written => {
                     let gtid = record.gtid;
                     // Another append, or its end, may have come between the flush and this.
                     if self.file.begins_with(gtid, &beginning(&record.state)) {
-                        memory.records.insert(gtid, VoterRecord { before: None, ..record });
+                        memory.records.insert(gtid, record);
                     }
                     Ok(durable(gtid))
                 }
@@ -180,13 +182,13 @@ impl Store for FileVoters {
     }
 
     /// Nobody else has the file open: whoever asks is answered from memory.
-    fn note(&self, record: &VoterRecord) -> bool {
+    fn note(&self, Write { record, before }: &Write) -> bool {
         let mut memory = self.memory();
         // It may have moved on meanwhile, or have been forgotten.
-        let stands = record.before.is_some_and(|before| self.file.begins_with(record.gtid, &beginning(&before)));
+        let stands = before.is_some_and(|before| self.file.begins_with(record.gtid, &beginning(&before)));
         if stands {
-            memory.records.insert(record.gtid, VoterRecord { before: None, ..record.clone() });
-            memory.noted.extend(record.before.map(|before| (Instant::now(), record.gtid, before)));
+            memory.records.insert(record.gtid, Arc::clone(record));
+            memory.noted.extend(before.map(|before| (Instant::now(), record.gtid, before)));
         }
         stands
     }
@@ -200,8 +202,8 @@ impl Store for FileVoters {
             let kept = noted.into_iter().filter(|(_, gtid, _)| memory.is_decided(*gtid));
             kept.map(|(_, gtid, before)| Change::Begun {
                 gtid,
-                before: beginning(&before).freeze(),
-                beginning: beginning(&VoterState { standing: Standing::Committed, ..before }).freeze(),
+                before: beginning(&before),
+                beginning: beginning(&VoterState { standing: Standing::Committed, ..before }),
             })
             .collect()
         };
@@ -277,7 +279,7 @@ impl Rest {
     }
 
     fn payload(&self, state: &VoterState) -> Payload {
-        Payload::new(beginning(state).freeze(), self.bytes.clone())
+        Payload::new(beginning(state), self.bytes.clone())
     }
 
     fn is_of(&self, record: &VoterRecord) -> bool {
@@ -303,12 +305,12 @@ fn standing_number(standing: Standing) -> u8 {
 }
 
 /// What the payload of a record in this state begins with.
-fn beginning(state: &VoterState) -> BytesMut {
-    let mut bytes = BytesMut::with_capacity(STATE_BYTES);
+fn beginning(state: &VoterState) -> Beginning {
+    let mut bytes = Beginning::new();
     let mut put_ballot = |ballot: Ballot, first: u8| {
-        bytes.put_u8(first);
-        bytes.put_u64(ballot.round);
-        bytes.put_u128(ballot.node.0);
+        bytes.push(first);
+        bytes.extend_from_slice(&ballot.round.to_be_bytes());
+        bytes.extend_from_slice(&ballot.node.0.to_be_bytes());
     };
     put_ballot(state.joined, standing_number(state.standing));
     match state.accepted {
@@ -381,8 +383,12 @@ mod tests {
     const ACCEPTED: VoterState = VoterState { standing: Standing::PreAborted, joined: HIGH, accepted: Some(HIGH) };
     const ENDED: VoterState = VoterState { standing: Standing::Aborted, ..ACCEPTED };
 
+    fn write(gtid: Gtid, state: VoterState, before: Option<VoterState>) -> Write {
+        record(gtid, state, before).into()
+    }
+
     async fn kept(voters: &FileVoters, record: VoterRecord) -> bool {
-        let kept = voters.append(vec![record]).await.expect("written");
+        let kept = voters.append(vec![record.into()]).await.expect("written");
         matches!(kept.as_slice(), [Kept::Durable(_)])
     }
 
@@ -438,11 +444,11 @@ mod tests {
         let voters = FileVoters::open(&path).await.expect("opens");
         assert!(kept(&voters, record(gtid, VoterState::WAITING, None)).await);
         assert!(kept(&voters, record(gtid, VoterState::ATTEMPTED, Some(VoterState::WAITING))).await);
-        assert!(voters.note(&record(gtid, COMMITTED, Some(VoterState::ATTEMPTED))));
-        let noted = record(gtid, COMMITTED, None);
-        assert_eq!(voters.recall(gtid), Recalled::Known(Some(noted.clone())));
-        assert_eq!(voters.load(gtid).await.expect("reads"), Some(noted.clone()));
-        assert_eq!(voters.all().await.expect("reads"), std::slice::from_ref(&noted));
+        assert!(voters.note(&write(gtid, COMMITTED, Some(VoterState::ATTEMPTED))));
+        let noted = Arc::new(record(gtid, COMMITTED, None));
+        assert_eq!(voters.recall(gtid), Recalled::Known(Some(Arc::clone(&noted))));
+        assert_eq!(voters.load(gtid).await.expect("reads"), Some(Arc::clone(&noted)));
+        assert_eq!(voters.all().await.expect("reads"), std::slice::from_ref(&*noted));
         // What was under way when it was noted does not undo it, and whoever asked looks again.
         let joined = VoterState { joined: HIGH, ..VoterState::ATTEMPTED };
         assert!(!kept(&voters, record(gtid, joined, Some(VoterState::ATTEMPTED))).await);
@@ -457,11 +463,11 @@ mod tests {
             [record(gtid, joined, None)],
             "it has to learn the outcome first"
         );
-        assert!(!voters.note(&record(gtid, COMMITTED, Some(VoterState::ATTEMPTED))), "it stands elsewhere");
-        assert!(voters.note(&record(gtid, COMMITTED, Some(joined))));
+        assert!(!voters.note(&write(gtid, COMMITTED, Some(VoterState::ATTEMPTED))), "it stands elsewhere");
+        assert!(voters.note(&write(gtid, COMMITTED, Some(joined))));
         voters.forget(vec![gtid]).await.expect("done");
         assert_eq!(voters.all().await.expect("reads"), []);
-        assert!(!voters.note(&record(gtid, COMMITTED, Some(joined))), "it is gone");
+        assert!(!voters.note(&write(gtid, COMMITTED, Some(joined))), "it is gone");
         assert_eq!(voters.recall(gtid), Recalled::Known(None));
     }
 
@@ -475,11 +481,11 @@ mod tests {
             assert!(kept(&voters, record(gtid, VoterState::ATTEMPTED, None)).await);
         }
         for gtid in [late, forgotten] {
-            assert!(voters.note(&record(gtid, COMMITTED, Some(VoterState::ATTEMPTED))));
+            assert!(voters.note(&write(gtid, COMMITTED, Some(VoterState::ATTEMPTED))));
         }
         voters.forget(vec![forgotten]).await.expect("done");
         tokio::time::sleep(NOTED * 2).await;
-        assert!(voters.note(&record(fresh, COMMITTED, Some(VoterState::ATTEMPTED))));
+        assert!(voters.note(&write(fresh, COMMITTED, Some(VoterState::ATTEMPTED))));
         voters.keep_notes().await.expect("kept");
         drop(voters);
         let voters = FileVoters::open(&path).await.expect("opens again");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use assent_protocol::three_phase::{Answer, Bar, Request, StoreId, Voter, VoterName, VoterRecord};
 use assent_protocol::{Durable, Gtid, GtidSet, Held, ParticipantName, Parts, Record};
 
-use super::store::{AnyStore, Kept, Recalled, VoterStoreError};
+use super::store::{AnyStore, Kept, Recalled, VoterStoreError, Write};
 
 /// The voter of one participant.
 pub(crate) struct OwnVoter {
@@ -24,6 +24,8 @@ struct Forgotten {
     older: GtidSet,
     /// When the recent generation began.
     since: Instant,
+    /// When the youngest of them was minted, by its initiator's clock: what is younger is not among them.
+    youngest_ms: u64,
 }
 
 /// How long they are remembered, at least, and while fewer than 50,000 are forgotten each second: longer than a peer waits for an answer, and than an order to prepare is on its way. Without this the voter, which
@@ -34,7 +36,7 @@ const REMEMBERED_MAX: usize = 1 << 19;
 
 impl Forgotten {
     fn new() -> Self {
-        Self { recent: GtidSet::default(), older: GtidSet::default(), since: Instant::now() }
+        Self { recent: GtidSet::default(), older: GtidSet::default(), since: Instant::now(), youngest_ms: 0 }
     }
 
     fn remember(&mut self, gtids: &[Gtid]) {
@@ -44,10 +46,11 @@ impl Forgotten {
             self.since = now;
         }
         self.recent.extend(gtids);
+        self.youngest_ms = gtids.iter().map(Gtid::minted_at_ms).fold(self.youngest_ms, u64::max);
     }
 
     fn contains(&self, gtid: Gtid) -> bool {
-        self.recent.contains(&gtid) || self.older.contains(&gtid)
+        gtid.minted_at_ms() <= self.youngest_ms && (self.recent.contains(&gtid) || self.older.contains(&gtid))
     }
 }
 
@@ -57,7 +60,7 @@ pub(crate) struct Asked {
     /// The answer. What it rests on is durable.
     pub(crate) answer: Answer,
     /// What the store has now.
-    pub(crate) kept: Option<VoterRecord>,
+    pub(crate) kept: Option<Arc<VoterRecord>>,
     /// Whether this request has changed it.
     pub(crate) has_changed: bool,
 }
@@ -121,8 +124,9 @@ impl OwnVoter {
         loop {
             match self.hear(gtid, from, request.clone(), known) {
                 Heard::Answered(asked) => return Ok(asked),
-                Heard::ToKeep(record, answer) => {
-                    let kept = self.store.append(vec![record.clone()]).await?;
+                Heard::ToKeep(write, answer) => {
+                    let record = Arc::clone(&write.record);
+                    let kept = self.store.append(vec![write]).await?;
                     match kept.into_iter().next() {
                         Some(Kept::Durable(receipt)) => return Ok(answer.released(record, &receipt)),
                         // Each time, somebody else's request has got through.
@@ -137,7 +141,7 @@ impl OwnVoter {
     /// looked at, somebody else came first, or it failed: [`ask`](Self::ask) then.
     pub(crate) async fn ask_each(&self, questions: &[(Gtid, VoterName, Request)]) -> Vec<Option<Asked>> {
         let mut answers: Vec<Option<Asked>> = Vec::with_capacity(questions.len());
-        let (mut records, mut waiting) = (Vec::new(), Vec::new());
+        let (mut writes, mut waiting) = (Vec::new(), Vec::new());
         let mut changing = GtidSet::with_capacity_and_hasher(questions.len(), Default::default());
         for (gtid, from, request) in questions {
             let Recalled::Known(known) = self.recalled(*gtid, request) else {
@@ -146,22 +150,22 @@ impl OwnVoter {
             };
             match self.hear(*gtid, from, request.clone(), known) {
                 Heard::Answered(asked) => answers.push(Some(asked)),
-                Heard::ToKeep(record, answer) => {
+                Heard::ToKeep(write, answer) => {
                     // What follows from a second question depends on what becomes of the first.
                     if changing.insert(*gtid) {
-                        records.push(record);
-                        waiting.push((answers.len(), answer));
+                        waiting.push((answers.len(), Arc::clone(&write.record), answer));
+                        writes.push(write);
                     }
                     answers.push(None);
                 }
             }
         }
-        if records.is_empty() {
+        if writes.is_empty() {
             return answers;
         }
-        match self.store.append(records.clone()).await {
+        match self.store.append(writes).await {
             Ok(kept) => {
-                for ((record, (at, answer)), kept) in records.into_iter().zip(waiting).zip(kept) {
+                for ((at, record, answer), kept) in waiting.into_iter().zip(kept) {
                     if let Kept::Durable(receipt) = kept {
                         answers[at] = Some(answer.released(record, &receipt));
                     }
@@ -194,12 +198,12 @@ impl OwnVoter {
         }
     }
 
-    fn hear(&self, gtid: Gtid, from: &VoterName, request: Request, known: Option<VoterRecord>) -> Heard {
+    fn hear(&self, gtid: Gtid, from: &VoterName, request: Request, known: Option<Arc<VoterRecord>>) -> Heard {
         if known.is_none() && !matches!(request, Request::Decided(_)) && self.has_forgotten(gtid) {
             let answer = Answer::Barred(Bar::Forgotten);
             return Heard::Answered(Asked { answer, kept: None, has_changed: false });
         }
-        let mut voter = Voter::load(gtid, self.name.clone(), self.id, known.clone());
+        let mut voter = Voter::load(gtid, self.name.clone(), self.id, known.as_deref());
         #[cfg(debug_assertions)]
         let (before, asked) = (voter.clone(), request.clone());
         let output = voter.handle(from, request);
@@ -210,15 +214,18 @@ impl OwnVoter {
         match output.split() {
             Parts::Free { lazy, effects } => match lazy.into_iter().next() {
                 None => Heard::Answered(Asked { answer: only(effects), kept: known, has_changed: false }),
-                Some(Record::Voter(record)) if self.store.note(&record) => {
-                    let kept = Some(VoterRecord { before: None, ..*record });
-                    Heard::Answered(Asked { answer: only(effects), kept, has_changed: true })
+                Some(Record::Voter(record)) => {
+                    let (write, answer) = (Write::from(*record), only(effects));
+                    if self.store.note(&write) {
+                        Heard::Answered(Asked { answer, kept: Some(write.record), has_changed: true })
+                    } else {
+                        Heard::ToKeep(write, Waiting::Free(answer))
+                    }
                 }
-                Some(Record::Voter(record)) => Heard::ToKeep(*record, Waiting::Free(only(effects))),
                 Some(other) => unreachable!("a voter keeps voters' records, and not {other:?}"),
             },
             Parts::AfterAppend { forced: Record::Voter(record), held, .. } => {
-                Heard::ToKeep(*record, Waiting::Held(held))
+                Heard::ToKeep(Write::from(*record), Waiting::Held(held))
             }
             Parts::AfterAppend { forced, .. } => unreachable!("a voter keeps voters' records, and not {forced:?}"),
         }
@@ -230,7 +237,7 @@ enum Heard {
     /// Its answer, which needs nothing to be kept.
     Answered(Asked),
     /// What has to be kept first.
-    ToKeep(VoterRecord, Waiting),
+    ToKeep(Write, Waiting),
 }
 
 /// An answer that waits until a record is kept.
@@ -242,12 +249,12 @@ enum Waiting {
 }
 
 impl Waiting {
-    fn released(self, record: VoterRecord, receipt: &Durable) -> Asked {
+    fn released(self, record: Arc<VoterRecord>, receipt: &Durable) -> Asked {
         let answer = match self {
             Self::Held(held) => only(held.release(receipt)),
             Self::Free(answer) => answer,
         };
-        Asked { answer, kept: Some(VoterRecord { before: None, ..record }), has_changed: true }
+        Asked { answer, kept: Some(record), has_changed: true }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use assent_protocol::three_phase::{StoreId, VoterRecord};
+use assent_protocol::three_phase::{StoreId, VoterRecord, VoterState};
 use assent_protocol::{Durable, Gtid, ParticipantName};
 use futures::future::BoxFuture;
 
@@ -82,12 +82,27 @@ pub struct Identity {
 
 /// What a store knows of a record without a look at the disk or the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "it is asked for in order to be taken apart, and mostly known")]
 pub enum Recalled {
     /// This is what there is, or was a moment ago. A record that is gone since, or a later state of it, is found out by whoever appends.
-    Known(Option<VoterRecord>),
+    Known(Option<Arc<VoterRecord>>),
     /// It has to look.
     Unknown,
+}
+
+/// A record to be kept, where what it replaces still stands.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// What is to stand from now on; without its own [`VoterRecord::before`].
+    pub(crate) record: Arc<VoterRecord>,
+    /// What has to stand there: nothing, or this state.
+    pub(crate) before: Option<VoterState>,
+}
+
+impl From<VoterRecord> for Write {
+    fn from(mut record: VoterRecord) -> Self {
+        let before = record.before.take();
+        Self { record: Arc::new(record), before }
+    }
 }
 
 /// What became of an append.
@@ -95,7 +110,7 @@ pub enum Recalled {
 pub enum Kept {
     /// It is on stable storage.
     Durable(Durable),
-    /// Something else stood there than [`VoterRecord::before`] says. Nothing has changed: load, and start over.
+    /// Something else stood there than [`Write::before`] says. Nothing has changed: load, and start over.
     Overtaken,
 }
 
@@ -114,15 +129,15 @@ pub(crate) mod sealed {
         fn recall(&self, gtid: Gtid) -> Recalled;
 
         /// What stands in the store.
-        fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>>;
+        fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<Arc<VoterRecord>>, VoterStoreError>>;
 
-        /// Makes records durable, each if what stands there is its [`VoterRecord::before`], with one flush where it can. Of each transaction there
+        /// Makes records durable, each where what it replaces still stands, with one flush where it can. Of each transaction there
         /// is one at most. The answers are in their order; with an error, each of them may have been kept or not.
-        fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>>;
+        fn append(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>>;
 
         /// Takes note of a record that may be lost with the process, over what stands there as [`recall`](Self::recall) or
         /// [`load`](Self::load) has it. Answers whether it did; if not, it is to be appended as any other.
-        fn note(&self, record: &VoterRecord) -> bool;
+        fn note(&self, write: &Write) -> bool;
 
         /// Makes durable what was noted some time ago and has not been forgotten since. Nobody waits for it.
         fn keep_notes(&self) -> BoxFuture<'_, Result<(), VoterStoreError>>;

@@ -22,7 +22,7 @@ pub fn voter(bytes: &[u8]) {
     let tape = &mut Tape::new(bytes);
     let me = voter_name(tape);
     let stored = tape.one_in(3).then(|| VoterRecord { voter: me.clone(), ..record(tape) });
-    let mut voter = Voter::load(gtid(), me, store(tape), stored);
+    let mut voter = Voter::load(gtid(), me, store(tape), stored.as_ref());
     let mut story = Story::new();
     while !tape.is_over() {
         let (from, request) = (voter_name(tape), request(tape));

@@ -293,10 +293,10 @@ impl Voter {
     ///
     /// # Panics
     /// If the record is another transaction's, or another voter's: to go on would be to vote in its name.
-    pub fn load(gtid: Gtid, voter: VoterName, store: StoreId, stored: Option<VoterRecord>) -> Self {
+    pub fn load(gtid: Gtid, voter: VoterName, store: StoreId, stored: Option<&VoterRecord>) -> Self {
         let kept = stored.map(|record| {
             assert!(record.gtid == gtid && record.voter == voter, "a voter is made from its own record");
-            Kept { roster: record.roster, is_read_only: record.is_read_only, state: record.state }
+            Kept { roster: record.roster.clone(), is_read_only: record.is_read_only, state: record.state }
         });
         Self { gtid, voter, store, kept }
     }

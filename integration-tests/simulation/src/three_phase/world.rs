@@ -690,7 +690,7 @@ impl World {
     fn ask_voter(&mut self, site: usize, from: &VoterName, request: Request) -> (Answer, Option<Roster>) {
         let place = &mut self.sites[site];
         let me = VoterName::Participant(name(site));
-        let before = Voter::load(gtid(), me, StoreId(place.store), place.stored.clone());
+        let before = Voter::load(gtid(), me, StoreId(place.store), place.stored.as_ref());
         CELLS.hit(cells::voter_word(before.state()), cells::request_kind(&request));
         let mut voter = before.clone();
         let output = voter.handle(from, request.clone());

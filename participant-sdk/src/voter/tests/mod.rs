@@ -4,7 +4,7 @@ mod hub;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::store::{Identity, Kept, Recalled, Store};
+use super::store::{Identity, Kept, Recalled, Store, Write};
 use super::{FileVoters, VoterStoreError};
 use crate::assent::mint;
 use crate::{Assent, BoxError, Branch, Coordinator, Participant, Vote};
@@ -169,7 +169,8 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 /// A store that waits for leave before it writes.
 struct Gated {
     store: FileVoters,
-    was_asked: Arc<AtomicBool>,
+    /// So many were asked for.
+    writes: Arc<AtomicUsize>,
     gate: Arc<Notify>,
 }
 
@@ -183,18 +184,18 @@ impl Store for Gated {
     fn recall(&self, _gtid: Gtid) -> Recalled {
         Recalled::Unknown
     }
-    fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<VoterRecord>, VoterStoreError>> {
+    fn load(&self, gtid: Gtid) -> BoxFuture<'_, Result<Option<Arc<VoterRecord>>, VoterStoreError>> {
         self.store.load(gtid)
     }
-    fn append(&self, records: Vec<VoterRecord>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
+    fn append(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<Kept>, VoterStoreError>> {
         async move {
-            self.was_asked.store(true, SeqCst);
+            self.writes.fetch_add(writes.len(), SeqCst);
             self.gate.notified().await;
-            self.store.append(records).await
+            self.store.append(writes).await
         }
         .boxed()
     }
-    fn note(&self, _record: &VoterRecord) -> bool {
+    fn note(&self, _write: &Write) -> bool {
         false
     }
     fn keep_notes(&self) -> BoxFuture<'_, Result<(), VoterStoreError>> {
@@ -208,46 +209,99 @@ impl Store for Gated {
     }
 }
 
+/// Bank A, whose store waits for leave before it writes.
+struct GatedSite {
+    _directory: tempfile::TempDir,
+    hub: Hub,
+    assent: Assent,
+    resource: Resource,
+    store: FileVoters,
+    writes: Arc<AtomicUsize>,
+    gate: Arc<Notify>,
+    roster: Roster,
+}
+
+impl GatedSite {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let hub = Hub::start().await;
+        let (writes, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let store = FileVoters::open(directory.path().join("voters")).await.expect("opens");
+        let gated = Gated { store: store.clone(), writes: Arc::clone(&writes), gate: Arc::clone(&gate) };
+        let resource = Resource::default();
+        let address = "http://127.0.0.1:1";
+        let assent = Assent::dial(hub.address())
+            .participant("bank-a", resource.clone())
+            .voter(gated, address)
+            .connect()
+            .await
+            .expect("joins");
+        let seat = Seat {
+            participant: "bank-a".parse().expect("a name"),
+            address: address.parse().expect("an address"),
+            store: assent.voter().expect("it has one").id(),
+        };
+        let roster = Roster::new(vec![seat], StoreId(7)).expect("a roster");
+        Self { _directory: directory, hub, assent, resource, store, writes, gate, roster }
+    }
+
+    async fn asked_for(&self, writes: usize) {
+        eventually("the voter is asked", || self.writes.load(SeqCst) >= writes).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_yes_leaves_once_it_is_durable_and_the_branch_ends_once_the_outcome_is() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut hub = Hub::start().await;
-    let (was_asked, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
-    let store = FileVoters::open(directory.path().join("voters")).await.expect("opens");
-    let gated = Gated { store: store.clone(), was_asked: Arc::clone(&was_asked), gate: Arc::clone(&gate) };
-    let resource = Resource::default();
-    let address = "http://127.0.0.1:1";
-    let assent = Assent::dial(hub.address())
-        .participant("bank-a", resource.clone())
-        .voter(gated, address)
-        .connect()
-        .await
-        .expect("joins");
-    let seat = Seat {
-        participant: "bank-a".parse().expect("a name"),
-        address: address.parse().expect("an address"),
-        store: assent.voter().expect("it has one").id(),
-    };
-    let roster = Roster::new(vec![seat], StoreId(7)).expect("a roster");
+    let mut site = GatedSite::start().await;
     let gtid = mint();
-    hub.tell("bank-a", prepare(gtid, &roster));
-    eventually("the voter is asked", || was_asked.load(SeqCst)).await;
-    assert!(!hub.has_heard(|message| matches!(message, FromClient::Vote { .. })).await, "a vote that is not durable");
-    gate.notify_one();
-    hub.expect("a yes", |message| is_yes(message, gtid)).await;
-    assert_eq!(store.load(gtid).await.expect("reads").map(|record| record.state.standing), Some(Standing::Waiting));
+    site.hub.tell("bank-a", prepare(gtid, &site.roster));
+    site.asked_for(1).await;
+    let has_voted = site.hub.has_heard(|message| matches!(message, FromClient::Vote { .. })).await;
+    assert!(!has_voted, "a vote that is not durable");
+    site.gate.notify_one();
+    site.hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    let stored = site.store.load(gtid).await.expect("reads");
+    assert_eq!(stored.map(|record| record.state.standing), Some(Standing::Waiting));
 
-    was_asked.store(false, SeqCst);
-    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
-    eventually("the voter is told", || was_asked.load(SeqCst)).await;
-    assert_eq!(resource.ended(gtid), None, "an end that is not durable");
-    gate.notify_one();
-    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
-    assert_eq!(resource.ended(gtid), Some(Decision::Commit));
+    site.hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    site.asked_for(2).await;
+    assert_eq!(site.resource.ended(gtid), None, "an end that is not durable");
+    site.gate.notify_one();
+    site.hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    assert_eq!(site.resource.ended(gtid), Some(Decision::Commit));
 
-    hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
-    eventually("the record goes", || matches!(store.recall(gtid), Recalled::Known(None))).await;
-    assent.shutdown().await;
+    site.hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
+    eventually("the record goes", || matches!(site.store.recall(gtid), Recalled::Known(None))).await;
+    site.assent.shutdown().await;
+}
+
+/// Two of three have accepted, and the third is told to commit while it does: it would write a commit over a mere vote, in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_waits_for_the_acceptance_that_is_under_way() {
+    let mut site = GatedSite::start().await;
+    let (gtid, other) = (mint(), mint());
+    site.hub.tell("bank-a", prepare(gtid, &site.roster));
+    site.asked_for(1).await;
+    site.gate.notify_one();
+    site.hub.expect("a yes", |message| is_yes(message, gtid)).await;
+    let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
+    site.hub.tell("bank-a", FromReplica::AskVoter { gtid, request });
+    site.asked_for(2).await;
+    site.hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    site.hub.tell("bank-a", prepare(other, &site.roster));
+    site.asked_for(3).await;
+    assert_eq!(site.writes.load(SeqCst), 3, "the acceptance, and the other one's vote");
+    let gate = Arc::clone(&site.gate);
+    let opening = tokio::spawn(async move {
+        loop {
+            gate.notify_one();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    site.hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    assert_eq!(site.resource.ended(gtid), Some(Decision::Commit));
+    opening.abort();
+    site.assent.shutdown().await;
 }
 
 /// Bank A votes yes in a transaction of its own.

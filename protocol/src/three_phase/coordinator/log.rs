@@ -107,7 +107,7 @@ impl Coordinator {
             Asker::OwnLeader => VoterName::Log,
             Asker::Peer { participant, .. } => VoterName::Participant(participant.clone()),
         };
-        let mut voter = Voter::load(gtid, VoterName::Log, self.log_store, stored);
+        let mut voter = Voter::load(gtid, VoterName::Log, self.log_store, stored.as_ref());
         let (forced, _, answers) = voter.handle(&from, request).unseal();
         match forced {
             Some(record) => {

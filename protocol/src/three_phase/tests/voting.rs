@@ -51,7 +51,7 @@ struct Store {
 
 impl Store {
     fn ask_from(&mut self, from: &VoterName, request: Request) -> Answer {
-        let before = Voter::load(gtid(), voter_name("a"), StoreId(1), self.stored.clone());
+        let before = Voter::load(gtid(), voter_name("a"), StoreId(1), self.stored.as_ref());
         let mut voter = before.clone();
         let output = voter.handle(from, request.clone());
         invariant::check_voter(&before, &request, &voter, &output).expect("no invariant breaks");

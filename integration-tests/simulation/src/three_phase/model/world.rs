@@ -433,7 +433,7 @@ impl World {
             before: None,
         });
         let is_proposal = matches!(request, Request::Propose { .. });
-        let mut voter = Voter::load(gtid(), NAMES[to].clone(), StoreId(to as u128), stored);
+        let mut voter = Voter::load(gtid(), NAMES[to].clone(), StoreId(to as u128), stored.as_ref());
         let output = voter.handle(&NAMES[from], request);
         if let Some(Record::Voter(record)) = output.forced() {
             let known = loaded.and_then(|state| state.standing.decision());
