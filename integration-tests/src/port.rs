@@ -11,7 +11,7 @@ use crate::shared_directory;
 ///
 /// A port out of the ephemeral range would not do for a server that is killed: while nobody listens, the kernel may hand it
 /// to any outgoing connection, even to a client that tries to reach that very port, which then talks to itself.
-const RANGE: Range<u16> = 21_000..30_000;
+const RANGE: Range<u16> = 12_000..20_000;
 
 /// A TCP port that belongs to the holder until this is dropped, whether or not somebody listens on it.
 ///

@@ -1,10 +1,11 @@
 //! Coordinators on a log of their own, and participants that do as they are told.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assent::config::Config;
-use assent::server::Coordinator;
+use assent::log::OpenError;
+use assent::server::{Coordinator, StartError};
 use assent_proto::error::Reason;
 use assent_proto::session::Refused;
 use assent_proto::v1::admin_service_client::AdminServiceClient;
@@ -57,7 +58,16 @@ impl Home {
     }
 
     pub(crate) async fn start_with(&self, config: Config) -> Coordinator {
-        Coordinator::start(config).await.expect("a coordinator")
+        let give_up_at = Instant::now() + PATIENCE;
+        loop {
+            match Coordinator::start(config.clone()).await {
+                // A program that another test starts at this moment has the predecessor's lock for as long as it has no image of its own.
+                Err(StartError::Log(OpenError::InUse { .. })) if Instant::now() < give_up_at => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                started => return started.expect("a coordinator"),
+            }
+        }
     }
 }
 

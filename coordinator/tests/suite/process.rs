@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use assent_proto::v1::{BeginRequest, CommitRequest};
 
-use crate::harness::{Home, Manner, PATIENCE, branch, gtid, participant, transactions, whole};
+use crate::harness::{Home, Manner, PATIENCE, branch, gtid, participant, transactions, until, whole};
 
 /// As [`ended`], for tests that serve in this process.
 async fn ended_beside(arguments: &[&str]) -> (i32, String, String) {
@@ -289,6 +289,7 @@ async fn an_operator_lists_and_shows_transactions() {
     client.commit(request).await.expect("an outcome");
     client.commit(whole(&stuck, vec![branch("mute", "x"), branch("bank-a", "x")])).await.expect("an outcome");
     let active = client.begin(BeginRequest::default()).await.expect("begun").into_inner().gtid;
+    until("the end of the first is in the log", async || coordinator.statistics().snapshot().open == 2).await;
     let endpoint = coordinator.endpoint();
     let run = async |arguments: &[&str]| {
         let (code, stdout, stderr) = ended_beside(&[arguments, &["--endpoint", &endpoint]].concat()).await;

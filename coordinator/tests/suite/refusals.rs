@@ -140,7 +140,8 @@ async fn a_key_that_is_used_again_with_another_body() {
     let done = client.start_saga(saga(&text_of(&of_saga), steps("a"))).await.expect("an outcome").into_inner();
     // This one is on its way while it is asked for in other words.
     session.say(Said::Commit(v1::Commit { request_id: 1_000, ..commit(&open, &[("silent", "1")]) }));
-    until("it is on its way", async || coordinator.statistics().snapshot().open == 1).await;
+    let get = GetRequest { gtid: text_of(&open) };
+    until("it is on its way", async || transactions(&coordinator).await.get(get.clone()).await.is_ok()).await;
 
     for gtid in [&open, &ended] {
         for body in [&[("bank", "2")][..], &[("bank", "1"), ("silent", "1")], &[("silent", "2")]] {

@@ -114,7 +114,7 @@ async fn a_log_that_does_not_answer_is_waited_for_and_then_given_up() {
 #[tokio::test]
 async fn a_shutdown_lets_what_is_undecided_be_decided() {
     let home = Home::new();
-    let coordinator = home.start().await;
+    let coordinator = home.start_with(Config { drain_max: PATIENCE, ..home.config() }).await;
     let mut client = transactions(&coordinator).await;
     let opened = client.begin(BeginRequest::default()).await.expect("begun").into_inner().gtid;
     let mut probe = HealthClient::new(channel(&coordinator).await);
@@ -139,7 +139,8 @@ async fn a_shutdown_lets_what_is_undecided_be_decided() {
     let (stopped, ()) = tokio::join!(coordinator.shutdown(), both);
     assert_eq!(stopped, Ok(()));
     assert_eq!(coordinator.shutdown().await, Ok(()), "once more is no mistake");
-    tokio::net::TcpStream::connect(coordinator.address()).await.expect_err("the port is closed");
+    let address = coordinator.address();
+    crate::harness::until("the port is closed", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
 }
 
 #[tokio::test]

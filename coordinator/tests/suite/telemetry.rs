@@ -45,6 +45,8 @@ impl MetricsService for Collector {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         let resources = request.into_inner().resource_metrics.into_iter();
+        // Those of one export are there together.
+        let mut counters = self.counters.lock().expect("no panic");
         for metric in resources.flat_map(|resource| resource.scope_metrics).flat_map(|scope| scope.metrics) {
             let points = match metric.data {
                 Some(Data::Sum(sum)) => sum.data_points,
@@ -52,7 +54,7 @@ impl MetricsService for Collector {
                 _ => Vec::new(),
             };
             if let Some(Value::AsInt(value)) = points.first().and_then(|point| point.value) {
-                self.counters.lock().expect("no panic").push((metric.name, value));
+                counters.push((metric.name, value));
             }
         }
         Ok(Response::new(ExportMetricsServiceResponse::default()))

@@ -241,11 +241,19 @@ async fn calls_that_nobody_waits_for_any_more_are_finished_all_the_same() {
     let gtid = gtid();
     let request = CommitRequest { timeout_ms: 60_000, ..whole(&gtid, vec![branch("bank-a", "-5")]) };
     let mut client = transactions(&coordinator).await;
-    for _ in 0..3 {
-        let mut given_up = tonic::Request::new(request.clone());
-        given_up.set_timeout(std::time::Duration::from_millis(100));
-        client.commit(given_up).await.expect_err("nobody votes");
-    }
+    let get = GetRequest { gtid: gtid.clone() };
+    until("it waits for the vote", async || {
+        for _ in 0..3 {
+            let mut given_up = tonic::Request::new(request.clone());
+            given_up.set_timeout(std::time::Duration::from_millis(100));
+            client.clone().commit(given_up).await.expect_err("nobody votes");
+        }
+        match client.clone().get(get.clone()).await {
+            Ok(shown) => shown.into_inner().transaction.expect("one").state() == TransactionState::Preparing,
+            Err(_) => false,
+        }
+    })
+    .await;
     drop(silent);
     let outcome = client.commit(request).await.expect("an outcome").into_inner();
     assert_eq!((outcome.outcome(), reason_code(&outcome.reason)), (Outcome::Aborted, "PARTICIPANT_LOST"));

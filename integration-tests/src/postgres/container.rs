@@ -32,7 +32,7 @@ const PORT: u16 = 5432;
 const START_MAX: Duration = Duration::from_secs(120);
 
 /// How long a server may take to end after a signal; a fast shutdown writes a checkpoint.
-const END_MAX: Duration = Duration::from_secs(60);
+const END_MAX: Duration = Duration::from_secs(300);
 
 /// A server in a container.
 pub(super) struct Container {

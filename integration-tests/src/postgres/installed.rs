@@ -16,7 +16,7 @@ use super::wire::Control;
 use crate::Port;
 
 /// How long a server may take to end after a signal; a fast shutdown writes a checkpoint.
-const END_MAX: Duration = Duration::from_secs(60);
+const END_MAX: Duration = Duration::from_secs(300);
 
 /// A server as a child process.
 pub(super) struct Installed {

@@ -22,8 +22,8 @@ pub(super) const USER: &str = "assent";
 /// What every test server is started with. `fsync` stays as it is: on.
 const SETTINGS: &[(&str, &str)] = &[("max_connections", "500"), ("max_prepared_transactions", "500")];
 
-/// How long a server may take until it answers, recovery included.
-const READY_MAX: Duration = Duration::from_secs(60);
+/// How long a server may take until it answers, recovery included: after a crash it flushes every file that it has.
+const READY_MAX: Duration = Duration::from_secs(300);
 
 /// How often a start is tried: a program outside of this harness may have taken the reserved port.
 const LAUNCH_ATTEMPTS_MAX: u32 = 3;

@@ -262,6 +262,11 @@ impl Cast {
             Action::Pause => {
                 tokio::time::sleep(PAUSE).await;
                 process.resume();
+                // It may stop only now, on a busy machine.
+                while !traffic.is_finished() {
+                    tokio::time::sleep(PAUSE / 10).await;
+                    process.resume();
+                }
             }
             // It tries again by itself.
             Action::Error if is_at_a_start => {
@@ -437,7 +442,7 @@ async fn traffic(assent: &Assent, kind: Kind, base: i32) -> Vec<(Gtid, Told)> {
                 Kind::Saga => saga(assent, is_refused).await,
                 Kind::OnePhase => {
                     let amount = if is_refused { -BALANCE * 1_000 } else { 1 };
-                    let deposit = assent.transaction().timeout(Duration::from_secs(4));
+                    let deposit = assent.transaction().timeout(Duration::from_secs(10));
                     let deposit = deposit.branch_json("till", &Booking { account, amount });
                     let gtid = deposit.gtid();
                     (gtid, told(gtid, deposit.commit().await))
@@ -445,7 +450,7 @@ async fn traffic(assent: &Assent, kind: Kind, base: i32) -> Vec<(Gtid, Told)> {
                 Kind::TwoPhase | Kind::ThreePhase => {
                     let amount = if is_refused { BALANCE * 1_000 } else { 1 };
                     let protocol = if kind == Kind::TwoPhase { Protocol::TwoPhase } else { Protocol::ThreePhase };
-                    let transfer = assent.transaction().protocol(protocol).timeout(Duration::from_secs(4));
+                    let transfer = assent.transaction().protocol(protocol).timeout(Duration::from_secs(10));
                     let transfer = transfer
                         .branch_json("bank-a", &Booking { account, amount: -amount })
                         .branch_json("bank-b", &Booking { account, amount });

@@ -71,7 +71,7 @@ async fn a_log_that_stops_in_the_middle_is_waited_for_and_nothing_is_told_meanwh
     let transfer = |assent: &Assent| {
         assent
             .transaction()
-            .timeout(Duration::from_secs(10))
+            .timeout(Duration::from_secs(60))
             .branch_json("bank-a", &Booking { account: 1, amount: -1 })
             .branch_json("bank-b", &Booking { account: 1, amount: 1 })
     };

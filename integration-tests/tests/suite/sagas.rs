@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use assent_proto::error::Reason;
 use assent_sdk::postgres::Barrier;
 use assent_sdk::saga::{SagaBuilder, SagaOutcome};
 use assent_sdk::{Assent, Error, Gtid};
@@ -81,11 +82,11 @@ async fn run(assent: &Assent, seed: u64) -> Arc<Mutex<BTreeMap<Gtid, Option<bool
                 let mut random = SmallRng::seed_from_u64(seed ^ initiator.wrapping_mul(0x9E37_79B9));
                 while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
                     let is_refused = random.random_range(0..10) == 0;
-                    let gtid = loop {
+                    let (gtid, is_started) = loop {
                         match assent.start_saga(trip(is_refused)).await {
-                            Ok(gtid) => break gtid,
+                            Ok(gtid) => break (gtid, true),
                             // It may have started all the same: it is told nothing, and counts.
-                            Err(Error::NoAnswer { gtid }) => break gtid,
+                            Err(Error::NoAnswer { gtid }) => break (gtid, false),
                             // A coordinator that has just started may not have met its participants again.
                             Err(Error::Refused(refused)) if refused.retry_after_ms.is_some() => {
                                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -93,11 +94,21 @@ async fn run(assent: &Assent, seed: u64) -> Arc<Mutex<BTreeMap<Gtid, Option<bool
                             Err(error) => panic!("a saga is refused: {error}"),
                         }
                     };
-                    let outcome = match assent.saga_outcome(gtid, Duration::from_secs(60)).await {
-                        Ok(SagaOutcome::Completed(_)) => Some(true),
-                        Ok(SagaOutcome::Compensated(_)) => Some(false),
-                        Ok(SagaOutcome::InDoubt { .. }) => None,
-                        Err(error) => panic!("saga {gtid} is not known: {error}"),
+                    let outcome = loop {
+                        match assent.saga_outcome(gtid, Duration::from_secs(60)).await {
+                            Ok(SagaOutcome::Completed(_)) => break Some(true),
+                            Ok(SagaOutcome::Compensated(_)) => break Some(false),
+                            Ok(SagaOutcome::InDoubt { .. }) => break None,
+                            Err(Error::Refused(refused)) if refused.retry_after_ms.is_some() => {
+                                tokio::time::sleep(Duration::from_millis(100)).await;
+                            }
+                            Err(Error::Refused(refused))
+                                if !is_started && refused.known_reason() == Some(Reason::NotFound) =>
+                            {
+                                break None;
+                            }
+                            Err(error) => panic!("saga {gtid} is not known: {error}"),
+                        }
                     };
                     assert!(!(is_refused && outcome == Some(true)), "a saga with a refused step does not complete");
                     told.lock().await.insert(gtid, outcome);

@@ -72,7 +72,10 @@ pub(crate) async fn furnished(database: Database) -> Database {
          insert into account values (1, 0);
          create table transfer (account int not null references account deferrable initially deferred);
          create table slow (id int not null);
-         create function dawdle() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$;
+         create function dawdle() returns trigger language plpgsql as $$ begin
+             perform pg_advisory_lock(1), pg_advisory_unlock(1);
+             return null;
+         end $$;
          create constraint trigger dawdle after insert on slow deferrable initially deferred
              for each row execute function dawdle();",
     )
@@ -303,12 +306,13 @@ async fn an_abort_waits_for_a_prepare_that_a_dead_process_has_sent() {
     let bank = bank().await;
     let gtid = gtid();
     let doomed = instance(&bank);
-    let prepare = tokio::spawn(async move { doomed.prepare(&branch(gtid, "is slow to prepare")).await });
     let mut connection = bank.connect().await;
+    connection.execute("select pg_advisory_lock(1)").await.expect("locked");
+    let prepare = tokio::spawn(async move { doomed.prepare(&branch(gtid, "is slow to prepare")).await });
     eventually("PREPARE TRANSACTION is under way", DEADLINE, async || {
         let is_under_way: bool = sqlx::query_scalar(
             "select exists (select from pg_stat_activity where datname = current_database() and state = 'active'
-                 and pid <> pg_backend_pid() and query ~ 'prepare transaction')",
+                 and pid <> pg_backend_pid() and query ~ 'prepare transaction' and wait_event_type = 'Lock')",
         )
         .fetch_one(&mut connection)
         .await
@@ -321,14 +325,20 @@ async fn an_abort_waits_for_a_prepare_that_a_dead_process_has_sent() {
 
     let next = instance(&bank);
     assert_eq!(next.in_doubt(&coordinator()).await.expect("listed"), [], "it is not prepared yet");
+    let abort = tokio::time::timeout(Duration::from_millis(300), next.abort(&ending(gtid))).await;
+    assert!(!matches!(abort, Ok(Ok(()))), "it is still to come");
+    connection.execute("select pg_advisory_unlock(1)").await.expect("unlocked");
     eventually("the branch is aborted", DEADLINE, async || next.abort(&ending(gtid)).await).await;
-    let busy: i64 = sqlx::query_scalar(
-        "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' and pid <> pg_backend_pid()",
-    )
-    .fetch_one(&mut connection)
-    .await
-    .expect("the activity");
-    assert_eq!(busy, 0, "nothing is still to come");
+    eventually("nothing is still to come", DEADLINE, async || {
+        let busy: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' and pid <> pg_backend_pid()",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .expect("the activity");
+        if busy == 0 { Ok(()) } else { Err(format!("{busy} are busy")) }
+    })
+    .await;
     is_empty(&bank).await;
     assert_eq!(balance(&bank).await, 0);
 }

@@ -134,8 +134,8 @@ mod tests {
     async fn one_that_is_set_anew_fires_when_it_was_set_for_last() {
         let (mut timers, mut running) = (Timers::default(), BTreeMap::new());
         let began = Instant::now();
-        let (later, earlier, stopped) = (mint(), mint(), mint());
-        for (gtid, times_ms) in [(later, [60, 300, 240]), (earlier, [900, 100, 120]), (stopped, [60, 60, 90])] {
+        let (earlier, later, stopped) = (mint(), mint(), mint());
+        for (gtid, times_ms) in [(earlier, [900, 100, 120]), (later, [60, 300, 240]), (stopped, [60, 60, 90])] {
             for after_ms in times_ms {
                 timers.set(gtid, TIMER, running.entry(gtid).or_default(), millis(after_ms));
             }

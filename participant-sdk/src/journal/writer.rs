@@ -92,7 +92,7 @@ const BATCH_BYTES: usize = 4 << 20;
 const ROOM_BYTES: usize = 1 << 20;
 
 /// How long a predecessor may take to close the journal: the process that this one replaces, or a clone that was just dropped.
-const LOCK_WITHIN: Duration = Duration::from_secs(2);
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// So many zeros are laid out at a time, in bytes. To write over them changes nothing about the file but its contents, so that a flush is one write to the disk, and

@@ -46,7 +46,7 @@ impl Memory {
 }
 
 /// What was noted so long ago is written down.
-const NOTED: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(1) };
+const NOTED: Duration = Duration::from_secs(1);
 
 /// The label: the store's identity, and the coordinator's id behind it.
 const STORE_ID_BYTES: usize = 16;
@@ -87,9 +87,7 @@ impl FileVoters {
 
     fn change(&self, Write { record, before }: &Write) -> Change {
         match before {
-            Some(before) => {
-                Change::Begun { gtid: record.gtid, before: beginning(before), beginning: beginning(&record.state) }
-            }
+            Some(before) => begun(record.gtid, before, &record.state),
             None => {
                 let mut memory = self.memory();
                 let rest = match memory.rest.take().filter(|rest| rest.is_of(record)) {
@@ -99,6 +97,25 @@ impl FileVoters {
                 Change::Placed(record.gtid, rest.payload(&record.state))
             }
         }
+    }
+
+    /// Writes down what was noted [`NOTED`] ago; most was forgotten by then.
+    async fn keep_notes_at(&self, now: Instant) -> Result<(), VoterStoreError> {
+        let changes: Vec<Change> = {
+            let mut memory = self.memory();
+            let old = memory.noted.partition_point(|(since, ..)| *since + NOTED <= now);
+            let noted: Vec<_> = memory.noted.drain(..old).collect();
+            let kept = noted.into_iter().filter(|(_, gtid, _)| memory.is_decided(*gtid));
+            let committed = |before| VoterState { standing: Standing::Committed, ..before };
+            kept.map(|(_, gtid, before)| begun(gtid, &before, &committed(before))).collect()
+        };
+        if !changes.is_empty() {
+            // One that is overtaken has moved on, or is gone.
+            for verdict in self.file.append_all(changes).await {
+                verdict?;
+            }
+        }
+        Ok(())
     }
 
     fn records(&self) -> Result<Vec<VoterRecord>, VoterStoreError> {
@@ -193,30 +210,8 @@ impl Store for FileVoters {
         stands
     }
 
-    /// Most were forgotten by then.
     fn keep_notes(&self) -> BoxFuture<'_, Result<(), VoterStoreError>> {
-        let changes: Vec<Change> = {
-            let mut memory = self.memory();
-            let old = memory.noted.partition_point(|(since, ..)| since.elapsed() >= NOTED);
-            let noted: Vec<_> = memory.noted.drain(..old).collect();
-            let kept = noted.into_iter().filter(|(_, gtid, _)| memory.is_decided(*gtid));
-            kept.map(|(_, gtid, before)| Change::Begun {
-                gtid,
-                before: beginning(&before),
-                beginning: beginning(&VoterState { standing: Standing::Committed, ..before }),
-            })
-            .collect()
-        };
-        async move {
-            if !changes.is_empty() {
-                // One that is overtaken has moved on, or is gone.
-                for verdict in self.file.append_all(changes).await {
-                    verdict?;
-                }
-            }
-            Ok(())
-        }
-        .boxed()
+        self.keep_notes_at(Instant::now()).boxed()
     }
 
     fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>> {
@@ -302,6 +297,10 @@ fn standing_number(standing: Standing) -> u8 {
         Standing::Committed => 3,
         Standing::Aborted => 4,
     }
+}
+
+fn begun(gtid: Gtid, before: &VoterState, after: &VoterState) -> Change {
+    Change::Begun { gtid, before: beginning(before), beginning: beginning(after) }
 }
 
 /// What the payload of a record in this state begins with.
@@ -483,10 +482,10 @@ mod tests {
         for gtid in [late, forgotten] {
             assert!(voters.note(&write(gtid, COMMITTED, Some(VoterState::ATTEMPTED))));
         }
+        let noted = Instant::now();
         voters.forget(vec![forgotten]).await.expect("done");
-        tokio::time::sleep(NOTED * 2).await;
         assert!(voters.note(&write(fresh, COMMITTED, Some(VoterState::ATTEMPTED))));
-        voters.keep_notes().await.expect("kept");
+        voters.keep_notes_at(noted + NOTED).await.expect("kept");
         drop(voters);
         let voters = FileVoters::open(&path).await.expect("opens again");
         let expected = [record(late, COMMITTED, None), record(fresh, VoterState::ATTEMPTED, None)];

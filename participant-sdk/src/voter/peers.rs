@@ -105,7 +105,7 @@ fn is_same(shown: &[u8], token: &[u8]) -> bool {
 /// How long a peer may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to answer. Later its answer is to a ballot that has been given up.
-const ANSWER_MAX: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(5) };
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Questions that are under way at a time; more are dropped, as the network drops some, and asked again under a higher ballot.
 const QUESTIONS_MAX: usize = 4_096;
 /// Peers whose channels are kept.
@@ -116,12 +116,17 @@ pub(crate) struct Peers {
     bearer: Option<MetadataValue<Ascii>>,
     channels: Mutex<HashMap<PeerAddress, Channel>>,
     places: Semaphore,
+    answer_max: Duration,
 }
 
 impl Peers {
     pub(crate) fn new(token: &str) -> Arc<Self> {
+        Arc::new(Self::who_answer_within(ANSWER_MAX, token))
+    }
+
+    fn who_answer_within(answer_max: Duration, token: &str) -> Self {
         let bearer = (!token.is_empty()).then(|| format!("Bearer {token}").parse().ok()).flatten();
-        Arc::new(Self { bearer, channels: Mutex::default(), places: Semaphore::new(QUESTIONS_MAX) })
+        Self { bearer, channels: Mutex::default(), places: Semaphore::new(QUESTIONS_MAX), answer_max }
     }
 
     /// Asks a peer. Whatever goes wrong is no answer.
@@ -140,14 +145,14 @@ impl Peers {
     async fn try_to_ask(&self, address: &PeerAddress, question: PeerQuestion) -> Result<Answer, String> {
         let channel = self.channel(address).map_err(|error| error.to_string())?;
         let mut request = Request::new(AskRequest::from(question));
-        request.set_timeout(ANSWER_MAX);
+        request.set_timeout(self.answer_max);
         if let Some(bearer) = &self.bearer {
             request.metadata_mut().insert("authorization", bearer.clone());
         }
         let mut client = PeerServiceClient::new(channel);
         let asked_at = Instant::now();
-        let answered = tokio::time::timeout(ANSWER_MAX, client.ask(request)).await;
-        if !matches!(answered, Ok(Ok(_))) && asked_at.elapsed() >= ANSWER_MAX {
+        let answered = tokio::time::timeout(self.answer_max, client.ask(request)).await;
+        if !matches!(answered, Ok(Ok(_))) && asked_at.elapsed() >= self.answer_max {
             self.give_up(address);
         }
         let response = answered.map_err(|_| "no answer in time".to_owned())?.map_err(|status| status.to_string())?;
@@ -189,7 +194,7 @@ mod tests {
     async fn a_connection_on_which_nobody_answers_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address")).parse().expect("an address");
-        let peers = Peers::new("");
+        let peers = Peers::who_answer_within(Duration::from_millis(300), "");
         let mut silent = Vec::new();
         for _ in 0..3 {
             let question = PeerQuestion {

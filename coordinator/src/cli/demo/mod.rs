@@ -39,7 +39,7 @@ use stage::Stage;
 use story::{Report, Story};
 
 /// How long all of it may take. A few seconds are usual.
-const DEMO_MAX: Duration = Duration::from_secs(180);
+const DEMO_MAX: Duration = Duration::from_secs(300);
 
 /// See it work: a coordinator and three services on this machine, in six acts.
 #[derive(Debug, Args)]

@@ -25,7 +25,7 @@ use crate::cli::{Exit, Failure, Target};
 pub(super) const COORDINATOR: &str = "coordinator";
 
 /// How long any one thing may take that takes milliseconds on an idle machine.
-const WAIT_MAX: Duration = Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How often the coordinator is asked for a state that is waited for.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// Where the coordinator's port is looked for: below the ports that systems hand out to outgoing connections. One of those could be given

@@ -1,6 +1,6 @@
 //! Random batches, against the log in memory as the model of what should happen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use assent_protocol::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
@@ -117,6 +117,10 @@ impl World {
         let keep = |record: &Record| opens_or_other(record, &opens);
         batch.forced.retain(keep);
         batch.lazy.retain(keep);
+        // A transaction ends once: where an end is waited for, it is the only one.
+        let mut ended = BTreeSet::new();
+        batch.forced.retain(|record| !matches!(record, Record::Ended(_)) || ended.insert(record.gtid()));
+        batch.lazy.retain(|record| !matches!(record, Record::Ended(_)) || !ended.contains(&record.gtid()));
         batch
     }
 

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use assent_protocol::three_phase::participant::ELECTION_MS;
-use assent_sdk::{Assent, Gtid, Outcome, Protocol, Transaction};
+use assent_sdk::{Assent, Gtid, Outcome, Transaction};
 use futures::future::join_all;
 use integration_tests::ledger::{Booking, open_bank};
 use integration_tests::postgres::{Database, Postgres};
 use integration_tests::{Network, Port, Process, Program, Relay, eventually};
 use serde_json::Value;
-use sqlx::{Executor as _, PgPool, Postgres as PgDriver};
+use sqlx::{PgPool, Postgres as PgDriver};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
@@ -160,11 +160,6 @@ impl Bank {
         self.process.line_with("joined", DEADLINE).await;
     }
 
-    /// What is prepared in its database, of all transactions.
-    pub(super) async fn prepared(&self) -> Vec<String> {
-        self.database.prepared_transactions().await
-    }
-
     pub(super) async fn kept(&self, gtid: Gtid) -> Kept {
         // What is prepared belongs to no snapshot. Read first, a commit that takes it away is in the snapshot that follows.
         let prepared = "select count(*) from pg_prepared_xacts where database = current_database()";
@@ -180,18 +175,27 @@ impl Bank {
         Kept { standing, is_booked, prepared }
     }
 
-    pub(super) async fn stands(&self, gtid: Gtid, expected: &str) {
-        eventually(&format!("{} has {expected}", self.name), DEADLINE, async || match self.kept(gtid).await {
-            kept if kept.standing.as_deref() == Some(expected) => Ok(()),
-            kept => Err(format!("{kept:?}")),
+    /// Waits until its voter stands there; an error, if it has ended it instead.
+    pub(super) async fn stands(&self, gtid: Gtid, expected: &str) -> Result<(), String> {
+        eventually(&format!("{} has {expected}", self.name), DEADLINE, async || {
+            let kept = self.kept(gtid).await;
+            let seen = format!("{} has {kept:?}", self.name);
+            if kept.standing.as_deref() == Some(expected) {
+                Ok(Ok(()))
+            } else if kept.end().is_some() {
+                Ok(Err(seen))
+            } else {
+                Err(seen)
+            }
         })
-        .await;
+        .await
     }
 
-    /// Its first account is locked, so that it cannot vote before this ends.
-    pub(super) async fn is_slow(&self) -> Lock {
+    /// An account is locked, so that the bank cannot vote on it before this ends.
+    pub(super) async fn is_slow(&self, account: i32) -> Lock {
         let mut lock = self.pool.begin().await.expect("a transaction");
-        lock.execute("select from account where id = 1 for update").await.expect("locked");
+        let sql = "select from account where id = $1 for update";
+        sqlx::query(sql).bind(account).execute(&mut *lock).await.expect("locked");
         lock
     }
 }
@@ -210,11 +214,19 @@ pub(super) async fn somebody_waits(what: &str, database: &PgPool) {
     .await;
 }
 
-/// A transfer from the first account of the first bank to those of the others.
+/// A transfer from an account of the first bank to those of the others.
 pub(super) struct Transfer {
     pub(super) gtid: Gtid,
     /// What the initiator is told, however often it has to ask.
     pub(super) told: JoinHandle<Outcome>,
+}
+
+impl Transfer {
+    pub(super) fn begin(transaction: Transaction) -> Self {
+        let gtid = transaction.gtid();
+        let told = tokio::spawn(async move { transaction.commit().await.expect("no refusal") });
+        Self { gtid, told }
+    }
 }
 
 /// All of them, and somebody who begins transactions.
@@ -291,18 +303,11 @@ impl World {
         })
     }
 
-    pub(super) fn transfer(&self, protocol: Protocol) -> Transfer {
-        let transaction = self.transaction(1).protocol(protocol).timeout(DEADLINE * 5);
-        let gtid = transaction.gtid();
-        let told = tokio::spawn(async move { transaction.commit().await.expect("no refusal") });
-        Transfer { gtid, told }
-    }
-
     /// Asks for a transfer, and returns when the last votes are about to be given and what the coordinator says afterwards is held on its
     /// way to some.
-    pub(super) async fn transfer_held(&self, protocol: Protocol, held: &[&str]) -> Transfer {
-        let locks = join_all(self.banks.iter().map(Bank::is_slow)).await;
-        let transfer = self.transfer(protocol);
+    pub(super) async fn transfer_held(&self, transaction: Transaction, account: i32, held: &[&str]) -> Transfer {
+        let locks = join_all(self.banks.iter().map(|bank| bank.is_slow(account))).await;
+        let transfer = Transfer::begin(transaction);
         for bank in &self.banks {
             somebody_waits(&format!("{} is at work", bank.name), &bank.pool).await;
             bank.link.hold_server(held.contains(&bank.name));
@@ -360,11 +365,14 @@ impl World {
 
     /// Nothing ends at these banks until then.
     pub(super) async fn nothing_ends(&self, gtid: Gtid, banks: &[&str], until: Instant) {
-        while Instant::now() < until {
+        loop {
             for bank in banks.iter().map(|name| self.bank(name)) {
                 let kept = bank.kept(gtid).await;
                 let is_open = kept.prepared == 1 && !kept.is_booked && kept.end().is_none();
                 assert!(is_open, "{} of {}: {kept:?}", bank.name, self.name);
+            }
+            if Instant::now() >= until {
+                return;
             }
             sleep_until((Instant::now() + Duration::from_millis(500)).into()).await;
         }
@@ -394,9 +402,24 @@ impl World {
         );
     }
 
+    /// Waits until nothing is open in the log, and nothing prepared at a bank.
+    pub(super) async fn nothing_is_left(&self) {
+        crate::chaos::nothing_is_open(&self.log.pool(1).await).await;
+        for bank in &self.banks {
+            eventually(&format!("nothing is prepared at {}", bank.name), DEADLINE, async || {
+                match bank.database.prepared_transactions().await {
+                    none if none.is_empty() => Ok(()),
+                    some => Err(format!("{some:?}")),
+                }
+            })
+            .await;
+        }
+    }
+
     /// Waits until the voters have deleted their records of it, since everybody has ended it.
     pub(super) async fn is_forgotten(&self, gtid: Gtid) {
-        eventually(&format!("{}: the voters have forgotten it", self.name), DEADLINE, async || {
+        // A minute passes until they are told once more, if the first time was in vain.
+        eventually(&format!("{}: the voters have forgotten it", self.name), DEADLINE * 3, async || {
             let kept = self.kept(gtid).await;
             if kept.iter().all(|kept| kept.standing.is_none()) { Ok(()) } else { Err(format!("{kept:?}")) }
         })

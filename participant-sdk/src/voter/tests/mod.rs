@@ -27,7 +27,7 @@ use crate::assent::mint;
 use crate::{Assent, BoxError, Branch, Coordinator, Participant, Vote};
 use hub::Hub;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 const EPOCH: Epoch = Epoch(1);
 
 /// A resource that survives its process.
