@@ -509,12 +509,12 @@ impl Participant {
         effects.push(election_timer());
     }
 
-    /// Asks the coordinator, unless that could be answered by an abort that is presumed after a commit.
+    /// Asks the coordinator, unless the outcome is known, or that could be answered by an abort that is presumed after a commit.
     fn inquire(&mut self, effects: &mut Vec<Effect>) {
-        if self.was_pre_committed && self.stage == Stage::InDoubt {
-            self.elect(effects);
-        } else {
-            effects.push(Effect::Send(Message::Inquire));
+        match self.stage {
+            Stage::InDoubt if self.was_pre_committed => self.elect(effects),
+            Stage::Unvoted | Stage::Voting | Stage::InDoubt => effects.push(Effect::Send(Message::Inquire)),
+            Stage::Deciding(_) | Stage::Decided(_) => {}
         }
     }
 

@@ -39,6 +39,7 @@ impl Swarm for World {
         "crash of a replica",
         "crash of a participant",
         "coordinator and log gone",
+        "history removed",
         "voter's store lost",
         "hook failed",
         "deadline passed",
@@ -72,6 +73,7 @@ impl Swarm for World {
                 requests: random.rate(3),
                 hooks: random.rate(3),
                 deadlines: random.rate(2),
+                retentions: random.rate(1),
                 timers: random.rate(12),
             },
         }
@@ -113,6 +115,7 @@ impl Swarm for World {
             Action::CrashReplica { .. } => Some("crash of a replica"),
             Action::CrashSite { .. } => Some("crash of a participant"),
             Action::Blackout => Some("coordinator and log gone"),
+            Action::Retention => Some("history removed"),
             Action::LoseStore { .. } => Some("voter's store lost"),
             Action::HookFails { .. } => Some("hook failed"),
             Action::HubTimer { timer: DEADLINE, .. } => Some("deadline passed"),
@@ -173,6 +176,7 @@ impl Swarm for World {
             | Action::CrashReplica { .. }
             | Action::Blackout
             | Action::LogReturns
+            | Action::Retention
             | Action::Store { .. }
             | Action::Hook { .. }
             | Action::HookFails { .. }
@@ -215,7 +219,7 @@ impl Swarm for World {
                 | participant::Timer::Branch(branch::Timer::Inquire | branch::Timer::Retry) => 2_000,
             },
             Action::TakeOver | Action::ApplyLate => 10_000,
-            Action::LogReturns | Action::Forget { .. } => 60_000,
+            Action::LogReturns | Action::Retention | Action::Forget { .. } => 60_000,
             Action::StartReplica { .. } | Action::StartSite { .. } => 5_000,
             Action::LoseAnswer { .. } | Action::HookFails { .. } | Action::Join { .. } | Action::Left { .. } => 1_000,
             Action::Deliver(_)
@@ -253,6 +257,7 @@ impl Swarm for World {
             Action::TakeOver => (coordinator(1), "takes over, while coordinator 0 lives".to_owned()),
             Action::Blackout => ("log".to_owned(), "is GONE, and every coordinator with it".to_owned()),
             Action::LogReturns => ("log".to_owned(), "is back".to_owned()),
+            Action::Retention => ("log".to_owned(), "removes its history".to_owned()),
             Action::Join { replica, site } => (coordinator(replica), format!("sees participant {site} join")),
             Action::Left { replica, site, instance } => {
                 (coordinator(replica), format!("sees instance {instance} of participant {site} leave"))

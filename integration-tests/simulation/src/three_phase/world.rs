@@ -75,6 +75,8 @@ pub(crate) struct Faults {
     pub(crate) requests: u8,
     pub(crate) hooks: u8,
     pub(crate) deadlines: u8,
+    /// The log's retention is over: what has ended is removed, and is as if it had never been.
+    pub(crate) retentions: u8,
     /// Timers that fire before their time.
     pub(crate) timers: u8,
 }
@@ -163,6 +165,7 @@ pub(crate) enum Action {
     TakeOver,
     Blackout,
     LogReturns,
+    Retention,
     Join { replica: usize, site: usize },
     Left { replica: usize, site: usize, instance: u64 },
     HubTimer { replica: usize, timer: coordinator::Timer },
@@ -1006,6 +1009,9 @@ impl World {
         if !self.limbo.is_empty() && !self.is_log_away {
             actions.push(Action::ApplyLate);
         }
+        if self.may_be_removed() {
+            actions.push(Action::Retention);
+        }
         if self.may_take_over() {
             actions.push(Action::TakeOver);
         }
@@ -1035,6 +1041,17 @@ impl World {
             && self.hubs[1].is_up
             && self.log.lives[0] != 0
             && !self.is_log_away
+    }
+
+    /// Everybody who drove it or asked for it is long gone, and so is whatever they sent.
+    fn may_be_removed(&self) -> bool {
+        let is_idle = |hub: &Hub| hub.machine.is_none() && hub.append.is_none() && hub.lazy.is_empty();
+        self.left.retentions > 0
+            && self.log.ended.is_some()
+            && !self.is_log_away
+            && self.told.is_some()
+            && self.limbo.is_empty()
+            && self.hubs.iter().all(is_idle)
     }
 
     /// A request goes home while the home replica's lease lives, and elsewhere once it has lapsed.
@@ -1110,6 +1127,12 @@ impl World {
                 self.is_log_away = true;
             }
             Action::LogReturns => self.is_log_away = false,
+            Action::Retention => {
+                self.left.retentions = self.left.retentions.saturating_sub(1);
+                let Log { owner, lives, .. } = self.log;
+                self.log = Log { owner, lives, ..Log::default() };
+                self.mail.clear();
+            }
             Action::Join { replica, site } => {
                 self.hubs[replica].joined.remove(&site);
                 self.hub(replica, two_phase_event(two_phase::Event::Joined { participant: name(site) }));

@@ -2,8 +2,10 @@
 
 use super::super::coordinator::{self, Coordinator, Introduction, Stage};
 use super::super::participant::{self, Participant};
-use super::super::{Answer, Ballot, NodeId, Request, Roster, Seat, Standing, StoreId, VoterState, invariant};
-use crate::branch::{Hook, HookEnd};
+use super::super::{
+    Answer, Ballot, NodeId, Request, Roster, Seat, Standing, StoreId, VoterName, VoterRecord, VoterState, invariant,
+};
+use crate::branch::{Hook, HookEnd, Message};
 use crate::ids::{BodyDigest, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::record::{Attempted, Decided, Decision, Protocol};
 use crate::two_phase::{BranchResult, BranchState, Vote};
@@ -198,4 +200,23 @@ fn a_hook_that_has_undone_a_try_does_not_acknowledge_the_commit() {
     told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
     assert_eq!(told(&mut participant, DONE), []);
     assert!(!participant.is_ended(), "it waits for the outcome");
+}
+
+/// It was told the commit, and asked for it again before its voter had confirmed that. By then the log had removed the transaction, and presumed an
+/// abort. The swarm found it as 3pc seed 251135.
+#[test]
+fn whoever_knows_the_outcome_does_not_inquire() {
+    let voter = VoterName::Participant(name("a"));
+    let state = VoterState { joined: Ballot { round: 3, node: NodeId(11) }, ..VoterState::ATTEMPTED };
+    let roster = roster(&["a", "b"]);
+    let stored = VoterRecord { gtid: gtid(), voter, roster: Some(roster), is_read_only: false, state, before: None };
+    let (mut participant, _) = Participant::recover(&stored, name("a"), NodeId(7));
+    told(&mut participant, COMMIT);
+    let inquire = participant::Event::TimerFired(participant::Timer::Branch(crate::branch::Timer::Inquire));
+    for event in [inquire, participant::Event::SessionUp] {
+        let effects = told(&mut participant, event);
+        let is_inquiry = |effect: &participant::Effect| matches!(effect, participant::Effect::Send(Message::Inquire));
+        assert!(!effects.iter().any(is_inquiry), "{effects:?}");
+    }
+    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
 }
