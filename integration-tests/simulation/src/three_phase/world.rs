@@ -1067,6 +1067,7 @@ impl World {
             | Action::Resume { .. }
             | Action::AskCommit { .. }
             | Action::ApplyLate
+            | Action::Retention
             | Action::TakeOver => true,
             Action::Deliver(id) => match self.mail.get(&id) {
                 // Who does not know the transaction asks the log.

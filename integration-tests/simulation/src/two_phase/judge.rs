@@ -81,7 +81,7 @@ impl World {
     }
 
     fn judge(&mut self, before: &Self, setup: &Setup) -> Result<(), (&'static str, String)> {
-        let durable = self.log.decision();
+        let durable = self.log.decision().or(self.log.removed);
         let alone = setup.one_phase;
         if let (Some(first), Some(now)) = (self.decided, durable)
             && first != now
@@ -110,7 +110,7 @@ impl World {
             if self.told == Some(Outcome::Aborted) && participant.applied > 0 {
                 return Err((I5, format!("aborted was told, and p{at} has committed")));
             }
-            let is_forgotten = self.log.ended.is_some() && durable == Some(Decision::Commit);
+            let is_forgotten = self.log.open.is_none() && durable == Some(Decision::Commit);
             if is_forgotten && participant.is_prepared {
                 return Err((I9, format!("p{at} is still prepared")));
             }

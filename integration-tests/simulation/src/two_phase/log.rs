@@ -23,6 +23,8 @@ pub(crate) struct Log {
     /// The replica that drives the open row.
     pub(crate) owner: usize,
     pub(crate) ended: Option<Ended>,
+    /// What had ended when its retention was over. The log does not know.
+    pub(crate) removed: Option<Decision>,
     /// The life of each replica that may write; zero once it was fenced.
     pub(crate) lives: [u8; 2],
     /// Before the last append, for a log that loses it.
@@ -31,7 +33,7 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn new() -> Self {
-        Self { open: None, owner: 0, ended: None, lives: [0; 2], before: None }
+        Self { open: None, owner: 0, ended: None, removed: None, lives: [0; 2], before: None }
     }
 
     pub(crate) fn decision(&self) -> Option<Decision> {
@@ -76,6 +78,12 @@ impl Log {
             self.before = before;
         }
         Answer::Appended(appended)
+    }
+
+    /// Its retention is over: what has ended is as if it had never been.
+    pub(crate) fn remove(&mut self) {
+        self.removed = self.removed.or(self.decision());
+        self.ended = None;
     }
 
     pub(crate) fn may_lose_its_tail(&self) -> bool {

@@ -80,6 +80,7 @@ const NO_FAULTS: Faults = Faults {
     hooks: 0,
     deadlines: 0,
     inquiries: 0,
+    retentions: 0,
 };
 
 const TWO: Setup = Setup {

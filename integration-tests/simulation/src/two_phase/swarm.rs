@@ -20,6 +20,7 @@ impl Swarm for World {
         "hook failed",
         "deadline passed",
         "inquiry meanwhile",
+        "history removed",
         "request repeated",
     ];
 
@@ -48,6 +49,7 @@ impl Swarm for World {
                 hooks: random.rate(3),
                 deadlines: random.rate(2),
                 inquiries: random.rate(4),
+                retentions: random.rate(1),
             },
         }
     }
@@ -92,6 +94,7 @@ impl Swarm for World {
             Action::HookFails { .. } => Some("hook failed"),
             Action::Deadline { .. } => Some("deadline passed"),
             Action::Inquire { .. } => Some("inquiry meanwhile"),
+            Action::Retention => Some("history removed"),
             Action::AskCommit { .. } | Action::AskAbort { .. } => Some("request repeated"),
             Action::Deliver(_)
             | Action::Prepare { .. }
@@ -150,6 +153,7 @@ impl Swarm for World {
             | Action::StartReplica { replica }
             | Action::Resume { replica } => with_log(replica),
             Action::TakeOver => with_log(1),
+            Action::Retention => Needs { log: true, ..Needs::default() },
             Action::LoseAnswer { replica } => at(replica),
             Action::ApplyLate => Needs { log: true, ..Needs::default() },
             Action::PrepareReturns { .. }
@@ -186,6 +190,7 @@ impl Swarm for World {
             Action::Resend { .. } | Action::Inquire { .. } | Action::Retry { .. } | Action::HookFails { .. } => 2_000,
             Action::StartReplica { .. } | Action::StartParticipant { .. } => 5_000,
             Action::TakeOver | Action::FailOver | Action::ApplyLate => 10_000,
+            Action::Retention => 60_000,
             Action::Join { .. } | Action::Left { .. } | Action::LoseAnswer { .. } => 1_000,
             Action::Deliver(_)
             | Action::Prepare { .. }
@@ -237,6 +242,7 @@ impl Swarm for World {
             Action::CrashReplica { replica } => (coordinator(replica), "CRASHES".to_owned()),
             Action::StartReplica { replica } => (coordinator(replica), "starts".to_owned()),
             Action::TakeOver => (coordinator(1), "takes over, while coordinator 0 lives".to_owned()),
+            Action::Retention => ("log".to_owned(), "removes its history".to_owned()),
             Action::Resume { replica } => (coordinator(replica), "resumes what stands in the log".to_owned()),
             Action::CrashParticipant { at } => (participant(at), "CRASHES".to_owned()),
             Action::StartParticipant { at } => (participant(at), "starts".to_owned()),

@@ -48,6 +48,8 @@ pub(crate) struct Faults {
     pub(crate) deadlines: u8,
     /// Questions that a branch in doubt asks although the transaction is under way.
     pub(crate) inquiries: u8,
+    /// Retentions that are over.
+    pub(crate) retentions: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -162,6 +164,7 @@ pub(crate) enum Action {
     StartReplica { replica: usize },
     TakeOver,
     Resume { replica: usize },
+    Retention,
     CrashParticipant { at: usize },
     StartParticipant { at: usize },
     FailOver,
@@ -386,6 +389,9 @@ impl World {
         if left.take_overs > 0 && self.replicas.len() == 2 && self.replicas[1].is_some() && self.log.lives[0] != 0 {
             actions.push(Action::TakeOver);
         }
+        if left.retentions > 0 && self.may_be_removed() {
+            actions.push(Action::Retention);
+        }
         for (at, participant) in self.participants.iter().enumerate() {
             if left.participant_crashes > 0 && participant.is_up {
                 actions.push(Action::CrashParticipant { at });
@@ -408,6 +414,16 @@ impl World {
             }
             actions.push(Action::AskAbort { replica });
         }
+    }
+
+    /// Everybody who drove it or asked for it is long gone, and so is whatever they sent.
+    fn may_be_removed(&self) -> bool {
+        let is_idle =
+            |process: &Replica| process.machine.is_none() && process.append.is_none() && process.lazy.is_empty();
+        self.log.ended.is_some()
+            && self.told.is_some()
+            && self.limbo.is_empty()
+            && self.replicas.iter().flatten().all(is_idle)
     }
 
     // ---- steps -----------------------------------------------------------------------------------------------------
@@ -520,6 +536,12 @@ impl World {
                 let Some(open) = &self.log.open else { return Ok(()) };
                 let recovered = TwoPhase::recover(open, Epoch(process.epoch));
                 self.install(replica, recovered)
+            }
+            Action::Retention => {
+                self.left.retentions -= 1;
+                self.net.clear();
+                self.log.remove();
+                Ok(())
             }
             Action::CrashParticipant { at } => {
                 self.left.participant_crashes -= 1;
@@ -1018,6 +1040,7 @@ const PLAIN: Setup = Setup {
         hooks: 0,
         deadlines: 0,
         inquiries: 0,
+        retentions: 0,
     },
 };
 
