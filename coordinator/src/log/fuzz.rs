@@ -207,8 +207,8 @@ pub fn log_url(bytes: &[u8]) {
     let scheme = tape.pick(&["postgres://", "postgresql://", "mysql://", "postgres:"]);
     let more = tape.damaged_text("?");
     let host = tape.damaged_text("@db:5432/assent?sslmode=disable");
-    // Without an `@` there is no telling a password from a port.
-    if host.contains('@') {
+    // Without an `@` there is no telling a password from a port; and a host may be called like the password.
+    if host.contains('@') && !host.contains(PASSWORD) && !more.contains(PASSWORD) {
         let url = format!("{scheme}me:{PASSWORD}{more}{host}");
         let shown = redacted(&url);
         assert!(!shown.contains(PASSWORD), "{url:?} is shown as {shown:?}");

@@ -285,7 +285,7 @@ impl Participant {
                 self.tell_leader(leader::Event::Answered { voter, answer }, &mut effects);
             }
             Event::PrepareFinished(vote) => self.prepare_finished(vote, &mut effects),
-            Event::EndFinished(_) if self.undoes_what_may_commit() => self.stop_undoing(&mut effects),
+            Event::EndFinished(_) if self.undoes_what_may_commit() => self.follow_the_voter(&mut effects),
             Event::EndFinished(end) => self.tell_branch(branch::Event::EndFinished(end), &mut effects),
             Event::SessionUp => self.tell_branch(branch::Event::SessionUp, &mut effects),
             Event::TimerFired(Timer::Branch(timer)) => {
@@ -334,6 +334,12 @@ impl Participant {
     }
 
     fn prepare_finished(&mut self, vote: Vote, effects: &mut Vec<Effect>) {
+        let is_late = self.stage != Stage::Unvoted && matches!(self.branch.state(), branch::State::Preparing { .. });
+        if is_late {
+            // What the other instance had nothing of may be prepared here.
+            self.is_read_only &= matches!(vote, Vote::ReadOnly | Vote::No(_));
+            return self.follow_the_voter(effects);
+        }
         let vote = match vote {
             // It stays a voter, and waits with the others.
             Vote::ReadOnly => {
@@ -364,7 +370,7 @@ impl Participant {
                 branch::Effect::Call(Hook::Commit | Hook::Abort) if self.is_read_only => {
                     self.tell_branch(branch::Event::EndFinished(HookEnd::Ended(BranchResult::Done)), effects);
                 }
-                branch::Effect::Call(Hook::Abort) if self.undoes_what_may_commit() => self.stop_undoing(effects),
+                branch::Effect::Call(Hook::Abort) if self.undoes_what_may_commit() => self.follow_the_voter(effects),
                 branch::Effect::Call(hook) => effects.push(Effect::Call(hook)),
                 branch::Effect::SetTimer { timer, after_ms, jitter } => {
                     let (after_ms, jitter_ms) = if jitter { (0, after_ms) } else { (after_ms, 0) };
@@ -383,8 +389,9 @@ impl Participant {
         may_commit && self.branch.state() == branch::State::Aborting
     }
 
-    /// It ends as its voter says, now or once that is known.
-    fn stop_undoing(&mut self, effects: &mut Vec<Effect>) {
+    /// Another instance has voted while a hook was at work here. What the hook came to is no vote any more: the branch ends as its voter says, now or
+    /// once that is known.
+    fn follow_the_voter(&mut self, effects: &mut Vec<Effect>) {
         self.branch.leave_in_doubt();
         if let Stage::Decided(decision) = self.stage {
             self.decide(decision, effects);
@@ -392,26 +399,22 @@ impl Participant {
     }
 
     fn vote(&mut self, effects: &mut Vec<Effect>) {
-        match self.stage {
-            Stage::Unvoted | Stage::Voting | Stage::InDoubt => {}
-            // The hook is late: another instance has voted, and its voter knows the outcome. What the hook has done ends the same way.
-            Stage::Decided(decision) => {
-                let epoch = self.branch.epoch();
-                return self.tell_branch(branch::Event::Decided { epoch, decision }, effects);
-            }
-            // So it will, once the voter keeps the outcome.
-            Stage::Deciding(_) => return,
-        }
         let Some(roster) = self.roster.clone() else { return };
         self.stage = Stage::Voting;
         effects.push(Effect::AskVoter(Request::VoteYes { roster, is_read_only: self.is_read_only }));
+    }
+
+    /// Whoever voted first says whether there is anything to commit, save what was prepared here.
+    fn voter_is_read_only(&mut self, is_read_only: bool) {
+        let is_prepared = self.branch.state() == branch::State::InDoubt && !self.is_read_only;
+        self.is_read_only = is_read_only && !is_prepared;
     }
 
     fn voter_answered(&mut self, answer: Answer, roster: Option<Roster>, effects: &mut Vec<Effect>) {
         match (self.stage, answer) {
             (Stage::Unvoted | Stage::Voting, Answer::VotedYes { is_read_only }) => {
                 self.roster = roster.or(self.roster.take());
-                self.is_read_only = is_read_only;
+                self.voter_is_read_only(is_read_only);
                 self.stage = Stage::InDoubt;
                 effects.push(Effect::Send(Message::Vote(Vote::Yes)));
                 effects.push(election_timer());
@@ -442,6 +445,7 @@ impl Participant {
                 let voter = VoterName::Participant(self.me.clone());
                 self.tell_leader(leader::Event::Answered { voter, answer }, effects);
             }
+            (Stage::Deciding(_), Answer::VotedYes { is_read_only }) => self.voter_is_read_only(is_read_only),
             // Answers to an election that is over, or to a vote that was overtaken.
             (
                 Stage::Unvoted | Stage::Voting,
@@ -451,11 +455,7 @@ impl Participant {
             | (Stage::InDoubt, Answer::VotedYes { .. })
             | (
                 Stage::Deciding(_),
-                Answer::VotedYes { .. }
-                | Answer::Joined { .. }
-                | Answer::Accepted { .. }
-                | Answer::Rejected { .. }
-                | Answer::Barred(_),
+                Answer::Joined { .. } | Answer::Accepted { .. } | Answer::Rejected { .. } | Answer::Barred(_),
             )
             | (Stage::Decided(_), _) => {}
         }

@@ -220,3 +220,37 @@ fn whoever_knows_the_outcome_does_not_inquire() {
     }
     commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
 }
+
+/// Fuzzing found that it went back to voting, while it led an election: another instance had voted, and its own hook was late.
+#[test]
+fn a_hook_that_is_late_is_no_vote_once_the_voter_has_voted_yes() {
+    let vote = |participant: &mut Participant, vote| told(participant, participant::Event::PrepareFinished(vote));
+    for (late, is_read_only, is_called) in [
+        (Vote::Yes, false, true),
+        (Vote::Yes, true, true),
+        (Vote::ReadOnly, false, true),
+        (Vote::ReadOnly, true, false),
+        (Vote::No("no money".into()), false, true),
+        (Vote::Unknown("an error".into()), true, true),
+    ] {
+        let case = format!("{late:?} after a yes, read-only: {is_read_only}");
+        let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
+        told(&mut participant, answered(Answer::VotedYes { is_read_only }));
+        assert_eq!(vote(&mut participant, late), [], "{case}");
+        assert_eq!(participant.stage(), participant::Stage::InDoubt, "{case}");
+        told(&mut participant, COMMIT);
+        let effects = told(&mut participant, answered(Answer::Ended(Decision::Commit)));
+        assert_eq!(effects.contains(&participant::Effect::Call(Hook::Commit)), is_called, "{case}: {effects:?}");
+        assert_eq!(participant.is_ended(), !is_called, "{case}");
+    }
+}
+
+/// What another instance had prepared was not committed: the vote that was answered after the decision said that there is something to commit.
+#[test]
+fn whoever_was_told_before_its_voter_answered_commits_what_another_has_prepared() {
+    let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
+    told(&mut participant, participant::Event::PrepareFinished(Vote::ReadOnly));
+    told(&mut participant, COMMIT);
+    told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
+    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
+}
