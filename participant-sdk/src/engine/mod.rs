@@ -207,14 +207,12 @@ impl Engine {
         if !doubts.is_empty() {
             tracing::info!(branches = doubts.len(), "found branches in doubt; asking about them");
         }
+        // One without a record may have voted in two phases, and nobody can tell: it waits to be told.
+        for gtid in doubts {
+            engine.found_in_doubt(gtid);
+        }
         for record in &records {
             engine.found_recorded(record);
-        }
-        for gtid in doubts {
-            // One without a record may have voted in two phases, and nobody can tell: it waits to be told.
-            if !engine.branches.entries.contains_key(&gtid) {
-                engine.found_in_doubt(gtid);
-            }
         }
         engine.keep_notes();
         let task = tokio::spawn(engine.run(link));

@@ -201,7 +201,10 @@ impl Engine {
     fn revive(&mut self, outbox: &mut Outbox, record: &VoterRecord) {
         let Some(voting) = &self.voting else { return };
         let me = voting.own.participant().clone();
-        let (machine, output) = Participant::recover(record, me, draw_node());
+        // Another instance may have voted, and had nothing to commit. What was found prepared here has to be ended all the same.
+        let is_read_only = record.is_read_only && !self.branches.entries.contains_key(&record.gtid);
+        let record = VoterRecord { is_read_only, ..record.clone() };
+        let (machine, output) = Participant::recover(&record, me, draw_node());
         self.adopt(outbox, record.gtid, machine, Duration::ZERO, output);
     }
 
@@ -492,7 +495,8 @@ impl Engine {
             entry.is_asking = false;
         }
         let roster = kept.as_ref().and_then(|kept| kept.roster.clone());
-        self.voting_event(outbox, gtid, Event::VoterAnswered { answer: *answer, roster });
+        let is_read_only = kept.as_ref().map(|kept| kept.is_read_only);
+        self.voting_event(outbox, gtid, Event::VoterAnswered { answer: *answer, roster, is_read_only });
         self.ask_what_waits(outbox, gtid);
     }
 

@@ -194,7 +194,12 @@ impl Branch {
         Self::new(gtid, State::Ended)
     }
 
-    /// Undoes no try of its own any more, for the machine that wraps this one: what is prepared may be another instance's, and is told how it ends.
+    /// An order of this epoch was heard, which the machine that wraps this one keeps to itself.
+    pub(crate) fn sees(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
+    /// Whatever its hook came to, for the machine that wraps this one: what is prepared may be another instance's, and is told how it ends.
     pub(crate) fn leave_in_doubt(&mut self) {
         *self = Self { epoch: self.epoch, is_prepared: true, ..Self::new(self.gtid, State::InDoubt) };
     }

@@ -263,7 +263,8 @@ fn participant_event(tape: &mut Tape<'_>, leader: Option<&Leader>, words: &mut W
         8..11 if words.asked > 0 => {
             words.asked -= 1;
             let roster = tape.one_in(2).then(|| roster(tape));
-            Event::VoterAnswered { answer: heard(tape, ballot, words), roster }
+            let is_read_only = tape.pick(&[None, Some(false), Some(true)]);
+            Event::VoterAnswered { answer: heard(tape, ballot, words), roster, is_read_only }
         }
         8..13 => Event::PeerAnswered { voter: voter_name(tape), answer: heard(tape, ballot, words) },
         13 | 14 => Event::PrepareFinished(two_phase::fuzz::vote(tape)),

@@ -335,6 +335,16 @@ fn ends_only_by_the_voter(
         let decision = match effect {
             participant::Effect::Call(Hook::Commit) => Decision::Commit,
             participant::Effect::Call(Hook::Abort) => Decision::Abort,
+            participant::Effect::Send(Message::Acknowledge(_)) => match after.stage() {
+                participant::Stage::Unvoted
+                | participant::Stage::Deciding(Decision::Abort)
+                | participant::Stage::Decided(_) => continue,
+                participant::Stage::Voting
+                | participant::Stage::InDoubt
+                | participant::Stage::Deciding(Decision::Commit) => {
+                    return violation(INVARIANT, format!("{effect:?} while {:?}", after.stage()));
+                }
+            },
             participant::Effect::Call(Hook::Prepare { .. })
             | participant::Effect::Send(_)
             | participant::Effect::AskVoter(_)

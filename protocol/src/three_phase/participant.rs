@@ -3,13 +3,16 @@
 //! It wraps [`Branch`], which calls hooks and owes the coordinator its words, as with two phases. Around it: the vote leaves once the own voter's yes is
 //! durable; the branch learns a decision once the own voter keeps it; and a branch that hears of nobody at work leads an election.
 //!
-//! | stage | prepare ordered | hook said yes | own voter answered | told the outcome | election timer | peer's answer |
+//! | stage | prepare ordered | prepare hook finished | own voter answered | told the outcome | election timer | peer's answer |
 //! |---|---|---|---|---|---|---|
-//! | unvoted | hook called; prepared: own voter asked, **voting** | own voter asked, **voting** | ended: **decided**; voted: **in doubt** | own voter asked, **deciding**; hook runs: noted | heard: inquires; else own voter gives up | ignored |
+//! | unvoted | hook called; prepared: own voter asked, **voting**; after an error: own voter asked to refuse | yes: own voter asked, **voting** | ended: **decided**; voted: **in doubt** | own voter asked, **deciding**; hook runs: noted | heard: inquires; else own voter gives up | ignored |
 //! | voting | ignored | - | voted: vote sent, **in doubt**; ended: votes no, **decided**; barred: votes unknown, **unvoted** | own voter asked, **deciding** | inquires | ignored |
-//! | in doubt | votes yes again | - | ended: **decided**; barred: leads no more, inquires; else to the leader | own voter asked, **deciding** | heard: inquires; else leads | to the leader |
-//! | deciding | abort: votes no | - | ended: **decided** | contradiction, if it differs | ignored | ignored |
-//! | decided | abort: votes no | ignored | ignored | hook called again; contradiction, if it differs | ignored | ignored |
+//! | in doubt | votes yes again | too late | ended: **decided**; barred: leads no more, inquires; else to the leader | own voter asked, **deciding** | heard: inquires; else leads | to the leader |
+//! | deciding | abort: votes no | too late; abort: votes no | ended: **decided** | contradiction, if it differs | ignored | ignored |
+//! | decided | abort: votes no | too late; abort: votes no | ignored | hook called again; contradiction, if it differs | ignored | ignored |
+//!
+//! A hook is too late when another instance of the participant has voted meanwhile: what it came to is no vote, and ends as the voter says. The commit
+//! hook is called unless both that vote and this instance's own hook had nothing to commit.
 //!
 //! *Heard* is whoever shows to be at work: the coordinator that orders or says wait, a peer that leads. A branch that heard somebody since its
 //! timer was set asks the coordinator and waits once more; so it leads after one to two timeouts of silence. It never decides alone (rule 7): a branch in doubt
@@ -116,6 +119,8 @@ pub enum Event {
         answer: Answer,
         /// The roster that it knows.
         roster: Option<Roster>,
+        /// Whether there is nothing to commit, if it has a record that says so.
+        is_read_only: Option<bool>,
     },
     /// Another voter answered [`Effect::AskPeer`].
     PeerAnswered {
@@ -278,7 +283,10 @@ impl Participant {
                 self.highest = self.highest.max(ballot);
             }
             Event::Forgotten => self.is_forgotten = true,
-            Event::VoterAnswered { answer, roster } => self.voter_answered(answer, roster, &mut effects),
+            Event::VoterAnswered { answer, roster, is_read_only } => {
+                self.voter_is_read_only(is_read_only);
+                self.voter_answered(answer, roster, &mut effects);
+            }
             // The own voter's word is another event, since what it says rests on its store.
             Event::PeerAnswered { voter: VoterName::Participant(name), .. } if name == self.me => {}
             Event::PeerAnswered { voter, answer } => {
@@ -317,6 +325,13 @@ impl Participant {
                 let message = "the instance that was asked for its vote knows of no early prepare; try again";
                 effects.push(Effect::Send(Message::Vote(Vote::Unknown(message.to_owned()))));
             }
+            // Another instance may have voted meanwhile for what stands under the same gtid: this is undone once the voter has refused.
+            (Stage::Unvoted, branch::State::InDoubt) if !self.branch.is_prepared() => {
+                self.branch.sees(epoch);
+                let message = "an earlier prepare of this transaction ended in an error";
+                effects.push(Effect::Send(Message::Vote(Vote::Unknown(message.to_owned()))));
+                effects.push(Effect::AskVoter(Request::VoteNo));
+            }
             (Stage::Unvoted, branch::State::Ended | branch::State::InDoubt) => {
                 self.roster = Some(roster);
                 let event = branch::Event::PrepareOrdered { epoch, payload, one_phase: false };
@@ -324,10 +339,7 @@ impl Participant {
             }
             (Stage::InDoubt, _) => effects.push(Effect::Send(Message::Vote(Vote::Yes))),
             // The coordinator has lost all trace of it, and is asked to commit once more: it would wait for this vote until the deadline.
-            (Stage::Deciding(Decision::Abort) | Stage::Decided(Decision::Abort), _) => {
-                let message = "its voters have aborted it, while the coordinator was away";
-                effects.push(Effect::Send(Message::Vote(Vote::No(message.to_owned()))));
-            }
+            (Stage::Deciding(Decision::Abort) | Stage::Decided(Decision::Abort), _) => effects.push(voted_too_late()),
             (Stage::Unvoted, branch::State::Preparing { .. } | branch::State::Committing | branch::State::Aborting)
             | (Stage::Voting | Stage::Deciding(Decision::Commit) | Stage::Decided(Decision::Commit), _) => {}
         }
@@ -338,6 +350,9 @@ impl Participant {
         if is_late {
             // What the other instance had nothing of may be prepared here.
             self.is_read_only &= matches!(vote, Vote::ReadOnly | Vote::No(_));
+            if let Stage::Deciding(Decision::Abort) | Stage::Decided(Decision::Abort) = self.stage {
+                effects.push(voted_too_late());
+            }
             return self.follow_the_voter(effects);
         }
         let vote = match vote {
@@ -367,10 +382,10 @@ impl Participant {
                 branch::Effect::Send(Message::Vote(Vote::Yes)) => self.vote(effects),
                 branch::Effect::Send(Message::Inquire) => self.inquire(effects),
                 branch::Effect::Send(message) => effects.push(Effect::Send(message)),
+                branch::Effect::Call(Hook::Abort) if self.undoes_what_may_commit() => self.follow_the_voter(effects),
                 branch::Effect::Call(Hook::Commit | Hook::Abort) if self.is_read_only => {
                     self.tell_branch(branch::Event::EndFinished(HookEnd::Ended(BranchResult::Done)), effects);
                 }
-                branch::Effect::Call(Hook::Abort) if self.undoes_what_may_commit() => self.follow_the_voter(effects),
                 branch::Effect::Call(hook) => effects.push(Effect::Call(hook)),
                 branch::Effect::SetTimer { timer, after_ms, jitter } => {
                     let (after_ms, jitter_ms) = if jitter { (0, after_ms) } else { (after_ms, 0) };
@@ -404,17 +419,20 @@ impl Participant {
         effects.push(Effect::AskVoter(Request::VoteYes { roster, is_read_only: self.is_read_only }));
     }
 
-    /// Whoever voted first says whether there is anything to commit, save what was prepared here.
-    fn voter_is_read_only(&mut self, is_read_only: bool) {
-        let is_prepared = self.branch.state() == branch::State::InDoubt && !self.is_read_only;
-        self.is_read_only = is_read_only && !is_prepared;
+    /// Who voted first says whether there is anything to commit, save what may be prepared here.
+    fn voter_is_read_only(&mut self, is_read_only: Option<bool>) {
+        let Some(is_read_only) = is_read_only else { return };
+        let has_nothing = match self.branch.state() {
+            branch::State::Ended | branch::State::Preparing { .. } => true,
+            branch::State::InDoubt | branch::State::Committing | branch::State::Aborting => self.is_read_only,
+        };
+        self.is_read_only = is_read_only && has_nothing;
     }
 
     fn voter_answered(&mut self, answer: Answer, roster: Option<Roster>, effects: &mut Vec<Effect>) {
         match (self.stage, answer) {
-            (Stage::Unvoted | Stage::Voting, Answer::VotedYes { is_read_only }) => {
+            (Stage::Unvoted | Stage::Voting, Answer::VotedYes { .. }) => {
                 self.roster = roster.or(self.roster.take());
-                self.voter_is_read_only(is_read_only);
                 self.stage = Stage::InDoubt;
                 effects.push(Effect::Send(Message::Vote(Vote::Yes)));
                 effects.push(election_timer());
@@ -445,7 +463,6 @@ impl Participant {
                 let voter = VoterName::Participant(self.me.clone());
                 self.tell_leader(leader::Event::Answered { voter, answer }, effects);
             }
-            (Stage::Deciding(_), Answer::VotedYes { is_read_only }) => self.voter_is_read_only(is_read_only),
             // Answers to an election that is over, or to a vote that was overtaken.
             (
                 Stage::Unvoted | Stage::Voting,
@@ -455,7 +472,11 @@ impl Participant {
             | (Stage::InDoubt, Answer::VotedYes { .. })
             | (
                 Stage::Deciding(_),
-                Answer::Joined { .. } | Answer::Accepted { .. } | Answer::Rejected { .. } | Answer::Barred(_),
+                Answer::VotedYes { .. }
+                | Answer::Joined { .. }
+                | Answer::Accepted { .. }
+                | Answer::Rejected { .. }
+                | Answer::Barred(_),
             )
             | (Stage::Decided(_), _) => {}
         }
@@ -627,6 +648,12 @@ impl Participant {
             (Stage::Decided(decision), _) => format!("its hook, to {decision}"),
         }
     }
+}
+
+/// The vote of one whose voters have aborted it, while the coordinator was away.
+fn voted_too_late() -> Effect {
+    let message = "its voters have aborted it, while the coordinator was away";
+    Effect::Send(Message::Vote(Vote::No(message.to_owned())))
 }
 
 fn election_timer() -> Effect {

@@ -446,6 +446,11 @@ impl Voter {
         self.kept.as_ref().and_then(|kept| kept.roster.as_ref())
     }
 
+    /// Whether there is nothing to commit, if it has a record.
+    pub fn is_read_only(&self) -> Option<bool> {
+        self.kept.as_ref().map(|kept| kept.is_read_only)
+    }
+
     /// Whether its record may be deleted once everybody has ended: it knows how the transaction ended.
     pub fn may_be_forgotten(&self) -> bool {
         self.state().is_some_and(|state| state.standing.decision().is_some())

@@ -690,7 +690,7 @@ impl World {
     }
 
     /// Loads the voter, asks it, and keeps what it forces.
-    fn ask_voter(&mut self, site: usize, from: &VoterName, request: Request) -> (Answer, Option<Roster>) {
+    fn ask_voter(&mut self, site: usize, from: &VoterName, request: Request) -> (Answer, Voter) {
         let place = &mut self.sites[site];
         let me = VoterName::Participant(name(site));
         let before = Voter::load(gtid(), me, StoreId(place.store), place.stored.as_ref());
@@ -709,7 +709,7 @@ impl World {
         if let Err(violation) = checked {
             self.breaks(violation.to_string());
         }
-        (answer, voter.roster().cloned())
+        (answer, voter)
     }
 
     fn run_hook(&mut self, site: usize) {
@@ -1157,8 +1157,9 @@ impl World {
             }
             Action::Store { site } => {
                 if let Some(request) = self.sites[site].asks.pop_front() {
-                    let (answer, roster) = self.ask_voter(site, &VoterName::Participant(name(site)), request);
-                    self.site(site, participant::Event::VoterAnswered { answer, roster });
+                    let (answer, voter) = self.ask_voter(site, &VoterName::Participant(name(site)), request);
+                    let (roster, is_read_only) = (voter.roster().cloned(), voter.is_read_only());
+                    self.site(site, participant::Event::VoterAnswered { answer, roster, is_read_only });
                 }
             }
             Action::Hook { site } => self.run_hook(site),

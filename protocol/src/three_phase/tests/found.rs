@@ -105,18 +105,8 @@ fn order() -> participant::Event {
 #[test]
 fn a_hook_that_is_late_ends_as_its_voter_already_knows() {
     let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
-    told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
-    let effects = told(&mut participant, participant::Event::TimerFired(participant::Timer::Election));
-    assert!(!effects.contains(&participant::Effect::AskVoter(Request::VoteNo)), "it was heard of just now");
-    let effects = told(&mut participant, participant::Event::TimerFired(participant::Timer::Election));
-    assert!(effects.contains(&participant::Effect::AskVoter(Request::VoteNo)), "{effects:?}");
-    // Meanwhile it is asked to prepare once more, undoes the first try, and tries again. Its store is slow; another instance has voted.
-    told(&mut participant, order());
-    told(&mut participant, participant::Event::EndFinished(HookEnd::Ended(BranchResult::Done)));
-    let effects = told(&mut participant, order());
-    assert!(matches!(effects[..], [participant::Effect::Call(Hook::Prepare { .. })]), "{effects:?}");
-    let answer = Answer::Ended(Decision::Commit);
-    told(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster(&["a", "b"])) });
+    // Another instance has voted, and its voter knows the outcome.
+    told(&mut participant, answered(Answer::Ended(Decision::Commit)));
     let effects = told(&mut participant, participant::Event::PrepareFinished(Vote::Yes));
     assert_eq!(participant.stage(), participant::Stage::Decided(Decision::Commit));
     assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
@@ -125,11 +115,8 @@ fn a_hook_that_is_late_ends_as_its_voter_already_knows() {
 /// A hook is undoing a try.
 fn undoing() -> Participant {
     let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
-    told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
-    let election = || participant::Event::TimerFired(participant::Timer::Election);
-    told(&mut participant, election());
-    told(&mut participant, election());
-    let effects = told(&mut participant, order());
+    told(&mut participant, participant::Event::Decided { epoch: Epoch(1), decision: Decision::Abort });
+    let effects = told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
     assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
     participant
 }
@@ -148,7 +135,11 @@ const DONE: participant::Event = participant::Event::EndFinished(HookEnd::Ended(
 const COMMIT: participant::Event = participant::Event::Decided { epoch: Epoch(1), decision: Decision::Commit };
 
 fn answered(answer: Answer) -> participant::Event {
-    participant::Event::VoterAnswered { answer, roster: Some(roster(&["a", "b"])) }
+    answered_about(answer, None)
+}
+
+fn answered_about(answer: Answer, is_read_only: Option<bool>) -> participant::Event {
+    participant::Event::VoterAnswered { answer, roster: Some(roster(&["a", "b"])), is_read_only }
 }
 
 /// The commit hook is called, and its end is the branch's.
@@ -235,7 +226,7 @@ fn a_hook_that_is_late_is_no_vote_once_the_voter_has_voted_yes() {
     ] {
         let case = format!("{late:?} after a yes, read-only: {is_read_only}");
         let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
-        told(&mut participant, answered(Answer::VotedYes { is_read_only }));
+        told(&mut participant, answered_about(Answer::VotedYes { is_read_only }, Some(is_read_only)));
         assert_eq!(vote(&mut participant, late), [], "{case}");
         assert_eq!(participant.stage(), participant::Stage::InDoubt, "{case}");
         told(&mut participant, COMMIT);
@@ -245,12 +236,58 @@ fn a_hook_that_is_late_is_no_vote_once_the_voter_has_voted_yes() {
     }
 }
 
-/// What another instance had prepared was not committed: the vote that was answered after the decision said that there is something to commit.
+/// What another instance had prepared was not committed here, and yet acknowledged.
 #[test]
-fn whoever_was_told_before_its_voter_answered_commits_what_another_has_prepared() {
-    let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
-    told(&mut participant, participant::Event::PrepareFinished(Vote::ReadOnly));
+fn whoever_had_nothing_to_commit_commits_what_another_instance_has_prepared() {
+    let voted = answered_about(Answer::VotedYes { is_read_only: false }, Some(false));
+    let ended = answered_about(Answer::Ended(Decision::Commit), Some(false));
+    for told_before in [vec![], vec![COMMIT], vec![COMMIT, voted]] {
+        let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
+        told(&mut participant, participant::Event::PrepareFinished(Vote::ReadOnly));
+        told_before.into_iter().for_each(|event| drop(told(&mut participant, event)));
+        commits(&mut participant, ended.clone());
+    }
+}
+
+/// The other way round: what is prepared here is ended here, although the voter says that there is nothing.
+#[test]
+fn a_try_is_undone_although_another_instance_had_nothing_to_commit() {
+    let mut participant = yet_to_undo();
+    told(&mut participant, answered_about(Answer::VotedYes { is_read_only: true }, Some(true)));
+    assert_eq!(told(&mut participant, RETRY), []);
+    told(&mut participant, participant::Event::Decided { epoch: Epoch(1), decision: Decision::Abort });
+    let effects = told(&mut participant, answered_about(Answer::Ended(Decision::Abort), Some(true)));
+    assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
+}
+
+/// A hook that had ended in an error was undone when the branch was asked again, while another instance may have prepared the same gtid and voted.
+#[test]
+fn what_an_error_has_left_is_undone_once_the_voter_has_refused() {
+    let asked_again = || {
+        let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
+        told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
+        let effects = told(&mut participant, order());
+        assert!(effects.contains(&participant::Effect::AskVoter(Request::VoteNo)), "{effects:?}");
+        assert!(!effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
+        participant
+    };
+    let mut participant = asked_again();
+    let effects = told(&mut participant, answered(Answer::Ended(Decision::Abort)));
+    assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
+    let mut participant = asked_again();
+    let effects = told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
+    assert!(!effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
     told(&mut participant, COMMIT);
-    told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
     commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
+}
+
+/// The coordinator waited for its vote until the deadline.
+#[test]
+fn a_hook_that_is_late_votes_no_once_the_voter_has_aborted() {
+    let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
+    told(&mut participant, answered(Answer::Ended(Decision::Abort)));
+    let effects = told(&mut participant, participant::Event::PrepareFinished(Vote::No("no money".into())));
+    let says_no =
+        |effect: &participant::Effect| matches!(effect, participant::Effect::Send(Message::Vote(Vote::No(_))));
+    assert!(effects.iter().any(says_no), "{effects:?}");
 }

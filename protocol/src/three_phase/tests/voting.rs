@@ -384,7 +384,8 @@ fn voting() -> Participant {
 fn in_doubt() -> Participant {
     let mut participant = voting();
     let answer = Answer::VotedYes { is_read_only: false };
-    let effects = on(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster()) });
+    let effects =
+        on(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster()), is_read_only: None });
     assert!(effects.contains(&participant::Effect::Send(Message::Vote(Vote::Yes))), "{effects:?}");
     participant
 }
@@ -411,7 +412,7 @@ fn a_branch_leads_after_silence_and_not_while_somebody_is_at_work() {
 
 /// What its own voter answers.
 fn own(answer: Answer) -> participant::Event {
-    participant::Event::VoterAnswered { answer, roster: Some(roster()) }
+    participant::Event::VoterAnswered { answer, roster: Some(roster()), is_read_only: None }
 }
 
 /// Leads an election that its own voter has joined.
@@ -490,7 +491,8 @@ fn joined_by(effects: &[participant::Effect]) -> Vec<(String, bool)> {
 fn a_branch_whose_voter_was_asked_first_votes_no() {
     let mut participant = voting();
     let answer = Answer::Ended(Decision::Abort);
-    let effects = on(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster()) });
+    let effects =
+        on(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster()), is_read_only: None });
     assert!(matches!(&effects[0], participant::Effect::Send(Message::Vote(Vote::No(_)))), "{effects:?}");
     assert_eq!(participant.stage(), Stage::Decided(Decision::Abort));
 }
@@ -511,7 +513,7 @@ fn a_branch_that_its_voters_have_aborted_votes_no_when_it_is_asked_to_prepare_ag
     let effects = on(&mut participant, again());
     assert!(says_no(&effects), "{effects:?}");
     let answer = Answer::Ended(Decision::Abort);
-    on(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster()) });
+    on(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster()), is_read_only: None });
     let effects = on(&mut participant, again());
     assert!(says_no(&effects), "{effects:?}");
 }
@@ -523,7 +525,8 @@ fn a_branch_ends_only_when_its_voter_keeps_the_outcome() {
     let effects = on(&mut participant, told);
     assert_eq!(effects, [participant::Effect::AskVoter(Request::Decided(Decision::Commit))]);
     let answer = Answer::Ended(Decision::Commit);
-    let effects = on(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster()) });
+    let effects =
+        on(&mut participant, participant::Event::VoterAnswered { answer, roster: Some(roster()), is_read_only: None });
     assert!(effects.contains(&participant::Effect::Call(crate::branch::Hook::Commit)), "{effects:?}");
 }
 
@@ -543,16 +546,12 @@ fn a_stranger_tells_no_outcome_and_a_contradiction_is_shown() {
 #[test]
 fn a_branch_that_aborts_by_itself_goes_on_while_its_voter_writes() {
     let a = "a".parse().expect("valid");
-    let order = |epoch| participant::Event::PrepareOrdered {
-        epoch: Epoch(epoch),
-        payload: "work".into(),
-        roster: roster(),
-        is_prepared: false,
-    };
-    let (mut branch, _) = Participant::meet(gtid(), a, NodeId(1), None, order(1));
+    let (epoch, roster) = (Epoch(1), roster());
+    let order = participant::Event::PrepareOrdered { epoch, payload: "work".into(), roster, is_prepared: false };
+    let (mut branch, _) = Participant::meet(gtid(), a, NodeId(1), None, order);
     let steps = [
+        participant::Event::Decided { epoch: Epoch(1), decision: Decision::Abort },
         participant::Event::PrepareFinished(Vote::Unknown("connection reset".to_owned())),
-        order(2),
         participant::Event::EndFinished(HookEnd::Failed("busy".to_owned())),
         participant::Event::Decided { epoch: Epoch(2), decision: Decision::Abort },
         participant::Event::TimerFired(participant::Timer::Branch(branch::Timer::Retry)),
