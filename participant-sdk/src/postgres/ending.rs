@@ -68,30 +68,34 @@ impl Shared {
         };
         crash_point!(END_DUE, return Err(PostgresError::NoAnswer { doing: end.doing(), waited_ms: 0 }));
         // After a lost connection it is sent again, and then finds nothing if the first one had arrived.
-        let (mut checkout, result) =
+        let (mut checkout, mut result) =
             self.ends.first(ANSWER_WITHIN, end.doing(), |session| Ok(end.statement(&gid_in(session)?))).await?;
-        let Err(error) = result else {
-            crash_point!(END_DONE, return Err(PostgresError::NoAnswer { doing: end.doing(), waited_ms: 0 }));
+        // Before a commit there was a vote, so its preparing is over.
+        let mut is_coming_no_more = end == End::Commit;
+        loop {
+            let Err(error) = result else {
+                crash_point!(END_DONE, return Err(PostgresError::NoAnswer { doing: end.doing(), waited_ms: 0 }));
+                checkout.release();
+                return Ok(Ended::Now);
+            };
+            let gid = gid_in(&checkout.session)?;
+            let ended = match sqlstate_of(&error).as_deref() {
+                Some(sqlstate::UNDEFINED_OBJECT) if is_coming_no_more => Ok(Ended::Before),
+                Some(sqlstate::UNDEFINED_OBJECT) if !is_being_prepared(&mut checkout.session, &gid).await? => {
+                    // That was over, or came to its end since the first look: what a second one does not find will never be there.
+                    is_coming_no_more = true;
+                    result = checkout.session.execute(end.doing(), end.statement(&gid)).await?;
+                    continue;
+                }
+                Some(sqlstate::UNDEFINED_OBJECT | sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
+                    Err(PostgresError::Busy { gid: gid.to_string() })
+                }
+                Some(sqlstate::INSUFFICIENT_PRIVILEGE) => Err(PostgresError::NotOwner { gid: gid.to_string() }),
+                // Who knows what has become of the connection.
+                Some(_) | None => return Err(PostgresError::Statement { doing: end.doing(), source: error }),
+            };
             checkout.release();
-            return Ok(Ended::Now);
-        };
-        let gid = gid_in(&checkout.session)?;
-        match sqlstate_of(&error).as_deref() {
-            Some(sqlstate::UNDEFINED_OBJECT) => {
-                // Before a commit there was a vote, so its preparing is over.
-                let is_coming = end == End::RollBack && is_being_prepared(&mut checkout.session, &gid).await?;
-                checkout.release();
-                if is_coming { Err(PostgresError::Busy { gid: gid.to_string() }) } else { Ok(Ended::Before) }
-            }
-            Some(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
-                checkout.release();
-                Err(PostgresError::Busy { gid: gid.to_string() })
-            }
-            Some(sqlstate::INSUFFICIENT_PRIVILEGE) => {
-                checkout.release();
-                Err(PostgresError::NotOwner { gid: gid.to_string() })
-            }
-            Some(_) | None => Err(PostgresError::Statement { doing: end.doing(), source: error }),
+            return ended;
         }
     }
 }
