@@ -495,7 +495,7 @@ impl Engine {
             entry.is_asking = false;
         }
         let roster = kept.as_ref().and_then(|kept| kept.roster.clone());
-        let is_read_only = kept.as_ref().map(|kept| kept.is_read_only);
+        let is_read_only = kept.as_ref().filter(|kept| kept.roster.is_some()).map(|kept| kept.is_read_only);
         self.voting_event(outbox, gtid, Event::VoterAnswered { answer: *answer, roster, is_read_only });
         self.ask_what_waits(outbox, gtid);
     }

@@ -194,14 +194,10 @@ impl Branch {
         Self::new(gtid, State::Ended)
     }
 
-    /// An order of this epoch was heard, which the machine that wraps this one keeps to itself.
-    pub(crate) fn sees(&mut self, epoch: Epoch) {
-        self.epoch = epoch;
-    }
-
-    /// Whatever its hook came to, for the machine that wraps this one: what is prepared may be another instance's, and is told how it ends.
-    pub(crate) fn leave_in_doubt(&mut self) {
-        *self = Self { epoch: self.epoch, is_prepared: true, ..Self::new(self.gtid, State::InDoubt) };
+    /// Whatever its hook came to, for the machine that wraps this one: what stands under its gtid may be another instance's, and is told how it ends.
+    /// Asked to prepare once more, it says yes if it `is_prepared`.
+    pub(crate) fn leave_in_doubt(&mut self, is_prepared: bool) {
+        *self = Self { epoch: self.epoch, is_prepared, ..Self::new(self.gtid, State::InDoubt) };
     }
 
     fn new(gtid: Gtid, state: State) -> Self {

@@ -6,7 +6,7 @@
 use super::coordinator::{self, Coordinator, Order, Stage};
 use super::participant::{self, Participant};
 use super::voter::{Answer, Proposal, Request, Standing, Voter, VoterState};
-use crate::branch::{self, Hook, Message};
+use crate::branch::{Hook, Message};
 use crate::durable::Output;
 use crate::invariant::Violation;
 use crate::record::{Decision, Outcome, Record};
@@ -323,7 +323,7 @@ fn yes_only_by_the_voter(
     Ok(())
 }
 
-/// I6, rule 7: a branch that has voted ends by its voter's word, and as it says.
+/// I6, rule 7: a branch ends by its voter's word, and as it says. One that has not voted asks its voter to refuse before it undoes anything.
 fn ends_only_by_the_voter(
     before: Option<&Participant>,
     event: &participant::Event,
@@ -335,16 +335,12 @@ fn ends_only_by_the_voter(
         let decision = match effect {
             participant::Effect::Call(Hook::Commit) => Decision::Commit,
             participant::Effect::Call(Hook::Abort) => Decision::Abort,
-            participant::Effect::Send(Message::Acknowledge(_)) => match after.stage() {
-                participant::Stage::Unvoted
-                | participant::Stage::Deciding(Decision::Abort)
-                | participant::Stage::Decided(_) => continue,
-                participant::Stage::Voting
-                | participant::Stage::InDoubt
-                | participant::Stage::Deciding(Decision::Commit) => {
-                    return violation(INVARIANT, format!("{effect:?} while {:?}", after.stage()));
+            participant::Effect::Send(Message::Acknowledge(_)) => {
+                if matches!(after.stage(), participant::Stage::Decided(_)) {
+                    continue;
                 }
-            },
+                return violation(INVARIANT, format!("{effect:?} while {:?}", after.stage()));
+            }
             participant::Effect::Call(Hook::Prepare { .. })
             | participant::Effect::Send(_)
             | participant::Effect::AskVoter(_)
@@ -354,18 +350,7 @@ fn ends_only_by_the_voter(
             | participant::Effect::CancelTimer(_)
             | participant::Effect::Contradiction { .. } => continue,
         };
-        // One that has not voted yes may abort by itself: its hook failed, or an abort came while it ran. It goes on while its voter
-        // makes the abort durable that it was told meanwhile.
-        let was_aborting = before.is_some_and(|before| before.branch().state() == branch::State::Aborting);
-        let is_own = match after.stage() {
-            participant::Stage::Unvoted => decision == Decision::Abort,
-            participant::Stage::Deciding(Decision::Abort) => decision == Decision::Abort && was_aborting,
-            participant::Stage::Deciding(Decision::Commit)
-            | participant::Stage::Voting
-            | participant::Stage::InDoubt
-            | participant::Stage::Decided(_) => false,
-        };
-        if !is_own && after.stage() != participant::Stage::Decided(decision) {
+        if after.stage() != participant::Stage::Decided(decision) {
             return violation(INVARIANT, format!("{effect:?} while {:?}", after.stage()));
         }
     }

@@ -119,7 +119,7 @@ pub enum Event {
         answer: Answer,
         /// The roster that it knows.
         roster: Option<Roster>,
-        /// Whether there is nothing to commit, if it has a record that says so.
+        /// Whether there is nothing to commit, if it has voted yes.
         is_read_only: Option<bool>,
     },
     /// Another voter answered [`Effect::AskPeer`].
@@ -293,7 +293,6 @@ impl Participant {
                 self.tell_leader(leader::Event::Answered { voter, answer }, &mut effects);
             }
             Event::PrepareFinished(vote) => self.prepare_finished(vote, &mut effects),
-            Event::EndFinished(_) if self.undoes_what_may_commit() => self.follow_the_voter(&mut effects),
             Event::EndFinished(end) => self.tell_branch(branch::Event::EndFinished(end), &mut effects),
             Event::SessionUp => self.tell_branch(branch::Event::SessionUp, &mut effects),
             Event::TimerFired(Timer::Branch(timer)) => {
@@ -324,13 +323,6 @@ impl Participant {
             (Stage::Unvoted, branch::State::Ended) if is_prepared => {
                 let message = "the instance that was asked for its vote knows of no early prepare; try again";
                 effects.push(Effect::Send(Message::Vote(Vote::Unknown(message.to_owned()))));
-            }
-            // Another instance may have voted meanwhile for what stands under the same gtid: this is undone once the voter has refused.
-            (Stage::Unvoted, branch::State::InDoubt) if !self.branch.is_prepared() => {
-                self.branch.sees(epoch);
-                let message = "an earlier prepare of this transaction ended in an error";
-                effects.push(Effect::Send(Message::Vote(Vote::Unknown(message.to_owned()))));
-                effects.push(Effect::AskVoter(Request::VoteNo));
             }
             (Stage::Unvoted, branch::State::Ended | branch::State::InDoubt) => {
                 self.roster = Some(roster);
@@ -382,7 +374,12 @@ impl Participant {
                 branch::Effect::Send(Message::Vote(Vote::Yes)) => self.vote(effects),
                 branch::Effect::Send(Message::Inquire) => self.inquire(effects),
                 branch::Effect::Send(message) => effects.push(Effect::Send(message)),
-                branch::Effect::Call(Hook::Abort) if self.undoes_what_may_commit() => self.follow_the_voter(effects),
+                // Another instance may have prepared what stands under the same gtid, and voted: this is undone once the voter has refused.
+                branch::Effect::Call(Hook::Abort) if self.stage == Stage::Unvoted => {
+                    self.branch.leave_in_doubt(false);
+                    effects.push(Effect::AskVoter(Request::VoteNo));
+                    effects.push(election_timer());
+                }
                 branch::Effect::Call(Hook::Commit | Hook::Abort) if self.is_read_only => {
                     self.tell_branch(branch::Event::EndFinished(HookEnd::Ended(BranchResult::Done)), effects);
                 }
@@ -396,18 +393,10 @@ impl Participant {
         }
     }
 
-    /// Whether it is undoing a try of its own, while its voter has voted yes for what another instance has prepared under the same gtid: that may have been
-    /// committed by now.
-    fn undoes_what_may_commit(&self) -> bool {
-        let may_commit =
-            matches!(self.stage, Stage::InDoubt | Stage::Deciding(Decision::Commit) | Stage::Decided(Decision::Commit));
-        may_commit && self.branch.state() == branch::State::Aborting
-    }
-
     /// Another instance has voted while a hook was at work here. What the hook came to is no vote any more: the branch ends as its voter says, now or
     /// once that is known.
     fn follow_the_voter(&mut self, effects: &mut Vec<Effect>) {
-        self.branch.leave_in_doubt();
+        self.branch.leave_in_doubt(true);
         if let Stage::Decided(decision) = self.stage {
             self.decide(decision, effects);
         }

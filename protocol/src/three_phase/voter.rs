@@ -446,9 +446,9 @@ impl Voter {
         self.kept.as_ref().and_then(|kept| kept.roster.as_ref())
     }
 
-    /// Whether there is nothing to commit, if it has a record.
+    /// Whether there is nothing to commit, if it has voted yes.
     pub fn is_read_only(&self) -> Option<bool> {
-        self.kept.as_ref().map(|kept| kept.is_read_only)
+        self.kept.as_ref().filter(|kept| kept.roster.is_some()).map(|kept| kept.is_read_only)
     }
 
     /// Whether its record may be deleted once everybody has ended: it knows how the transaction ended.

@@ -364,7 +364,7 @@ fn mail_words(mail: &Mail) -> (String, String) {
 
 #[test]
 fn the_swarm_breaks_nothing() {
-    swarm::<World>(10_000);
+    swarm::<World>(20_000);
     cells::CELLS.assert_covers("3pc", cells::TABLE);
 }
 

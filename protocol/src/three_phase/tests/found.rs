@@ -112,25 +112,6 @@ fn a_hook_that_is_late_ends_as_its_voter_already_knows() {
     assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
 }
 
-/// A hook is undoing a try.
-fn undoing() -> Participant {
-    let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
-    told(&mut participant, participant::Event::Decided { epoch: Epoch(1), decision: Decision::Abort });
-    let effects = told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
-    assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
-    participant
-}
-
-/// It has failed to, and is to be called again.
-fn yet_to_undo() -> Participant {
-    let mut participant = undoing();
-    let effects = told(&mut participant, participant::Event::EndFinished(HookEnd::Failed("away".into())));
-    assert!(effects.iter().any(|effect| matches!(effect, participant::Effect::SetTimer { .. })), "{effects:?}");
-    participant
-}
-
-const RETRY: participant::Event =
-    participant::Event::TimerFired(participant::Timer::Branch(crate::branch::Timer::Retry));
 const DONE: participant::Event = participant::Event::EndFinished(HookEnd::Ended(BranchResult::Done));
 const COMMIT: participant::Event = participant::Event::Decided { epoch: Epoch(1), decision: Decision::Commit };
 
@@ -148,49 +129,6 @@ fn commits(participant: &mut Participant, event: participant::Event) {
     assert!(effects.contains(&participant::Effect::Call(Hook::Commit)), "{effects:?}");
     let effects = told(participant, DONE);
     assert!(participant.is_ended(), "{participant:?} {effects:?}");
-}
-
-/// It rolled back, under the same gtid, what another instance had prepared and the voters had committed.
-#[test]
-fn a_try_that_is_still_to_be_undone_is_not_undone_once_the_voters_have_committed() {
-    let mut participant = yet_to_undo();
-    told(&mut participant, answered(Answer::Ended(Decision::Commit)));
-    commits(&mut participant, RETRY);
-}
-
-/// The same, while its voter has yet to confirm what it was told.
-#[test]
-fn a_try_that_is_still_to_be_undone_is_not_undone_once_a_commit_was_told() {
-    let mut participant = yet_to_undo();
-    told(&mut participant, COMMIT);
-    assert_eq!(told(&mut participant, RETRY), []);
-    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
-}
-
-/// The same, once another instance has voted yes.
-#[test]
-fn a_try_that_is_still_to_be_undone_is_not_undone_once_its_voter_has_voted_yes() {
-    let mut participant = yet_to_undo();
-    told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
-    assert_eq!(told(&mut participant, RETRY), []);
-    told(&mut participant, COMMIT);
-    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
-}
-
-/// Its end was told as that of the commit, and the commit hook was never called.
-#[test]
-fn a_hook_that_has_undone_a_try_does_not_acknowledge_the_commit() {
-    let mut participant = undoing();
-    told(&mut participant, answered(Answer::Ended(Decision::Commit)));
-    commits(&mut participant, DONE);
-    let mut participant = undoing();
-    told(&mut participant, COMMIT);
-    assert_eq!(told(&mut participant, DONE), []);
-    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
-    let mut participant = undoing();
-    told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
-    assert_eq!(told(&mut participant, DONE), []);
-    assert!(!participant.is_ended(), "it waits for the outcome");
 }
 
 /// It was told the commit, and asked for it again before its voter had confirmed that. By then the log had removed the transaction, and presumed an
@@ -249,36 +187,33 @@ fn whoever_had_nothing_to_commit_commits_what_another_instance_has_prepared() {
     }
 }
 
-/// The other way round: what is prepared here is ended here, although the voter says that there is nothing.
+/// It rolled back, under the same gtid, what another instance had prepared and voted for.
 #[test]
-fn a_try_is_undone_although_another_instance_had_nothing_to_commit() {
-    let mut participant = yet_to_undo();
-    told(&mut participant, answered_about(Answer::VotedYes { is_read_only: true }, Some(true)));
-    assert_eq!(told(&mut participant, RETRY), []);
-    told(&mut participant, participant::Event::Decided { epoch: Epoch(1), decision: Decision::Abort });
-    let effects = told(&mut participant, answered_about(Answer::Ended(Decision::Abort), Some(true)));
-    assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
-}
-
-/// A hook that had ended in an error was undone when the branch was asked again, while another instance may have prepared the same gtid and voted.
-#[test]
-fn what_an_error_has_left_is_undone_once_the_voter_has_refused() {
-    let asked_again = || {
-        let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
-        told(&mut participant, participant::Event::PrepareFinished(Vote::Unknown("an error".into())));
-        let effects = told(&mut participant, order());
-        assert!(effects.contains(&participant::Effect::AskVoter(Request::VoteNo)), "{effects:?}");
-        assert!(!effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
-        participant
-    };
-    let mut participant = asked_again();
-    let effects = told(&mut participant, answered(Answer::Ended(Decision::Abort)));
-    assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
-    let mut participant = asked_again();
-    let effects = told(&mut participant, answered(Answer::VotedYes { is_read_only: false }));
-    assert!(!effects.contains(&participant::Effect::Call(Hook::Abort)), "{effects:?}");
-    told(&mut participant, COMMIT);
-    commits(&mut participant, answered(Answer::Ended(Decision::Commit)));
+fn nothing_is_undone_before_the_voter_has_refused() {
+    let refusal = participant::Effect::AskVoter(Request::VoteNo);
+    let noted = || participant::Event::Decided { epoch: Epoch(1), decision: Decision::Abort };
+    let failed = || participant::Event::PrepareFinished(Vote::Unknown("an error".into()));
+    for story in [vec![failed(), order()], vec![noted(), failed()], vec![failed(), order(), order()]] {
+        let asked = || {
+            let (mut participant, _) = Participant::meet(gtid(), name("a"), NodeId(7), None, order());
+            let mut last = Vec::new();
+            for event in &story {
+                last = told(&mut participant, event.clone());
+                assert!(!last.contains(&participant::Effect::Call(Hook::Abort)), "{story:?}: {last:?}");
+            }
+            assert!(last.contains(&refusal), "{story:?}: {last:?}");
+            participant
+        };
+        let mut participant = asked();
+        let effects = told(&mut participant, answered(Answer::Ended(Decision::Abort)));
+        assert!(effects.contains(&participant::Effect::Call(Hook::Abort)), "{story:?}: {effects:?}");
+        let mut participant = asked();
+        let effects = told(&mut participant, answered_about(Answer::VotedYes { is_read_only: true }, Some(true)));
+        assert!(!effects.contains(&participant::Effect::Call(Hook::Abort)), "{story:?}: {effects:?}");
+        told(&mut participant, COMMIT);
+        // The other instance had nothing to commit, and what the hook has left here is to be ended.
+        commits(&mut participant, answered_about(Answer::Ended(Decision::Commit), Some(true)));
+    }
 }
 
 /// The coordinator waited for its vote until the deadline.

@@ -541,31 +541,6 @@ fn a_stranger_tells_no_outcome_and_a_contradiction_is_shown() {
     assert_eq!(effects, [participant::Effect::Contradiction { doing: Decision::Abort }]);
 }
 
-/// Found by the swarm (3pc, seed 1733): its prepare failed, so it aborts by itself; the hook fails too, and while its voter writes down the abort that
-/// it is told meanwhile, the hook is called again. That is no end without the voter's word, since it never gave a yes.
-#[test]
-fn a_branch_that_aborts_by_itself_goes_on_while_its_voter_writes() {
-    let a = "a".parse().expect("valid");
-    let (epoch, roster) = (Epoch(1), roster());
-    let order = participant::Event::PrepareOrdered { epoch, payload: "work".into(), roster, is_prepared: false };
-    let (mut branch, _) = Participant::meet(gtid(), a, NodeId(1), None, order);
-    let steps = [
-        participant::Event::Decided { epoch: Epoch(1), decision: Decision::Abort },
-        participant::Event::PrepareFinished(Vote::Unknown("connection reset".to_owned())),
-        participant::Event::EndFinished(HookEnd::Failed("busy".to_owned())),
-        participant::Event::Decided { epoch: Epoch(2), decision: Decision::Abort },
-        participant::Event::TimerFired(participant::Timer::Branch(branch::Timer::Retry)),
-    ];
-    let mut calls = 0;
-    for event in steps {
-        let before = branch.clone();
-        let output = branch.handle(event.clone());
-        invariant::check_participant(Some(&before), &event, &branch, &output).expect("no invariant breaks");
-        calls += output.peek_effects().iter().filter(|it| **it == participant::Effect::Call(Hook::Abort)).count();
-    }
-    assert_eq!((branch.stage(), calls), (Stage::Deciding(Decision::Abort), 2));
-}
-
 #[test]
 fn a_branch_that_is_told_twice_forgets_once_its_hook_is_done() {
     let mut store = voted();
