@@ -47,7 +47,8 @@ pub trait Participant: Send + Sync + 'static {
     /// Does the work and makes it durable without making it visible; then votes.
     ///
     /// After [`Vote::Yes`] the branch must be able to commit and to abort, whatever happens to this process. After
-    /// [`Vote::No`] and [`Vote::ReadOnly`] it must have left nothing behind: no other hook is called.
+    /// [`Vote::No`] and [`Vote::ReadOnly`] it must have left nothing behind: no other hook is called, unless another instance of this participant
+    /// was asked to prepare the same branch as well.
     ///
     /// # Errors
     /// An error says that nobody knows whether the branch is prepared. The transaction aborts, and
