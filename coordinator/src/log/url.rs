@@ -46,7 +46,8 @@ pub(super) fn redacted(url: &str) -> String {
         return url.to_owned();
     }
     // One that forgets the slashes is refused, and shown with what is wrong.
-    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, _)| url.split_at(scheme.len() + 3));
+    let scheme = url.split_once("://").filter(|(scheme, _)| !scheme.contains([':', '@']));
+    let (scheme, rest) = scheme.map_or(("", url), |(scheme, _)| url.split_at(scheme.len() + 3));
     // Where it was not escaped, a password holds `@`, `/` and `?`: what follows the last `@` of all is not it.
     let rest = match rest.rsplit_once('@') {
         Some((login, host)) => format!("{}@{host}", login.split(':').next().unwrap_or_default()),
@@ -81,12 +82,15 @@ mod tests {
             "postgres://me:hu%40sh/hush@db/assent?sslmode=disable&password=hush",
             "mysql://me:hush@db/x",
             "postgres://me:hush?hush@db/x",
+            "me:hush://me@db/x",
             "postgres://me:a#hush/?password=hush@db/x",
             "me:hush@db/x",
         ] {
             let shown = redacted(url);
             assert!(!shown.contains("hush") && !shown.contains("hu%40sh") && shown.contains("me@db"), "{shown}");
         }
+        // Found by fuzzing: the slashes are missing, and come later.
+        assert_eq!(redacted("postgres:me:hush://me@db/x"), "postgres@db/x");
     }
 
     #[test]
