@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use integration_tests::Port;
 use integration_tests::eventually;
+use integration_tests::postgres::Database;
 use integration_tests::process::{Process, Program};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -79,6 +80,17 @@ pub(super) async fn nothing_is_open(log: &sqlx::PgPool) {
             .await
             .map_err(|error| error.to_string())?;
         if open == 0 { Ok(()) } else { Err(format!("{open} are open")) }
+    })
+    .await;
+}
+
+/// Waits until no branch is left prepared in a participant's database.
+pub(super) async fn nothing_is_prepared(place: &str, database: &Database, deadline: Duration) {
+    eventually(&format!("nothing is prepared at {place}"), deadline, async || {
+        match database.prepared_transactions().await.as_slice() {
+            [] => Ok(()),
+            left => Err(format!("{} are prepared, such as {}", left.len(), left[0])),
+        }
     })
     .await;
 }

@@ -27,6 +27,8 @@ use integration_tests::{Port, eventually};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::chaos::nothing_is_prepared;
+
 const DEADLINE: Duration = Duration::from_secs(60);
 const ACCOUNTS: i32 = 1_000;
 const BALANCE: i64 = 1_000;
@@ -349,13 +351,7 @@ impl Cast {
         })
         .await;
         for (name, (database, _)) in &self.databases {
-            eventually(&format!("nothing is prepared at {name} after {case}"), DEADLINE, async || {
-                match database.prepared_transactions().await.as_slice() {
-                    [] => Ok(()),
-                    left => Err(format!("{left:?} are prepared")),
-                }
-            })
-            .await;
+            nothing_is_prepared(&format!("{name} after {case}"), database, DEADLINE).await;
         }
     }
 

@@ -6,16 +6,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use assent_sdk::{Assent, Error, Gtid, Outcome};
-use integration_tests::eventually;
 use integration_tests::ledger::{Booking, open_bank};
-use integration_tests::postgres::{Database, Postgres};
+use integration_tests::postgres::Postgres;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::PgPool;
 use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
-use crate::chaos::{Cast, nothing_is_open, seed};
+use crate::chaos::{Cast, nothing_is_open, nothing_is_prepared, seed};
 
 const TRANSFERS: u32 = 5_000;
 const INITIATORS: u64 = 64;
@@ -56,8 +55,8 @@ async fn transfers_are_in_both_ledgers_or_in_neither_whoever_is_killed() {
     };
     let ((_cast, kills), told) = tokio::join!(cast.kill_at_random(seed, stopped), running);
 
-    for bank in [&bank_a, &bank_b] {
-        nothing_is_prepared(bank).await;
+    for (name, bank) in [("bank-a", &bank_a), ("bank-b", &bank_b)] {
+        nothing_is_prepared(name, bank, Duration::from_secs(120)).await;
     }
     nothing_is_open(&log.pool(2).await).await;
     let told = told.lock().await;
@@ -117,16 +116,6 @@ async fn transfer(assent: &Assent, seed: u64) -> Arc<Mutex<Told>> {
     }
     assert!(refused.load(Relaxed) > 0, "some were refused");
     told
-}
-
-async fn nothing_is_prepared(bank: &Database) {
-    eventually("no branch is left prepared", Duration::from_secs(120), async || {
-        match bank.prepared_transactions().await.as_slice() {
-            [] => Ok(()),
-            left => Err(format!("{} are prepared, such as {}", left.len(), left[0])),
-        }
-    })
-    .await;
 }
 
 /// The banks' own ledgers against each other, and against what the initiators were told.

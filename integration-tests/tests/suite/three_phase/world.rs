@@ -406,13 +406,7 @@ impl World {
     pub(super) async fn nothing_is_left(&self) {
         crate::chaos::nothing_is_open(&self.log.pool(1).await).await;
         for bank in &self.banks {
-            eventually(&format!("nothing is prepared at {}", bank.name), DEADLINE, async || {
-                match bank.database.prepared_transactions().await {
-                    none if none.is_empty() => Ok(()),
-                    some => Err(format!("{some:?}")),
-                }
-            })
-            .await;
+            crate::chaos::nothing_is_prepared(bank.name, &bank.database, DEADLINE).await;
         }
     }
 
