@@ -9,5 +9,4 @@ pub mod server;
 pub mod session;
 pub mod telemetry;
 
-mod digest;
 mod service;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use assent_proto::error::Reason;
-use assent_proto::session::{FromClient, Reply};
+use assent_proto::error::{Reason, refusal_of};
+use assent_proto::session::{Ask, Reply};
 use assent_proto::v1::peer_service_server::PeerServiceServer;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
 use assent_proto::v1::{GetRequest, TransactionState};
@@ -20,7 +20,7 @@ use tonic::transport::Server;
 use uuid::Uuid;
 
 use crate::builder::Builder;
-use crate::engine::{Command, Shared, payload_bytes};
+use crate::engine::{Command, Shared, request_bytes};
 use crate::error::{EnlistError, Error};
 use crate::participant::Coordinator;
 use crate::transaction::{Begin, Outcome, Protocol, Transaction};
@@ -115,7 +115,7 @@ impl Assent {
         loop {
             attempt += 1;
             let gtid = mint();
-            let begin = FromClient::Begin { request_id: 0, gtid, timeout_ms, protocol: protocol.into() };
+            let begin = Ask::Begin { timeout_ms, protocol: protocol.into() };
             match self.request(gtid, begin, self.inner.patience).await? {
                 Reply::Begun { deadline_unix_ms } => {
                     return Ok(Transaction::begun(self.clone(), gtid, protocol, deadline_unix_ms));
@@ -134,7 +134,7 @@ impl Assent {
     /// # Errors
     /// [`Error::Refused`] with `NOT_FOUND` if the coordinator knows no such transaction.
     pub async fn outcome(&self, gtid: Gtid, patience: Duration) -> Result<Outcome, Error> {
-        let request = FromClient::Await { request_id: 0, gtid, wait: Wait::Decided };
+        let request = Ask::Await { wait: Wait::Decided };
         match self.request(gtid, request, patience).await {
             Ok(reply) => Outcome::from_reply(reply),
             Err(Error::NoAnswer { gtid }) => Ok(Outcome::InDoubt { gtid }),
@@ -206,7 +206,7 @@ impl Assent {
                         ended.push(*gtid);
                     }
                 }
-                Err(status) => match assent_proto::session::Refused::from_status(&status) {
+                Err(status) => match refusal_of(&status) {
                     // Every saga's start is durable, so one that is unknown is older than the history.
                     Some(refused) if refused.known_reason() == Some(Reason::NotFound) => ended.push(*gtid),
                     Some(refused) => return Err(refused.into()),
@@ -267,15 +267,15 @@ impl Assent {
     }
 
     /// Asks, and waits for the answer.
-    pub(crate) async fn request(&self, gtid: Gtid, message: FromClient, patience: Duration) -> Result<Reply, Error> {
-        let bytes = payload_bytes(&message);
+    pub(crate) async fn request(&self, gtid: Gtid, ask: Ask, patience: Duration) -> Result<Reply, Error> {
+        let bytes = request_bytes(&ask);
         if bytes > REQUEST_BYTES_MAX {
             let name = format!("{gtid} as a whole");
             return Err(Error::PayloadTooLarge { name, bytes, bytes_max: REQUEST_BYTES_MAX });
         }
         let (answer, reply) = oneshot::channel();
         let asked = async {
-            let command = Command::Request { message, answer };
+            let command = Command::Request { gtid, ask, answer };
             self.inner.commands.send(command).await.map_err(|_| Error::Closed)?;
             reply.await.map_err(|_| Error::Closed)
         };
@@ -287,10 +287,10 @@ impl Assent {
     }
 
     /// Asks, and lets the answer go.
-    pub(crate) fn tell(&self, message: FromClient) {
+    pub(crate) fn tell(&self, gtid: Gtid, ask: Ask) {
         let (answer, _) = oneshot::channel();
         // A queue that is full, or closed: the transaction ends by its own timeout.
-        self.inner.commands.try_send(Command::Request { message, answer }).ok();
+        self.inner.commands.try_send(Command::Request { gtid, ask, answer }).ok();
     }
 
     #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use assent_proto::context::Context;
-use assent_proto::session::{Commit, FromClient, Reply};
+use assent_proto::session::{Ask, Code, Commit, Reply};
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{AbortReason, Gtid, ParticipantName, Wait};
 use bytes::Bytes;
@@ -213,9 +213,7 @@ impl Transaction {
             return Err(problem);
         }
         let timeout_ms = self.timeout.map_or(0, whole_ms);
-        let request = FromClient::Commit(Commit {
-            request_id: 0,
-            gtid: self.gtid,
+        let request = Ask::Commit(Commit {
             branches: std::mem::take(&mut self.branches),
             attempt: 1,
             begun: self.deadline_unix_ms.is_some(),
@@ -243,11 +241,11 @@ impl Transaction {
             // Nobody has heard of it.
             return Ok(());
         }
-        let request = FromClient::Abort { request_id: 0, gtid: self.gtid, reason: reason.into() };
+        let request = Ask::Abort { reason: reason.into() };
         match self.assent.request(self.gtid, request, self.assent.patience()).await {
             Ok(Reply::Outcome { .. }) => Ok(()),
             // It was lost with the coordinator's memory, which is an abort.
-            Err(Error::Refused(refused)) if refused.code == tonic::Code::NotFound => Ok(()),
+            Err(Error::Refused(refused)) if refused.code == Code::NotFound => Ok(()),
             Ok(other) => Err(unexpected(other)),
             Err(error) => Err(error),
         }
@@ -258,7 +256,7 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.is_over && self.deadline_unix_ms.is_some() {
             let reason = "the initiator dropped the transaction".to_owned();
-            self.assent.tell(FromClient::Abort { request_id: 0, gtid: self.gtid, reason });
+            self.assent.tell(self.gtid, Ask::Abort { reason });
         }
     }
 }

@@ -6,13 +6,14 @@
 
 use std::time::Duration;
 
-use assent_protocol::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetail, ErrorInfo, RetryInfo, StatusExt};
 
 use crate::context::InvalidContext;
-use crate::session::{Malformed, Refused};
+use crate::session::{self, Malformed, Refused};
+
 use crate::text::cut;
+pub use assent_protocol::message::Reason;
 
 /// The domain of every reason, in `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "assent";
@@ -21,141 +22,58 @@ pub const DOMAIN: &str = "assent";
 /// headers of more than 16 KiB in all, by default.
 const STATUS_MESSAGE_BYTES_MAX: usize = 1_024;
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $word:literal, $code:ident, $retry_after_ms:expr;)+) => {
-        /// Why something was refused. The words are stable, and each stands in `docs/errors.md`.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Reason {
-            $($(#[$doc])* $variant,)+
+/// A refusal as the status of a call, or of a session as a whole.
+pub trait IntoStatus {
+    /// The status that says the same.
+    fn into_status(self) -> Status;
+}
+
+impl IntoStatus for Refused {
+    fn into_status(self) -> Status {
+        let mut details = vec![ErrorDetail::ErrorInfo(ErrorInfo::new(self.reason, DOMAIN, []))];
+        if let Some(retry_after_ms) = self.retry_after_ms {
+            details.push(RetryInfo::new(Some(Duration::from_millis(retry_after_ms))).into());
         }
-
-        impl Reason {
-            /// Every reason, in the order of `docs/errors.md`.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// The stable word for it, upper snake case.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-
-            /// The gRPC code that goes with it.
-            pub const fn code(self) -> Code {
-                match self { $(Self::$variant => Code::$code),+ }
-            }
-
-            /// When a retry makes sense if nobody knows better, in milliseconds; `None` where the same request would be
-            /// refused again.
-            pub const fn retry_after_ms(self) -> Option<u64> {
-                match self { $(Self::$variant => $retry_after_ms),+ }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// The message, header or field says something impossible.
-    Malformed = "MALFORMED", InvalidArgument, None;
-    /// The timeout is longer than the coordinator allows.
-    InvalidTimeout = "INVALID_TIMEOUT", InvalidArgument, None;
-    /// The payload of a branch or step is larger than the coordinator allows.
-    PayloadTooLarge = "PAYLOAD_TOO_LARGE", InvalidArgument, None;
-    /// The frame, or the answer to the request, is larger than a frame may be.
-    FrameTooLarge = "FRAME_TOO_LARGE", ResourceExhausted, None;
-    /// The first message of a session was not Hello, or Hello came again.
-    HelloExpected = "HELLO_EXPECTED", InvalidArgument, None;
-    /// The client speaks a version of the session protocol that this replica does not.
-    ProtocolVersion = "PROTOCOL_VERSION", FailedPrecondition, None;
-    /// The shared secret is missing or wrong.
-    Unauthenticated = "UNAUTHENTICATED", Unauthenticated, None;
-    /// A session that named no participant said what only participants say.
-    NotAParticipant = "NOT_A_PARTICIPANT", FailedPrecondition, None;
-    /// There is no transaction of this gtid, open or in the history.
-    NotFound = "NOT_FOUND", NotFound, None;
-    /// The gtid was used before with another body.
-    KeyReused = "KEY_REUSED", AlreadyExists, None;
-    /// The gtid is a saga's, and the request is for a transaction; or the other way round.
-    WrongProtocol = "WRONG_PROTOCOL", FailedPrecondition, None;
-    /// A saga's step is for a participant that has never joined.
-    UnknownParticipant = "UNKNOWN_PARTICIPANT", FailedPrecondition, None;
-    /// Commit or abort was asked for: nobody can enlist any more.
-    RosterFrozen = "ROSTER_FROZEN", FailedPrecondition, None;
-    /// The participant already has a branch in this transaction.
-    DuplicateBranch = "DUPLICATE_BRANCH", AlreadyExists, None;
-    /// The transaction would have more branches than the coordinator allows.
-    TooManyBranches = "TOO_MANY_BRANCHES", FailedPrecondition, None;
-    /// The saga is past its pivot, and only goes forward.
-    PastPivot = "PAST_PIVOT", FailedPrecondition, None;
-    /// The replica holds as much as it may: open transactions, or requests of this session.
-    Overloaded = "OVERLOADED", ResourceExhausted, Some(200);
-    /// The replica has as many sessions as it may.
-    TooManySessions = "TOO_MANY_SESSIONS", Unavailable, Some(1_000);
-    /// The peer said nothing for longer than a session may be silent.
-    PeerSilent = "PEER_SILENT", Unavailable, Some(100);
-    /// The replica is leaving.
-    Draining = "DRAINING", Unavailable, Some(100);
-    /// Another replica has taken over from this one.
-    Fenced = "FENCED", Unavailable, Some(100);
-    /// The log does not answer.
-    LogUnreachable = "LOG_UNREACHABLE", Unavailable, Some(1_000);
-    /// The log has no space left.
-    LogFull = "LOG_FULL", ResourceExhausted, Some(10_000);
-    /// The coordinator met a state that should be impossible.
-    Internal = "INTERNAL", Internal, None;
-}
-
-impl Reason {
-    /// The reason of a word, if it is one.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|reason| reason.as_str() == word)
-    }
-
-    /// A refusal for this reason. The message says what is wrong and what to do next.
-    pub fn refused(self, message: impl Into<String>) -> Refused {
-        Refused {
-            code: self.code(),
-            reason: self.as_str().into(),
-            message: message.into(),
-            retry_after_ms: self.retry_after_ms(),
-        }
-    }
-
-    /// The status of a call, or of a session as a whole, that is refused for this reason.
-    pub fn status(self, message: impl Into<String>) -> Status {
-        self.refused(message).into()
+        Status::with_error_details_vec(grpc_code(self.code), cut(self.message, STATUS_MESSAGE_BYTES_MAX), details)
     }
 }
 
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
+/// A reason that is the status of a call.
+pub trait ReasonStatus {
+    /// The status of a call, or of a session as a whole, that is refused for this reason. The message says what is wrong and
+    /// what to do next.
+    fn status(self, message: impl Into<String>) -> Status;
+}
+
+impl ReasonStatus for Reason {
+    fn status(self, message: impl Into<String>) -> Status {
+        self.refused(message).into_status()
     }
 }
 
-impl Refused {
-    /// The reason, if this version knows its word.
-    pub fn known_reason(&self) -> Option<Reason> {
-        Reason::from_word(&self.reason)
-    }
+/// What a status says, if it is a refusal of a coordinator.
+///
+/// `None` for every other: a connection that broke, a proxy that gave up, a handler that panicked. There is a difference
+/// to be kept: a refused request changed nothing, and nobody knows what became of one that failed otherwise.
+pub fn refusal_of(status: &Status) -> Option<Refused> {
+    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    let retry_delay = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+    Some(Refused {
+        code: core_code(status.code())?,
+        reason: info.reason,
+        message: status.message().into(),
+        retry_after_ms: retry_delay.map(whole_ms),
+    })
+}
 
-    /// The same, with another time for the retry.
-    pub fn after_ms(self, retry_after_ms: u64) -> Self {
-        Self { retry_after_ms: Some(retry_after_ms), ..self }
-    }
+/// The core's code as tonic's.
+pub fn grpc_code(code: session::Code) -> Code {
+    i32::try_from(code.number()).map_or(Code::Unknown, Code::from_i32)
+}
 
-    /// What a status says, if it is a refusal of a coordinator.
-    ///
-    /// `None` for every other: a connection that broke, a proxy that gave up, a handler that panicked. There is a difference
-    /// to be kept: a refused request changed nothing, and nobody knows what became of one that failed otherwise.
-    pub fn from_status(status: &Status) -> Option<Self> {
-        let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
-        let retry_delay = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
-        (status.code() != Code::Ok).then(|| Self {
-            code: status.code(),
-            reason: info.reason,
-            message: status.message().into(),
-            retry_after_ms: retry_delay.map(whole_ms),
-        })
-    }
+/// Tonic's code as the core's; `None` for OK, which refuses nothing.
+fn core_code(code: Code) -> Option<session::Code> {
+    session::Code::from_number(i32::from(code).unsigned_abs())
 }
 
 /// At least one: on a session, zero stands for never.
@@ -163,32 +81,15 @@ fn whole_ms(delay: Duration) -> u64 {
     u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-impl From<Refused> for Status {
-    fn from(refused: Refused) -> Self {
-        let mut details = vec![ErrorDetail::ErrorInfo(ErrorInfo::new(refused.reason, DOMAIN, []))];
-        if let Some(retry_after_ms) = refused.retry_after_ms {
-            details.push(RetryInfo::new(Some(Duration::from_millis(retry_after_ms))).into());
-        }
-        Self::with_error_details_vec(refused.code, cut(refused.message, STATUS_MESSAGE_BYTES_MAX), details)
-    }
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        let reason = match refusal {
-            Refusal::KeyReused => Reason::KeyReused,
-            Refusal::RosterFrozen { .. } => Reason::RosterFrozen,
-            Refusal::DuplicateBranch(_) => Reason::DuplicateBranch,
-            Refusal::TooManyBranches { .. } => Reason::TooManyBranches,
-            Refusal::PastPivot => Reason::PastPivot,
-        };
-        reason.refused(refusal.to_string())
-    }
-}
-
 impl From<Malformed> for Refused {
     fn from(malformed: Malformed) -> Self {
         Reason::Malformed.refused(malformed.to_string())
+    }
+}
+
+impl From<Malformed> for Status {
+    fn from(malformed: Malformed) -> Self {
+        Refused::from(malformed).into_status()
     }
 }
 
@@ -200,14 +101,14 @@ impl From<InvalidContext> for Refused {
 
 #[cfg(test)]
 mod tests {
-    use assent_protocol::{AbortCode, ParticipantName};
+    use assent_protocol::{AbortCode, ParticipantName, Refusal};
 
     use super::*;
 
     const ERRORS_PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md"));
 
     fn through_a_status(refused: &Refused) -> Option<Refused> {
-        Refused::from_status(&Status::from(refused.clone()))
+        refusal_of(&refused.clone().into_status())
     }
 
     #[test]
@@ -240,17 +141,17 @@ mod tests {
 
     #[test]
     fn only_a_coordinator_refuses() {
-        assert_eq!(Refused::from_status(&Status::unavailable("connection reset")), None);
+        assert_eq!(refusal_of(&Status::unavailable("connection reset")), None);
         let of_another = [ErrorDetail::ErrorInfo(ErrorInfo::new("NOT_FOUND", "googleapis.com", []))];
-        assert_eq!(Refused::from_status(&Status::with_error_details_vec(Code::NotFound, "no", of_another)), None);
+        assert_eq!(refusal_of(&Status::with_error_details_vec(Code::NotFound, "no", of_another)), None);
         let fine = [ErrorDetail::ErrorInfo(ErrorInfo::new("NOT_FOUND", DOMAIN, []))];
-        assert_eq!(Refused::from_status(&Status::with_error_details_vec(Code::Ok, "", fine)), None);
-        assert_eq!(Refused::from_status(&Status::with_details(Code::Internal, "", [0xff; 64].to_vec().into())), None);
+        assert_eq!(refusal_of(&Status::with_error_details_vec(Code::Ok, "", fine)), None);
+        assert_eq!(refusal_of(&Status::with_details(Code::Internal, "", [0xff; 64].to_vec().into())), None);
     }
 
     #[test]
     fn a_long_message_fits_into_the_headers() {
-        let status = Status::from(Reason::Malformed.refused("é".repeat(100_000)));
+        let status = Reason::Malformed.status("é".repeat(100_000));
         let response = status.into_http::<()>();
         let bytes: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
         assert!(bytes < 16 * 1_024, "{bytes} bytes");
@@ -279,14 +180,14 @@ mod tests {
             assert_eq!(Reason::from_word(reason.as_str()), Some(*reason));
             assert!(reason.as_str().len() <= 63);
             assert!(reason.as_str().bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{reason}");
-            assert_ne!(reason.code(), Code::Ok);
+            assert_eq!(core_code(grpc_code(reason.code())), Some(reason.code()));
         }
     }
 
     #[test]
     fn every_reason_and_abort_code_is_documented() {
         for reason in Reason::ALL {
-            let code = code_word(reason.code());
+            let code = code_word(grpc_code(reason.code()));
             let beginning = format!("| `{reason}` | {code} | ");
             let end =
                 reason.retry_after_ms().map_or("| never |".into(), |ms| format!("| after {} s |", ms as f64 / 1e3));

@@ -10,7 +10,8 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use crate::context::{COORDINATOR_HEADER, Context, DEADLINE_HEADER, GTID_HEADER};
-use crate::session::{FromClient, FromReplica, Refused};
+use crate::error::{IntoStatus, refusal_of};
+use crate::session::{FromClient, FromReplica};
 use crate::v1;
 use crate::voter::PeerQuestion;
 
@@ -74,14 +75,14 @@ pub fn status(bytes: &[u8]) {
     let message = String::from_utf8_lossy(message);
     let details = details.get(1..).unwrap_or_default().to_vec();
     let status = Status::with_details(Code::from_i32(code), message, details.into());
-    if let Some(refused) = Refused::from_status(&status) {
-        let passed_on = Refused::from_status(&Status::from(refused.clone())).expect("it is ours");
+    if let Some(refused) = refusal_of(&status) {
+        let passed_on = refusal_of(&refused.clone().into_status()).expect("it is ours");
         assert_eq!((passed_on.code, &passed_on.reason), (refused.code, &refused.reason));
         assert!(
             refused.message.starts_with(passed_on.message.trim_end_matches('\u{2026}')),
             "{refused:?} {passed_on:?}"
         );
-        assert_eq!(Refused::from_status(&Status::from(passed_on.clone())), Some(passed_on));
+        assert_eq!(refusal_of(&passed_on.clone().into_status()), Some(passed_on));
     }
 }
 
@@ -106,6 +107,7 @@ mod tests {
 
     use super::*;
     use crate::error::Reason;
+    use crate::session::Refused;
     use crate::session::tests::{damage, messages};
 
     proptest! {
@@ -139,7 +141,7 @@ mod tests {
             damages in damage(),
         ) {
             let refused = Refused { retry_after_ms, ..reason.refused(message) };
-            let made = Status::from(refused);
+            let made = refused.into_status();
             let bytes = [&[made.code() as u8], made.message().as_bytes(), b"\n", made.details()].concat();
             status(&bytes);
             status(&damages.of(bytes));

@@ -18,13 +18,17 @@
 //! | [`branch`] | participant | one branch of a two-phase commit |
 
 pub mod branch;
+pub mod digest;
 pub mod durable;
+pub mod found;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod ids;
 pub mod invariant;
+pub mod message;
 pub mod reason;
 pub mod record;
+pub mod replica;
 pub mod retry;
 pub mod saga;
 pub mod three_phase;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use assent_proto::session::Refused;
+use assent_proto::error::{grpc_code, refusal_of};
 use tonic::{Code, Status};
 
 use crate::config::ConfigError;
@@ -146,8 +146,8 @@ impl From<io::Error> for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        match Refused::from_status(&status) {
-            Some(refused) => Self::of_message(refused.code.into(), &refused.message, None),
+        match refusal_of(&status) {
+            Some(refused) => Self::of_message(grpc_code(refused.code).into(), &refused.message, None),
             None => {
                 let exit = Exit::from(status.code());
                 let next = match status.code() {

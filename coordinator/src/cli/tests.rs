@@ -66,7 +66,10 @@ fn exit_codes_are_those_of_the_documentation() {
 
 #[test]
 fn a_refusal_is_told_in_two_lines() {
-    let status = assent_proto::error::Reason::NotFound.status("no transaction x; check the gtid");
+    let status = assent_proto::error::ReasonStatus::status(
+        assent_proto::error::Reason::NotFound,
+        "no transaction x; check the gtid",
+    );
     let failure = Failure::from(status);
     assert_eq!(failure.exit, Exit::NotFound);
     assert_eq!(failure.to_string(), "error: no transaction x\n next: check the gtid\n");

@@ -11,7 +11,7 @@ use rand::RngExt;
 use tokio::sync::{mpsc, watch};
 
 use super::statistics::{Statistics, add};
-use super::{Stopped, entry};
+use super::{Stopped, now_ms};
 use crate::log::{AppendError, Batch, Log};
 
 /// One shard's records.
@@ -40,7 +40,7 @@ pub(super) async fn run(
 ) {
     let mut taken = Vec::with_capacity(receipts.len());
     while queue.recv_many(&mut taken, receipts.len()).await > 0 {
-        let mut batch = Batch { at_ms: entry::now_ms(), ..Batch::default() };
+        let mut batch = Batch { at_ms: now_ms(), ..Batch::default() };
         let mut shares = Vec::with_capacity(taken.len());
         for ShardBatch { shard, batch: mut part } in taken.drain(..) {
             shares.push((shard, part.forced.len()));

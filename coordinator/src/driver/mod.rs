@@ -1,41 +1,36 @@
-//! The driver: the only place where the machines' outputs become I/O.
+//! The driver: tasks around the [replicas](assent_protocol::replica), which decide. Here is only I/O.
 //!
 //! ```text
-//!  sessions, unary calls ──inputs──▶ shard (owns the machines of its gtids) ──batch──▶ committer ──append──▶ log
-//!                        ◀─messages─                                        ◀─receipts─
+//!  sessions, unary calls ──inputs──▶ shard (a replica's task) ──batch──▶ committer ──append──▶ log
+//!                        ◀─messages─                          ◀─receipts─
 //! ```
 //!
-//! A shard is one task. It takes whatever inputs have queued, runs the machines, and hands all records to the committer at
-//! once; what arrives while an append is in flight makes up the next batch. Effects that wait for a record are released
-//! with the log's receipt. There is no lock and no task per transaction on this path.
+//! A shard is one task. It takes whatever inputs have queued, lets its replica handle them, and hands all records to the
+//! committer at once; what arrives while an append is in flight makes up the next batch. Effects that wait for a record are
+//! released with the log's receipt. There is no lock and no task per transaction on this path.
 //!
 //! What bounds memory (I13): the open transactions and their payloads by admission ([`Limits`]), the inputs by bounded
 //! channels (a full one stops the reading of sessions, and so the clients, through HTTP/2 flow control), the outgoing messages of a
 //! session by cutting the session, the answers of ended transactions by a bounded cache.
 
-mod browse;
 mod committer;
-mod effects;
-mod ended;
-mod entry;
 mod lookup;
-mod peers;
+mod outbound;
 mod recovery;
-mod requests;
 mod shard;
 mod statistics;
-mod view;
-mod voting;
+mod timers;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use assent_proto::error::Reason;
-use assent_proto::session::{FromClient, Refused};
+use assent_protocol::message::FromClient;
+use assent_protocol::replica;
 use assent_protocol::three_phase::StoreId;
-use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{Epoch, Gtid, Name, ParticipantName};
 use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -43,68 +38,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::log::{Log, LogError};
 
-pub(crate) use browse::Browse;
-pub(crate) use entry::now_ms;
-pub use peers::{Backlog, Outbound, Peer, SessionId};
-pub(crate) use recovery::contradiction;
-pub(crate) use requests::subject;
+pub use assent_protocol::replica::{BranchView, Limits, Peer, SessionId, TransactionView};
+pub(crate) use assent_protocol::replica::{Browse, contradiction};
+pub use outbound::{Backlog, Outbound};
 pub use statistics::{Snapshot, Statistics};
-pub use view::{BranchView, TransactionView};
-
-/// What the driver takes on, and for how long.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Open transactions and sagas per replica; a request beyond is refused as overloaded.
-    pub open_max: usize,
-    /// Bytes of payload that open transactions hold per replica; a request beyond is refused as overloaded.
-    pub open_bytes_max: usize,
-    /// Branches of one transaction.
-    pub branches_max: usize,
-    /// Bytes of one payload or saga input.
-    pub payload_bytes_max: usize,
-    /// How long a transaction may stay undecided unless it says otherwise, in milliseconds.
-    pub timeout_default_ms: u64,
-    /// The longest that a transaction may ask for, in milliseconds.
-    pub timeout_max_ms: u64,
-    /// How long a participant that is not connected is waited for, in milliseconds.
-    pub absence_ms: u64,
-    /// Messages that may wait for one session before it is cut.
-    pub backlog_max: usize,
-    /// Answers of ended transactions that are kept at hand per replica.
-    pub ended_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            open_max: 100_000,
-            open_bytes_max: 512 * 1024 * 1024,
-            branches_max: 128,
-            payload_bytes_max: 1024 * 1024,
-            timeout_default_ms: 30_000,
-            timeout_max_ms: 24 * 3_600 * 1_000,
-            absence_ms: 5_000,
-            backlog_max: 65_536,
-            ended_max: 65_536,
-        }
-    }
-}
-
-impl Limits {
-    /// Refuses a payload that is larger than one may be; `what` names it.
-    pub(crate) fn payload_fits(&self, what: impl FnOnce() -> String, bytes: usize) -> Result<(), Refused> {
-        let bytes_max = self.payload_bytes_max;
-        if bytes <= bytes_max {
-            return Ok(());
-        }
-        let message = format!(
-            "{} has {bytes} bytes, and {bytes_max} are allowed; send a reference to the data, or raise \
-             limits.payload_bytes_max",
-            what()
-        );
-        Err(Reason::PayloadTooLarge.refused(message))
-    }
-}
 
 /// What a shard is given.
 #[derive(Debug)]
@@ -117,22 +54,16 @@ pub(crate) enum Input {
         messages: Vec<FromClient>,
     },
     /// A session is open; comes before its messages.
-    SessionOpened(Peer),
+    SessionOpened {
+        /// Who it is with.
+        peer: Peer,
+        /// Where its messages go.
+        outbound: Outbound,
+    },
     /// A session is gone; comes after its messages.
     SessionClosed(SessionId),
-    /// A branch is named ahead of the commit (unary).
-    NameBranch {
-        /// Which transaction.
-        gtid: Gtid,
-        /// The branch.
-        branch: CarriedBranch,
-        /// Answered on this session.
-        session: SessionId,
-        /// With this number.
-        request_id: u64,
-    },
-    /// Found open in the log at the start.
-    Recovered(crate::log::OpenTransaction),
+    /// What the replica takes as it is.
+    Core(replica::Input),
     /// One transaction, as it stands in memory.
     View {
         /// Which.
@@ -213,14 +144,17 @@ impl Driver {
             let (receipt, receipt_queue) = mpsc::channel(1);
             senders.push(sender);
             receipts.push(receipt);
-            let shard = shard::Shard::new(shard::Parts {
-                number,
+            let config = replica::Config {
+                shard: number,
                 shards,
                 epoch,
                 limits: limits.clone(),
                 known: known.clone(),
-                log: Arc::clone(&log),
                 log_store,
+            };
+            let shard = shard::Shard::new(shard::Parts {
+                config,
+                log: Arc::clone(&log),
                 batches: batches.clone(),
                 statistics: Arc::clone(&statistics),
             });
@@ -311,6 +245,25 @@ impl Driver {
         self.give(0, Input::Connected { answer }).await;
         connected.await.unwrap_or_default()
     }
+
+    /// A page of the transactions in memory, newest gtid first.
+    pub(crate) async fn browse(&self, browse: &Browse) -> Vec<TransactionView> {
+        let mut found = Vec::new();
+        for shard in 0..self.shard_count() {
+            let (answer, views) = oneshot::channel();
+            self.give(shard, Input::Browse { browse: browse.clone(), answer }).await;
+            found.extend(views.await.unwrap_or_default());
+        }
+        found.sort_by_key(|view| Reverse(view.gtid));
+        found.truncate(browse.limit);
+        found
+    }
+}
+
+/// The wall clock, in Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Runs a task of the driver; should it panic, the driver as a whole has stopped.

@@ -1,18 +1,10 @@
-//! What is open in the log at the start goes on.
-//!
-//! The log gives the open rows, a shard turns each into a machine. One that cannot be read or resumed is parked with its reason
-//! and stops nobody else: requests about it are refused with that reason, and it stays in the log as it is.
+//! Reads what is open in the log at the start, and gives it to the shards.
 
 use assent_crash::crash_point;
-use assent_protocol::saga::{Effect, Kept, Saga, Unrecoverable};
-use assent_protocol::three_phase::Coordinator;
-use assent_protocol::two_phase::TwoPhase;
-use assent_protocol::{Epoch, Output, Protocol};
+use assent_protocol::replica;
 
-use super::entry::{Machine, draw_node};
-use super::shard::Shard;
 use super::{Driver, Input};
-use crate::log::{Log, LogError, OpenSaga, OpenTransaction};
+use crate::log::{Log, LogError, OpenTransaction};
 
 /// Rows read from the log at once.
 const PAGE: usize = 1_000;
@@ -29,8 +21,15 @@ pub(super) async fn recover(log: &dyn Log, driver: &Driver) -> Result<(), LogErr
             after = Some(gtid);
             match row {
                 Ok(transaction) => {
-                    resumed += 1;
-                    driver.give(driver.shard_of(gtid), Input::Recovered(transaction)).await;
+                    if let OpenTransaction::Saga(saga) = &transaction
+                        && let Some(error) = replica::contradiction(saga, driver.epoch())
+                    {
+                        parked += 1;
+                        tracing::error!(%gtid, %error, "parked: its rows in the log contradict each other");
+                    } else {
+                        resumed += 1;
+                    }
+                    driver.give(driver.shard_of(gtid), Input::Core(replica::Input::Recovered(transaction))).await;
                 }
                 Err(unreadable) => {
                     parked += 1;
@@ -50,53 +49,4 @@ pub(super) async fn recover(log: &dyn Log, driver: &Driver) -> Result<(), LogErr
         tracing::info!(resumed, parked, "recovered what was open in the log");
     }
     Ok(())
-}
-
-/// Takes a saga over from its rows.
-fn resume(saga: OpenSaga, epoch: Epoch) -> Result<(Saga, Output<Effect>), Unrecoverable> {
-    let OpenSaga { started, turned, paused, steps, .. } = saga;
-    let steps = steps.into_iter().map(|step| step.record).collect();
-    Saga::recover(epoch, Kept { started, turned, steps, paused })
-}
-
-/// What is wrong with a saga that can be read and not resumed. Its rows are looked at anew each time: nothing is kept of what is parked, however
-/// much that is.
-pub(crate) fn contradiction(saga: &OpenSaga, epoch: Epoch) -> Option<Unrecoverable> {
-    resume(saga.clone(), epoch).err()
-}
-
-impl Shard {
-    /// Resumes one open transaction.
-    pub(super) fn recovered(&mut self, transaction: OpenTransaction) {
-        let gtid = transaction.gtid();
-        match transaction {
-            OpenTransaction::Attempted { record, state, .. } => {
-                let (node, log) = (draw_node(), self.log_store);
-                let (machine, output) = Coordinator::recover(&record, state, self.epoch, node, log);
-                self.insert(gtid, Machine::ThreePhase(Box::new(machine)), 0, 0);
-                self.three_phase_output(gtid, output);
-            }
-            OpenTransaction::Decided { record, roster, .. } if record.protocol == Protocol::ThreePhase => {
-                let (node, log) = (draw_node(), self.log_store);
-                let (machine, output) = Coordinator::recover_decided(&record, roster, self.epoch, node, log);
-                self.insert(gtid, Machine::ThreePhase(Box::new(machine)), 0, 0);
-                self.three_phase_output(gtid, output);
-            }
-            OpenTransaction::Decided { record, .. } => {
-                let (machine, output) = TwoPhase::recover(&record, self.epoch);
-                self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
-                self.two_phase_output(gtid, output);
-            }
-            OpenTransaction::Saga(saga) => {
-                let bytes = saga.started.definition.steps().iter().map(|step| step.input.len()).sum();
-                match resume(saga, self.epoch) {
-                    Ok((machine, output)) => {
-                        self.insert(gtid, Machine::Saga(Box::new(machine)), 0, bytes);
-                        self.saga_output(gtid, output);
-                    }
-                    Err(error) => tracing::error!(%gtid, %error, "parked: its rows in the log contradict each other"),
-                }
-            }
-        }
-    }
 }

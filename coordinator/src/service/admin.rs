@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use assent_proto::error::IntoStatus;
 use assent_proto::session::{FRAME_BYTES_MAX, Refused};
 use assent_proto::v1;
 use assent_proto::v1::admin_service_server::AdminService;
@@ -70,16 +71,16 @@ impl AdminService for Admin {
         &self,
         request: Request<ListTransactionsRequest>,
     ) -> Result<Response<ListTransactionsResponse>, Status> {
-        let wanted = Wanted::try_from(request.into_inner())?;
-        Ok(Response::new(listing::list(&self.shared, &wanted).await?))
+        let wanted = Wanted::try_from(request.into_inner()).map_err(IntoStatus::into_status)?;
+        Ok(Response::new(listing::list(&self.shared, &wanted).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn get_transaction(
         &self,
         request: Request<GetTransactionRequest>,
     ) -> Result<Response<GetTransactionResponse>, Status> {
-        let gtid = check::gtid(&request.into_inner().gtid)?;
-        let mut transaction = self.show(gtid).await?;
+        let gtid = check::gtid(&request.into_inner().gtid).map_err(IntoStatus::into_status)?;
+        let mut transaction = self.show(gtid).await.map_err(IntoStatus::into_status)?;
         if transaction.encoded_len() > FRAME_BYTES_MAX {
             // Better without what its steps gave than not at all.
             transaction.branches.iter_mut().for_each(|step| step.output.clear());
@@ -91,7 +92,9 @@ impl AdminService for Admin {
         &self,
         _: Request<ListParticipantsRequest>,
     ) -> Result<Response<ListParticipantsResponse>, Status> {
-        Ok(Response::new(ListParticipantsResponse { participants: self.participants().await? }))
+        Ok(Response::new(ListParticipantsResponse {
+            participants: self.participants().await.map_err(IntoStatus::into_status)?,
+        }))
     }
 
     async fn get_statistics(

@@ -1,6 +1,6 @@
 //! The token that calls must carry, where one is configured.
 
-use assent_proto::error::Reason;
+use assent_proto::error::{Reason, ReasonStatus};
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 

@@ -12,7 +12,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use assent_proto::error::Reason;
-use assent_proto::session::{FromClient, FromReplica, Refused, Reply};
+use assent_proto::session::{Ask, FromClient, FromReplica, Refused, Reply};
+use assent_protocol::replica;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{Gtid, InstanceId, Wait};
 use tokio::sync::{mpsc, oneshot};
@@ -56,28 +57,22 @@ impl LocalSession {
         let (outbound, queue, backlog) = Outbound::channel();
         for shard in 0..driver.shard_count() {
             let outbound = outbound.clone();
-            let peer = Peer {
-                session: SESSION,
-                participant: None,
-                instance: InstanceId(0),
-                one_phase: false,
-                voter: None,
-                outbound,
-            };
-            driver.give(shard, Input::SessionOpened(peer)).await;
+            let peer =
+                Peer { session: SESSION, participant: None, instance: InstanceId(0), one_phase: false, voter: None };
+            driver.give(shard, Input::SessionOpened { peer, outbound }).await;
         }
         let waiting = Arc::default();
         tokio::spawn(deliver(queue, backlog, Arc::clone(&waiting)));
         Self { driver, waiting, requests_max }
     }
 
-    /// Sends a request and waits for its reply. `request` is given the number that the reply will carry.
+    /// Sends a request and waits for its reply.
     ///
     /// # Errors
     /// [`Refused`] by the driver, or because too many requests are under way, or because this replica was fenced.
-    pub(crate) async fn ask(&self, gtid: Gtid, request: impl FnOnce(u64) -> FromClient) -> Result<Reply, Refused> {
+    pub(crate) async fn ask(&self, gtid: Gtid, ask: Ask) -> Result<Reply, Refused> {
         let (request_id, reply) = self.number(None)?;
-        let message = request(request_id);
+        let message = FromClient::request(request_id, gtid, ask);
         self.give(gtid, Input::Messages { session: SESSION, messages: vec![message] }).await;
         self.replied(reply).await
     }
@@ -88,7 +83,7 @@ impl LocalSession {
     /// As [`ask`](Self::ask).
     pub(crate) async fn name_branch(&self, gtid: Gtid, branch: CarriedBranch) -> Result<Reply, Refused> {
         let (request_id, reply) = self.number(None)?;
-        self.give(gtid, Input::NameBranch { gtid, branch, session: SESSION, request_id }).await;
+        self.give(gtid, Input::Core(replica::Input::NameBranch { gtid, branch, session: SESSION, request_id })).await;
         self.replied(reply).await
     }
 
@@ -101,7 +96,7 @@ impl LocalSession {
             return self.replied(reply).await;
         }
         let (request_id, reply) = self.number(Some((gtid, wait)))?;
-        let message = FromClient::Await { request_id, gtid, wait };
+        let message = FromClient::request(request_id, gtid, Ask::Await { wait });
         self.give(gtid, Input::Messages { session: SESSION, messages: vec![message] }).await;
         self.replied(reply).await
     }
@@ -228,14 +223,7 @@ mod tests {
     async fn begun(session: &LocalSession) -> Gtid {
         loop {
             let gtid = gtid();
-            let reply = session
-                .ask(gtid, |request_id| FromClient::Begin {
-                    request_id,
-                    gtid,
-                    timeout_ms: 0,
-                    protocol: Protocol::TwoPhase,
-                })
-                .await;
+            let reply = session.ask(gtid, Ask::Begin { timeout_ms: 0, protocol: Protocol::TwoPhase }).await;
             // One that was minted right after the start might be from before it.
             if matches!(reply, Ok(Reply::Begun { .. })) {
                 return gtid;
@@ -248,20 +236,15 @@ mod tests {
     fn commit(session: &Arc<LocalSession>, gtid: Gtid) -> tokio::task::JoinHandle<Result<Reply, Refused>> {
         let session = Arc::clone(session);
         tokio::spawn(async move {
-            session
-                .ask(gtid, |request_id| {
-                    FromClient::Commit(assent_proto::session::Commit {
-                        request_id,
-                        gtid,
-                        branches: Vec::new(),
-                        attempt: 0,
-                        begun: true,
-                        timeout_ms: 0,
-                        wait: Wait::Decided,
-                        protocol: Protocol::TwoPhase,
-                    })
-                })
-                .await
+            let commit = assent_proto::session::Commit {
+                branches: Vec::new(),
+                attempt: 0,
+                begun: true,
+                timeout_ms: 0,
+                wait: Wait::Decided,
+                protocol: Protocol::TwoPhase,
+            };
+            session.ask(gtid, Ask::Commit(commit)).await
         })
     }
 
@@ -313,7 +296,7 @@ mod tests {
             assert!(callers < 20, "{callers} callers are kept, and only one is there");
         }
         let reason = "over".to_owned();
-        session.ask(gtid, |request_id| FromClient::Abort { request_id, gtid, reason }).await.expect("aborted");
+        session.ask(gtid, Ask::Abort { reason }).await.expect("aborted");
         stays.await.expect("no panic").expect("an outcome");
         assert!(lock(&session.waiting).outcomes.is_empty());
     }

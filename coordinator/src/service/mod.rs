@@ -26,7 +26,7 @@ mod unreadable;
 
 use std::sync::Arc;
 
-use assent_proto::error::Reason;
+use assent_proto::error::{Reason, ReasonStatus};
 use assent_proto::session::{FRAME_BYTES_MAX, Refused};
 use tonic::{Response, Status};
 

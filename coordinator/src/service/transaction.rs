@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_proto::error::Reason;
-use assent_proto::session::{Commit, FromClient, Refused, Reply};
+use assent_proto::error::{IntoStatus, Reason};
+use assent_proto::session::{Ask, Commit, Refused, Reply};
 use assent_proto::text::one_line;
 use assent_proto::v1::transaction_service_server::TransactionService;
 use assent_proto::v1::{
@@ -49,8 +49,7 @@ impl Transactions {
         let protocol = check::commit_protocol(request.protocol)?;
         loop {
             let gtid = check::gtid_or_new(&request.gtid)?;
-            let begin = |request_id| FromClient::Begin { request_id, gtid, timeout_ms, protocol };
-            let reply = self.shared.local.ask(gtid, begin).await?;
+            let reply = self.shared.local.ask(gtid, Ask::Begin { timeout_ms, protocol }).await?;
             match reply {
                 Reply::Begun { deadline_unix_ms } => {
                     let deadline = Some(timestamp(deadline_unix_ms));
@@ -102,23 +101,9 @@ impl Transactions {
                 ));
             }
         };
-        let reply = self
-            .shared
-            .local
-            .ask(gtid, |request_id| {
-                let attempt = MAY_RECUR;
-                FromClient::Commit(Commit {
-                    request_id,
-                    gtid,
-                    branches,
-                    attempt,
-                    begun,
-                    timeout_ms,
-                    wait: Wait::Decided,
-                    protocol,
-                })
-            })
-            .await?;
+        let (attempt, wait) = (MAY_RECUR, Wait::Decided);
+        let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol };
+        let reply = self.shared.local.ask(gtid, Ask::Commit(commit)).await?;
         let Reply::Outcome { outcome, reason, .. } = reply else { return Err(unexpected("Commit", &reply)) };
         if request.wait_for_end {
             self.wait_for_end(gtid).await?;
@@ -141,7 +126,7 @@ impl Transactions {
             none if none.trim().is_empty() => "no reason was given".to_owned(),
             reason => reason,
         };
-        let reply = self.shared.local.ask(gtid, |request_id| FromClient::Abort { request_id, gtid, reason }).await?;
+        let reply = self.shared.local.ask(gtid, Ask::Abort { reason }).await?;
         match reply {
             Reply::Outcome { outcome, .. } => Ok(AbortResponse { outcome: Outcome::from(outcome).into() }),
             Reply::SagaTurned { .. } => Ok(AbortResponse { outcome: Outcome::Unspecified.into() }),
@@ -152,17 +137,8 @@ impl Transactions {
     async fn start_saga_at(&self, request: StartSagaRequest) -> Result<StartSagaResponse, Refused> {
         let gtid = check::gtid_or_new(&request.gtid)?;
         let definition = check::definition(&self.shared.limits, request.definition)?;
-        let mut reply = self
-            .shared
-            .local
-            .ask(gtid, |request_id| FromClient::StartSaga {
-                request_id,
-                gtid,
-                definition,
-                wait: Wait::Decided,
-                attempt: MAY_RECUR,
-            })
-            .await?;
+        let start = Ask::StartSaga { definition, wait: Wait::Decided, attempt: MAY_RECUR };
+        let mut reply = self.shared.local.ask(gtid, start).await?;
         if request.wait_for_end && reply == Reply::SagaStarted {
             reply = self.shared.local.outcome(gtid, Wait::Ended).await?;
         }
@@ -228,35 +204,35 @@ impl TransactionService for Transactions {
     type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
 
     async fn begin(&self, request: Request<BeginRequest>) -> Result<Response<BeginResponse>, Status> {
-        Ok(Response::new(self.begin_at(request.into_inner()).await?))
+        Ok(Response::new(self.begin_at(request.into_inner()).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn enlist(&self, request: Request<EnlistRequest>) -> Result<Response<EnlistResponse>, Status> {
-        Ok(Response::new(self.enlist_at(request.into_inner()).await?))
+        Ok(Response::new(self.enlist_at(request.into_inner()).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
-        Ok(Response::new(self.commit_at(request.into_inner()).await?))
+        Ok(Response::new(self.commit_at(request.into_inner()).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
-        Ok(Response::new(self.abort_at(request.into_inner()).await?))
+        Ok(Response::new(self.abort_at(request.into_inner()).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        let gtid = check::gtid(&request.into_inner().gtid)?;
-        let transaction = self.shared.find(gtid).await?;
+        let gtid = check::gtid(&request.into_inner().gtid).map_err(IntoStatus::into_status)?;
+        let transaction = self.shared.find(gtid).await.map_err(IntoStatus::into_status)?;
         answer(GetResponse { transaction: Some(transaction) })
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let gtid = check::gtid(&request.into_inner().gtid)?;
+        let gtid = check::gtid(&request.into_inner().gtid).map_err(IntoStatus::into_status)?;
         let mut watcher = Watcher { shared: Arc::clone(&self.shared), gtid, changes: None, told: None, is_over: false };
         // One that nobody knows is refused by the call itself, rather than by its stream.
-        let first = watcher.next().await.transpose()?;
+        let first = watcher.next().await.transpose().map_err(IntoStatus::into_status)?;
         let rest = stream::unfold(watcher, |mut watcher| async move {
             let next = watcher.next().await?;
-            Some((next.map_err(Status::from), watcher))
+            Some((next.map_err(IntoStatus::into_status), watcher))
         });
         let all = stream::iter(first.map(Ok)).chain(rest);
         let answers = all.map(|next| Ok(answer(WatchResponse { transaction: Some(next?) })?.into_inner()));
@@ -264,7 +240,7 @@ impl TransactionService for Transactions {
     }
 
     async fn start_saga(&self, request: Request<StartSagaRequest>) -> Result<Response<StartSagaResponse>, Status> {
-        answer(self.start_saga_at(request.into_inner()).await?)
+        answer(self.start_saga_at(request.into_inner()).await.map_err(IntoStatus::into_status)?)
     }
 }
 

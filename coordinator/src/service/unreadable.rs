@@ -3,7 +3,7 @@
 //! The gRPC library refuses them before any handler sees them, with a code and without `google.rpc.ErrorInfo`. A caller must not
 //! take them for troubles on the way, after which nobody knows what took effect: so they are given a reason of ours.
 
-use assent_proto::error::Reason;
+use assent_proto::error::{Reason, ReasonStatus};
 use http::HeaderMap;
 use tonic::{Code, Status};
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use assent_proto::error::Reason;
+use assent_proto::error::{Reason, ReasonStatus};
 use assent_proto::session::FRAME_BYTES_MAX;
 use assent_proto::v1::session_service_server::{SessionService, SessionServiceServer};
 use assent_proto::v1::{ExchangeRequest, ExchangeResponse};
@@ -27,8 +27,6 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::config::Secret;
 use crate::driver::{Driver, Limits, SessionId};
 use crate::log::Log;
-
-pub(crate) use writer::payload_bytes;
 
 /// How sessions are held.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assent_crash::crash_point;
-use assent_proto::error::Reason;
+use assent_proto::error::{Reason, ReasonStatus};
 use assent_proto::session::{
-    Commit, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSION, Refused, Reply, Welcome,
+    Ask, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSION, Refused, Reply, Request, StepAnswer, Welcome,
 };
 use assent_proto::v1::{ClientMessage, ExchangeRequest};
 use assent_protocol::Refusal;
@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::writer::End;
-use crate::driver::{Driver, Input, Limits, Peer, SessionId, subject};
+use crate::driver::{Driver, Input, Limits, Peer, SessionId};
 use crate::service::explained;
 
 /// How long a client may take for its Hello.
@@ -64,7 +64,7 @@ impl Reader {
         let first = messages.next().map(FromClient::try_from);
         let hello = match first {
             Some(Ok(FromClient::Hello(hello))) => hello,
-            Some(Err(malformed)) => return Err(Refused::from(malformed).into()),
+            Some(Err(malformed)) => return Err(malformed.into()),
             Some(Ok(_)) | None => {
                 return Err(Reason::HelloExpected
                     .status("the first message of a session is Hello; send it, and then the others"));
@@ -115,9 +115,9 @@ impl Reader {
                 instance: hello.instance,
                 one_phase: hello.one_phase,
                 voter: hello.voter.clone(),
-                outbound: self.end.outbound.clone(),
             };
-            driver.give(shard, Input::SessionOpened(peer)).await;
+            let outbound = self.end.outbound.clone();
+            driver.give(shard, Input::SessionOpened { peer, outbound }).await;
         }
     }
 
@@ -177,7 +177,7 @@ impl Reader {
                 }
                 Ok(message) => match within(&self.shared.settings.limits, message) {
                     Ok(message) => {
-                        if let Some(gtid) = subject(&message) {
+                        if let Some(gtid) = message.gtid() {
                             shares[driver.shard_of(gtid)].push(message);
                         }
                     }
@@ -187,7 +187,7 @@ impl Reader {
                     let malformed = Malformed { request_id: None, message, problem };
                     refuse(&self.end.first, request_id, malformed.into())?;
                 }
-                Err(malformed) => return Err(Refused::from(malformed).into()),
+                Err(malformed) => return Err(malformed.into()),
             }
         }
         for (shard, messages) in shares.into_iter().enumerate() {
@@ -216,33 +216,39 @@ fn refuse(to: &mpsc::Sender<FromReplica>, request_id: u64, refused: Refused) -> 
 /// Checks a message against the limits; a request beyond them is refused, and changes nothing.
 pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient, (u64, Refused)> {
     match message {
-        FromClient::Commit(Commit { request_id, ref branches, .. }) => {
-            if branches.len() > limits.branches_max {
-                return Err((request_id, Refusal::TooManyBranches { branches_max: limits.branches_max }.into()));
-            }
-            for branch in branches {
-                let what = || format!("the payload of participant {}", branch.participant);
-                limits.payload_fits(what, branch.payload.len()).map_err(|refused| (request_id, refused))?;
-            }
-            Ok(message)
-        }
-        FromClient::StartSaga { request_id, ref definition, .. } => {
-            for step in definition.steps() {
-                let what = || format!("the input of step {}", step.name);
-                limits.payload_fits(what, step.input.len()).map_err(|refused| (request_id, refused))?;
-            }
-            Ok(message)
-        }
-        // Nobody can be refused here: the step took effect. It is asked again, and in the end compensated.
-        FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result: StepResult::Done(output) }
+        FromClient::Request(Request { request_id, gtid, ask }) => match request_within(limits, &ask) {
+            Ok(()) => Ok(FromClient::request(request_id, gtid, ask)),
+            Err(refused) => Err((request_id, refused)),
+        },
+        // It cannot be refused here: the step took effect. It is asked again, and in the end compensated.
+        FromClient::Step(StepAnswer { result: StepResult::Done(output), gtid, step, compensation, attempt, epoch })
             if output.len() > limits.payload_bytes_max =>
         {
             let allowed = limits.payload_bytes_max;
             let problem = format!("its output has {} bytes, and {allowed} are allowed", output.len());
             let result = StepResult::Unknown(problem);
-            Ok(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result })
+            Ok(FromClient::Step(StepAnswer { result, gtid, step, compensation, attempt, epoch }))
         }
         other => Ok(other),
+    }
+}
+
+fn request_within(limits: &Limits, ask: &Ask) -> Result<(), Refused> {
+    match ask {
+        Ask::Commit(commit) => {
+            if commit.branches.len() > limits.branches_max {
+                return Err(Refusal::TooManyBranches { branches_max: limits.branches_max }.into());
+            }
+            commit.branches.iter().try_for_each(|branch| {
+                let what = || format!("the payload of participant {}", branch.participant);
+                limits.payload_fits(what, branch.payload.len())
+            })
+        }
+        Ask::StartSaga { definition, .. } => definition
+            .steps()
+            .iter()
+            .try_for_each(|step| limits.payload_fits(|| format!("the input of step {}", step.name), step.input.len())),
+        Ask::Begin { .. } | Ask::Abort { .. } | Ask::Await { .. } | Ask::Enlist { .. } => Ok(()),
     }
 }
 

@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_proto::session::{FromReplica, Reply};
+use assent_proto::session::FromReplica;
 use assent_proto::v1::{ExchangeResponse, ServerMessage};
-use assent_protocol::Gtid;
-use assent_protocol::three_phase::{Request, Roster};
+use assent_protocol::message::payload_bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{mpsc, oneshot};
@@ -130,40 +129,4 @@ impl Writer {
     async fn end(&mut self) -> Status {
         (&mut self.closed).await.unwrap_or_else(|_| Status::cancelled("session over"))
     }
-}
-
-/// The bytes of a message that users determine.
-pub(crate) fn payload_bytes(message: &FromReplica) -> usize {
-    match message {
-        FromReplica::Prepare { payload, roster, .. } => payload.len() + roster.as_ref().map_or(0, roster_bytes),
-        FromReplica::AskVoter { request: Request::Join { roster, .. }, .. } => roster_bytes(roster),
-        FromReplica::ExecuteStep { order, outputs } => {
-            order.input.len() + outputs.iter().map(|(name, output)| name.as_str().len() + output.len()).sum::<usize>()
-        }
-        FromReplica::CompensateStep { order, output } => {
-            order.input.len() + output.as_ref().map_or(0, bytes::Bytes::len)
-        }
-        FromReplica::Reply { reply, .. } => match reply {
-            Reply::Outcome { outputs, reason, .. } => {
-                reason.as_ref().map_or(0, |reason| reason.message.len())
-                    + outputs.iter().map(|(name, output)| name.as_str().len() + output.len()).sum::<usize>()
-            }
-            Reply::Refused(refused) => refused.message.len(),
-            Reply::SagaTurned { reason } => reason.len(),
-            Reply::Begun { .. } | Reply::Enlisted | Reply::SagaStarted => 0,
-        },
-        FromReplica::ForgetVoters { gtids } => gtids.len() * size_of::<Gtid>(),
-        FromReplica::Welcome(_)
-        | FromReplica::Heartbeat
-        | FromReplica::CommitBranch { .. }
-        | FromReplica::AbortBranch { .. }
-        | FromReplica::AskVoter { .. }
-        | FromReplica::LogAnswered { .. }
-        | FromReplica::AwaitDecision { .. }
-        | FromReplica::GoAway { .. } => 0,
-    }
-}
-
-fn roster_bytes(roster: &Roster) -> usize {
-    roster.participants().iter().map(|seat| seat.participant.as_str().len() + seat.address.as_str().len()).sum()
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use assent::config::Config;
 use assent::log::OpenError;
 use assent::server::{Coordinator, StartError};
-use assent_proto::error::Reason;
-use assent_proto::session::Refused;
+use assent_proto::error::{Reason, refusal_of};
+use assent_proto::session::{Code, Refused};
 use assent_proto::v1::admin_service_client::AdminServiceClient;
 use assent_proto::v1::client_message::Kind as Said;
 use assent_proto::v1::server_message::Kind as Heard;
@@ -110,7 +110,7 @@ pub(crate) fn begun(gtid: &str) -> v1::CommitRequest {
 /// What a call was refused for. Its message must say something.
 pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Reason, String) {
     let status = answer.expect_err("a refusal");
-    let refused = Refused::from_status(&status).unwrap_or_else(|| panic!("not one of ours: {status:?}"));
+    let refused = refusal_of(&status).unwrap_or_else(|| panic!("not one of ours: {status:?}"));
     let reason = refused.known_reason().expect("a known reason");
     assert!(!refused.message.is_empty());
     (reason, refused.message)
@@ -119,7 +119,7 @@ pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Reason,
 /// As [`refusal`], where reason, code, retry and advice have to be these.
 pub(crate) fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, reason: Reason, parts: &[&str]) {
     let status = answer.expect_err("a refusal");
-    let refused = Refused::from_status(&status).unwrap_or_else(|| panic!("not one of ours: {status:?}"));
+    let refused = refusal_of(&status).unwrap_or_else(|| panic!("not one of ours: {status:?}"));
     check_refusal(&refused, reason, parts);
 }
 
@@ -213,7 +213,7 @@ impl Session {
         let reply = self.ask(request).await;
         let v1::reply::Kind::Refused(refused) = reply else { panic!("{reply:?} is no refusal for {reason}") };
         let retry_after_ms = Some(refused.retry_after_ms).filter(|ms| *ms > 0);
-        let code = tonic::Code::from_i32(i32::try_from(refused.code).expect("a code"));
+        let code = Code::from_number(refused.code).expect("a code");
         check_refusal(
             &Refused { code, reason: refused.reason, message: refused.message, retry_after_ms },
             reason,

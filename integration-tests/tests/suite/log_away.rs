@@ -5,7 +5,7 @@ use std::time::Duration;
 use assent::config::Config;
 use assent::log;
 use assent::server::Coordinator;
-use assent_proto::error::Reason;
+use assent_proto::error::{Reason, refusal_of};
 use assent_proto::session::Refused;
 use assent_proto::v1::admin_service_client::AdminServiceClient;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
@@ -52,7 +52,7 @@ async fn prepared_are(expected: usize, bank: &Database) {
 
 fn refused<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> Refused {
     let status = answer.expect_err("a refusal");
-    Refused::from_status(&status).unwrap_or_else(|| panic!("not one of ours: {status:?}"))
+    refusal_of(&status).unwrap_or_else(|| panic!("not one of ours: {status:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

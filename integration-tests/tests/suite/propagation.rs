@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use assent_proto::session::Refused;
+use assent_proto::error::refusal_of;
 use assent_sdk::propagation::server::{ContextLayer, InTransaction, context_of, required_context_of};
 use assent_sdk::propagation::{Context, client, current, with_context};
 use axum::Router;
@@ -258,7 +258,7 @@ async fn a_call_over_grpc_with_an_unusable_context_is_told_what_is_wrong() {
     ] {
         let status = answer_to(header, value).await.expect_err("a refusal");
         assert_eq!(status.code(), code, "{status}");
-        assert_eq!(Refused::from_status(&status).expect("a reason").reason, reason);
+        assert_eq!(refusal_of(&status).expect("a reason").reason, reason);
     }
     // More than the server itself takes: whatever it says, it says so to this call, and goes on.
     answer_to("assent-gtid", &"x".repeat(100_000)).await.expect_err("a refusal");

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use assent_proto::session::Refused;
+use assent_proto::session::{Code, Refused};
 use assent_sdk::postgres::{Barrier, EarlyPrepareError, Enlist, PostgresError, PostgresGuard, PostgresResource};
 use assent_sdk::{Branch, Context, EarlyVote, EnlistError, Gtid, Participant, Vote};
 use integration_tests::{Database, eventually};
@@ -51,7 +51,7 @@ impl Enlist for Enlister {
 
 fn refused() -> Result<(), EnlistError> {
     Err(EnlistError::Refused(Refused {
-        code: tonic::Code::FailedPrecondition,
+        code: Code::FailedPrecondition,
         reason: "ROSTER_FROZEN".into(),
         message: "too late".into(),
         retry_after_ms: None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use assent_crash::crash_point;
 use assent_proto::session::{FromClient, FromReplica};
-use assent_protocol::branch::{self, Branch as TwoPhase, Effect, Event, Hook, HookEnd, Message, State};
+use assent_protocol::branch::{self, Branch as TwoPhase, Effect, Event, Hook, HookEnd, State};
 use assent_protocol::three_phase::participant::{self, Timer};
 use assent_protocol::three_phase::{self, Request};
 use assent_protocol::{Decision, Gtid, GtidMap, Output, Parts};
@@ -229,7 +229,7 @@ impl Engine {
         for effect in effects_of(output) {
             match effect {
                 Effect::Call(hook) => self.call_branch_hook(gtid, hook),
-                Effect::Send(message) => outbox.send(said(gtid, message)),
+                Effect::Send(message) => outbox.send(FromClient::branch(gtid, message)),
                 Effect::SetTimer { timer, after_ms, jitter } => self.set_branch_timer(gtid, timer, after_ms, jitter),
                 Effect::Contradiction { doing } => {
                     tracing::error!(%gtid, %doing, "the coordinator contradicts its own decision; nothing was done");
@@ -298,15 +298,6 @@ impl Engine {
     /// Leaves memory, timers and all.
     pub(super) fn forget(&mut self, gtid: Gtid) {
         self.branches.entries.remove(&gtid);
-    }
-}
-
-/// What a branch says to the coordinator, as a message of the session.
-pub(super) fn said(gtid: Gtid, message: Message) -> FromClient {
-    match message {
-        Message::Vote(vote) => FromClient::Vote { gtid, vote },
-        Message::Acknowledge(result) => FromClient::Acknowledge { gtid, result },
-        Message::Inquire => FromClient::Inquire { gtid },
     }
 }
 

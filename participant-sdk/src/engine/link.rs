@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use assent_proto::session::{FRAME_BYTES_MAX, FromClient, FromReplica, Hello, Refused, Welcome};
+use assent_proto::error::refusal_of;
+use assent_proto::session::{Ask, FRAME_BYTES_MAX, FromClient, FromReplica, Hello, VoterMessage, Welcome};
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse, ServerMessage};
 use assent_protocol::ParticipantName;
+use assent_protocol::branch::Message;
+use assent_protocol::saga::StepResult;
 use assent_protocol::three_phase::{PeerAddress, Request};
 use assent_protocol::two_phase::Vote;
 use tokio::sync::mpsc;
@@ -82,7 +85,7 @@ impl Link {
         let first = ExchangeRequest { messages: vec![ClientMessage::from(FromClient::Hello(hello))] };
         // The queue is new and has room.
         frames.try_send(first).ok();
-        let failed = |status: Status| match Refused::from_status(&status) {
+        let failed = |status: Status| match refusal_of(&status) {
             Some(source) => ConnectError::Refused { address: address.to_owned(), source },
             None => unreachable(status.into()),
         };
@@ -146,16 +149,24 @@ impl Link {
 #[cfg(debug_assertions)]
 fn sent(messages: &[FromClient]) {
     use assent_crash::crash_point;
+    use assent_proto::session::BranchReport;
 
     for message in messages {
-        if matches!(message, FromClient::Vote { .. }) {
-            crash_point!(VOTE_SENT);
-        }
-        if matches!(message, FromClient::Acknowledge { .. }) {
-            crash_point!(ACKNOWLEDGEMENT_SENT);
-        }
-        if matches!(message, FromClient::StepAnswer { .. }) {
-            crash_point!(ANSWER_SENT);
+        match message {
+            FromClient::Branch(BranchReport { message: Message::Vote(_), .. }) => {
+                crash_point!(VOTE_SENT);
+            }
+            FromClient::Branch(BranchReport { message: Message::Acknowledge(_), .. }) => {
+                crash_point!(ACKNOWLEDGEMENT_SENT);
+            }
+            FromClient::Step(_) => {
+                crash_point!(ANSWER_SENT);
+            }
+            FromClient::Branch(BranchReport { message: Message::Inquire, .. })
+            | FromClient::Hello(_)
+            | FromClient::Heartbeat
+            | FromClient::Request(_)
+            | FromClient::Voter(_) => {}
         }
     }
 }
@@ -174,36 +185,40 @@ impl Gate {
 }
 
 /// The bytes of a message that users determine, with something for what is around them.
-pub(crate) fn payload_bytes(message: &FromClient) -> usize {
+fn payload_bytes(message: &FromClient) -> usize {
     match message {
-        FromClient::Commit(commit) => commit.branches.iter().map(|branch| branch.payload.len() + 64).sum(),
-        FromClient::StartSaga { definition, .. } => definition.steps().iter().map(|step| step.input.len() + 128).sum(),
-        FromClient::StepAnswer { result, .. } => match result {
-            assent_protocol::saga::StepResult::Done(output) => output.len(),
-            assent_protocol::saga::StepResult::Refused(reason) | assent_protocol::saga::StepResult::Unknown(reason) => {
-                reason.len()
-            }
+        FromClient::Hello(_) | FromClient::Heartbeat => 0,
+        FromClient::Request(request) => request_bytes(&request.ask),
+        FromClient::Branch(report) => match &report.message {
+            Message::Vote(Vote::No(reason) | Vote::Unknown(reason)) => reason.len(),
+            Message::Vote(Vote::Yes | Vote::ReadOnly | Vote::Committed)
+            | Message::Acknowledge(_)
+            | Message::Inquire => 0,
         },
-        FromClient::Abort { reason, .. } => reason.len(),
-        FromClient::Vote { vote, .. } => match vote {
-            Vote::No(reason) | Vote::Unknown(reason) => reason.len(),
-            Vote::Yes | Vote::ReadOnly | Vote::Committed => 0,
+        FromClient::Step(answer) => match &answer.result {
+            StepResult::Done(output) => output.len(),
+            StepResult::Refused(reason) | StepResult::Unknown(reason) => reason.len(),
         },
-        FromClient::Hello(_)
-        | FromClient::Heartbeat
-        | FromClient::Begin { .. }
-        | FromClient::Await { .. }
-        | FromClient::Enlist { .. }
-        | FromClient::Acknowledge { .. }
-        | FromClient::Inquire { .. }
-        | FromClient::VoterAnswered { .. } => 0,
-        FromClient::AskLog { request, .. } => match request {
-            Request::Join { roster, .. } => roster.participants().len() * SEAT_BYTES_MAX,
-            Request::VoteYes { .. }
-            | Request::VoteNo
-            | Request::Propose { .. }
-            | Request::Decided(_)
-            | Request::Elected(_) => 0,
+        FromClient::Voter(report) => match &report.message {
+            VoterMessage::AskLog(Request::Join { roster, .. }) => roster.participants().len() * SEAT_BYTES_MAX,
+            VoterMessage::AskLog(
+                Request::VoteYes { .. }
+                | Request::VoteNo
+                | Request::Propose { .. }
+                | Request::Decided(_)
+                | Request::Elected(_),
+            )
+            | VoterMessage::Answered(_) => 0,
         },
+    }
+}
+
+/// The same of a request.
+pub(crate) fn request_bytes(ask: &Ask) -> usize {
+    match ask {
+        Ask::Commit(commit) => commit.branches.iter().map(|branch| branch.payload.len() + 64).sum(),
+        Ask::StartSaga { definition, .. } => definition.steps().iter().map(|step| step.input.len() + 128).sum(),
+        Ask::Abort { reason } => reason.len(),
+        Ask::Begin { .. } | Ask::Await { .. } | Ask::Enlist { .. } => 0,
     }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use assent_crash::crash_point;
-use assent_proto::session::{FromClient, FromReplica, Hello, PROTOCOL_VERSION, Reply, VoterPlace};
+use assent_proto::session::{Ask, FromClient, FromReplica, Hello, PROTOCOL_VERSION, Reply, VoterPlace};
 use assent_proto::v1::ServerMessage;
 use assent_protocol::three_phase::PeerAddress;
 use assent_protocol::two_phase::EarlyVote;
@@ -35,7 +35,7 @@ use crate::voter::{Asked, Overheard, OwnVoter};
 use link::Outbox;
 
 pub(crate) use hooks::{AnyParticipant, AnySagaParticipant, Finished};
-pub(crate) use link::payload_bytes;
+pub(crate) use link::request_bytes;
 
 /// What a process brings along.
 pub(crate) struct Settings {
@@ -59,7 +59,7 @@ pub(crate) struct VoterSettings {
 /// What the process asks of its engine.
 pub(crate) enum Command {
     /// A request, to be answered.
-    Request { message: FromClient, answer: oneshot::Sender<Reply> },
+    Request { gtid: Gtid, ask: Ask, answer: oneshot::Sender<Reply> },
     /// A branch that is prepared, to be enlisted. Answers false if there is one of that gtid already.
     Enlist { gtid: Gtid, vote: EarlyVote, is_first: oneshot::Sender<bool>, answer: oneshot::Sender<Reply> },
     /// A branch that was not enlisted, and is undone by whoever prepared it.
@@ -422,8 +422,8 @@ impl Engine {
 
     fn command(&mut self, outbox: &mut Outbox, command: Command) {
         match command {
-            Command::Request { message, answer } => {
-                let message = self.requests.add(message, answer);
+            Command::Request { gtid, ask, answer } => {
+                let message = self.requests.add(gtid, ask, answer);
                 outbox.send(message);
             }
             Command::Enlist { gtid, vote, is_first, answer } => {
@@ -431,7 +431,7 @@ impl Engine {
                 // The caller may have given up; the branch is in doubt then.
                 is_first.send(is_new).ok();
                 if is_new {
-                    let message = self.requests.add(FromClient::Enlist { request_id: 0, gtid, vote }, answer);
+                    let message = self.requests.add(gtid, Ask::Enlist { vote }, answer);
                     outbox.send(message);
                 }
             }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use assent_proto::error::Reason;
-use assent_proto::session::{FromClient, Refused, Reply};
+use assent_proto::session::{Ask, FromClient, Refused, Reply, Request};
+use assent_protocol::Gtid;
 use tokio::sync::oneshot;
 
 /// A request that waits.
 #[derive(Debug)]
 struct Waiting {
     /// To be sent again over the next session; `None` for one that must not be.
-    again: Option<FromClient>,
+    again: Option<Request>,
     answer: oneshot::Sender<Reply>,
     /// When it is sent again over this session, because its refusal was no answer.
     due: Option<Instant>,
@@ -26,13 +27,13 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Gives a request its number and keeps it until it is answered.
-    pub(super) fn add(&mut self, mut message: FromClient, answer: oneshot::Sender<Reply>) -> FromClient {
+    pub(super) fn add(&mut self, gtid: Gtid, ask: Ask, answer: oneshot::Sender<Reply>) -> FromClient {
         self.last += 1;
-        set_request_id(&mut message, self.last);
+        let request = Request { request_id: self.last, gtid, ask };
         // An enlistment whose answer is lost is in doubt: asking again would meet the branch's own first enlistment.
-        let again = (!matches!(message, FromClient::Enlist { .. })).then(|| message.clone());
+        let again = (!matches!(request.ask, Ask::Enlist { .. })).then(|| request.clone());
         self.waiting.insert(self.last, Waiting { again, answer, due: None });
-        message
+        FromClient::Request(request)
     }
 
     /// An answer came.
@@ -41,7 +42,7 @@ impl Requests {
     /// replica is overloaded or leaving) although the first has taken effect: it is asked again, until somebody knows.
     pub(super) fn answer(&mut self, request_id: u64, reply: Reply) {
         if let (Reply::Refused(refused), Some(waiting)) = (&reply, self.waiting.get_mut(&request_id))
-            && waiting.again.as_ref().is_some_and(|message| attempt_of(message) > 1)
+            && waiting.again.as_ref().is_some_and(|request| attempt_of(&request.ask) > 1)
             && !is_final(refused)
         {
             let after_ms = refused.retry_after_ms.unwrap_or(1_000).clamp(50, 5_000);
@@ -60,23 +61,12 @@ impl Requests {
         let messages = self.waiting.values_mut().filter_map(|waiting| {
             waiting.due = None;
             let again = waiting.again.as_mut()?;
-            match again {
-                FromClient::Commit(commit) => commit.attempt = commit.attempt.saturating_add(1),
-                FromClient::StartSaga { attempt, .. } => *attempt = attempt.saturating_add(1),
-                FromClient::Begin { .. }
-                | FromClient::Abort { .. }
-                | FromClient::Await { .. }
-                | FromClient::Enlist { .. }
-                | FromClient::Hello(_)
-                | FromClient::Heartbeat
-                | FromClient::Vote { .. }
-                | FromClient::Acknowledge { .. }
-                | FromClient::Inquire { .. }
-                | FromClient::StepAnswer { .. }
-                | FromClient::VoterAnswered { .. }
-                | FromClient::AskLog { .. } => {}
+            match &mut again.ask {
+                Ask::Commit(commit) => commit.attempt = commit.attempt.saturating_add(1),
+                Ask::StartSaga { attempt, .. } => *attempt = attempt.saturating_add(1),
+                Ask::Begin { .. } | Ask::Abort { .. } | Ask::Await { .. } | Ask::Enlist { .. } => {}
             }
-            Some(again.clone())
+            Some(FromClient::Request(again.clone()))
         });
         messages.collect()
     }
@@ -87,7 +77,7 @@ impl Requests {
         let due = self.waiting.values_mut().filter(|waiting| waiting.due.is_some_and(|due| due <= now));
         due.filter_map(|waiting| {
             waiting.due = None;
-            waiting.again.clone()
+            waiting.again.clone().map(FromClient::Request)
         })
         .collect()
     }
@@ -99,22 +89,11 @@ impl Requests {
 }
 
 /// Which attempt a request is; 1 for those that do not count.
-fn attempt_of(message: &FromClient) -> u32 {
-    match message {
-        FromClient::Commit(commit) => commit.attempt,
-        FromClient::StartSaga { attempt, .. } => *attempt,
-        FromClient::Begin { .. }
-        | FromClient::Abort { .. }
-        | FromClient::Await { .. }
-        | FromClient::Enlist { .. }
-        | FromClient::Hello(_)
-        | FromClient::Heartbeat
-        | FromClient::Vote { .. }
-        | FromClient::Acknowledge { .. }
-        | FromClient::Inquire { .. }
-        | FromClient::StepAnswer { .. }
-        | FromClient::VoterAnswered { .. }
-        | FromClient::AskLog { .. } => 1,
+fn attempt_of(ask: &Ask) -> u32 {
+    match ask {
+        Ask::Commit(commit) => commit.attempt,
+        Ask::StartSaga { attempt, .. } => *attempt,
+        Ask::Begin { .. } | Ask::Abort { .. } | Ask::Await { .. } | Ask::Enlist { .. } => 1,
     }
 }
 
@@ -133,24 +112,5 @@ fn is_final(refused: &Refused) -> bool {
             | Reason::UnknownParticipant,
         ) => true,
         Some(_) | None => false,
-    }
-}
-
-fn set_request_id(message: &mut FromClient, number: u64) {
-    match message {
-        FromClient::Commit(commit) => commit.request_id = number,
-        FromClient::Begin { request_id, .. }
-        | FromClient::Abort { request_id, .. }
-        | FromClient::StartSaga { request_id, .. }
-        | FromClient::Await { request_id, .. }
-        | FromClient::Enlist { request_id, .. } => *request_id = number,
-        FromClient::Hello(_)
-        | FromClient::Heartbeat
-        | FromClient::Vote { .. }
-        | FromClient::Acknowledge { .. }
-        | FromClient::Inquire { .. }
-        | FromClient::StepAnswer { .. }
-        | FromClient::VoterAnswered { .. }
-        | FromClient::AskLog { .. } => {}
     }
 }

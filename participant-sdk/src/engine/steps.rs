@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use assent_crash::crash_point;
-use assent_proto::session::{FromClient, StepOrder};
+use assent_proto::session::{FromClient, StepAnswer, StepOrder};
 use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::{Epoch, Gtid, Name};
 use bytes::Bytes;
@@ -42,7 +42,7 @@ impl Engine {
         let (Some(participant), Some(own_name)) = (self.settings.steps.clone(), self.settings.name.clone()) else {
             let problem = "this process serves no saga steps; connect with a saga participant".to_owned();
             let result = StepResult::Unknown(problem);
-            outbox.send(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result });
+            outbox.send(FromClient::Step(StepAnswer { gtid, step, compensation, attempt, epoch, result }));
             return;
         };
         if self.is_shutting_down && !self.steps.running.contains_key(&key) {
@@ -72,6 +72,6 @@ impl Engine {
             tracing::warn!(gtid = %key.gtid, step = key.step.0, error, "a step's hook failed");
         }
         let Key { gtid, step, compensation } = key;
-        outbox.send(FromClient::StepAnswer { gtid, step, compensation, attempt, epoch, result });
+        outbox.send(FromClient::Step(StepAnswer { gtid, step, compensation, attempt, epoch, result }));
     }
 }

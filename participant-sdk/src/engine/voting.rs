@@ -11,9 +11,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_proto::session::{FromClient, FromReplica, VoterPlace};
+use assent_proto::session::{FromClient, FromReplica, VoterMessage, VoterPlace};
 use assent_proto::voter::PeerQuestion;
-use assent_protocol::branch::State;
+use assent_protocol::branch::{Message, State};
 use assent_protocol::three_phase::leader::Heard;
 use assent_protocol::three_phase::participant::{Effect, Event, Timer};
 use assent_protocol::three_phase::{
@@ -24,7 +24,7 @@ use assent_protocol::{Decision, Epoch, Gtid, Output};
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::branches::{Entry, Machine, effects_of, said};
+use super::branches::{Entry, Machine, effects_of};
 use super::link::Outbox;
 use super::{Done, Engine, Settings};
 use crate::error::ConnectError;
@@ -228,7 +228,7 @@ impl Engine {
         match order {
             FromReplica::Prepare { gtid, roster: Some(_), .. } if self.voting.is_none() => {
                 let problem = "this instance has no voter; connect it with Builder::voter, or commit in two phases";
-                outbox.send(FromClient::Vote { gtid, vote: Vote::No(problem.to_owned()) });
+                outbox.send(FromClient::branch(gtid, Message::Vote(Vote::No(problem.to_owned()))));
                 None
             }
             FromReplica::Prepare { gtid, roster: Some(_), .. } if self.is_shutting_down && !is_met(self, &gtid) => None,
@@ -377,7 +377,7 @@ impl Engine {
         for effect in effects_of(output) {
             match effect {
                 Effect::Call(hook) => self.call_branch_hook(gtid, hook),
-                Effect::Send(message) => outbox.send(said(gtid, message)),
+                Effect::Send(message) => outbox.send(FromClient::branch(gtid, message)),
                 // Once all else is done: an answer that comes at once leads to more.
                 Effect::AskVoter(request) => match self.branches.entries.get_mut(&gtid) {
                     Some(entry) if entry.is_asked() || ask.is_some() || !entry.asks.is_empty() => {
@@ -387,7 +387,7 @@ impl Engine {
                     None => {}
                 },
                 Effect::AskPeer { voter: VoterName::Log, request, .. } => {
-                    outbox.send(FromClient::AskLog { gtid, request });
+                    outbox.send(FromClient::voter(gtid, VoterMessage::AskLog(request)));
                 }
                 Effect::AskPeer { voter, address: Some(address), request } => {
                     self.ask_peer(gtid, voter, address, request);
@@ -427,7 +427,7 @@ impl Engine {
     /// The coordinator, or a replica that leads an election, asks the own voter.
     fn coordinator_asks(&mut self, outbox: &mut Outbox, gtid: Gtid, request: Request) {
         let Some(voting) = &mut self.voting else {
-            return outbox.send(FromClient::VoterAnswered { gtid, answer: Answer::Barred(Bar::NotInRoster) });
+            return outbox.send(FromClient::voter(gtid, VoterMessage::Answered(Answer::Barred(Bar::NotInRoster))));
         };
         voting.questions.push((gtid, VoterName::Log, request));
         // Those that come after an own one do not hold it up.
@@ -487,7 +487,7 @@ impl Engine {
     fn own_answered(&mut self, outbox: &mut Outbox, gtid: Gtid, overheard: Overheard) {
         let Overheard { from, asked: Asked { answer, kept, .. }, .. } = &overheard;
         if *from == VoterName::Log {
-            outbox.send(FromClient::VoterAnswered { gtid, answer: *answer });
+            outbox.send(FromClient::voter(gtid, VoterMessage::Answered(*answer)));
             self.voter_was_asked(outbox, gtid, overheard);
             return self.log_is_answered(outbox, gtid);
         }
@@ -527,7 +527,7 @@ impl Engine {
             // In memory it has yet to end here; the next session looks again.
             Answered::Kept(decision) => {
                 if !self.branches.entries.contains_key(&gtid) {
-                    outbox.send(FromClient::AskLog { gtid, request: Request::Decided(decision) });
+                    outbox.send(FromClient::voter(gtid, VoterMessage::AskLog(Request::Decided(decision))));
                 }
             }
             Answered::Store(record) => {

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use assent_proto::error::{DOMAIN, Reason};
-use assent_proto::session::Refused;
+use assent_proto::error::{DOMAIN, IntoStatus, Reason};
+use assent_proto::session::{Code, Refused};
 use assent_protocol::{AbortCode, Gtid};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{Context, InvalidContext};
 
@@ -97,7 +97,7 @@ impl CallRefused {
 
 impl From<CallRefused> for Status {
     fn from(refused: CallRefused) -> Self {
-        refused.refused().into()
+        refused.refused().into_status()
     }
 }
 
@@ -140,6 +140,9 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use assent_proto::error::refusal_of;
+    use tonic::Code;
+
     use super::*;
     use crate::propagation::tests::{context, headers_of};
 
@@ -186,7 +189,7 @@ mod tests {
             let grpc = Status::from(refused.clone());
             assert_eq!(grpc.code(), code);
             assert_eq!(grpc.message(), refused.to_string());
-            assert_eq!(Refused::from_status(&grpc).map(|refused| refused.reason).as_deref(), Some(reason));
+            assert_eq!(refusal_of(&grpc).map(|refused| refused.reason).as_deref(), Some(reason));
 
             let http = refused.to_http();
             assert_eq!(http.status().as_u16(), status);

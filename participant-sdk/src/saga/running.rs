@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use assent_proto::session::{FromClient, Reply};
+use assent_proto::session::{Ask, Reply};
 use assent_protocol::saga::Definition;
 use assent_protocol::{AbortCode, AbortReason, Gtid, Outcome, Wait};
 
@@ -44,7 +44,7 @@ impl Assent {
     /// # Errors
     /// [`Error::Refused`] with `NOT_FOUND` if the coordinator knows no such saga.
     pub async fn saga_outcome(&self, gtid: Gtid, patience: Duration) -> Result<SagaOutcome, Error> {
-        let request = FromClient::Await { request_id: 0, gtid, wait: Wait::Ended };
+        let request = Ask::Await { wait: Wait::Ended };
         match self.request(gtid, request, patience).await {
             Ok(reply) => outcome_of(reply),
             Err(Error::NoAnswer { gtid }) => Ok(SagaOutcome::InDoubt { gtid }),
@@ -57,7 +57,7 @@ impl Assent {
     /// # Errors
     /// [`Error::Refused`] with `PAST_PIVOT` if it can only go forward, with `NOT_FOUND` if the coordinator knows no such saga.
     pub async fn compensate_saga(&self, gtid: Gtid, reason: impl Into<String>) -> Result<(), Error> {
-        let request = FromClient::Abort { request_id: 0, gtid, reason: reason.into() };
+        let request = Ask::Abort { reason: reason.into() };
         match self.request(gtid, request, self.patience()).await? {
             Reply::SagaTurned { .. } | Reply::Outcome { outcome: Outcome::Compensated, .. } => Ok(()),
             other => Err(unexpected(other)),
@@ -70,7 +70,7 @@ impl Assent {
             let (name, bytes) = (step.name.to_string(), step.input.len());
             return Err(Error::PayloadTooLarge { name, bytes, bytes_max });
         }
-        let request = FromClient::StartSaga { request_id: 0, gtid, definition, wait, attempt: 1 };
+        let request = Ask::StartSaga { definition, wait, attempt: 1 };
         self.request(gtid, request, patience).await
     }
 }

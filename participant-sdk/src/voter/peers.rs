@@ -5,8 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use assent_proto::error::Reason;
-use assent_proto::session::Refused;
+use assent_proto::error::{Reason, ReasonStatus};
 use assent_proto::v1::peer_service_client::PeerServiceClient;
 use assent_proto::v1::peer_service_server;
 use assent_proto::v1::{AskRequest, AskResponse};
@@ -58,7 +57,7 @@ impl PeerService {
 impl peer_service_server::PeerService for PeerService {
     async fn ask(&self, asked: Request<AskRequest>) -> Result<Response<AskResponse>, Status> {
         self.authenticate(asked.metadata())?;
-        let question = PeerQuestion::try_from(asked.into_inner()).map_err(Refused::from)?;
+        let question = PeerQuestion::try_from(asked.into_inner())?;
         let PeerQuestion { gtid, from, to, request } = question;
         if to != *self.voter.participant() {
             // Its answer would count as the other one's: one voter would be two of a quorum.

@@ -1,11 +1,14 @@
 //! A client's messages, read and written.
 
 use assent_protocol::InstanceId;
+use assent_protocol::branch::Message;
 use assent_protocol::saga::{Definition, StepResult};
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
 
 use super::shared::{Reading, gtid_bytes, participant_if_given, vote_to_wire};
-use super::{Commit, FromClient, Hello, Malformed, VoterPlace};
+use super::{
+    Ask, BranchReport, Commit, FromClient, Hello, Malformed, Request, StepAnswer, VoterMessage, VoterPlace, VoterReport,
+};
 use crate::text::one_line;
 use crate::v1;
 use crate::v1::client_message::Kind;
@@ -29,18 +32,19 @@ impl TryFrom<v1::ClientMessage> for FromClient {
             Some(Kind::Vote(vote)) => read_vote(vote),
             Some(Kind::Acknowledge(acknowledge)) => read_acknowledge(&acknowledge),
             Some(Kind::Inquire(inquire)) => {
-                Ok(Self::Inquire { gtid: Reading::message("Inquire").gtid(&inquire.gtid)? })
+                let gtid = Reading::message("Inquire").gtid(&inquire.gtid)?;
+                Ok(Self::branch(gtid, Message::Inquire))
             }
             Some(Kind::StepAnswer(answer)) => read_step_answer(answer),
             Some(Kind::VoterAnswered(answered)) => {
                 let reading = Reading::message("VoterAnswered");
                 let answer = answered.answer.ok_or_else(|| reading.malformed("answer is not given"))?;
-                Ok(Self::VoterAnswered { gtid: reading.gtid(&answered.gtid)?, answer: answer.try_into()? })
+                Ok(Self::voter(reading.gtid(&answered.gtid)?, VoterMessage::Answered(answer.try_into()?)))
             }
             Some(Kind::AskLog(ask)) => {
                 let reading = Reading::message("AskLog");
                 let request = ask.request.ok_or_else(|| reading.malformed("request is not given"))?;
-                Ok(Self::AskLog { gtid: reading.gtid(&ask.gtid)?, request: request.try_into()? })
+                Ok(Self::voter(reading.gtid(&ask.gtid)?, VoterMessage::AskLog(request.try_into()?)))
             }
             None => Err(Reading::message("ClientMessage")
                 .malformed("it is empty, or of a kind that this version does not know: set exactly one")),
@@ -81,7 +85,7 @@ fn read_begin(begin: &v1::Begin) -> Result<FromClient, Malformed> {
     let v1::Begin { request_id, gtid, timeout_ms, protocol } = begin;
     let reading = Reading::request("Begin", *request_id);
     let (gtid, protocol) = (reading.gtid(gtid)?, reading.commit_protocol(*protocol)?);
-    Ok(FromClient::Begin { request_id: *request_id, gtid, timeout_ms: *timeout_ms, protocol })
+    Ok(FromClient::request(*request_id, gtid, Ask::Begin { timeout_ms: *timeout_ms, protocol }))
 }
 
 fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
@@ -98,21 +102,17 @@ fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
             Ok(CarriedBranch { participant, payload: branch.payload })
         })
         .collect::<Result<_, Malformed>>()?;
-    Ok(FromClient::Commit(Commit {
-        request_id: commit.request_id,
+    let (begun, timeout_ms) = (commit.begun, commit.timeout_ms);
+    Ok(FromClient::request(
+        commit.request_id,
         gtid,
-        branches,
-        attempt,
-        begun: commit.begun,
-        timeout_ms: commit.timeout_ms,
-        wait,
-        protocol,
-    }))
+        Ask::Commit(Commit { branches, attempt, begun, timeout_ms, wait, protocol }),
+    ))
 }
 
 fn read_abort(abort: v1::Abort) -> Result<FromClient, Malformed> {
     let gtid = Reading::request("Abort", abort.request_id).gtid(&abort.gtid)?;
-    Ok(FromClient::Abort { request_id: abort.request_id, gtid, reason: one_line(abort.reason) })
+    Ok(FromClient::request(abort.request_id, gtid, Ask::Abort { reason: one_line(abort.reason) }))
 }
 
 fn read_start_saga(start: v1::StartSaga) -> Result<FromClient, Malformed> {
@@ -122,13 +122,13 @@ fn read_start_saga(start: v1::StartSaga) -> Result<FromClient, Malformed> {
     let wait = reading.wait(start.wait)?;
     let definition = start.definition.ok_or_else(|| reading.malformed("definition is not given"))?;
     let definition = Definition::try_from(definition).map_err(|nested| reading.malformed(nested.problem))?;
-    Ok(FromClient::StartSaga { request_id: start.request_id, gtid, definition, wait, attempt })
+    Ok(FromClient::request(start.request_id, gtid, Ask::StartSaga { definition, wait, attempt }))
 }
 
 fn read_await(request: &v1::Await) -> Result<FromClient, Malformed> {
     let v1::Await { request_id, gtid, wait } = request;
     let reading = Reading::request("Await", *request_id);
-    Ok(FromClient::Await { request_id: *request_id, gtid: reading.gtid(gtid)?, wait: reading.wait(*wait)? })
+    Ok(FromClient::request(*request_id, reading.gtid(gtid)?, Ask::Await { wait: reading.wait(*wait)? }))
 }
 
 fn read_enlist(enlist: &v1::Enlist) -> Result<FromClient, Malformed> {
@@ -149,7 +149,7 @@ fn read_enlist(enlist: &v1::Enlist) -> Result<FromClient, Malformed> {
         }
         Err(_) => return Err(reading.unknown_number("vote", enlist.vote)),
     };
-    Ok(FromClient::Enlist { request_id: enlist.request_id, gtid, vote })
+    Ok(FromClient::request(enlist.request_id, gtid, Ask::Enlist { vote }))
 }
 
 fn read_vote(vote: v1::Vote) -> Result<FromClient, Malformed> {
@@ -164,7 +164,7 @@ fn read_vote(vote: v1::Vote) -> Result<FromClient, Malformed> {
         Ok(v1::VoteKind::Unspecified) => return Err(reading.malformed("vote is not given")),
         Err(_) => return Err(reading.unknown_number("vote", vote.vote)),
     };
-    Ok(FromClient::Vote { gtid, vote })
+    Ok(FromClient::branch(gtid, Message::Vote(vote)))
 }
 
 fn read_acknowledge(acknowledge: &v1::Acknowledge) -> Result<FromClient, Malformed> {
@@ -177,7 +177,7 @@ fn read_acknowledge(acknowledge: &v1::Acknowledge) -> Result<FromClient, Malform
         Ok(v1::BranchResult::Unspecified) => return Err(reading.malformed("result is not given")),
         Err(_) => return Err(reading.unknown_number("result", acknowledge.result)),
     };
-    Ok(FromClient::Acknowledge { gtid, result })
+    Ok(FromClient::branch(gtid, Message::Acknowledge(result)))
 }
 
 fn read_step_answer(answer: v1::StepAnswer) -> Result<FromClient, Malformed> {
@@ -194,7 +194,7 @@ fn read_step_answer(answer: v1::StepAnswer) -> Result<FromClient, Malformed> {
         Some(Answer::Unknown(reason)) => StepResult::Unknown(one_line(reason)),
         None => return Err(reading.malformed("result is not given: set exactly one of done, refused, unknown")),
     };
-    Ok(FromClient::StepAnswer { gtid, epoch, step, compensation: answer.compensation, attempt, result })
+    Ok(FromClient::Step(StepAnswer { gtid, epoch, step, compensation: answer.compensation, attempt, result }))
 }
 
 impl From<FromClient> for v1::ClientMessage {
@@ -208,57 +208,89 @@ impl From<FromClient> for Kind {
         match message {
             FromClient::Hello(hello) => Self::Hello(hello.into()),
             FromClient::Heartbeat => Self::Heartbeat(v1::Heartbeat {}),
-            FromClient::Begin { request_id, gtid, timeout_ms, protocol } => {
+            FromClient::Request(request) => request.into(),
+            FromClient::Branch(report) => report.into(),
+            FromClient::Step(answer) => Self::StepAnswer(answer.into()),
+            FromClient::Voter(VoterReport { gtid, message: VoterMessage::Answered(answer) }) => {
+                Self::VoterAnswered(v1::VoterAnswered { gtid: gtid_bytes(gtid), answer: Some(answer.into()) })
+            }
+            FromClient::Voter(VoterReport { gtid, message: VoterMessage::AskLog(request) }) => {
+                Self::AskLog(v1::AskLog { gtid: gtid_bytes(gtid), request: Some(request.into()) })
+            }
+        }
+    }
+}
+
+impl From<Request> for Kind {
+    fn from(Request { request_id, gtid, ask }: Request) -> Self {
+        let gtid = gtid_bytes(gtid);
+        match ask {
+            Ask::Begin { timeout_ms, protocol } => {
                 let protocol = v1::Protocol::from(protocol).into();
-                Self::Begin(v1::Begin { request_id, gtid: gtid_bytes(gtid), timeout_ms, protocol })
+                Self::Begin(v1::Begin { request_id, gtid, timeout_ms, protocol })
             }
-            FromClient::Commit(commit) => Self::Commit(commit.into()),
-            FromClient::Abort { request_id, gtid, reason } => {
-                Self::Abort(v1::Abort { request_id, gtid: gtid_bytes(gtid), reason })
-            }
-            FromClient::StartSaga { request_id, gtid, definition, wait, attempt } => Self::StartSaga(v1::StartSaga {
+            Ask::Commit(commit) => Self::Commit(v1::Commit {
                 request_id,
-                gtid: gtid_bytes(gtid),
+                gtid,
+                branches: commit.branches.into_iter().map(v1::CarriedBranch::from).collect(),
+                attempt: commit.attempt,
+                begun: commit.begun,
+                timeout_ms: commit.timeout_ms,
+                wait: v1::Wait::from(commit.wait).into(),
+                protocol: v1::Protocol::from(commit.protocol).into(),
+            }),
+            Ask::Abort { reason } => Self::Abort(v1::Abort { request_id, gtid, reason }),
+            Ask::StartSaga { definition, wait, attempt } => Self::StartSaga(v1::StartSaga {
+                request_id,
+                gtid,
                 definition: Some(definition.into()),
                 wait: v1::Wait::from(wait).into(),
                 attempt,
             }),
-            FromClient::Await { request_id, gtid, wait } => {
-                Self::Await(v1::Await { request_id, gtid: gtid_bytes(gtid), wait: v1::Wait::from(wait).into() })
-            }
-            FromClient::Enlist { request_id, gtid, vote } => {
+            Ask::Await { wait } => Self::Await(v1::Await { request_id, gtid, wait: v1::Wait::from(wait).into() }),
+            Ask::Enlist { vote } => {
                 let vote = match vote {
                     EarlyVote::Yes => v1::VoteKind::Yes,
                     EarlyVote::ReadOnly => v1::VoteKind::ReadOnly,
                 };
-                Self::Enlist(v1::Enlist { request_id, gtid: gtid_bytes(gtid), vote: vote.into() })
-            }
-            FromClient::Vote { gtid, vote } => {
-                let (vote, reason) = vote_to_wire(vote);
-                Self::Vote(v1::Vote { gtid: gtid_bytes(gtid), vote: vote.into(), reason })
-            }
-            FromClient::Acknowledge { gtid, result } => Self::Acknowledge(v1::Acknowledge {
-                gtid: gtid_bytes(gtid),
-                result: v1::BranchResult::from(result).into(),
-            }),
-            FromClient::Inquire { gtid } => Self::Inquire(v1::Inquire { gtid: gtid_bytes(gtid) }),
-            FromClient::StepAnswer { gtid, epoch, step, compensation, attempt, result } => {
-                Self::StepAnswer(v1::StepAnswer {
-                    gtid: gtid_bytes(gtid),
-                    epoch: epoch.0,
-                    step: step.0.into(),
-                    compensation,
-                    attempt,
-                    result: Some(result.into()),
-                })
-            }
-            FromClient::VoterAnswered { gtid, answer } => {
-                Self::VoterAnswered(v1::VoterAnswered { gtid: gtid_bytes(gtid), answer: Some(answer.into()) })
-            }
-            FromClient::AskLog { gtid, request } => {
-                Self::AskLog(v1::AskLog { gtid: gtid_bytes(gtid), request: Some(request.into()) })
+                Self::Enlist(v1::Enlist { request_id, gtid, vote: vote.into() })
             }
         }
+    }
+}
+
+impl From<BranchReport> for Kind {
+    fn from(BranchReport { gtid, message }: BranchReport) -> Self {
+        let gtid = gtid_bytes(gtid);
+        match message {
+            Message::Vote(vote) => {
+                let (vote, reason) = vote_to_wire(vote);
+                Self::Vote(v1::Vote { gtid, vote: vote.into(), reason })
+            }
+            Message::Acknowledge(result) => {
+                Self::Acknowledge(v1::Acknowledge { gtid, result: v1::BranchResult::from(result).into() })
+            }
+            Message::Inquire => Self::Inquire(v1::Inquire { gtid }),
+        }
+    }
+}
+
+impl From<StepAnswer> for v1::StepAnswer {
+    fn from(StepAnswer { gtid, epoch, step, compensation, attempt, result }: StepAnswer) -> Self {
+        Self {
+            gtid: gtid_bytes(gtid),
+            epoch: epoch.0,
+            step: step.0.into(),
+            compensation,
+            attempt,
+            result: Some(result.into()),
+        }
+    }
+}
+
+impl From<CarriedBranch> for v1::CarriedBranch {
+    fn from(branch: CarriedBranch) -> Self {
+        Self { participant: branch.participant.into(), payload: branch.payload }
     }
 }
 
@@ -274,25 +306,6 @@ impl From<Hello> for v1::Hello {
             voter: hello
                 .voter
                 .map(|voter| v1::VoterPlace { address: voter.address.into(), store_id: number_bytes(voter.store.0) }),
-        }
-    }
-}
-
-impl From<Commit> for v1::Commit {
-    fn from(commit: Commit) -> Self {
-        let branches = commit
-            .branches
-            .into_iter()
-            .map(|branch| v1::CarriedBranch { participant: branch.participant.into(), payload: branch.payload });
-        Self {
-            request_id: commit.request_id,
-            gtid: gtid_bytes(commit.gtid),
-            branches: branches.collect(),
-            attempt: commit.attempt,
-            begun: commit.begun,
-            timeout_ms: commit.timeout_ms,
-            wait: v1::Wait::from(commit.wait).into(),
-            protocol: v1::Protocol::from(commit.protocol).into(),
         }
     }
 }

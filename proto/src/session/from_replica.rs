@@ -1,7 +1,7 @@
 //! A replica's messages, read and written.
 
 use super::shared::{Reading, gtid_bytes, outputs_to_wire};
-use super::{FORGOTTEN_MAX, FromReplica, Malformed, Refused, Reply, StepOrder, Welcome, roster};
+use super::{Code, FORGOTTEN_MAX, FromReplica, Malformed, Refused, Reply, StepOrder, Welcome, roster};
 use crate::v1;
 use crate::v1::server_message::Kind;
 
@@ -108,12 +108,8 @@ fn read_reply(reply: v1::Reply) -> Result<FromReplica, Malformed> {
 }
 
 fn read_refused(reading: Reading, refused: v1::Refused) -> Result<Refused, Malformed> {
-    // gRPC's codes are 0 to 16; `from_i32` makes Unknown of all others, and a refusal that is OK is none.
-    let code = match i32::try_from(refused.code) {
-        Ok(number @ 1..=16) => tonic::Code::from_i32(number),
-        Ok(_) | Err(_) => {
-            return Err(reading.malformed(format!("code is {}: the gRPC codes of an error are 1 to 16", refused.code)));
-        }
+    let Some(code) = Code::from_number(refused.code) else {
+        return Err(reading.malformed(format!("code is {}: the gRPC codes of an error are 1 to 16", refused.code)));
     };
     Ok(Refused {
         code,
@@ -254,7 +250,7 @@ impl From<Reply> for v1::reply::Kind {
 impl From<Refused> for v1::Refused {
     fn from(refused: Refused) -> Self {
         Self {
-            code: i32::from(refused.code).unsigned_abs(),
+            code: refused.code.number(),
             reason: refused.reason,
             message: refused.message,
             retry_after_ms: refused.retry_after_ms.unwrap_or_default(),

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use assent_proto::session::{FromClient, FromReplica};
+use assent_proto::session::{FromClient, FromReplica, VoterMessage};
 use assent_proto::v1::peer_service_client::PeerServiceClient;
 use assent_proto::voter::PeerQuestion;
+use assent_protocol::branch::Message;
 use assent_protocol::three_phase::{
     Answer, Ballot, Bar, NodeId, Proposal, Request, Roster, Seat, Standing, StoreId, VoterRecord,
 };
@@ -153,8 +154,16 @@ fn prepare(gtid: Gtid, roster: &Roster) -> FromReplica {
     }
 }
 
+fn branch_message(message: &FromClient) -> Option<&Message> {
+    if let FromClient::Branch(report) = message { Some(&report.message) } else { None }
+}
+
+fn voter_message(message: &FromClient) -> Option<&VoterMessage> {
+    if let FromClient::Voter(report) = message { Some(&report.message) } else { None }
+}
+
 fn is_yes(message: &FromClient, of: Gtid) -> bool {
-    matches!(message, FromClient::Vote { gtid, vote: Verdict::Yes } if *gtid == of)
+    *message == FromClient::branch(of, Message::Vote(Verdict::Yes))
 }
 
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -256,7 +265,7 @@ async fn a_yes_leaves_once_it_is_durable_and_the_branch_ends_once_the_outcome_is
     let gtid = mint();
     site.hub.tell("bank-a", prepare(gtid, &site.roster));
     site.asked_for(1).await;
-    let has_voted = site.hub.has_heard(|message| matches!(message, FromClient::Vote { .. })).await;
+    let has_voted = site.hub.has_heard(|message| matches!(branch_message(message), Some(Message::Vote(_)))).await;
     assert!(!has_voted, "a vote that is not durable");
     site.gate.notify_one();
     site.hub.expect("a yes", |message| is_yes(message, gtid)).await;
@@ -267,7 +276,9 @@ async fn a_yes_leaves_once_it_is_durable_and_the_branch_ends_once_the_outcome_is
     site.asked_for(2).await;
     assert_eq!(site.resource.ended(gtid), None, "an end that is not durable");
     site.gate.notify_one();
-    site.hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    site.hub
+        .expect("an acknowledgement", |message| matches!(branch_message(message), Some(Message::Acknowledge(_))))
+        .await;
     assert_eq!(site.resource.ended(gtid), Some(Decision::Commit));
 
     site.hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
@@ -298,7 +309,9 @@ async fn an_outcome_waits_for_the_acceptance_that_is_under_way() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    site.hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    site.hub
+        .expect("an acknowledgement", |message| matches!(branch_message(message), Some(Message::Acknowledge(_))))
+        .await;
     assert_eq!(site.resource.ended(gtid), Some(Decision::Commit));
     opening.abort();
     site.assent.shutdown().await;
@@ -315,7 +328,7 @@ async fn votes_alone(hub: &mut Hub, site: &Site) -> Gtid {
 /// Bank A is told to commit, and does.
 async fn commits(hub: &mut Hub, gtid: Gtid) {
     hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
-    hub.expect("an acknowledgement", |message| matches!(message, FromClient::Acknowledge { .. })).await;
+    hub.expect("an acknowledgement", |message| matches!(branch_message(message), Some(Message::Acknowledge(_)))).await;
 }
 
 /// The order to forget was lost with a session: the next one asks whether anybody needs the record.
@@ -327,7 +340,9 @@ async fn a_record_that_is_kept_too_long_is_told_to_the_log() {
     let gtid = votes_alone(&mut hub, &site).await;
     commits(&mut hub, gtid).await;
     site.restart(hub.address()).await;
-    let is_told = |message: &FromClient| matches!(message, FromClient::AskLog { gtid: about, request: Request::Decided(Decision::Commit) } if *about == gtid);
+    let is_told = |message: &FromClient| {
+        *message == FromClient::voter(gtid, VoterMessage::AskLog(Request::Decided(Decision::Commit)))
+    };
     hub.expect("the outcome, for the log", is_told).await;
     hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
     let voter = site.assent.as_ref().and_then(Assent::voter).expect("it has one");
@@ -343,7 +358,7 @@ async fn a_commit_over_a_pre_commit_is_learnt_once_more_after_a_restart() {
     let gtid = votes_alone(&mut hub, &site).await;
     let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
     hub.tell("bank-a", FromReplica::AskVoter { gtid, request });
-    hub.expect("an acceptance", |message| matches!(message, FromClient::VoterAnswered { .. })).await;
+    hub.expect("an acceptance", |message| matches!(voter_message(message), Some(VoterMessage::Answered(_)))).await;
     commits(&mut hub, gtid).await;
     let standing = |site: &Site| match site.assent.as_ref().and_then(Assent::voter).map(|own| own.store().recall(gtid))
     {
@@ -353,9 +368,12 @@ async fn a_commit_over_a_pre_commit_is_learnt_once_more_after_a_restart() {
     assert_eq!(standing(&site), Some(Standing::Committed));
     site.restart(hub.address()).await;
     // It does not inquire, since an abort may be presumed where the transaction is forgotten: the log is asked by one that knows of every vote.
-    let is_asked = |message: &FromClient| matches!(message, FromClient::AskLog { gtid: about, request: Request::Join { has_voted: true, .. } } if *about == gtid);
+    let is_asked = |message: &FromClient| {
+        message.gtid() == Some(gtid)
+            && matches!(voter_message(message), Some(VoterMessage::AskLog(Request::Join { has_voted: true, .. })))
+    };
     hub.expect("a question to the log", is_asked).await;
-    assert!(!hub.has_heard(|message| matches!(message, FromClient::Inquire { .. })).await);
+    assert!(!hub.has_heard(|message| branch_message(message) == Some(&Message::Inquire)).await);
     // The order to forget comes first: it has yet to learn the outcome.
     hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
     commits(&mut hub, gtid).await;
@@ -385,7 +403,7 @@ async fn participants_whose_coordinator_is_gone_end_all_the_same_way() {
             let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
             hub.tell(site.name.as_str(), FromReplica::AskVoter { gtid: *gtid, request });
             let accepts = |message: &FromClient| {
-                matches!(message, FromClient::VoterAnswered { answer: Answer::Accepted { ballot: Ballot::FIRST }, .. })
+                voter_message(message) == Some(&VoterMessage::Answered(Answer::Accepted { ballot: Ballot::FIRST }))
             };
             hub.expect("an acceptance", accepts).await;
         }
@@ -420,7 +438,8 @@ async fn a_minority_waits_and_ends_when_it_is_told() {
     }
     other.stop().await;
     // It leads, in vain, and asks the log, which does not answer.
-    hub.expect("a question to the log", |message| matches!(message, FromClient::AskLog { .. })).await;
+    hub.expect("a question to the log", |message| matches!(voter_message(message), Some(VoterMessage::AskLog(_))))
+        .await;
     assert_eq!(one.resource.ended(gtid), None);
     hub.tell("bank-a", FromReplica::AbortBranch { gtid, epoch: EPOCH });
     eventually("it ends", || one.resource.ended(gtid) == Some(Decision::Abort)).await;
@@ -480,7 +499,7 @@ async fn a_two_phase_branch_keeps_its_yes_although_the_participant_has_a_voter()
     hub.expect("a yes", |message| is_yes(message, gtid)).await;
     let address = hub.address().to_owned();
     site.restart(&address).await;
-    hub.expect("a question", |message| matches!(message, FromClient::Inquire { gtid: about } if *about == gtid)).await;
+    hub.expect("a question", |message| *message == FromClient::branch(gtid, Message::Inquire)).await;
     assert_eq!(site.resource.ended(gtid), None);
     hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
     eventually("it commits", || site.resource.ended(gtid) == Some(Decision::Commit)).await;

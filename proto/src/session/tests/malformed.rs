@@ -182,7 +182,7 @@ fn an_unknown_enum_number_is_named() {
 fn an_unspecified_wait_is_for_the_decision() {
     for (number, wait) in [(0, Wait::Decided), (1, Wait::Decided), (2, Wait::Ended)] {
         let message = v1::Await { request_id: 7, gtid: gtid_bytes(), wait: number };
-        let expected = FromClient::Await { request_id: 7, gtid: gtid(), wait };
+        let expected = FromClient::request(7, gtid(), Ask::Await { wait });
         assert_eq!(read(ClientKind::Await(message)), Ok(expected));
     }
 }
@@ -259,11 +259,14 @@ fn texts_for_people_become_one_short_line() {
         ClientKind::Hello(v1::Hello { sdk: hostile.clone(), ..v1::Hello::default() }),
     ] {
         let text = match read(kind).expect("fit but for its text") {
-            FromClient::Vote { vote: Vote::No(reason) | Vote::Unknown(reason), .. }
-            | FromClient::Abort { reason, .. }
-            | FromClient::StepAnswer { result: StepResult::Refused(reason) | StepResult::Unknown(reason), .. } => {
-                reason
-            }
+            FromClient::Branch(BranchReport {
+                message: Message::Vote(Vote::No(reason) | Vote::Unknown(reason)),
+                ..
+            })
+            | FromClient::Request(Request { ask: Ask::Abort { reason }, .. })
+            | FromClient::Step(StepAnswer {
+                result: StepResult::Refused(reason) | StepResult::Unknown(reason), ..
+            }) => reason,
             FromClient::Hello(hello) => hello.sdk,
             other => panic!("{other:?}"),
         };
@@ -290,12 +293,12 @@ fn a_word_means_the_same_on_both_sides() {
         assert_eq!(name_of(v1::BranchResult::from(result)), name_of(result));
     }
     for vote in [Vote::Yes, Vote::ReadOnly, Vote::No("why".into()), Vote::Unknown("why".into()), Vote::Committed] {
-        let message = FromClient::Vote { gtid: gtid(), vote: vote.clone() }.into();
+        let message = FromClient::branch(gtid(), Message::Vote(vote.clone())).into();
         let v1::ClientMessage { kind: Some(ClientKind::Vote(written)) } = message else { panic!("{message:?}") };
         assert_eq!(name_of(written.vote()), name_of(vote));
     }
     for vote in [EarlyVote::Yes, EarlyVote::ReadOnly] {
-        let message = FromClient::Enlist { request_id: 7, gtid: gtid(), vote }.into();
+        let message = FromClient::request(7, gtid(), Ask::Enlist { vote }).into();
         let v1::ClientMessage { kind: Some(ClientKind::Enlist(written)) } = message else { panic!("{message:?}") };
         assert_eq!(name_of(written.vote()), name_of(vote));
     }

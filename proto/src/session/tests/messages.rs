@@ -1,7 +1,7 @@
 //! Every message that can be meant.
 
 use assent_protocol::saga::StepDefinition;
-use assent_protocol::three_phase::{Ballot, NodeId, Proposal, Seat, Standing};
+use assent_protocol::three_phase::{self, Ballot, NodeId, Proposal, Seat, Standing};
 use assent_protocol::{AbortCode, Decision, RetryPolicy};
 use proptest::collection::vec;
 use proptest::option;
@@ -115,16 +115,13 @@ fn any_decision() -> impl Strategy<Value = Decision> {
     select(vec![Decision::Commit, Decision::Abort])
 }
 
-pub(crate) fn any_request() -> impl Strategy<Value = Request> {
+pub(crate) fn any_request() -> impl Strategy<Value = three_phase::Request> {
     let proposal = select(vec![Proposal::PreCommit, Proposal::PreAbort]);
     prop_oneof![
-        (any_ballot(), any_roster(), any::<bool>()).prop_map(|(ballot, roster, has_voted)| Request::Join {
-            ballot,
-            roster,
-            has_voted
-        }),
-        (any_ballot(), proposal).prop_map(|(ballot, proposal)| Request::Propose { ballot, proposal }),
-        any_decision().prop_map(Request::Decided),
+        (any_ballot(), any_roster(), any::<bool>())
+            .prop_map(|(ballot, roster, has_voted)| three_phase::Request::Join { ballot, roster, has_voted }),
+        (any_ballot(), proposal).prop_map(|(ballot, proposal)| three_phase::Request::Propose { ballot, proposal }),
+        any_decision().prop_map(three_phase::Request::Decided),
     ]
 }
 
@@ -161,13 +158,26 @@ fn any_hello() -> impl Strategy<Value = Hello> {
     })
 }
 
+fn any_ask() -> impl Strategy<Value = Ask> {
+    prop_oneof![
+        (any::<u64>(), any_protocol()).prop_map(|(timeout_ms, protocol)| Ask::Begin { timeout_ms, protocol }),
+        any_commit().prop_map(Ask::Commit),
+        any_text().prop_map(|reason| Ask::Abort { reason }),
+        (any_definition(), any_wait(), any_attempt()).prop_map(|(definition, wait, attempt)| Ask::StartSaga {
+            definition,
+            wait,
+            attempt
+        }),
+        any_wait().prop_map(|wait| Ask::Await { wait }),
+        select(vec![EarlyVote::Yes, EarlyVote::ReadOnly]).prop_map(|vote| Ask::Enlist { vote }),
+    ]
+}
+
 fn any_commit() -> impl Strategy<Value = Commit> {
     let branch = (any_name(), any_bytes()).prop_map(|(participant, payload)| CarriedBranch { participant, payload });
     let branches = (vec(branch, 0..4), any_protocol());
-    let fields = (any::<u64>(), any_gtid(), branches, any_attempt(), any::<bool>(), any::<u64>(), any_wait());
-    fields.prop_map(|(request_id, gtid, (branches, protocol), attempt, begun, timeout_ms, wait)| Commit {
-        request_id,
-        gtid,
+    let fields = (branches, any_attempt(), any::<bool>(), any::<u64>(), any_wait());
+    fields.prop_map(|((branches, protocol), attempt, begun, timeout_ms, wait)| Commit {
         branches,
         attempt,
         begun,
@@ -198,48 +208,20 @@ fn any_step_result() -> impl Strategy<Value = StepResult> {
 pub(super) fn from_client() -> impl Strategy<Value = FromClient> {
     let result = select(vec![BranchResult::Done, BranchResult::HeuristicCommitted, BranchResult::HeuristicAborted]);
     let step_answer = (any_gtid(), any_epoch(), any_step(), any::<bool>(), any_attempt(), any_step_result()).prop_map(
-        |(gtid, epoch, step, compensation, attempt, result)| FromClient::StepAnswer {
-            gtid,
-            epoch,
-            step,
-            compensation,
-            attempt,
-            result,
+        |(gtid, epoch, step, compensation, attempt, result)| {
+            FromClient::Step(StepAnswer { gtid, epoch, step, compensation, attempt, result })
         },
     );
+    let request = (any::<u64>(), any_gtid(), any_ask());
     prop_oneof![
         any_hello().prop_map(FromClient::Hello),
         Just(FromClient::Heartbeat),
-        (any::<u64>(), any_gtid(), any::<u64>(), any_protocol()).prop_map(
-            |(request_id, gtid, timeout_ms, protocol)| FromClient::Begin { request_id, gtid, timeout_ms, protocol }
-        ),
-        (any_gtid(), any_answer()).prop_map(|(gtid, answer)| FromClient::VoterAnswered { gtid, answer }),
-        (any_gtid(), any_request()).prop_map(|(gtid, request)| FromClient::AskLog { gtid, request }),
-        any_commit().prop_map(FromClient::Commit),
-        (any::<u64>(), any_gtid(), any_text()).prop_map(|(request_id, gtid, reason)| FromClient::Abort {
-            request_id,
-            gtid,
-            reason
-        }),
-        (any::<u64>(), any_gtid(), any_definition(), any_wait(), any_attempt()).prop_map(
-            |(request_id, gtid, definition, wait, attempt)| FromClient::StartSaga {
-                request_id,
-                gtid,
-                definition,
-                wait,
-                attempt,
-            }
-        ),
-        (any::<u64>(), any_gtid(), any_wait()).prop_map(|(request_id, gtid, wait)| FromClient::Await {
-            request_id,
-            gtid,
-            wait
-        }),
-        (any::<u64>(), any_gtid(), select(vec![EarlyVote::Yes, EarlyVote::ReadOnly]))
-            .prop_map(|(request_id, gtid, vote)| FromClient::Enlist { request_id, gtid, vote }),
-        (any_gtid(), any_vote()).prop_map(|(gtid, vote)| FromClient::Vote { gtid, vote }),
-        (any_gtid(), result).prop_map(|(gtid, result)| FromClient::Acknowledge { gtid, result }),
-        any_gtid().prop_map(|gtid| FromClient::Inquire { gtid }),
+        request.prop_map(|(request_id, gtid, ask)| FromClient::request(request_id, gtid, ask)),
+        (any_gtid(), any_answer()).prop_map(|(gtid, answer)| FromClient::voter(gtid, VoterMessage::Answered(answer))),
+        (any_gtid(), any_request()).prop_map(|(gtid, request)| FromClient::voter(gtid, VoterMessage::AskLog(request))),
+        (any_gtid(), any_vote()).prop_map(|(gtid, vote)| FromClient::branch(gtid, Message::Vote(vote))),
+        (any_gtid(), result).prop_map(|(gtid, result)| FromClient::branch(gtid, Message::Acknowledge(result))),
+        any_gtid().prop_map(|gtid| FromClient::branch(gtid, Message::Inquire)),
         step_answer,
     ]
 }
@@ -265,9 +247,9 @@ fn any_reason() -> impl Strategy<Value = AbortReason> {
 
 fn any_reply() -> impl Strategy<Value = Reply> {
     let outcome = select(vec![Outcome::Committed, Outcome::Aborted, Outcome::Completed, Outcome::Compensated]);
-    let refused = (1..=16_i32, any_text(), any_text(), option::of(1..=u64::MAX)).prop_map(
+    let refused = (1..=16_u32, any_text(), any_text(), option::of(1..=u64::MAX)).prop_map(
         |(code, reason, message, retry_after_ms)| Refused {
-            code: tonic::Code::from_i32(code),
+            code: Code::from_number(code).expect("a code"),
             reason,
             message,
             retry_after_ms,

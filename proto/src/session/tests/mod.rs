@@ -6,7 +6,14 @@ mod sagas;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use prost::Message;
+use prost::Message as _;
+
+use assent_protocol::branch::Message;
+use assent_protocol::saga::{Definition, StepIndex, StepResult};
+use assent_protocol::three_phase::{Answer, PeerAddress, Roster, StoreId};
+use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
+use assent_protocol::{AbortReason, Epoch, Gtid, InstanceId, Name, Outcome, Protocol, Wait};
+use bytes::Bytes;
 
 use super::*;
 use crate::{fuzz, v1};
@@ -106,9 +113,7 @@ pub(crate) fn damage() -> impl Strategy<Value = Damage> {
 fn payloads_are_moved_not_copied() {
     let payload = Bytes::from(vec![7; 1_000]);
     let address = payload.as_ptr();
-    let commit = FromClient::Commit(Commit {
-        request_id: 1,
-        gtid: gtid(),
+    let ask = Ask::Commit(Commit {
         branches: vec![CarriedBranch { participant: Name::new("bank-a").expect("a name"), payload }],
         attempt: 1,
         begun: false,
@@ -116,7 +121,8 @@ fn payloads_are_moved_not_copied() {
         wait: Wait::Decided,
         protocol: Protocol::TwoPhase,
     });
-    let Ok(FromClient::Commit(commit)) = FromClient::try_from(v1::ClientMessage::from(commit)) else {
+    let message = v1::ClientMessage::from(FromClient::request(1, gtid(), ask));
+    let Ok(FromClient::Request(Request { ask: Ask::Commit(commit), .. })) = FromClient::try_from(message) else {
         panic!("a fit commit");
     };
     assert_eq!(commit.branches[0].payload.as_ptr(), address);

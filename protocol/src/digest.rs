@@ -3,13 +3,15 @@
 //! XXH3-64 over an unambiguous encoding; the function and the encoding are fixed forever, because digests are kept in the log. They
 //! guard against mistakes, not against an initiator that forges a collision with its own transaction.
 
-use assent_protocol::saga::Definition;
-use assent_protocol::two_phase::CarriedBranch;
-use assent_protocol::{BodyDigest, Protocol};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::ids::BodyDigest;
+use crate::record::Protocol;
+use crate::saga::Definition;
+use crate::two_phase::CarriedBranch;
+
 /// Of a commit request.
-pub(crate) fn of_commit(protocol: Protocol, branches: &[CarriedBranch]) -> BodyDigest {
+pub fn of_commit(protocol: Protocol, branches: &[CarriedBranch]) -> BodyDigest {
     let mut hasher = Xxh3::new();
     if protocol == Protocol::ThreePhase {
         // No name is as long as that, so no list of branches begins like this.
@@ -23,7 +25,7 @@ pub(crate) fn of_commit(protocol: Protocol, branches: &[CarriedBranch]) -> BodyD
 }
 
 /// Of a saga's start.
-pub(crate) fn of_definition(definition: &Definition) -> BodyDigest {
+pub fn of_definition(definition: &Definition) -> BodyDigest {
     let mut hasher = Xxh3::new();
     for step in definition.steps() {
         field(&mut hasher, step.name.as_str().as_bytes());

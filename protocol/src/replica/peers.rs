@@ -1,72 +1,20 @@
-//! Who can be reached: open sessions, and the participants behind them.
+//! Sessions, and the participants behind them: which can be reached, and which instance is asked.
+//!
+//! What is iterated keeps its order of insertion: the sessions of a participant, and the sessions with something to say.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use assent_proto::session::{FORGOTTEN_MAX, FromReplica, VoterPlace};
-use assent_protocol::{Gtid, InstanceId, ParticipantName};
 use foldhash::fast::RandomState;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+
+use super::{Replica, entry::Machine};
+use crate::ids::{Gtid, InstanceId, ParticipantName};
+use crate::message::{FORGOTTEN_MAX, FromReplica, VoterPlace};
+use crate::saga::{self, Saga};
+use crate::two_phase;
 
 /// The number of a session within this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
-
-/// Where a session's messages go. One for each shard; they share the backlog.
-#[derive(Clone, Debug)]
-pub struct Outbound {
-    queue: mpsc::UnboundedSender<Vec<FromReplica>>,
-    backlog: Arc<Backlog>,
-    cut: CancellationToken,
-}
-
-/// How many messages wait for a session.
-///
-/// The queue itself is unbounded so that a shard never waits for a slow peer; this count is the bound: a session beyond
-/// it is cut, and whatever was lost with it is asked for again.
-#[derive(Debug, Default)]
-pub struct Backlog {
-    messages: AtomicUsize,
-}
-
-impl Backlog {
-    /// The session has sent so many of them.
-    pub fn sent(&self, messages: usize) {
-        self.messages.fetch_sub(messages, Relaxed);
-    }
-
-    /// How many wait.
-    pub fn waiting(&self) -> usize {
-        self.messages.load(Relaxed)
-    }
-}
-
-impl Outbound {
-    /// A queue, with its end for the session and the count that the session has to lower.
-    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Vec<FromReplica>>, Arc<Backlog>) {
-        let (queue, receiver) = mpsc::unbounded_channel();
-        let backlog = Arc::new(Backlog::default());
-        (Self { queue, backlog: Arc::clone(&backlog), cut: CancellationToken::new() }, receiver, backlog)
-    }
-
-    /// Queues messages. Answers whether the session is still there and within its bound.
-    fn send(&self, messages: Vec<FromReplica>, backlog_max: usize) -> bool {
-        let added = messages.len();
-        let before = self.backlog.messages.fetch_add(added, Relaxed);
-        let is_sent = before + added <= backlog_max && self.queue.send(messages).is_ok();
-        if !is_sent {
-            self.backlog.sent(added);
-        }
-        is_sent
-    }
-
-    /// Ends when a shard has given the session up; then the session must end too.
-    pub async fn cut(&self) {
-        self.cut.cancelled().await;
-    }
-}
 
 /// One open session.
 #[derive(Clone, Debug)]
@@ -81,8 +29,6 @@ pub struct Peer {
     pub one_phase: bool,
     /// Where its voter is, if it has one.
     pub voter: Option<VoterPlace>,
-    /// Where its messages go.
-    pub outbound: Outbound,
 }
 
 #[derive(Debug)]
@@ -101,18 +47,16 @@ pub(super) struct Peers {
     known: HashSet<ParticipantName, RandomState>,
     /// Sessions with something in their outbox.
     unsent: Vec<SessionId>,
-    backlog_max: usize,
     turn: usize,
 }
 
 impl Peers {
-    pub(super) fn new(known: Vec<ParticipantName>, backlog_max: usize) -> Self {
+    pub(super) fn new(known: Vec<ParticipantName>) -> Self {
         Self {
             sessions: HashMap::default(),
             instances: HashMap::default(),
             known: known.into_iter().collect(),
             unsent: Vec::new(),
-            backlog_max,
             turn: 0,
         }
     }
@@ -125,10 +69,9 @@ impl Peers {
         self.sessions.insert(peer.session, Reachable { peer, outbox: Vec::new(), forgotten: Vec::new() });
     }
 
-    /// Forgets a session, and cuts it if it is still there.
+    /// Forgets a session.
     pub(super) fn close(&mut self, session: SessionId) -> Option<Peer> {
         let Reachable { peer, .. } = self.sessions.remove(&session)?;
-        peer.outbound.cut.cancel();
         if let Some(participant) = &peer.participant
             && let Some(sessions) = self.instances.get_mut(participant)
         {
@@ -145,10 +88,8 @@ impl Peers {
     }
 
     /// The participants that are here, each with the number of its sessions.
-    pub(super) fn connected(&self) -> HashMap<ParticipantName, u32> {
-        let count = |sessions: &Vec<SessionId>| u32::try_from(sessions.len()).unwrap_or(u32::MAX);
-        let here = self.instances.iter().filter(|(_, sessions)| !sessions.is_empty());
-        here.map(|(participant, sessions)| (participant.clone(), count(sessions))).collect()
+    pub(super) fn connected(&self) -> impl Iterator<Item = (&ParticipantName, usize)> {
+        self.instances.iter().map(|(participant, sessions)| (participant, sessions.len()))
     }
 
     /// Whether a participant of this name has ever been here.
@@ -235,22 +176,98 @@ impl Peers {
         Some(reachable)
     }
 
-    /// Hands all outboxes over. Answers how many messages that were, and the sessions that are gone or too slow: they
-    /// must be closed.
-    pub(super) fn flush(&mut self) -> (u64, Vec<SessionId>) {
-        let mut messages = 0;
-        let mut lost = Vec::new();
+    /// Hands all outboxes over.
+    pub(super) fn take_messages(&mut self, mut hand_over: impl FnMut(SessionId, Vec<FromReplica>)) {
         for session in self.unsent.drain(..) {
             let Some(reachable) = self.sessions.get_mut(&session) else { continue };
             let mut outbox = std::mem::take(&mut reachable.outbox);
             let forgotten = std::mem::take(&mut reachable.forgotten);
             outbox
                 .extend(forgotten.chunks(FORGOTTEN_MAX).map(|gtids| FromReplica::ForgetVoters { gtids: gtids.into() }));
-            messages += outbox.len() as u64;
-            if !reachable.peer.outbound.send(outbox, self.backlog_max) {
-                lost.push(session);
+            hand_over(session, outbox);
+        }
+    }
+}
+
+impl Replica {
+    pub(super) fn session_opened(&mut self, peer: Peer) {
+        for replaced in self.peers.replaced_by(&peer) {
+            self.session_closed(replaced);
+        }
+        let participant = peer.participant.clone();
+        self.peers.open(peer);
+        if let Some(participant) = participant {
+            self.joined(&participant);
+        }
+    }
+
+    pub(super) fn session_closed(&mut self, session: SessionId) {
+        if let Some(peer) = self.peers.close(session) {
+            self.left(&peer);
+        }
+    }
+
+    /// Whether a session is open here: the shell cuts one that is not.
+    pub fn is_open(&self, session: SessionId) -> bool {
+        self.peers.get(session).is_some()
+    }
+
+    fn joined(&mut self, participant: &ParticipantName) {
+        for gtid in self.involving(participant) {
+            match self.entries.get(&gtid).map(|entry| &entry.machine) {
+                Some(Machine::TwoPhase(_) | Machine::ThreePhase(_)) => {
+                    let participant = participant.clone();
+                    self.drive_transaction(gtid, two_phase::Event::Joined { participant });
+                }
+                Some(Machine::Saga(_)) => {
+                    let participant = participant.clone();
+                    self.drive::<Saga>(gtid, saga::Event::Joined { participant });
+                }
+                None => {}
             }
         }
-        (messages, lost)
+    }
+
+    fn left(&mut self, peer: &Peer) {
+        for gtid in self.in_order(|_| true) {
+            match self.entries.get(&gtid).map(|entry| &entry.machine) {
+                Some(Machine::TwoPhase(_) | Machine::ThreePhase(_)) => {
+                    self.drive_transaction(gtid, two_phase::Event::CallerLeft { session: peer.session.0 });
+                }
+                Some(Machine::Saga(_)) => {
+                    self.drive::<Saga>(gtid, saga::Event::CallerLeft { session: peer.session.0 });
+                }
+                None => {}
+            }
+        }
+        let Some(participant) = &peer.participant else { return };
+        let instance = peer.instance;
+        for gtid in self.involving(participant) {
+            let participant = participant.clone();
+            match self.entries.get(&gtid).map(|entry| &entry.machine) {
+                Some(Machine::TwoPhase(_) | Machine::ThreePhase(_)) => {
+                    self.drive_transaction(gtid, two_phase::Event::Left { participant, instance });
+                }
+                Some(Machine::Saga(_)) => self.drive::<Saga>(gtid, saga::Event::Left { participant, instance }),
+                None => {}
+            }
+        }
+    }
+
+    fn involving(&self, participant: &ParticipantName) -> Vec<Gtid> {
+        self.in_order(|machine| match machine {
+            Machine::TwoPhase(_) | Machine::ThreePhase(_) => machine
+                .transaction()
+                .is_some_and(|machine| machine.branches().iter().any(|branch| branch.participant == *participant)),
+            Machine::Saga(machine) => machine.definition().steps().iter().any(|step| step.participant == *participant),
+        })
+    }
+
+    /// The transactions whose machine is wanted, by gtid: the table itself has no order that two runs share.
+    fn in_order(&self, is_wanted: impl Fn(&Machine) -> bool) -> Vec<Gtid> {
+        let wanted = self.entries.iter().filter(|(_, entry)| is_wanted(&entry.machine));
+        let mut gtids: Vec<Gtid> = wanted.map(|(gtid, _)| *gtid).collect();
+        gtids.sort_unstable();
+        gtids
     }
 }

@@ -1,13 +1,15 @@
 //! What operators and unary callers see of a transaction in memory.
 
-use assent_protocol::saga::{Saga, WaitsFor};
-use assent_protocol::three_phase::VoterName;
-use assent_protocol::three_phase::leader::Heard;
-use assent_protocol::two_phase::TwoPhase;
-use assent_protocol::{AbortReason, Gtid, ParticipantName, Protocol};
 use bytes::Bytes;
 
 use super::entry::{Entry, Machine};
+use crate::ids::{Gtid, ParticipantName};
+use crate::reason::AbortReason;
+use crate::record::Protocol;
+use crate::saga::{Saga, View, WaitsFor};
+use crate::three_phase::VoterName;
+use crate::three_phase::leader::Heard;
+use crate::two_phase::TwoPhase;
 
 /// A transaction in memory, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +143,7 @@ fn heard_from(heard: Heard, otherwise: &'static str) -> (&'static str, Option<St
 }
 
 /// The remedy where a human must act, else what each unfinished step waits for.
-fn saga_waits(view: &assent_protocol::saga::View) -> String {
+fn saga_waits(view: &View) -> String {
     if let Some(remedy) = &view.remedy {
         return remedy.clone();
     }

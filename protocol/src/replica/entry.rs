@@ -1,15 +1,12 @@
-//! One transaction in memory: its machine, its timers, and what answers need beside it.
+//! One transaction that this replica drives: its machine, and what answers need beside it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use assent_protocol::saga::{self, Saga};
-use assent_protocol::three_phase::{self, Coordinator, NodeId};
-use assent_protocol::two_phase::{self, TwoPhase};
-use assent_protocol::{Gtid, Protocol};
-use tokio_util::time::delay_queue;
+use crate::record::Protocol;
+use crate::saga::{self, Saga};
+use crate::three_phase::{self, Coordinator};
+use crate::two_phase::{self, TwoPhase};
 
 /// The machine of one transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Machine {
     TwoPhase(TwoPhase),
     ThreePhase(Box<Coordinator>),
@@ -43,38 +40,23 @@ impl Machine {
     }
 }
 
-/// A timer of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Timer {
+/// A timer of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// Of a two-phase transaction.
     TwoPhase(two_phase::Timer),
+    /// Of a three-phase transaction.
     ThreePhase(three_phase::coordinator::Timer),
+    /// Of a saga.
     Saga(saga::Timer),
 }
 
 /// One transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) machine: Machine,
-    /// The timers that run.
-    pub(super) timers: Vec<(Timer, delay_queue::Key)>,
-    /// When it aborts by itself, in Unix milliseconds; zero for a saga.
+    /// When it aborts by itself, in Unix milliseconds; zero for a saga, and for one that recovery took up.
     pub(super) deadline_unix_ms: u64,
-    /// The payload bytes that it was admitted with.
+    /// The payload bytes that it holds.
     pub(super) bytes: usize,
-    /// Forced records of it that the log has not confirmed.
-    pub(super) appending: u32,
-}
-
-/// A fired timer's address.
-pub(super) type Due = (Gtid, Timer);
-
-/// A name for one machine that may lead elections: no other machine, here or elsewhere, has the same.
-pub(super) fn draw_node() -> NodeId {
-    NodeId(rand::random())
-}
-
-/// The wall clock, in Unix milliseconds.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,32 +5,28 @@
 
 use std::cmp::Reverse;
 
-use assent_protocol::{Gtid, ParticipantName, Protocol};
-
-use super::Driver;
-use super::Input;
 use super::entry::{Entry, Machine};
-use super::shard::Shard;
-use super::view::TransactionView;
-use tokio::sync::oneshot;
+use super::{Replica, TransactionView};
+use crate::ids::{Gtid, ParticipantName};
+use crate::record::Protocol;
 
 /// Which transactions in memory are wanted, from the newest gtid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Browse {
+pub struct Browse {
     /// Those that have ended and whose end is on its way to the log, or those that have not.
-    pub(crate) is_ended: bool,
+    pub is_ended: bool,
     /// Only those with a lower gtid.
-    pub(crate) before: Option<Gtid>,
+    pub before: Option<Gtid>,
     /// In this state, by its word.
-    pub(crate) state: Option<String>,
+    pub state: Option<String>,
     /// With a branch or step at this participant.
-    pub(crate) participant: Option<ParticipantName>,
+    pub participant: Option<ParticipantName>,
     /// Under this protocol.
-    pub(crate) protocol: Option<Protocol>,
+    pub protocol: Option<Protocol>,
     /// Begun before this time, in Unix milliseconds.
-    pub(crate) begun_before_ms: Option<u64>,
+    pub begun_before_ms: Option<u64>,
     /// At most so many.
-    pub(crate) limit: usize,
+    pub limit: usize,
 }
 
 impl Browse {
@@ -63,9 +59,9 @@ impl Browse {
     }
 }
 
-impl Shard {
+impl Replica {
     /// This shard's part of the page.
-    pub(super) fn browse(&self, browse: &Browse) -> Vec<TransactionView> {
+    pub fn browse(&self, browse: &Browse) -> Vec<TransactionView> {
         let taken = self.entries.iter().filter(|(gtid, entry)| browse.takes(**gtid, entry));
         let mut gtids: Vec<Gtid> = taken.map(|(gtid, _)| *gtid).collect();
         if gtids.len() > browse.limit {
@@ -74,20 +70,5 @@ impl Shard {
         }
         let views = gtids.into_iter().filter_map(|gtid| Some(TransactionView::of(gtid, self.entries.get(&gtid)?)));
         views.collect()
-    }
-}
-
-impl Driver {
-    /// A page of the transactions in memory, newest gtid first.
-    pub(crate) async fn browse(&self, browse: &Browse) -> Vec<TransactionView> {
-        let mut found = Vec::new();
-        for shard in 0..self.shard_count() {
-            let (answer, views) = oneshot::channel();
-            self.give(shard, Input::Browse { browse: browse.clone(), answer }).await;
-            found.extend(views.await.unwrap_or_default());
-        }
-        found.sort_by_key(|view| Reverse(view.gtid));
-        found.truncate(browse.limit);
-        found
     }
 }

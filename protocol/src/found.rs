@@ -1,0 +1,112 @@
+//! What a log has of a transaction: open rows for recovery, ended ones for answers.
+
+use crate::ids::{BodyDigest, Epoch, Gtid};
+use crate::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
+use crate::three_phase::{Roster, VoterState};
+
+/// A transaction that has not ended: what recovery resumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenTransaction {
+    /// It is decided; branches have to learn it.
+    Decided {
+        /// The decision with its roster.
+        record: Decided,
+        /// Who voted, where the decision settled 'attempt 1 sent'.
+        roster: Option<Roster>,
+        /// When it became durable, in Unix milliseconds.
+        decided_at_ms: u64,
+        /// The epoch that owns it.
+        owner: Epoch,
+    },
+    /// 'Attempt 1 sent', and no decision that the log knows: its voters decide, by an election.
+    Attempted {
+        /// The attempt with its roster.
+        record: Attempted,
+        /// What the log keeps as a voter.
+        state: VoterState,
+        /// When the attempt became durable, in Unix milliseconds.
+        attempted_at_ms: u64,
+        /// The epoch that owns it.
+        owner: Epoch,
+    },
+    /// A saga is under way.
+    Saga(OpenSaga),
+}
+
+impl OpenTransaction {
+    /// Whose row it is.
+    pub fn gtid(&self) -> Gtid {
+        match self {
+            Self::Decided { record, .. } => record.gtid,
+            Self::Attempted { record, .. } => record.gtid,
+            Self::Saga(saga) => saga.started.gtid,
+        }
+    }
+
+    /// The digest of the commit or start request's body.
+    pub fn digest(&self) -> BodyDigest {
+        match self {
+            Self::Decided { record, .. } => record.digest,
+            Self::Attempted { record, .. } => record.digest,
+            Self::Saga(saga) => saga.started.digest,
+        }
+    }
+}
+
+/// A saga under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenSaga {
+    /// The start, as it was logged.
+    pub started: SagaStarted,
+    /// Why it turned back, if it did.
+    pub turned: Option<String>,
+    /// What a human must do, while it is paused.
+    pub paused: Option<String>,
+    /// The latest answer of each step and each compensation, by step, the action's before the compensation's.
+    pub steps: Vec<LoggedStep>,
+    /// When the start became durable, in Unix milliseconds.
+    pub started_at_ms: u64,
+    /// The epoch that owns it.
+    pub owner: Epoch,
+}
+
+/// One answer of a step, as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedStep {
+    /// The answer.
+    pub record: SagaStep,
+    /// When it was logged, in Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// A transaction that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedTransaction {
+    /// How it ended. `has_open_row` is always false: the row has moved to history.
+    pub record: Ended,
+    /// When the decision became durable, in Unix milliseconds; `None` if it aborted without one. For a saga, when its start did.
+    pub decided_at_ms: Option<u64>,
+    /// When the end was logged, in Unix milliseconds.
+    pub ended_at_ms: u64,
+}
+
+/// A transaction whose row cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log's row of transaction {gtid} cannot be read: {reason}")]
+pub struct Unreadable {
+    /// Whose row.
+    pub gtid: Gtid,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What a look-up in the log found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It has not ended.
+    Open(OpenTransaction),
+    /// It is over.
+    Ended(EndedTransaction),
+    /// There is a row, and it cannot be understood: treat the transaction as neither committed nor aborted.
+    Unreadable(Unreadable),
+}

@@ -1,0 +1,331 @@
+//! The replica: the machine around the machines. It decides what one shard of one coordinator process does with each input.
+//!
+//! It owns the table of gtids. For each gtid it knows one of these, and [`Known`] says which:
+//!
+//! | known | what it holds | where |
+//! |---|---|---|
+//! | owned | the machine that drives the transaction | `entry` |
+//! | asking | the requests that wait for the log's answer | `lookup` |
+//! | ended | the answer for retries, or that the log has it | `ended` |
+//! | unknown | nothing: the gtid is new, has been forgotten, or belongs to another coordinator | `unknown` |
+//!
+//! A replica does no I/O, reads no clock and draws no random number. The order of calls, for its shell:
+//!
+//! 1. [`Replica::handle`] takes one input, and the time.
+//! 2. [`Replica::take_batch`] gives the records that wait for the log. The log answers with [`Input::Appended`], one answer for
+//!    each forced record and one input for each batch, in their order. Only the log's receipts open what is sealed behind the
+//!    records.
+//! 3. [`Replica::take_question`] gives the gtids to look up. The log answers with [`Input::LookedUp`].
+//! 4. [`Replica::take_messages`], [`Replica::take_timers`] and [`Replica::take_changes`] give what else there is to do.
+//!
+//! The shell chooses the moment of 2 to 4, and nothing else: what is in them is decided here.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `route` | which of the rows above a message meets |
+//! | `owned` | messages about a transaction that this replica drives |
+//! | `unknown` | what an unknown gtid means for each message |
+//! | `ended` | what has ended, and who is told what |
+//! | `admission` | what is taken on: limits, drain, new transactions |
+//! | `drive` | events into machines, and their outputs out, the same for all protocols |
+//! | `two_phase`, `voters`, `saga` | the effects of each protocol's machine |
+//! | `append` | records on their way to the log, and what its answers release |
+//! | `lookup` | requests that wait for a look into the log |
+//! | `peers` | sessions, and the choice of an instance |
+//! | `recovery` | open rows of the log become machines |
+//! | `view`, `browse` | what operators see |
+
+mod admission;
+mod append;
+mod browse;
+mod drive;
+mod ended;
+mod entry;
+mod limits;
+mod lookup;
+mod owned;
+mod peers;
+mod recovery;
+mod route;
+mod saga;
+mod two_phase;
+mod unknown;
+mod view;
+mod voters;
+
+use crate::durable::Appended;
+use crate::found::{Found, OpenTransaction};
+use crate::ids::{Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, ParticipantName};
+use crate::message::{FromClient, FromReplica, Refused, Reply};
+use crate::three_phase::{NodeId, StoreId};
+use crate::two_phase::CarriedBranch;
+
+use append::Appends;
+use ended::Ended;
+use entry::Entry;
+use lookup::Lookups;
+use peers::Peers;
+
+pub use append::Batch;
+pub use browse::Browse;
+pub use entry::Timer;
+pub use limits::Limits;
+pub use peers::{Peer, SessionId};
+pub use recovery::contradiction;
+pub use route::Known;
+pub use view::{BranchView, TransactionView};
+
+/// What a replica is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which shard of its process it is, from 0.
+    pub shard: usize,
+    /// How many shards the process has.
+    pub shards: usize,
+    /// The epoch under which it drives.
+    pub epoch: Epoch,
+    /// What the whole process takes on; the shard takes its share.
+    pub limits: Limits,
+    /// The participants that have ever joined.
+    pub known: Vec<ParticipantName>,
+    /// The log's identity, as a voter of three-phase transactions.
+    pub log_store: StoreId,
+}
+
+/// What happens to a replica.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A session is open; comes before its messages.
+    SessionOpened(Peer),
+    /// A session is gone; comes after its messages.
+    SessionClosed(SessionId),
+    /// A session's message.
+    Message {
+        /// Which session.
+        session: SessionId,
+        /// What.
+        message: FromClient,
+    },
+    /// A unary call names a branch ahead of the commit.
+    NameBranch {
+        /// Which transaction.
+        gtid: Gtid,
+        /// The branch.
+        branch: CarriedBranch,
+        /// Answered on this session.
+        session: SessionId,
+        /// With this number.
+        request_id: u64,
+    },
+    /// A timer of a transaction is due.
+    TimerFired {
+        /// Which transaction.
+        gtid: Gtid,
+        /// Which timer.
+        timer: Timer,
+    },
+    /// The log answers the oldest batch that it has not answered: one answer for each forced record.
+    Appended(Vec<Appended>),
+    /// The log answers a question.
+    LookedUp {
+        /// What was asked for.
+        gtids: Vec<Gtid>,
+        /// What the log has of them, or why it does not answer.
+        found: Result<Vec<(Gtid, Found)>, Refused>,
+    },
+    /// The log has this transaction open, at the start.
+    Recovered(OpenTransaction),
+    /// Take on nothing new.
+    Drain,
+}
+
+/// A timer to set or to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerChange {
+    /// (Re)start it.
+    Set {
+        /// Which transaction.
+        gtid: Gtid,
+        /// Which timer.
+        timer: Timer,
+        /// After at least so many milliseconds.
+        after_ms: u64,
+        /// And by chance up to so many more.
+        jitter_ms: u64,
+    },
+    /// Stop it.
+    Cancel {
+        /// Which transaction.
+        gtid: Gtid,
+        /// Which timer.
+        timer: Timer,
+    },
+    /// Stop every timer of this transaction.
+    CancelAll(Gtid),
+}
+
+/// What has happened to a transaction that is [watched](Replica::watch).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Its state is another.
+    Changed(TransactionView),
+    /// It has ended: this is the last view.
+    Ended(TransactionView),
+    /// This replica drives it no longer.
+    Gone(Gtid),
+}
+
+/// What a replica counts. Only `open` ever falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Transactions and sagas that were taken on.
+    pub begun: u64,
+    /// Transactions that committed.
+    pub committed: u64,
+    /// Transactions that aborted.
+    pub aborted: u64,
+    /// Sagas that completed.
+    pub completed: u64,
+    /// Sagas that were compensated.
+    pub compensated: u64,
+    /// Transactions and sagas in memory.
+    pub open: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Replica {
+    shard: usize,
+    shards: usize,
+    epoch: Epoch,
+    /// This shard's part of the process's limits.
+    limits: Limits,
+    /// The log's identity, as a voter of three-phase transactions.
+    log_store: StoreId,
+    /// The wall clock at the input that is being handled, in Unix milliseconds.
+    now_ms: u64,
+    entries: GtidMap<Entry>,
+    ended: Ended,
+    lookups: Lookups,
+    peers: Peers,
+    appends: Appends,
+    /// Payload bytes of the open transactions.
+    bytes: usize,
+    watched: GtidSet,
+    is_draining: bool,
+    /// How many nodes that may lead elections were named.
+    nodes: u64,
+    counts: Counts,
+    timers: Vec<TimerChange>,
+    changes: Vec<Change>,
+}
+
+impl Replica {
+    /// A shard that knows nothing yet.
+    pub fn new(config: Config, now_ms: u64) -> Self {
+        let Config { shard, shards, epoch, limits, known, log_store } = config;
+        let limits = limits.of_one_shard(shards);
+        Self {
+            shard,
+            shards: shards.max(1),
+            epoch,
+            ended: Ended::new(limits.ended_max, now_ms),
+            limits,
+            log_store,
+            now_ms,
+            entries: GtidMap::default(),
+            lookups: Lookups::default(),
+            peers: Peers::new(known),
+            appends: Appends::default(),
+            bytes: 0,
+            watched: GtidSet::default(),
+            is_draining: false,
+            nodes: 0,
+            counts: Counts::default(),
+            timers: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// Takes one input. `now_ms` is the wall clock in Unix milliseconds.
+    pub fn handle(&mut self, now_ms: u64, input: Input) {
+        self.now_ms = now_ms;
+        match input {
+            Input::SessionOpened(peer) => self.session_opened(peer),
+            Input::SessionClosed(session) => self.session_closed(session),
+            Input::Message { session, message } => self.message(session, message),
+            Input::NameBranch { gtid, branch, session, request_id } => {
+                self.name_branch(gtid, branch, Caller { session: session.0, request: request_id });
+            }
+            Input::TimerFired { gtid, timer } => self.timer_fired(gtid, timer),
+            Input::Appended(appended) => self.appended(appended),
+            Input::LookedUp { gtids, found } => self.looked_up(gtids, found),
+            Input::Recovered(transaction) => self.recovered(transaction),
+            Input::Drain => self.is_draining = true,
+        }
+    }
+
+    // ---- what there is to do ---------------------------------------------------------------------------------------
+
+    /// Hands over the messages for each session, in their order. A message for a session that has closed is dropped.
+    pub fn take_messages(&mut self, hand_over: impl FnMut(SessionId, Vec<FromReplica>)) {
+        self.peers.take_messages(hand_over);
+    }
+
+    /// The timers to set and to stop, in their order.
+    pub fn take_timers(&mut self) -> std::vec::Drain<'_, TimerChange> {
+        self.timers.drain(..)
+    }
+
+    /// What has happened to the transactions that are watched.
+    pub fn take_changes(&mut self) -> std::vec::Drain<'_, Change> {
+        self.changes.drain(..)
+    }
+
+    /// What to look up in the log: everything that came up since the last question. To be answered by [`Input::LookedUp`], one
+    /// question at a time.
+    pub fn take_question(&mut self) -> Option<Vec<Gtid>> {
+        self.lookups.take_question()
+    }
+
+    // ---- what can be read ------------------------------------------------------------------------------------------
+
+    /// The epoch under which it drives.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What it has counted so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The sessions of each participant that is connected, in no order.
+    pub fn connected(&self) -> impl Iterator<Item = (&ParticipantName, usize)> {
+        self.peers.connected()
+    }
+
+    /// A participant and the process behind a session, if the session is open and serves a participant.
+    fn participant_of(&self, session: SessionId) -> Option<(ParticipantName, InstanceId)> {
+        let peer = self.peers.get(session)?;
+        Some((peer.participant.clone()?, peer.instance))
+    }
+
+    // ---- what all parts share --------------------------------------------------------------------------------------
+
+    fn reply(&mut self, to: Caller, reply: Reply) {
+        self.peers.send(SessionId(to.session), FromReplica::Reply { request_id: to.request, reply });
+    }
+
+    fn refuse(&mut self, to: Caller, refused: impl Into<Refused>) {
+        self.reply(to, Reply::Refused(refused.into()));
+    }
+
+    /// A name for one machine that may lead elections. No other machine has the same: epochs are drawn once, and within an epoch
+    /// each shard counts in steps of the number of shards.
+    fn next_node(&mut self) -> NodeId {
+        self.nodes += 1;
+        let number = self.nodes * self.shards as u64 + self.shard as u64;
+        NodeId(u128::from(self.epoch.0) << 64 | u128::from(number))
+    }
+}
