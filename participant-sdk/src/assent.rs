@@ -115,7 +115,7 @@ impl Assent {
         loop {
             attempt += 1;
             let gtid = mint();
-            let begin = Ask::Begin { timeout_ms, protocol: protocol.into() };
+            let begin = Ask::Begin { timeout_ms, protocol: protocol.into(), first_epoch: None };
             match self.request(gtid, begin, self.inner.patience).await? {
                 Reply::Begun { deadline_unix_ms } => {
                     return Ok(Transaction::begun(self.clone(), gtid, protocol, deadline_unix_ms));

@@ -220,6 +220,7 @@ impl Transaction {
             timeout_ms,
             wait,
             protocol: self.protocol.into(),
+            first_epoch: None,
         });
         // The coordinator decides within the timeout; the patience is for what may happen on the way.
         let patience = self.timeout.unwrap_or(TIMEOUT_ASSUMED) + self.assent.patience();

@@ -105,9 +105,9 @@ pub enum Parts<E> {
     },
 }
 
-/// Effects that wait for a receipt.
+/// Effects that wait for a receipt. A clone, as checkers make them of whole states, opens only against the same receipt.
 #[must_use = "held effects are messages that somebody waits for"]
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Held<E> {
     gtid: Gtid,
     effects: Vec<E>,

@@ -223,7 +223,8 @@ mod tests {
     async fn begun(session: &LocalSession) -> Gtid {
         loop {
             let gtid = gtid();
-            let reply = session.ask(gtid, Ask::Begin { timeout_ms: 0, protocol: Protocol::TwoPhase }).await;
+            let reply =
+                session.ask(gtid, Ask::Begin { timeout_ms: 0, protocol: Protocol::TwoPhase, first_epoch: None }).await;
             // One that was minted right after the start might be from before it.
             if matches!(reply, Ok(Reply::Begun { .. })) {
                 return gtid;
@@ -243,6 +244,7 @@ mod tests {
                 timeout_ms: 0,
                 wait: Wait::Decided,
                 protocol: Protocol::TwoPhase,
+                first_epoch: None,
             };
             session.ask(gtid, Ask::Commit(commit)).await
         })

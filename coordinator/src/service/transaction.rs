@@ -49,7 +49,7 @@ impl Transactions {
         let protocol = check::commit_protocol(request.protocol)?;
         loop {
             let gtid = check::gtid_or_new(&request.gtid)?;
-            let reply = self.shared.local.ask(gtid, Ask::Begin { timeout_ms, protocol }).await?;
+            let reply = self.shared.local.ask(gtid, Ask::Begin { timeout_ms, protocol, first_epoch: None }).await?;
             match reply {
                 Reply::Begun { deadline_unix_ms } => {
                     let deadline = Some(timestamp(deadline_unix_ms));
@@ -102,7 +102,7 @@ impl Transactions {
             }
         };
         let (attempt, wait) = (MAY_RECUR, Wait::Decided);
-        let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol };
+        let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch: None };
         let reply = self.shared.local.ask(gtid, Ask::Commit(commit)).await?;
         let Reply::Outcome { outcome, reason, .. } = reply else { return Err(unexpected("Commit", &reply)) };
         if request.wait_for_end {

@@ -89,7 +89,7 @@ async fn garbage_in_place_of_a_message() {
 async fn a_session_that_does_not_begin_with_hello() {
     let home = Home::new();
     let coordinator = home.start().await;
-    let begin = || v1::Begin { request_id: 1, gtid: gtid_bytes(), timeout_ms: 0, protocol: 0 };
+    let begin = || v1::Begin { request_id: 1, gtid: gtid_bytes(), timeout_ms: 0, protocol: 0, first_epoch: 0 };
     for first in [
         vec![],
         vec![Said::Heartbeat(v1::Heartbeat {})],
@@ -143,7 +143,9 @@ async fn a_request_that_says_something_impossible_is_refused_by_itself() {
         (version_4, "version 7"),
     ] {
         let parts = [part];
-        let begin = |request_id| Said::Begin(v1::Begin { request_id, gtid: gtid.clone(), timeout_ms: 0, protocol: 0 });
+        let begin = |request_id| {
+            Said::Begin(v1::Begin { request_id, gtid: gtid.clone(), timeout_ms: 0, protocol: 0, first_epoch: 0 })
+        };
         session.refused(Reason::Malformed, &parts, begin).await;
         let abort = |request_id| Said::Abort(v1::Abort { request_id, gtid: gtid.clone(), reason: String::new() });
         session.refused(Reason::Malformed, &parts, abort).await;
@@ -168,7 +170,9 @@ async fn a_request_that_says_something_impossible_is_refused_by_itself() {
     // What only participants say.
     let asked = |request_id| Said::Enlist(v1::Enlist { request_id, gtid: gtid.clone(), vote: 1 });
     session.refused(Reason::NotFound, &["begin anew"], asked).await;
-    let begin = |request_id| Said::Begin(v1::Begin { request_id, gtid: gtid.clone(), timeout_ms: 0, protocol: 0 });
+    let begin = |request_id| {
+        Said::Begin(v1::Begin { request_id, gtid: gtid.clone(), timeout_ms: 0, protocol: 0, first_epoch: 0 })
+    };
     assert!(matches!(session.ask(begin).await, Answer::Begun(_)));
     session.refused(Reason::NotAParticipant, &["dial with a name"], asked).await;
     // The session has outlived all of it.
@@ -203,7 +207,9 @@ async fn a_message_that_nobody_can_be_answered_for_ends_the_session() {
     let mut session = Session::open(&coordinator, "bank").await;
     session.say(Said::Acknowledge(v1::Acknowledge { gtid: gtid.clone(), result: 1 }));
     session.say(Said::Vote(v1::Vote { gtid: gtid.clone(), vote: 3, reason: "\0".repeat(100_000) }));
-    let begin = |request_id| Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms: 1, protocol: 0 });
+    let begin = |request_id| {
+        Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms: 1, protocol: 0, first_epoch: 0 })
+    };
     assert!(matches!(session.ask(begin).await, Answer::Begun(_)));
     nothing_is_left(&coordinator).await;
 }
@@ -236,7 +242,9 @@ async fn what_is_no_grpc_does_not_disturb_those_that_are_served() {
     odd.metadata_mut().insert("grpc-timeout", "soon".parse().expect("a header"));
     odd.metadata_mut().insert("assent-deadline", "-1".parse().expect("a header"));
     transactions(&coordinator).await.begin(odd).await.expect("begun: calls to the coordinator have no context");
-    let begin = |request_id| Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms: 1, protocol: 0 });
+    let begin = |request_id| {
+        Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms: 1, protocol: 0, first_epoch: 0 })
+    };
     assert!(matches!(served.ask(begin).await, Answer::Begun(_)));
     nothing_is_left(&coordinator).await;
 }

@@ -430,7 +430,9 @@ async fn timeouts_that_nobody_can_keep() {
         refused(client.begin(begin).await, Reason::InvalidTimeout, &parts);
         let asked = CommitRequest { timeout_ms, ..whole(&gtid(), vec![branch("bank", "x")]) };
         refused(client.commit(asked).await, Reason::InvalidTimeout, &parts);
-        let asked = |request_id| Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms, protocol: 0 });
+        let asked = |request_id| {
+            Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms, protocol: 0, first_epoch: 0 })
+        };
         session.refused(Reason::InvalidTimeout, &parts, asked).await;
         let asked = v1::Commit { timeout_ms, ..commit(&gtid_bytes(), &[("bank", "x")]) };
         session

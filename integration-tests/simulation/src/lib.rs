@@ -21,6 +21,7 @@
 //! `ASSENT_DEEP=1 cargo test -p simulation --release -- --nocapture` explores the bounds of the models to their end, or as long as `ASSENT_HOURS` says.
 
 mod append;
+mod cluster;
 pub mod proof;
 pub mod replay;
 mod saga;

@@ -35,6 +35,9 @@ pub(crate) trait Swarm: Clone + Debug {
     /// Every kind of fault that it has of its own, beside those of this file.
     #[cfg(test)]
     const FAULTS: &'static [&'static str];
+    /// Every kind of fault of this file that it can meet.
+    #[cfg(test)]
+    const NETWORK: &'static [&'static str] = &COMMON;
 
     fn draw(random: &mut Random) -> Self::Setup;
     fn begin(setup: &Self::Setup) -> Self;
@@ -120,6 +123,9 @@ const SLOW_LOG: &str = "slow log";
 const LOG_OUTAGE: &str = "log outage";
 #[cfg(test)]
 const COMMON: [&str; 8] = [LOSS, DUPLICATION, DELAY, PARTITION, ONE_WAY, PAUSE, SLOW_LOG, LOG_OUTAGE];
+/// What can go wrong with streams.
+#[cfg(test)]
+pub(crate) const OF_STREAMS: [&str; 6] = [DELAY, PARTITION, ONE_WAY, PAUSE, SLOW_LOG, LOG_OUTAGE];
 
 /// What is cut off, and until which step.
 #[derive(Debug, Default)]
@@ -366,7 +372,7 @@ pub(crate) fn swarm<W: Swarm>(seeds: u64) {
     let mut rows =
         vec![Row::new("seeds", W::NAME, "seeds", seeds, ""), Row::new("hours", W::NAME, "simulated", hours, "")];
     let counts =
-        COMMON.iter().chain(W::FAULTS).map(|fault| (fault, figures.faults.get(fault).copied().unwrap_or_default()));
+        W::NETWORK.iter().chain(W::FAULTS).map(|fault| (fault, figures.faults.get(fault).copied().unwrap_or_default()));
     for (fault, times) in counts.clone() {
         println!("  {fault}: {times}");
         rows.push(Row::new("fault", W::NAME, fault, times, ""));

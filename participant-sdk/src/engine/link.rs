@@ -54,6 +54,11 @@ impl Outbox {
         self.queued.push(message);
     }
 
+    /// What was queued and never handed to the network.
+    pub(super) fn unwritten(&self) -> &[FromClient] {
+        &self.queued
+    }
+
     /// Whether messages wait because the network is behind.
     pub(super) fn is_behind(&self) -> bool {
         !self.queued.is_empty()

@@ -228,13 +228,14 @@ impl Engine {
             },
         };
         loop {
-            let outbox = self.resume(&link);
-            match self.exchange(&mut link, outbox).await {
+            let mut outbox = self.resume(&link);
+            match self.exchange(&mut link, &mut outbox).await {
                 Over::Shutdown => {
                     voting::Voting::forget_the_last(&mut self.voting).await;
                     return link.finish().await;
                 }
                 Over::Broken(why) => {
+                    self.requests.session_broke(outbox.unwritten());
                     tracing::warn!(address = %self.settings.address, why, "the session broke; dialling again");
                 }
             }
@@ -250,7 +251,7 @@ impl Engine {
     fn resume(&mut self, link: &link::Link) -> Outbox {
         self.shared.payload_bytes_max.store(link.welcome.payload_bytes_max as usize, Relaxed);
         let mut outbox = Outbox::default();
-        for message in self.requests.over_a_new_session() {
+        for message in self.requests.over_a_new_session(link.welcome.epoch) {
             outbox.send(message);
         }
         self.ask_about_doubts(&mut outbox);
@@ -314,7 +315,7 @@ impl Engine {
     }
 
     /// Takes events until the session is over.
-    async fn exchange(&mut self, link: &mut link::Link, mut outbox: Outbox) -> Over {
+    async fn exchange(&mut self, link: &mut link::Link, outbox: &mut Outbox) -> Over {
         let heartbeat_interval = Duration::from_millis(u64::from(link.welcome.heartbeat_interval_ms.max(10)));
         let silence_max = Duration::from_millis(u64::from(link.welcome.silence_max_ms.max(100)));
         let mut ticks = tokio::time::interval(heartbeat_interval);
@@ -329,18 +330,18 @@ impl Engine {
         let mut is_pausing = false;
         let mut retries = tokio::time::interval(RETRY_INTERVAL);
         retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if let Err(over) = self.frame(&mut outbox, std::mem::take(&mut link.early)) {
+        if let Err(over) = self.frame(outbox, std::mem::take(&mut link.early)) {
             return over;
         }
         self.ask_voter();
-        link.flush(&mut outbox);
+        link.flush(outbox);
         loop {
             let is_behind = outbox.is_behind();
             tokio::select! {
                 frame = link.incoming.message() => match frame {
                     Ok(Some(frame)) => {
                         heard = Instant::now();
-                        if let Err(over) = self.frame(&mut outbox, frame.messages) {
+                        if let Err(over) = self.frame(outbox, frame.messages) {
                             return over;
                         }
                     }
@@ -356,7 +357,7 @@ impl Engine {
                         finished.push(done);
                     }
                     for done in finished.drain(..) {
-                        self.task_finished(&mut outbox, done);
+                        self.task_finished(outbox, done);
                     }
                 }
                 taken = self.commands.recv_many(&mut commands, TURN_MAX), if !self.is_shutting_down => {
@@ -364,10 +365,10 @@ impl Engine {
                         self.is_shutting_down = true;
                     }
                     for command in commands.drain(..) {
-                        self.command(&mut outbox, command);
+                        self.command(outbox, command);
                     }
                 }
-                (gtid, timer) = self.branches.next_timer() => self.branch_timer(&mut outbox, gtid, timer),
+                (gtid, timer) = self.branches.next_timer() => self.branch_timer(outbox, gtid, timer),
                 () = voting::Voting::forgetting(&mut self.voting) => {}
                 () = gate.room(), if is_behind && !is_pausing => {}
                 () = &mut pause, if is_pausing => {}
@@ -398,7 +399,7 @@ impl Engine {
                 continue;
             }
             is_pausing = false;
-            if link.flush(&mut outbox) {
+            if link.flush(outbox) {
                 flushed = Instant::now();
                 has_spoken = true;
             }

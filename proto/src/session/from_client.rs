@@ -1,9 +1,9 @@
 //! A client's messages, read and written.
 
-use assent_protocol::InstanceId;
 use assent_protocol::branch::Message;
 use assent_protocol::saga::{Definition, StepResult};
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
+use assent_protocol::{Epoch, InstanceId};
 
 use super::shared::{Reading, gtid_bytes, participant_if_given, vote_to_wire};
 use super::{
@@ -82,10 +82,14 @@ fn read_hello(hello: v1::Hello) -> Result<FromClient, Malformed> {
 }
 
 fn read_begin(begin: &v1::Begin) -> Result<FromClient, Malformed> {
-    let v1::Begin { request_id, gtid, timeout_ms, protocol } = begin;
+    let v1::Begin { request_id, gtid, timeout_ms, protocol, first_epoch } = begin;
     let reading = Reading::request("Begin", *request_id);
     let (gtid, protocol) = (reading.gtid(gtid)?, reading.commit_protocol(*protocol)?);
-    Ok(FromClient::request(*request_id, gtid, Ask::Begin { timeout_ms: *timeout_ms, protocol }))
+    Ok(FromClient::request(
+        *request_id,
+        gtid,
+        Ask::Begin { timeout_ms: *timeout_ms, protocol, first_epoch: epoch_if_given(*first_epoch) },
+    ))
 }
 
 fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
@@ -102,12 +106,13 @@ fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
             Ok(CarriedBranch { participant, payload: branch.payload })
         })
         .collect::<Result<_, Malformed>>()?;
-    let (begun, timeout_ms) = (commit.begun, commit.timeout_ms);
-    Ok(FromClient::request(
-        commit.request_id,
-        gtid,
-        Ask::Commit(Commit { branches, attempt, begun, timeout_ms, wait, protocol }),
-    ))
+    let (begun, timeout_ms, first_epoch) = (commit.begun, commit.timeout_ms, epoch_if_given(commit.first_epoch));
+    let ask = Ask::Commit(Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch });
+    Ok(FromClient::request(commit.request_id, gtid, ask))
+}
+
+fn epoch_if_given(epoch: u64) -> Option<Epoch> {
+    (epoch != 0).then_some(Epoch(epoch))
 }
 
 fn read_abort(abort: v1::Abort) -> Result<FromClient, Malformed> {
@@ -225,9 +230,10 @@ impl From<Request> for Kind {
     fn from(Request { request_id, gtid, ask }: Request) -> Self {
         let gtid = gtid_bytes(gtid);
         match ask {
-            Ask::Begin { timeout_ms, protocol } => {
+            Ask::Begin { timeout_ms, protocol, first_epoch } => {
                 let protocol = v1::Protocol::from(protocol).into();
-                Self::Begin(v1::Begin { request_id, gtid, timeout_ms, protocol })
+                let first_epoch = first_epoch.map_or(0, |epoch| epoch.0);
+                Self::Begin(v1::Begin { request_id, gtid, timeout_ms, protocol, first_epoch })
             }
             Ask::Commit(commit) => Self::Commit(v1::Commit {
                 request_id,
@@ -238,6 +244,7 @@ impl From<Request> for Kind {
                 timeout_ms: commit.timeout_ms,
                 wait: v1::Wait::from(commit.wait).into(),
                 protocol: v1::Protocol::from(commit.protocol).into(),
+                first_epoch: commit.first_epoch.map_or(0, |epoch| epoch.0),
             }),
             Ask::Abort { reason } => Self::Abort(v1::Abort { request_id, gtid, reason }),
             Ask::StartSaga { definition, wait, attempt } => Self::StartSaga(v1::StartSaga {

@@ -95,6 +95,8 @@ pub enum Ask {
         timeout_ms: u64,
         /// Two-phase or three-phase; never a saga.
         protocol: Protocol,
+        /// The epoch of the replica to which this request was first written; `None` from a client that does not say.
+        first_epoch: Option<Epoch>,
     },
     /// Commit it.
     Commit(Commit),
@@ -227,6 +229,9 @@ pub struct Commit {
     pub wait: Wait,
     /// Two-phase or three-phase; never a saga.
     pub protocol: Protocol,
+    /// The epoch of the replica to which this request was first written; `None` from a client that does not say, and for a unary
+    /// call.
+    pub first_epoch: Option<Epoch>,
 }
 
 /// A replica's message.

@@ -15,7 +15,7 @@ use crate::three_phase::{self, Coordinator};
 use crate::two_phase::{self, State, TwoPhase};
 
 /// Records for one append.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Somebody waits for each of these.
     pub forced: Vec<Record>,
@@ -24,7 +24,7 @@ pub struct Batch {
 }
 
 /// The sealed effects of a machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Sealed {
     TwoPhase(Held<two_phase::Effect>),
     ThreePhase(Held<three_phase::coordinator::Effect>),
@@ -32,7 +32,7 @@ pub(super) enum Sealed {
 }
 
 /// One batch, and what waits for it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Flight {
     batch: Batch,
     /// In the order of the forced records.
@@ -44,7 +44,7 @@ struct Flight {
 }
 
 /// What is collected for the next batch, and what the log has yet to answer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Appends {
     pending: Flight,
     under_way: VecDeque<Flight>,
@@ -146,6 +146,7 @@ impl Replica {
                     digest: machine.digest(),
                     outcome: if is_committed { Outcome::Committed } else { Outcome::Aborted },
                     reason: machine.reason().cloned().map(super::ended::shortened),
+                    committed: if is_committed { machine.roster() } else { Vec::new() },
                 }
             }),
             Machine::Saga(machine) => {

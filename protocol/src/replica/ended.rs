@@ -8,7 +8,7 @@ use super::owned::not_open;
 use super::{Replica, SessionId};
 use crate::branch;
 use crate::digest;
-use crate::ids::{BodyDigest, Caller, Gtid, GtidMap, Name};
+use crate::ids::{BodyDigest, Caller, Gtid, GtidMap, Name, ParticipantName};
 use crate::message::{Ask, FromClient, Reply, Request, VoterMessage};
 use crate::reason::{AbortReason, Refusal};
 use crate::record::{self, Outcome};
@@ -21,16 +21,20 @@ pub(super) struct EndedAnswer {
     pub(super) digest: Option<BodyDigest>,
     pub(super) outcome: Outcome,
     pub(super) reason: Option<AbortReason>,
+    /// Who committed. Of an abort nobody is kept: every branch that asks is told to abort.
+    pub(super) committed: Vec<ParticipantName>,
 }
 
 /// A bounded first-in-first-out cache, with a horizon: what ended after it is all here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ended {
     answers: GtidMap<Option<EndedAnswer>>,
     order: VecDeque<(Gtid, u64)>,
     capacity: usize,
     horizon_ms: u64,
     started_at_ms: u64,
+    /// An earlier process has served this log.
+    has_predecessor: bool,
 }
 
 /// How far clocks of initiators may be off before their transactions cost a look into the log.
@@ -40,13 +44,14 @@ const BEGIN_SKEW_MS: u64 = 250;
 
 impl Ended {
     /// An empty cache of a process that starts now.
-    pub(super) fn new(capacity: usize, now_ms: u64) -> Self {
+    pub(super) fn new(capacity: usize, now_ms: u64, has_predecessor: bool) -> Self {
         Self {
             answers: GtidMap::default(),
             order: VecDeque::new(),
             capacity: capacity.max(1),
-            horizon_ms: now_ms,
+            horizon_ms: if has_predecessor { now_ms } else { 0 },
             started_at_ms: now_ms,
+            has_predecessor,
         }
     }
 
@@ -72,7 +77,12 @@ impl Ended {
     ///
     /// Such a transaction must not be begun anew: branches that enlisted with the earlier process would miss.
     pub(super) fn may_be_lost(&self, gtid: Gtid) -> bool {
-        gtid.minted_at_ms() < self.started_at_ms + BEGIN_SKEW_MS
+        self.has_predecessor && gtid.minted_at_ms() < self.started_at_ms + BEGIN_SKEW_MS
+    }
+
+    /// Whether a gtid was minted while this process ran, by the initiator's clock: no earlier process can have met it.
+    pub(super) fn is_of_this_process(&self, gtid: Gtid, now_ms: u64) -> bool {
+        !self.has_predecessor || !self.may_be_lost(gtid) && gtid.minted_at_ms() < now_ms + SKEW_MS
     }
 
     /// Whether a transaction that is neither in memory nor in this cache cannot have ended before: it was minted after
@@ -92,6 +102,8 @@ pub(super) struct EndedHere {
     outcome: Outcome,
     reason: Option<AbortReason>,
     outputs: Vec<(Name, Bytes)>,
+    /// The participants that had a branch in it.
+    roster: Vec<ParticipantName>,
 }
 
 impl From<&record::Ended> for EndedHere {
@@ -105,6 +117,7 @@ impl From<&record::Ended> for EndedHere {
             outcome: ended.outcome,
             reason: ended.reason.as_deref().map(AbortReason::from_line),
             outputs: outputs.collect(),
+            roster: ended.branches.iter().map(|branch| branch.participant.clone()).collect(),
         }
     }
 }
@@ -127,8 +140,8 @@ impl EndedHere {
 
 impl Replica {
     pub(super) fn ended_at_hand(&self, gtid: Gtid) -> Option<EndedHere> {
-        let EndedAnswer { digest, outcome, reason } = self.ended.get(gtid)??.clone();
-        Some(EndedHere { digest, outcome, reason, outputs: Vec::new() })
+        let EndedAnswer { digest, outcome, reason, committed } = self.ended.get(gtid)??.clone();
+        Some(EndedHere { digest, outcome, reason, outputs: Vec::new(), roster: committed })
     }
 
     pub(super) fn answer_ended(&mut self, gtid: Gtid, session: SessionId, message: &FromClient, ended: EndedHere) {
@@ -136,7 +149,7 @@ impl Replica {
             FromClient::Request(request) => self.request_to_ended(session, request, ended),
             FromClient::Branch(report) => match &report.message {
                 branch::Message::Inquire | branch::Message::Vote(Vote::Yes | Vote::Unknown(_)) => {
-                    self.repeat_decision(gtid, session, ended.outcome);
+                    self.repeat_decision(gtid, session, &ended);
                 }
                 branch::Message::Vote(Vote::No(_) | Vote::ReadOnly | Vote::Committed)
                 | branch::Message::Acknowledge(_) => {}
@@ -144,7 +157,7 @@ impl Replica {
             FromClient::Voter(report) => match &report.message {
                 // A voter has the outcome on record, and may not have heard that it need not keep it.
                 VoterMessage::AskLog(three_phase::Request::Decided(_)) => self.peers.forget(session, gtid),
-                VoterMessage::AskLog(_) => self.repeat_decision(gtid, session, ended.outcome),
+                VoterMessage::AskLog(_) => self.repeat_decision(gtid, session, &ended),
                 VoterMessage::Answered(_) => {}
             },
             FromClient::Step(_) | FromClient::Hello(_) | FromClient::Heartbeat => {}
@@ -165,12 +178,13 @@ impl Replica {
         }
     }
 
-    /// A branch that is still, or again, prepared although its transaction has ended.
-    fn repeat_decision(&mut self, gtid: Gtid, session: SessionId, outcome: Outcome) {
+    /// A branch that is still, or again, prepared although its transaction has ended. Only a branch of the roster is told to
+    /// commit: one whose enlistment never arrived was never part of what was decided.
+    fn repeat_decision(&mut self, gtid: Gtid, session: SessionId, ended: &EndedHere) {
         let Some((participant, instance)) = self.participant_of(session) else { return };
-        let order = match outcome {
-            Outcome::Committed => Order::Commit,
-            Outcome::Aborted => Order::Abort,
+        let order = match ended.outcome {
+            Outcome::Committed if ended.roster.contains(&participant) => Order::Commit,
+            Outcome::Committed | Outcome::Aborted => Order::Abort,
             Outcome::Completed | Outcome::Compensated => return,
         };
         let effect = Effect::Send { to: participant, prefer: Some(instance), order };
@@ -202,7 +216,7 @@ mod tests {
 
     #[test]
     fn nothing_that_may_have_been_forgotten_is_fresh() {
-        let mut ended = Ended::new(2, 10_000);
+        let mut ended = Ended::new(2, 10_000, true);
         assert!(!ended.is_fresh(gtid(9_000), 20_000), "minted before this process started");
         assert!(!ended.is_fresh(gtid(10_500), 20_000), "within the margin");
         assert!(ended.is_fresh(gtid(15_000), 20_000));

@@ -5,7 +5,7 @@ use crate::ids::{Gtid, GtidMap};
 use crate::message::FromClient;
 
 /// The requests that wait, and what has to be asked for them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Lookups {
     waiting: GtidMap<Vec<(SessionId, FromClient)>>,
     /// Not asked for yet.

@@ -193,7 +193,7 @@ pub struct Counts {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     shard: usize,
     shards: usize,
@@ -229,7 +229,8 @@ impl Replica {
             shard,
             shards: shards.max(1),
             epoch,
-            ended: Ended::new(limits.ended_max, now_ms),
+            // Epochs are drawn from one sequence: the first one had none before it.
+            ended: Ended::new(limits.ended_max, now_ms, epoch > Epoch(1)),
             limits,
             log_store,
             now_ms,

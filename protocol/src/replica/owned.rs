@@ -134,15 +134,10 @@ impl Replica {
 
     pub(super) fn commit_event(&self, caller: Caller, commit: Commit) -> Event {
         let digest = digest::of_commit(commit.protocol, &commit.branches);
-        // A repeated request may have run in one phase before. A participant that cannot be asked now whether it can is asked so all
-        // the same: one that has only two phases prepares. A begun transaction never does: lost with the coordinator's memory it
-        // is aborted, which must not meet a branch that has committed by itself.
+        // A begun transaction never runs in one phase: lost with the coordinator's memory it is aborted, which must not meet a
+        // branch that has committed by itself.
         let one_phase = !commit.begun
-            && match commit.branches.as_slice() {
-                [branch] if commit.attempt == 1 => self.peers.commits_in_one_phase(&branch.participant),
-                [branch] => self.peers.may_commit_in_one_phase(&branch.participant),
-                _ => false,
-            };
+            && matches!(commit.branches.as_slice(), [branch] if self.peers.commits_in_one_phase(&branch.participant));
         Event::CommitRequested {
             branches: commit.branches,
             digest,

@@ -31,7 +31,7 @@ pub struct Peer {
     pub voter: Option<VoterPlace>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Reachable {
     peer: Peer,
     outbox: Vec<FromReplica>,
@@ -40,7 +40,7 @@ struct Reachable {
 }
 
 /// A shard's own table of peers; every shard has all of them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Peers {
     sessions: HashMap<SessionId, Reachable, RandomState>,
     instances: HashMap<ParticipantName, Vec<SessionId>, RandomState>,
@@ -113,24 +113,18 @@ impl Peers {
                 .all(|session| self.sessions.get(session).is_some_and(|reachable| reachable.peer.one_phase))
     }
 
-    /// Whether some instance may have been asked for a one-phase commit: one that is here can, or none is here to tell.
-    pub(super) fn may_commit_in_one_phase(&self, participant: &ParticipantName) -> bool {
-        let sessions = self.instances.get(participant).map_or(&[][..], Vec::as_slice);
-        sessions.is_empty()
-            || sessions
-                .iter()
-                .any(|session| self.sessions.get(session).is_some_and(|reachable| reachable.peer.one_phase))
-    }
-
     /// The sessions of the same process that this one takes the place of: it has dialled again, and they are dead or dying.
     pub(super) fn replaced_by(&self, peer: &Peer) -> Vec<SessionId> {
         let same = |other: &&Reachable| {
-            peer.participant.is_some()
+            peer.instance != InstanceId(0)
                 && other.peer.participant == peer.participant
                 && other.peer.instance == peer.instance
                 && other.peer.session != peer.session
         };
-        self.sessions.values().filter(same).map(|other| other.peer.session).collect()
+        let mut replaced: Vec<SessionId> =
+            self.sessions.values().filter(same).map(|other| other.peer.session).collect();
+        replaced.sort_unstable();
+        replaced
     }
 
     /// The session to ask: the preferred instance's if it is here, else any other in turn.

@@ -64,7 +64,8 @@ impl Replica {
 
     /// One message of a session.
     pub(super) fn message(&mut self, session: SessionId, message: FromClient) {
-        let Some(gtid) = message.gtid() else { return };
+        // What a closed session had said is lost, as on the network: its process repeats it over the next one.
+        let (Some(gtid), true) = (message.gtid(), self.is_open(session)) else { return };
         match self.known(gtid) {
             // Behind those that wait, so that the order stays.
             Known::Asking | Known::EndedInLog => self.wait_for_log(gtid, session, message),

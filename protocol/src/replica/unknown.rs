@@ -1,15 +1,33 @@
 //! What a gtid that is neither in memory nor in the log means, for each message.
 
+use std::cmp::Ordering;
+
+use super::ended::EndedAnswer;
 use super::entry::Machine;
 use super::owned::not_open;
 use super::{Replica, SessionId};
 use crate::branch;
-use crate::ids::{Caller, Gtid};
-use crate::message::{Ask, FromClient, FromReplica, Reason, Reply, Request, VoterMessage};
+use crate::ids::{Caller, Epoch, Gtid};
+use crate::message::{Ask, Commit, FromClient, FromReplica, Reason, Refused, Reply, Request, VoterMessage};
 use crate::reason::{AbortCode, AbortReason};
 use crate::record::Outcome;
 use crate::three_phase::{self, Bar};
 use crate::two_phase::{Event, TwoPhase, Vote};
+
+/// Whether a request about an unknown gtid may have run before. One that may have is never run anew under its gtid: a branch of
+/// the earlier run could be prepared, and be undone under the feet of the later one.
+enum Age {
+    /// It was first written to this process.
+    New,
+    /// It was written to an earlier process, or to this one over a session that is closed: aborted, wherever it had come to.
+    MayHaveRun,
+    /// It was first written to a process that has fenced this one.
+    Elsewhere,
+}
+
+fn fenced() -> Refused {
+    Reason::Fenced.refused("another process has taken over from this one; ask it")
+}
 
 impl Replica {
     pub(super) fn to_unknown_one(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
@@ -34,23 +52,35 @@ impl Replica {
 
     fn request_to_unknown(&mut self, caller: Caller, Request { gtid, ask, .. }: Request) {
         match ask {
-            Ask::Begin { .. } if self.ended.may_be_lost(gtid) => {
-                let message =
-                    "this gtid is older than the coordinator's memory, and may have been begun before; mint a new one";
-                self.reply_forgotten(caller, message);
-            }
-            Ask::Begin { timeout_ms, protocol } => match self.admit(0, timeout_ms) {
-                Err(refused) => self.refuse(caller, refused),
-                Ok(timeout_ms) => {
-                    self.open_transaction(gtid, protocol, timeout_ms, 0);
-                    self.drive_transaction(gtid, Event::BeginRequested { caller });
+            Ask::Begin { timeout_ms, protocol, first_epoch } => match self.age_of_begin(gtid, first_epoch) {
+                Age::New => match self.admit(0, timeout_ms) {
+                    Err(refused) => self.refuse(caller, refused),
+                    Ok(timeout_ms) => {
+                        self.open_transaction(gtid, protocol, timeout_ms, 0);
+                        self.drive_transaction(gtid, Event::BeginRequested { caller });
+                    }
+                },
+                Age::MayHaveRun => {
+                    let message =
+                        "it may have been begun before, and the coordinator has restarted since; mint a new gtid";
+                    self.reply_forgotten(gtid, caller, message);
                 }
+                Age::Elsewhere => self.refuse(caller, fenced()),
             },
-            // The branches that enlisted are not known any more, so nothing can be committed: presumed abort.
-            Ask::Commit(commit) if commit.begun => {
-                self.reply_forgotten(caller, "the coordinator restarted before the commit was asked for; begin anew");
-            }
-            Ask::Commit(commit) => self.commit_anew(gtid, caller, commit),
+            Ask::Commit(commit) => match self.age_of_commit(gtid, &commit) {
+                Age::New => self.commit_anew(gtid, caller, commit),
+                Age::MayHaveRun if commit.begun => {
+                    // The branches that enlisted are not known any more.
+                    let message = "the coordinator restarted before the commit was asked for; begin anew";
+                    self.reply_forgotten(gtid, caller, message);
+                }
+                Age::MayHaveRun => {
+                    let message = "it was asked for before, and was not decided when the coordinator restarted or the \
+                                   session broke; repeat the work under a new gtid";
+                    self.reply_forgotten(gtid, caller, message);
+                }
+                Age::Elsewhere => self.refuse(caller, fenced()),
+            },
             Ask::StartSaga { definition, wait, .. } => self.start_saga(gtid, definition, wait, caller),
             Ask::Abort { .. } | Ask::Await { .. } => {
                 let message = format!(
@@ -62,8 +92,51 @@ impl Replica {
         }
     }
 
-    fn reply_forgotten(&mut self, caller: Caller, message: &str) {
+    fn age_of_begin(&self, gtid: Gtid, first_epoch: Option<Epoch>) -> Age {
+        match first_epoch {
+            Some(first) => self.age_by_epoch(first),
+            None if self.ended.may_be_lost(gtid) => Age::MayHaveRun,
+            None => Age::New,
+        }
+    }
+
+    fn age_of_commit(&self, gtid: Gtid, commit: &Commit) -> Age {
+        if commit.begun {
+            return Age::MayHaveRun;
+        }
+        match (commit.attempt, commit.first_epoch) {
+            (1, Some(first)) => self.age_by_epoch(first),
+            (1, None) => Age::New,
+            // It was written before, over a session that is closed since; what came of it is not known any more.
+            (_, Some(first)) if first > self.epoch => Age::Elsewhere,
+            (_, Some(_)) => Age::MayHaveRun,
+            // Every outcome of a unary call is in the log, so an earlier run can only have been another process's.
+            (0, None) if self.ended.is_of_this_process(gtid, self.now_ms) => Age::New,
+            (0, None) => Age::MayHaveRun,
+            (_, None) if self.ended.is_fresh(gtid, self.now_ms) => Age::New,
+            (_, None) => Age::MayHaveRun,
+        }
+    }
+
+    fn age_by_epoch(&self, first: Epoch) -> Age {
+        match first.cmp(&self.epoch) {
+            Ordering::Equal => Age::New,
+            Ordering::Less => Age::MayHaveRun,
+            Ordering::Greater => Age::Elsewhere,
+        }
+    }
+
+    /// Whoever drove it before is fenced, or has forgotten it: it can never commit. The answer is kept for a while, so that the
+    /// same is told to all who ask.
+    fn reply_forgotten(&mut self, gtid: Gtid, caller: Caller, message: &str) {
         let reason = AbortReason::new(AbortCode::Forgotten, message);
+        let answer = EndedAnswer {
+            digest: None,
+            outcome: Outcome::Aborted,
+            reason: Some(reason.clone()),
+            committed: Vec::new(),
+        };
+        self.ended.keep(gtid, Some(answer), self.now_ms);
         self.reply(caller, Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() });
     }
 

@@ -1,7 +1,7 @@
 //! What others may see of a transaction.
 
 use super::{Branch, BranchState, State, TwoPhase};
-use crate::ids::{BodyDigest, Epoch, Gtid};
+use crate::ids::{BodyDigest, Epoch, Gtid, ParticipantName};
 use crate::reason::AbortReason;
 use crate::record::BranchEnd;
 
@@ -36,6 +36,11 @@ impl TwoPhase {
     /// Its branches, in roster order.
     pub fn branches(&self) -> &[Branch] {
         &self.branches
+    }
+
+    /// The participants of its branches, in roster order.
+    pub fn roster(&self) -> Vec<ParticipantName> {
+        self.branches.iter().map(|branch| branch.participant.clone()).collect()
     }
 
     /// Why it aborts.

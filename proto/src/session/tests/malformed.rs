@@ -23,7 +23,7 @@ fn assert_malformed<T: std::fmt::Debug>(result: Result<T, Malformed>, request_id
 }
 
 fn begin() -> v1::Begin {
-    v1::Begin { request_id: 7, gtid: gtid_bytes(), timeout_ms: 0, protocol: 0 }
+    v1::Begin { request_id: 7, gtid: gtid_bytes(), timeout_ms: 0, protocol: 0, first_epoch: 0 }
 }
 
 fn commit() -> v1::Commit {

@@ -35,6 +35,10 @@ fn any_epoch() -> impl Strategy<Value = Epoch> {
     (1..=u64::MAX).prop_map(Epoch)
 }
 
+fn any_first_epoch() -> impl Strategy<Value = Option<Epoch>> {
+    option::of(any_epoch())
+}
+
 fn any_attempt() -> impl Strategy<Value = u32> {
     1..=u32::MAX
 }
@@ -160,7 +164,11 @@ fn any_hello() -> impl Strategy<Value = Hello> {
 
 fn any_ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
-        (any::<u64>(), any_protocol()).prop_map(|(timeout_ms, protocol)| Ask::Begin { timeout_ms, protocol }),
+        (any::<u64>(), any_protocol(), any_first_epoch()).prop_map(|(timeout_ms, protocol, first_epoch)| Ask::Begin {
+            timeout_ms,
+            protocol,
+            first_epoch
+        }),
         any_commit().prop_map(Ask::Commit),
         any_text().prop_map(|reason| Ask::Abort { reason }),
         (any_definition(), any_wait(), any_attempt()).prop_map(|(definition, wait, attempt)| Ask::StartSaga {
@@ -176,14 +184,15 @@ fn any_ask() -> impl Strategy<Value = Ask> {
 fn any_commit() -> impl Strategy<Value = Commit> {
     let branch = (any_name(), any_bytes()).prop_map(|(participant, payload)| CarriedBranch { participant, payload });
     let branches = (vec(branch, 0..4), any_protocol());
-    let fields = (branches, any_attempt(), any::<bool>(), any::<u64>(), any_wait());
-    fields.prop_map(|((branches, protocol), attempt, begun, timeout_ms, wait)| Commit {
+    let fields = (branches, any_attempt(), any::<bool>(), any::<u64>(), any_wait(), any_first_epoch());
+    fields.prop_map(|((branches, protocol), attempt, begun, timeout_ms, wait, first_epoch)| Commit {
         branches,
         attempt,
         begun,
         timeout_ms,
         wait,
         protocol,
+        first_epoch,
     })
 }
 

@@ -120,6 +120,7 @@ fn payloads_are_moved_not_copied() {
         timeout_ms: 0,
         wait: Wait::Decided,
         protocol: Protocol::TwoPhase,
+        first_epoch: None,
     });
     let message = v1::ClientMessage::from(FromClient::request(1, gtid(), ask));
     let Ok(FromClient::Request(Request { ask: Ask::Commit(commit), .. })) = FromClient::try_from(message) else {

@@ -1,0 +1,50 @@
+//! What must never be, and what must be in the end.
+
+use super::initiator::{Conclusion, Stage};
+use super::world::World;
+
+impl World {
+    /// After every step.
+    pub(crate) fn judge(&self) -> Result<(), String> {
+        for bank in &self.banks {
+            if let Some((gtid, times)) = bank.database.applied.iter().find(|(_, times)| **times > 1) {
+                return Err(format!("I10 an effect is there once: {} has that of {gtid} {times} times", bank.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Once faults have stopped and everything has come to rest.
+    pub(crate) fn judge_the_end(&self) -> Result<(), String> {
+        for bank in &self.banks {
+            if let Some(gtid) = bank.database.prepared.keys().next() {
+                return Err(format!("I12 every branch ends: that of {gtid} at {} is still prepared", bank.name));
+            }
+        }
+        if let Some(gtid) = self.log.open.keys().next() {
+            return Err(format!("I12 every transaction ends: {gtid} is still open in the log"));
+        }
+        for wish in &self.wishes {
+            let Stage::Concluded(conclusion) = wish.stage else {
+                return Err(format!("I12 every request is answered: that about {} is {:?}", wish.gtid, wish.stage));
+            };
+            for (at, bank) in self.banks.iter().enumerate() {
+                let applied = bank.database.applied.get(&wish.gtid).copied().unwrap_or_default();
+                let is_read_only = self.read_only.contains(&(at, wish.gtid));
+                let wanted = match conclusion {
+                    Conclusion::Committed if wish.roster.contains(&at) && !is_read_only => 1,
+                    Conclusion::Committed | Conclusion::WithoutEffect => 0,
+                };
+                // Its call was given up, but it may have become part of the transaction all the same.
+                let is_extra = conclusion == Conclusion::Committed && self.enlisted.contains(&(at, wish.gtid));
+                if applied != wanted && !is_extra {
+                    return Err(format!(
+                        "I5 what the initiator was told comes true: it was told {conclusion:?} of {}, and {} has its effect {applied} times",
+                        wish.gtid, bank.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

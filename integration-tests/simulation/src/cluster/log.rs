@@ -1,0 +1,116 @@
+//! The log of the world.
+
+use std::collections::BTreeMap;
+
+use assent_protocol::found::{EndedTransaction, Found, OpenTransaction};
+use assent_protocol::record::{Decided, Ended};
+use assent_protocol::replica::Batch;
+use assent_protocol::{Appended, Decision, Durable, Epoch, Gtid, Outcome, Record};
+
+/// What stands in it, and who may write.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log {
+    pub(crate) open: BTreeMap<Gtid, (Decided, Epoch)>,
+    pub(crate) ended: BTreeMap<Gtid, Ended>,
+    /// The epoch of each replica's name that may write.
+    owners: BTreeMap<usize, Epoch>,
+    last_epoch: u64,
+}
+
+/// Why nothing was appended: another process has acquired the name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fenced;
+
+impl Log {
+    /// A process starts under this name: whoever had it is fenced, and its rows are the new one's.
+    pub(crate) fn acquire(&mut self, name: usize) -> Epoch {
+        self.last_epoch += 1;
+        let epoch = Epoch(self.last_epoch);
+        let before = self.owners.insert(name, epoch);
+        for (_, owner) in self.open.values_mut() {
+            if Some(*owner) == before {
+                *owner = epoch;
+            }
+        }
+        epoch
+    }
+
+    /// The open rows, as recovery reads them.
+    pub(crate) fn open_rows(&self) -> Vec<OpenTransaction> {
+        self.open.values().map(|row| Self::open_row(row)).collect()
+    }
+
+    fn open_row((record, owner): &(Decided, Epoch)) -> OpenTransaction {
+        OpenTransaction::Decided { record: record.clone(), roster: None, decided_at_ms: 0, owner: *owner }
+    }
+
+    /// What it has of these transactions.
+    pub(crate) fn look_up(&self, gtids: &[Gtid]) -> Vec<(Gtid, Found)> {
+        let found = |gtid: &Gtid| match (self.open.get(gtid), self.ended.get(gtid)) {
+            (Some(row), _) => Some(Found::Open(Self::open_row(row))),
+            (None, Some(ended)) => {
+                Some(Found::Ended(EndedTransaction { record: ended.clone(), decided_at_ms: None, ended_at_ms: 0 }))
+            }
+            (None, None) => None,
+        };
+        gtids.iter().filter_map(|gtid| Some((*gtid, found(gtid)?))).collect()
+    }
+
+    /// Appends a batch as a whole, if its writer may still write.
+    pub(crate) fn append(&mut self, name: usize, epoch: Epoch, batch: &Batch) -> Result<Vec<Appended>, Fenced> {
+        if self.owners.get(&name) != Some(&epoch) {
+            return Err(Fenced);
+        }
+        for record in &batch.lazy {
+            let Record::Ended(ended) = record else {
+                panic!("of a two-phase transaction only the end is lazy: {record:?}")
+            };
+            self.end(ended);
+        }
+        Ok(batch.forced.iter().map(|record| self.force(epoch, record)).collect())
+    }
+
+    fn end(&mut self, ended: &Ended) {
+        // An end never contradicts the decision.
+        if self.decision(ended.gtid).is_none_or(|known| known == decision_of(ended.outcome)) {
+            self.open.remove(&ended.gtid);
+            self.ended.entry(ended.gtid).or_insert_with(|| ended.clone());
+        }
+    }
+
+    fn force(&mut self, epoch: Epoch, record: &Record) -> Appended {
+        let Record::Decided(decided) = record else {
+            panic!("of a two-phase transaction only the decision is forced: {record:?}")
+        };
+        let standing = self.decision(decided.gtid);
+        if standing.is_none() {
+            self.open.insert(decided.gtid, (decided.clone(), epoch));
+        }
+        match standing {
+            Some(other) if other != decided.decision => Appended::Overruled(other),
+            Some(_) | None => Appended::Durable(attest(decided.gtid)),
+        }
+    }
+
+    pub(crate) fn decision(&self, gtid: Gtid) -> Option<Decision> {
+        let of_end = || self.ended.get(&gtid).map(|ended| decision_of(ended.outcome));
+        self.open.get(&gtid).map(|(decided, _)| decided.decision).or_else(of_end)
+    }
+
+    /// The retention of what has ended is over.
+    pub(crate) fn remove_history(&mut self) {
+        self.ended.clear();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the world's log")]
+fn attest(gtid: Gtid) -> Durable {
+    Durable::attest(gtid)
+}
+
+pub(crate) fn decision_of(outcome: Outcome) -> Decision {
+    match outcome {
+        Outcome::Committed | Outcome::Completed => Decision::Commit,
+        Outcome::Aborted | Outcome::Compensated => Decision::Abort,
+    }
+}
