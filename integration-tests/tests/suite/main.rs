@@ -19,4 +19,5 @@ mod sdk_postgres_start;
 mod sdk_postgres_voters;
 mod three_phase;
 mod transfers;
+mod upgrade;
 mod verify_log;

@@ -1,0 +1,644 @@
+//! Brings about every state that a log and its participants can be left in, and dumps them.
+//!
+//! Not a test of anything: it is run by hand, once for each version whose dumps are kept.
+//!
+//! | left open | how |
+//! |---|---|
+//! | 2pc committing, with one branch or none that has ended | participants die when they are about to end their branches |
+//! | 2pc aborting, by a logged row | the coordinator forgets an abort, and logs it when it is asked; the participant that asked dies then |
+//! | 2pc prepared, without a row | a participant dies behind its vote, another refuses; the coordinator dies at the last vote |
+//! | 2pc with early branches | their service leaves before the transaction is committed, or is not |
+//! | one phase, in effect and not told | the participant dies behind its COMMIT |
+//! | 3pc agreed | a participant dies when it is about to commit |
+//! | 3pc attempted | two of four voters die behind their votes, so that no quorum accepts |
+//! | 3pc prepared, without a row | as 2pc; and a voter that is at work when all die |
+//! | saga running, before and behind its pivot | a clerk dies behind a step's COMMIT, or before the step came |
+//! | saga compensating | a clerk dies before a compensation's COMMIT, or behind it |
+//! | saga paused | a step behind the pivot is refused |
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use assent::log::verify::verify;
+use assent_sdk::postgres::PostgresResource;
+use assent_sdk::saga::SagaBuilder;
+use assent_sdk::{Assent, EarlyVote, Gtid, Outcome, Protocol, Transaction};
+use integration_tests::ledger::{Booking, Errand};
+use integration_tests::postgres::{Database, Postgres};
+use integration_tests::process::{Process, Program};
+use integration_tests::{Port, eventually};
+use sqlx::{AssertSqlSafe, PgPool, Postgres as PgDriver};
+use tokio::task::JoinHandle;
+
+use super::dump::{self, DEADLINE, End, Expected, Kind, LogKind, LogPlace, Manifest};
+
+const VARIABLE: &str = "ASSENT_CRASH_POINT";
+/// More than any account has.
+const TOO_MUCH: i64 = -1_000_000;
+
+/// Who takes part. `desk` is in this process, and has its tables only.
+const MEMBERS: [(&str, Kind); 24] = [
+    ("bank-a", Kind::Bank),
+    ("bank-b", Kind::Bank),
+    ("bank-c", Kind::Bank),
+    ("bank-d", Kind::Bank),
+    ("bank-e", Kind::Bank),
+    ("bank-f", Kind::Bank),
+    (DESK, Kind::Bank),
+    ("till-a", Kind::Till),
+    ("till-b", Kind::Till),
+    ("till-c", Kind::Till),
+    ("safe-a", Kind::Voter),
+    ("safe-b", Kind::Voter),
+    ("safe-c", Kind::Voter),
+    ("safe-d", Kind::Voter),
+    ("vault-a", Kind::Voter),
+    ("vault-b", Kind::Voter),
+    ("vault-c", Kind::Voter),
+    ("chest-a", Kind::Voter),
+    ("chest-b", Kind::Voter),
+    ("chest-c", Kind::Voter),
+    ("clerk-a", Kind::Clerk),
+    ("clerk-b", Kind::Clerk),
+    ("clerk-c", Kind::Clerk),
+    ("clerk-d", Kind::Clerk),
+];
+const DESK: &str = "desk";
+
+#[ignore = "makes the dumps of a version: ASSENT_DUMPS names it"]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dumps_of_this_version_are_made() {
+    let version = std::env::var("ASSENT_DUMPS").expect("ASSENT_DUMPS=v2, for example");
+    let server = Postgres::shared().await;
+    for kind in LogKind::ALL {
+        let mut world = World::begin(kind, &server).await;
+        world.ended().await;
+        world.two_phase().await;
+        world.early().await;
+        world.three_phase().await;
+        world.sagas().await;
+        world.without_a_row().await;
+        world.dump(&dump::directory(&version).join(kind.as_str())).await;
+    }
+}
+
+/// A participant: its process, if it has one, and its database.
+struct Member {
+    kind: Kind,
+    database: Database,
+    pool: PgPool,
+    process: Option<Process>,
+    port: Option<Port>,
+}
+
+/// All that will be dumped, and what is known of it.
+struct World {
+    log: LogPlace,
+    endpoint: String,
+    coordinator: Process,
+    members: BTreeMap<&'static str, Member>,
+    assent: Assent,
+    /// The account that the next transaction moves money of: each has one of its own, so none waits for another.
+    account: i32,
+    /// What each branch books.
+    bookings: BTreeMap<(Gtid, &'static str), Booking>,
+    transactions: Vec<Expected>,
+    /// Those who still wait for an answer.
+    waiting: Vec<JoinHandle<()>>,
+    _port: Port,
+}
+
+impl World {
+    async fn begin(kind: LogKind, server: &Postgres) -> Self {
+        let log = LogPlace::empty(kind, server).await;
+        let migrated = Program::assent().args(["migrate", "--log", &log.url()]).run(DEADLINE).await;
+        assert!(migrated.status.success(), "the log is migrated: {}", migrated.stderr);
+        let port = Port::reserve();
+        let (listen, endpoint) = (port.address().to_string(), format!("http://{}", port.address()));
+        let mut coordinator = Program::assent()
+            .named("coordinator")
+            .args(["serve", "--listen", &listen, "--log", &log.url(), "--replica", "test", "--log-filter", "error"])
+            .args(["--set", "session.heartbeat_interval=200ms", "--set", "session.silence_max=1s"])
+            .start();
+        coordinator.line_with("listening", DEADLINE).await;
+        let mut members = BTreeMap::new();
+        for (name, kind) in MEMBERS {
+            let database = server.create_database().await;
+            let pool = database.pool(2).await;
+            dump::open(kind, &database).await;
+            dump::install(kind, &pool).await;
+            let port = (kind == Kind::Voter).then(Port::reserve);
+            let process = (name != DESK).then(|| super::participant(kind, name, &endpoint, &database, port.as_ref()));
+            members.insert(name, Member { kind, database, pool, process, port });
+        }
+        for process in members.values_mut().filter_map(|member| member.process.as_mut()) {
+            process.line_with("joined", DEADLINE).await;
+        }
+        let assent = Assent::dial(&endpoint).patience(DEADLINE).connect().await.expect("the coordinator answers");
+        Self {
+            log,
+            endpoint,
+            coordinator,
+            members,
+            assent,
+            account: 0,
+            bookings: BTreeMap::new(),
+            transactions: Vec::new(),
+            waiting: Vec::new(),
+            _port: port,
+        }
+    }
+
+    // ---- what it is made of ----------------------------------------------------------------------------------------------
+
+    /// A transaction between these participants, on an account of its own.
+    fn transfer(&mut self, protocol: Protocol, amounts: &[(&'static str, i64)]) -> Transaction {
+        self.account += 1;
+        let account = self.account;
+        let transaction = self.assent.transaction().protocol(protocol).timeout(DEADLINE);
+        let gtid = transaction.gtid();
+        amounts.iter().fold(transaction, |transaction, &(participant, amount)| {
+            let booking = Booking { account, amount };
+            self.bookings.insert((gtid, participant), booking);
+            transaction.branch_json(participant, &booking)
+        })
+    }
+
+    /// What has to become of a transaction: these effects are left of it.
+    fn expect(&mut self, what: &str, gtid: Gtid, state: Option<&str>, ends: End, effects: &[(&str, i64)]) {
+        self.transactions.push(Expected {
+            what: what.to_owned(),
+            gtid: gtid.as_uuid(),
+            state: state.map(str::to_owned),
+            ends,
+            pinned: false,
+            effects: effects.iter().map(|(participant, effect)| ((*participant).to_owned(), *effect)).collect(),
+        });
+    }
+
+    /// Asks for a commit that nobody here waits for.
+    fn ask(&mut self, transaction: Transaction) {
+        self.waiting.push(tokio::spawn(async move {
+            transaction.commit().await.ok();
+        }));
+    }
+
+    fn process(&mut self, name: &str) -> &mut Process {
+        let member = self.members.get_mut(name).expect("it takes part");
+        member.process.as_mut().expect("a process")
+    }
+
+    /// Starts a participant again, to die there.
+    async fn arm(&mut self, name: &str, point: &str) {
+        let process = self.process(name);
+        process.kill();
+        process.restart_with(VARIABLE, Some(point));
+        process.line_with("joined", DEADLINE).await;
+    }
+
+    async fn dies(&mut self, name: &str) {
+        let process = self.process(name);
+        process.line_with("crash point", DEADLINE).await;
+        process.exit(DEADLINE).await;
+    }
+
+    async fn is(&self, gtid: Gtid, state: &str) {
+        eventually(&format!("{gtid} is {state}"), DEADLINE, async || {
+            match self.log.states().await.get(&gtid.as_uuid()) {
+                Some((found, _)) if found == state => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until `assent tx show` says so of every participant's branch or step.
+    async fn shows(&self, gtid: Gtid, is_so: impl Fn(&serde_json::Value) -> bool) {
+        eventually(&format!("{gtid} is shown so"), DEADLINE, async || {
+            let gtid = gtid.to_string();
+            let arguments = ["tx", "show", &gtid, "--endpoint", &self.endpoint, "--output", "json"];
+            let shown = Program::assent().args(arguments).run(DEADLINE).await;
+            match serde_json::from_str(&shown.stdout) {
+                Ok(shown) if is_so(&shown) => Ok(()),
+                Ok(_) | Err(_) => Err(shown.stdout),
+            }
+        })
+        .await;
+    }
+
+    async fn stands(&self, name: &str, gtid: Gtid, standing: &str) {
+        eventually(&format!("the voter of {name} has {standing}"), DEADLINE, async || {
+            let sql = "select standing from assent_voter where gtid = $1";
+            let found: Option<String> = sqlx::query_scalar(sql)
+                .bind(gtid.as_uuid())
+                .fetch_optional(&self.members[name].pool)
+                .await
+                .map_err(|error| error.to_string())?;
+            if found.as_deref() == Some(standing) { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
+
+    /// The account of the next transaction is locked there, so that the branch is at work until this ends.
+    async fn is_slow(&self, name: &str) -> sqlx::Transaction<'static, PgDriver> {
+        let mut lock = self.members[name].pool.begin().await.expect("a transaction");
+        let sql = "select from account where id = $1 for update";
+        sqlx::query(sql).bind(self.account + 1).execute(&mut *lock).await.expect("locked");
+        lock
+    }
+
+    // ---- the states --------------------------------------------------------------------------------------------------------
+
+    /// What has ended, in every way.
+    async fn ended(&mut self) {
+        let moved = [("bank-a", -3), ("bank-b", 3)];
+        let transfer = self.transfer(Protocol::TwoPhase, &moved);
+        let gtid = transfer.gtid();
+        assert_eq!(transfer.commit_and_wait().await.expect("no refusal"), Outcome::Committed);
+        self.is(gtid, "committed").await;
+        self.expect("2pc, committed", gtid, Some("committed"), End::Committed, &moved);
+
+        let transfer = self.transfer(Protocol::TwoPhase, &moved);
+        let gtid = transfer.gtid();
+        assert_eq!(transfer.commit_and_wait().await.expect("no refusal"), Outcome::Committed);
+        self.is(gtid, "committed").await;
+        self.expect("2pc, committed and pinned", gtid, Some("committed"), End::Committed, &moved);
+        self.pin(gtid).await;
+
+        let transfer = self.transfer(Protocol::TwoPhase, &[("bank-a", TOO_MUCH), ("bank-b", 3)]);
+        let gtid = transfer.gtid();
+        assert!(matches!(transfer.commit_and_wait().await, Ok(Outcome::Aborted(_))));
+        self.is(gtid, "aborted").await;
+        self.expect("2pc, aborted by a vote", gtid, Some("aborted"), End::Aborted, &[]);
+
+        let transfer = self.transfer(Protocol::TwoPhase, &[("till-a", 3)]);
+        let gtid = transfer.gtid();
+        assert_eq!(transfer.commit_and_wait().await.expect("no refusal"), Outcome::Committed);
+        self.is(gtid, "committed").await;
+        self.expect("one phase, committed", gtid, Some("committed"), End::Committed, &[("till-a", 3)]);
+
+        let transfer = self.transfer(Protocol::TwoPhase, &[("till-a", TOO_MUCH)]);
+        let gtid = transfer.gtid();
+        assert!(matches!(transfer.commit_and_wait().await, Ok(Outcome::Aborted(_))));
+        self.is(gtid, "aborted").await;
+        self.expect("one phase, refused", gtid, Some("aborted"), End::Aborted, &[]);
+
+        // Ended by hand while its participant is away.
+        self.arm("till-a", "participant-end-due:abort").await;
+        let transfer = self.transfer(Protocol::TwoPhase, &[("bank-a", 3), ("till-a", -3)]);
+        let gtid = transfer.gtid();
+        assert_eq!(transfer.commit().await.expect("no refusal"), Outcome::Committed);
+        self.dies("till-a").await;
+        let gid = self.members["till-a"].database.prepared_transactions().await.remove(0);
+        let by_hand = AssertSqlSafe(format!("rollback prepared '{gid}'"));
+        sqlx::raw_sql(by_hand).execute(&self.members["till-a"].pool).await.expect("by hand");
+        self.process("till-a").restart_with(VARIABLE, None);
+        self.process("till-a").line_with("joined", DEADLINE).await;
+        self.is(gtid, "committed").await;
+        let what = "2pc, committed, with a branch that was rolled back by hand";
+        self.expect(what, gtid, Some("committed"), End::Committed, &[("bank-a", 3)]);
+
+        let moved = [("vault-a", -6), ("vault-b", 3), ("vault-c", 3)];
+        let transfer = self.transfer(Protocol::ThreePhase, &moved);
+        let gtid = transfer.gtid();
+        assert_eq!(transfer.commit_and_wait().await.expect("no refusal"), Outcome::Committed);
+        self.is(gtid, "committed").await;
+        self.expect("3pc, committed", gtid, Some("committed"), End::Committed, &moved);
+
+        let refused = [("vault-a", -6), ("vault-b", 3), ("vault-c", TOO_MUCH)];
+        let transfer = self.transfer(Protocol::ThreePhase, &refused);
+        let gtid = transfer.gtid();
+        assert!(matches!(transfer.commit_and_wait().await, Ok(Outcome::Aborted(_))));
+        self.is(gtid, "aborted").await;
+        self.expect("3pc, aborted by a vote", gtid, Some("aborted"), End::Aborted, &[]);
+
+        let gtid = self.saga(&[("first", "clerk-a"), ("second", "clerk-b")], None, None).await;
+        self.is(gtid, "completed").await;
+        let effects = [("clerk-a", 1), ("clerk-b", 1)];
+        self.expect("saga, completed", gtid, Some("completed"), End::Completed, &effects);
+
+        let gtid = self.saga(&[("first", "clerk-b"), ("second", "clerk-a")], None, Some("second")).await;
+        self.is(gtid, "compensated").await;
+        self.expect("saga, compensated", gtid, Some("compensated"), End::Compensated, &[]);
+    }
+
+    /// Two phases, and one.
+    async fn two_phase(&mut self) {
+        self.arm("bank-b", "participant-end-due:abort").await;
+        let moved = [("bank-a", -5), ("bank-b", 5)];
+        let transfer = self.transfer(Protocol::TwoPhase, &moved);
+        let gtid = transfer.gtid();
+        assert_eq!(transfer.commit().await.expect("no refusal"), Outcome::Committed);
+        self.dies("bank-b").await;
+        self.has_ended("bank-a", gtid).await;
+        self.expect("2pc, decided, one branch committed", gtid, Some("committing"), End::Committed, &moved);
+
+        self.arm("bank-c", "participant-end-due:abort").await;
+        self.arm("till-c", "participant-end-due:abort").await;
+        let moved = [("bank-c", -5), ("till-c", 5)];
+        let transfer = self.transfer(Protocol::TwoPhase, &moved);
+        let gtid = transfer.gtid();
+        assert_eq!(transfer.commit().await.expect("no refusal"), Outcome::Committed);
+        self.dies("bank-c").await;
+        self.dies("till-c").await;
+        let what = "2pc, decided, no branch committed, one of them with a record";
+        self.expect(what, gtid, Some("committing"), End::Committed, &moved);
+
+        // Both are forgotten with the coordinator, and one is asked about again: see `without_a_row`.
+        for (name, state) in [("bank-d", None), ("bank-e", Some("aborting"))] {
+            self.arm(name, "participant-vote-sent:abort").await;
+            let lock = self.is_slow("bank-a").await;
+            let transfer = self.transfer(Protocol::TwoPhase, &[("bank-a", TOO_MUCH), (name, 5)]);
+            let gtid = transfer.gtid();
+            self.ask(transfer);
+            self.dies(name).await;
+            lock.rollback().await.expect("unlocked");
+            match state {
+                None => self.expect("2pc, refused elsewhere, prepared", gtid, None, End::Presumed, &[]),
+                Some(_) => self.expect("2pc, aborting by a row, prepared", gtid, state, End::Aborted, &[]),
+            }
+        }
+
+        self.arm("till-b", "participant-one-phase-done:abort").await;
+        let transfer = self.transfer(Protocol::TwoPhase, &[("till-b", 5)]);
+        let gtid = transfer.gtid();
+        self.ask(transfer);
+        self.dies("till-b").await;
+        self.expect("one phase, in effect and not told", gtid, None, End::Untold, &[("till-b", 5)]);
+    }
+
+    /// A service that prepares while it is called.
+    async fn early(&mut self) {
+        let url = self.members[DESK].database.url();
+        let resource = PostgresResource::early(DESK.parse().expect("a name"), url.parse().expect("a URL"));
+        let dial = Assent::dial(&self.endpoint).participant(DESK, resource.clone());
+        let desk = dial.connect().await.expect("it joins");
+
+        let read = self.assent.begin(Some(DEADLINE)).await.expect("begun");
+        let gtid = read.gtid();
+        desk.enlist(gtid, EarlyVote::ReadOnly).await.expect("enlisted");
+        self.account += 1;
+        let booking = Booking { account: self.account, amount: 7 };
+        self.bookings.insert((gtid, "bank-a"), booking);
+        let outcome = read.branch_json("bank-a", &booking).commit_and_wait().await;
+        assert_eq!(outcome.expect("no refusal"), Outcome::Committed);
+        self.is(gtid, "committed").await;
+        let what = "2pc, committed, with a branch that only read";
+        self.expect(what, gtid, Some("committed"), End::Committed, &[("bank-a", 7)]);
+
+        let mut begun = Vec::new();
+        for _ in 0..2 {
+            let transaction = self.assent.begin(Some(DEADLINE)).await.expect("begun");
+            self.account += 1;
+            let booking = Booking { account: self.account, amount: 7 };
+            let context = transaction.context().expect("it was begun");
+            let mut branch = resource.begin(&context).await.expect("a branch");
+            let sql = work(transaction.gtid(), booking);
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *branch).await.expect("the work");
+            branch.prepare(&desk).await.expect("enlisted");
+            self.bookings.insert((transaction.gtid(), DESK), booking);
+            begun.push(transaction);
+        }
+        desk.shutdown().await;
+        let (committed, undecided) = (begun.remove(0), begun.remove(0));
+        let gtid = committed.gtid();
+        assert_eq!(committed.commit().await.expect("no refusal"), Outcome::Committed);
+        self.is(gtid, "committing").await;
+        self.expect("2pc, decided, an early branch", gtid, Some("committing"), End::Committed, &[(DESK, 7)]);
+        let gtid = undecided.gtid();
+        // Dropped, it would be aborted.
+        std::mem::forget(undecided);
+        self.expect("2pc, not decided, an early branch", gtid, None, End::Presumed, &[]);
+    }
+
+    async fn three_phase(&mut self) {
+        self.arm("safe-d", "participant-vote-sent:abort").await;
+        let lock = self.is_slow("vault-b").await;
+        let refused = [("safe-d", 9), ("vault-a", 9), ("vault-b", TOO_MUCH)];
+        let transfer = self.transfer(Protocol::ThreePhase, &refused);
+        let gtid = transfer.gtid();
+        self.ask(transfer);
+        self.dies("safe-d").await;
+        lock.rollback().await.expect("unlocked");
+        self.has_ended("vault-a", gtid).await;
+        self.expect("3pc, refused elsewhere, prepared", gtid, None, End::Presumed, &[]);
+
+        self.arm("vault-c", "participant-end-due:abort").await;
+        let moved = [("vault-a", -18), ("vault-b", 9), ("vault-c", 9)];
+        let transfer = self.transfer(Protocol::ThreePhase, &moved);
+        let gtid = transfer.gtid();
+        assert_eq!(transfer.commit().await.expect("no refusal"), Outcome::Committed);
+        self.dies("vault-c").await;
+        self.is(gtid, "committing").await;
+        self.expect("3pc, agreed, one branch is prepared", gtid, Some("committing"), End::Committed, &moved);
+
+        for name in ["safe-a", "safe-b"] {
+            self.arm(name, "participant-vote-sent:abort").await;
+        }
+        let moved = [("safe-a", -18), ("safe-b", 9), ("safe-c", 9)];
+        let transfer = self.transfer(Protocol::ThreePhase, &moved);
+        let gtid = transfer.gtid();
+        self.ask(transfer);
+        self.dies("safe-a").await;
+        self.dies("safe-b").await;
+        self.is(gtid, "preparing").await;
+        self.stands("safe-c", gtid, "pre_committed").await;
+        let what = "3pc, attempted, accepted by the log and one of three";
+        self.expect(what, gtid, Some("preparing"), End::Committed, &moved);
+    }
+
+    async fn sagas(&mut self) {
+        self.arm("clerk-b", "participant-step-done:abort").await;
+        self.arm("clerk-c", "participant-step-due:abort:2").await;
+        self.arm("clerk-d", "participant-step-done:abort:2").await;
+
+        let steps = [("first", "clerk-a"), ("second", "clerk-b"), ("last", "clerk-a")];
+        let gtid = self.saga(&steps, None, None).await;
+        self.dies("clerk-b").await;
+        let effects = [("clerk-a", 2), ("clerk-b", 1)];
+        self.expect("saga, a step in effect and not told", gtid, Some("running"), End::Completed, &effects);
+
+        let gtid = self.saga(&steps, None, None).await;
+        self.answered(gtid, 1).await;
+        self.expect("saga, a step that never came", gtid, Some("running"), End::Completed, &effects);
+
+        let steps = [("first", "clerk-a"), ("pivot", "clerk-a"), ("last", "clerk-b")];
+        let gtid = self.saga(&steps, Some("pivot"), None).await;
+        self.answered(gtid, 2).await;
+        self.expect("saga, behind its pivot", gtid, Some("running"), End::Completed, &effects);
+
+        let steps = [("first", "clerk-a"), ("pivot", "clerk-b")];
+        let gtid = self.saga(&steps, Some("pivot"), None).await;
+        self.answered(gtid, 1).await;
+        let effects = [("clerk-a", 1), ("clerk-b", 1)];
+        self.expect("saga, before its pivot", gtid, Some("running"), End::Completed, &effects);
+
+        for (clerk, what) in [
+            ("clerk-c", "saga, a compensation that took no effect"),
+            ("clerk-d", "saga, a compensation in effect and not told"),
+        ] {
+            let steps = [("first", "clerk-a"), ("second", clerk), ("last", "clerk-a")];
+            let gtid = self.saga(&steps, None, Some("last")).await;
+            self.dies(clerk).await;
+            self.is(gtid, "compensating").await;
+            self.expect(what, gtid, Some("compensating"), End::Compensated, &[]);
+        }
+
+        let steps = [("pivot", "clerk-a"), ("last", "clerk-a")];
+        let gtid = self.saga(&steps, Some("pivot"), Some("last")).await;
+        self.is(gtid, "paused").await;
+        let what = "saga, paused, since a step behind its pivot is refused";
+        self.expect(what, gtid, Some("paused"), End::Paused, &[("clerk-a", 1)]);
+    }
+
+    /// What is open when the coordinator dies, and it is the last to act.
+    async fn without_a_row(&mut self) {
+        self.coordinator.kill();
+        // Two votes of the chests, which are counted before the two of the others.
+        self.coordinator.restart_with(VARIABLE, Some("coordinator-vote-counted:abort:4"));
+        self.coordinator.line_with("listening", DEADLINE).await;
+        self.arm("bank-e", "participant-end-due:abort").await;
+        self.dies("bank-e").await;
+
+        let lock = self.is_slow("chest-c").await;
+        let moved = [("chest-a", -22), ("chest-b", 11), ("chest-c", 11)];
+        let transfer = self.transfer(Protocol::ThreePhase, &moved);
+        let gtid = transfer.gtid();
+        self.ask(transfer);
+        self.stands("chest-a", gtid, "waiting").await;
+        self.stands("chest-b", gtid, "waiting").await;
+        self.shows(gtid, |shown| {
+            let branches = shown["branches"].as_array().cloned().unwrap_or_default();
+            branches.iter().filter(|branch| branch["state"] == "prepared").count() == 2
+        })
+        .await;
+        self.expect("3pc, not attempted, two of three are prepared", gtid, None, End::Presumed, &[]);
+
+        let transfer = self.transfer(Protocol::TwoPhase, &[("bank-a", -11), ("bank-f", 11)]);
+        let gtid = transfer.gtid();
+        self.ask(transfer);
+        self.coordinator.line_with("crash point", DEADLINE).await;
+        self.coordinator.exit(DEADLINE).await;
+        self.expect("2pc, not decided, all are prepared", gtid, None, End::Presumed, &[]);
+        for process in self.members.values_mut().filter_map(|member| member.process.as_mut()) {
+            process.kill();
+        }
+        lock.rollback().await.expect("unlocked");
+        for waiting in &self.waiting {
+            waiting.abort();
+        }
+    }
+
+    /// Starts a saga of steps one after the other.
+    async fn saga(&self, steps: &[(&str, &str)], pivot: Option<&str>, refused: Option<&str>) -> Gtid {
+        let mut saga = SagaBuilder::new();
+        let mut before = None;
+        for (step, clerk) in steps {
+            let errand = Errand { is_refused: refused == Some(*step) };
+            let mut described = saga.step(step, *clerk).input_json(&errand).after_all(&before);
+            if pivot == Some(*step) {
+                described = described.pivot();
+            }
+            before = Some(described.add());
+        }
+        self.assent.start_saga(saga).await.expect("it starts")
+    }
+
+    /// Waits until so many steps are answered in the log, and not one more is.
+    async fn answered(&self, gtid: Gtid, steps: usize) {
+        self.shows(gtid, |shown| {
+            let branches = shown["branches"].as_array().cloned().unwrap_or_default();
+            branches.iter().filter(|branch| branch["state"] == "completed").count() == steps
+        })
+        .await;
+    }
+
+    /// Waits until a bank has nothing prepared of a transaction any more.
+    async fn has_ended(&self, name: &str, gtid: Gtid) {
+        let database = &self.members[name].database;
+        eventually(&format!("{name} has ended {gtid}"), DEADLINE, async || {
+            let prepared = database.prepared_transactions().await;
+            match prepared.iter().find(|gid| gid.ends_with(&gtid.to_string())) {
+                None => Ok(()),
+                Some(gid) => Err(gid.clone()),
+            }
+        })
+        .await;
+    }
+
+    async fn pin(&mut self, gtid: Gtid) {
+        match &self.log {
+            LogPlace::Postgres(database) => {
+                let sql = "insert into assent.pin (gtid) values ($1)";
+                sqlx::query(sql).bind(gtid.as_uuid()).execute(&mut database.connect().await).await.expect("pinned");
+            }
+            LogPlace::Sqlite(_) => {
+                let sql = "insert into pin (gtid) values (?1)";
+                let mut connection = self.log.sqlite().await;
+                sqlx::query(sql).bind(gtid.to_string()).execute(&mut connection).await.expect("pinned");
+            }
+        }
+        let pinned = self.transactions.last_mut().expect("it is expected");
+        pinned.pinned = true;
+    }
+
+    // ---- the dump ----------------------------------------------------------------------------------------------------------
+
+    async fn dump(self, directory: &Path) {
+        let verified = verify(&self.log.url(), |_| {}).await.expect("the log can be read");
+        assert!(verified.violations.is_empty(), "{:#?}", verified.violations);
+        let states = self.log.states().await;
+        for Expected { what, gtid, state, .. } in &self.transactions {
+            assert_eq!(states.get(gtid).map(|(state, _)| state), state.as_ref(), "{what}");
+        }
+        std::fs::create_dir_all(directory).expect("a directory");
+        let keep = |name: &str, text: &str| {
+            let text = self.members.iter().fold(text.to_owned(), |text, (voter, member)| match &member.port {
+                Some(port) => text.replace(&port.address().to_string(), &format!("{{address of {voter}}}")),
+                None => text,
+            });
+            std::fs::write(directory.join(name), text).expect("written");
+        };
+        keep("log.sql", &self.log.dump().await);
+        for (name, member) in &self.members {
+            keep(&format!("{name}.sql"), &dump::dump(&member.database).await);
+            let prepared = self.prepared(name, member).await;
+            if !prepared.is_empty() {
+                keep(&format!("{name}.prepared.sql"), &prepared);
+            }
+        }
+        let participants = self.members.iter().map(|(name, member)| ((*name).to_owned(), member.kind)).collect();
+        let manifest = Manifest { participants, transactions: self.transactions };
+        let manifest = serde_json::to_string_pretty(&manifest).expect("JSON") + "\n";
+        std::fs::write(directory.join("expected.json"), manifest).expect("written");
+    }
+
+    /// What makes the prepared transactions of a participant anew.
+    async fn prepared(&self, name: &str, member: &Member) -> String {
+        let oid = format!(":{}:", dump::oid(&member.database).await);
+        let mut text = String::new();
+        for gid in member.database.prepared_transactions().await {
+            let (_, gtid) = gid.rsplit_once(':').expect("a gid");
+            let gtid: Gtid = gtid.parse().expect("a gtid");
+            let booking = self.bookings.iter().find(|((of, by), _)| *of == gtid && *by == name);
+            let (_, booking) = booking.expect("its work is known");
+            text.push_str("begin;\n");
+            if member.kind == Kind::Till {
+                text.push_str(&format!(
+                    "insert into assent_barrier (gtid, participant, step, executed_at) values ('{gtid}', '{name}', -1, now());\n"
+                ));
+            }
+            text.push_str(&work(gtid, *booking));
+            text.push_str(&format!("prepare transaction '{}';\n", gid.replace(&oid, ":{database}:")));
+        }
+        text
+    }
+}
+
+/// What a bank does in a branch.
+fn work(gtid: Gtid, Booking { account, amount }: Booking) -> String {
+    format!(
+        "update account set balance = balance + {amount} where id = {account};\n\
+         insert into ledger (gtid, account, amount) values ('{gtid}', {account}, {amount});\n"
+    )
+}
