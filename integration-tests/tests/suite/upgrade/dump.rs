@@ -232,7 +232,8 @@ pub(super) async fn oid(database: &Database) -> String {
 
 /// All of a database but what is prepared in it, as statements that any server takes.
 pub(super) async fn dump(database: &Database) -> String {
-    let text = written_by("pg_dump", &["--inserts", "--no-owner", "--no-privileges", "--dbname", &database.url()]).await;
+    let text =
+        written_by("pg_dump", &["--inserts", "--no-owner", "--no-privileges", "--dbname", &database.url()]).await;
     let mut is_quoted = false;
     let mut kept = String::new();
     for line in text.lines() {

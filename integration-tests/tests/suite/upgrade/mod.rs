@@ -98,12 +98,7 @@ fn read(directory: &Path, file: &str) -> String {
 }
 
 /// Restores all of it, with the addresses and the OIDs that there are now.
-async fn restore(
-    directory: &Path,
-    manifest: &Manifest,
-    server: &Postgres,
-    log: &LogPlace,
-) -> BTreeMap<String, Member> {
+async fn restore(directory: &Path, manifest: &Manifest, server: &Postgres, log: &LogPlace) -> BTreeMap<String, Member> {
     let mut members = BTreeMap::new();
     for (name, &kind) in &manifest.participants {
         let port = (kind == Kind::Voter).then(Port::reserve);

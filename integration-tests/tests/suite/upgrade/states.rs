@@ -10,7 +10,7 @@
 //! | 2pc with early branches | their service leaves before the transaction is committed, or is not |
 //! | one phase, in effect and not told | the participant dies behind its COMMIT |
 //! | 3pc agreed | a participant dies when it is about to commit |
-//! | 3pc attempted | two of four voters die behind their votes, so that no quorum accepts |
+//! | 3pc attempted | two participants are killed once they have voted, so that no quorum accepts |
 //! | 3pc prepared, without a row | as 2pc; and a voter that is at work when all die |
 //! | saga running, before and behind its pivot | a clerk dies behind a step's COMMIT, or before the step came |
 //! | saga compensating | a clerk dies before a compensation's COMMIT, or behind it |
@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use assent::log::verify::verify;
+use assent_proto::v1::ListParticipantsRequest;
+use assent_proto::v1::admin_service_client::AdminServiceClient;
 use assent_sdk::postgres::PostgresResource;
 use assent_sdk::saga::SagaBuilder;
 use assent_sdk::{Assent, EarlyVote, Gtid, Outcome, Protocol, Transaction};
@@ -27,6 +29,7 @@ use integration_tests::ledger::{Booking, Errand};
 use integration_tests::postgres::{Database, Postgres};
 use integration_tests::process::{Process, Program};
 use integration_tests::{Port, eventually};
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Postgres as PgDriver};
 use tokio::task::JoinHandle;
 
@@ -179,7 +182,8 @@ impl World {
     /// Asks for a commit that nobody here waits for.
     fn ask(&mut self, transaction: Transaction) {
         self.waiting.push(tokio::spawn(async move {
-            transaction.commit().await.ok();
+            let outcome = transaction.commit().await;
+            eprintln!("told {outcome:?}");
         }));
     }
 
@@ -212,16 +216,15 @@ impl World {
         .await;
     }
 
-    /// Waits until `assent tx show` says so of every participant's branch or step.
-    async fn shows(&self, gtid: Gtid, is_so: impl Fn(&serde_json::Value) -> bool) {
-        eventually(&format!("{gtid} is shown so"), DEADLINE, async || {
-            let gtid = gtid.to_string();
+    /// Waits until `assent tx show` says that so many branches or steps have this state.
+    async fn have(&self, gtid: Gtid, state: &str, count: usize) {
+        let gtid = gtid.to_string();
+        eventually(&format!("{count} of {gtid} are {state}"), DEADLINE, async || {
             let arguments = ["tx", "show", &gtid, "--endpoint", &self.endpoint, "--output", "json"];
-            let shown = Program::assent().args(arguments).run(DEADLINE).await;
-            match serde_json::from_str(&shown.stdout) {
-                Ok(shown) if is_so(&shown) => Ok(()),
-                Ok(_) | Err(_) => Err(shown.stdout),
-            }
+            let shown = Program::assent().args(arguments).run(DEADLINE).await.stdout;
+            let value: Value = serde_json::from_str(&shown).unwrap_or_default();
+            let branches = value["branches"].as_array().into_iter().flatten();
+            if branches.filter(|branch| branch["state"] == state).count() == count { Ok(()) } else { Err(shown) }
         })
         .await;
     }
@@ -239,12 +242,27 @@ impl World {
         .await;
     }
 
-    /// The account of the next transaction is locked there, so that the branch is at work until this ends.
+    /// The accounts are locked there, so that a branch is at work until this ends.
     async fn is_slow(&self, name: &str) -> sqlx::Transaction<'static, PgDriver> {
         let mut lock = self.members[name].pool.begin().await.expect("a transaction");
-        let sql = "select from account where id = $1 for update";
-        sqlx::query(sql).bind(self.account + 1).execute(&mut *lock).await.expect("locked");
+        sqlx::query("lock table account in access exclusive mode").execute(&mut *lock).await.expect("locked");
         lock
+    }
+
+    /// Waits until these have a session.
+    async fn are_there(&self, names: &[&str]) {
+        eventually("they have joined", DEADLINE, async || -> Result<(), String> {
+            let error = |error: &dyn std::fmt::Display| error.to_string();
+            let mut admin = AdminServiceClient::connect(self.endpoint.clone()).await.map_err(|e| error(&e))?;
+            let listed = admin.list_participants(ListParticipantsRequest {}).await.map_err(|e| error(&e))?;
+            let listed = listed.into_inner().participants;
+            let is_there = |name: &str| listed.iter().any(|listed| listed.name == name && listed.sessions > 0);
+            match names.iter().find(|name| !is_there(name)) {
+                None => Ok(()),
+                Some(name) => Err(format!("{name} is not there")),
+            }
+        })
+        .await;
     }
 
     // ---- the states --------------------------------------------------------------------------------------------------------
@@ -432,15 +450,15 @@ impl World {
         self.is(gtid, "committing").await;
         self.expect("3pc, agreed, one branch is prepared", gtid, Some("committing"), End::Committed, &moved);
 
-        for name in ["safe-a", "safe-b"] {
-            self.arm(name, "participant-vote-sent:abort").await;
-        }
+        let lock = self.is_slow("safe-c").await;
         let moved = [("safe-a", -18), ("safe-b", 9), ("safe-c", 9)];
         let transfer = self.transfer(Protocol::ThreePhase, &moved);
         let gtid = transfer.gtid();
         self.ask(transfer);
-        self.dies("safe-a").await;
-        self.dies("safe-b").await;
+        self.have(gtid, "prepared", 2).await;
+        self.process("safe-a").kill();
+        self.process("safe-b").kill();
+        lock.rollback().await.expect("unlocked");
         self.is(gtid, "preparing").await;
         self.stands("safe-c", gtid, "pre_committed").await;
         let what = "3pc, attempted, accepted by the log and one of three";
@@ -459,17 +477,17 @@ impl World {
         self.expect("saga, a step in effect and not told", gtid, Some("running"), End::Completed, &effects);
 
         let gtid = self.saga(&steps, None, None).await;
-        self.answered(gtid, 1).await;
+        self.have(gtid, "completed", 1).await;
         self.expect("saga, a step that never came", gtid, Some("running"), End::Completed, &effects);
 
         let steps = [("first", "clerk-a"), ("pivot", "clerk-a"), ("last", "clerk-b")];
         let gtid = self.saga(&steps, Some("pivot"), None).await;
-        self.answered(gtid, 2).await;
+        self.have(gtid, "completed", 2).await;
         self.expect("saga, behind its pivot", gtid, Some("running"), End::Completed, &effects);
 
         let steps = [("first", "clerk-a"), ("pivot", "clerk-b")];
         let gtid = self.saga(&steps, Some("pivot"), None).await;
-        self.answered(gtid, 1).await;
+        self.have(gtid, "completed", 1).await;
         let effects = [("clerk-a", 1), ("clerk-b", 1)];
         self.expect("saga, before its pivot", gtid, Some("running"), End::Completed, &effects);
 
@@ -494,11 +512,19 @@ impl World {
     /// What is open when the coordinator dies, and it is the last to act.
     async fn without_a_row(&mut self) {
         self.coordinator.kill();
+        // An initiator that still waits would ask the next one again.
+        for waiting in self.waiting.drain(..) {
+            waiting.abort();
+        }
+        tokio::time::timeout(DEADLINE, self.assent.clone().shutdown()).await.expect("it leaves");
         // Two votes of the chests, which are counted before the two of the others.
         self.coordinator.restart_with(VARIABLE, Some("coordinator-vote-counted:abort:4"));
         self.coordinator.line_with("listening", DEADLINE).await;
-        self.arm("bank-e", "participant-end-due:abort").await;
+        let dial = Assent::dial(&self.endpoint).patience(DEADLINE);
+        self.assent = dial.connect().await.expect("the coordinator answers");
+        self.process("bank-e").restart_with(VARIABLE, Some("participant-end-due:abort"));
         self.dies("bank-e").await;
+        self.are_there(&["bank-a", "bank-f", "chest-a", "chest-b", "chest-c"]).await;
 
         let lock = self.is_slow("chest-c").await;
         let moved = [("chest-a", -22), ("chest-b", 11), ("chest-c", 11)];
@@ -507,11 +533,7 @@ impl World {
         self.ask(transfer);
         self.stands("chest-a", gtid, "waiting").await;
         self.stands("chest-b", gtid, "waiting").await;
-        self.shows(gtid, |shown| {
-            let branches = shown["branches"].as_array().cloned().unwrap_or_default();
-            branches.iter().filter(|branch| branch["state"] == "prepared").count() == 2
-        })
-        .await;
+        self.have(gtid, "prepared", 2).await;
         self.expect("3pc, not attempted, two of three are prepared", gtid, None, End::Presumed, &[]);
 
         let transfer = self.transfer(Protocol::TwoPhase, &[("bank-a", -11), ("bank-f", 11)]);
@@ -542,15 +564,6 @@ impl World {
             before = Some(described.add());
         }
         self.assent.start_saga(saga).await.expect("it starts")
-    }
-
-    /// Waits until so many steps are answered in the log, and not one more is.
-    async fn answered(&self, gtid: Gtid, steps: usize) {
-        self.shows(gtid, |shown| {
-            let branches = shown["branches"].as_array().cloned().unwrap_or_default();
-            branches.iter().filter(|branch| branch["state"] == "completed").count() == steps
-        })
-        .await;
     }
 
     /// Waits until a bank has nothing prepared of a transaction any more.

@@ -1,0 +1,60 @@
+SELECT pg_catalog.set_config('search_path', '', false);
+CREATE TABLE public.account (
+    id integer NOT NULL,
+    balance bigint NOT NULL,
+    CONSTRAINT account_balance_check CHECK ((balance >= 0))
+);
+CREATE TABLE public.ledger (
+    gtid uuid NOT NULL,
+    account integer NOT NULL,
+    amount bigint NOT NULL
+);
+INSERT INTO public.account VALUES (3, 1000);
+INSERT INTO public.account VALUES (4, 1000);
+INSERT INTO public.account VALUES (5, 1000);
+INSERT INTO public.account VALUES (7, 1000);
+INSERT INTO public.account VALUES (8, 1000);
+INSERT INTO public.account VALUES (10, 1000);
+INSERT INTO public.account VALUES (11, 1000);
+INSERT INTO public.account VALUES (12, 1000);
+INSERT INTO public.account VALUES (13, 1000);
+INSERT INTO public.account VALUES (15, 1000);
+INSERT INTO public.account VALUES (16, 1000);
+INSERT INTO public.account VALUES (17, 1000);
+INSERT INTO public.account VALUES (18, 1000);
+INSERT INTO public.account VALUES (19, 1000);
+INSERT INTO public.account VALUES (20, 1000);
+INSERT INTO public.account VALUES (21, 1000);
+INSERT INTO public.account VALUES (22, 1000);
+INSERT INTO public.account VALUES (23, 1000);
+INSERT INTO public.account VALUES (24, 1000);
+INSERT INTO public.account VALUES (25, 1000);
+INSERT INTO public.account VALUES (26, 1000);
+INSERT INTO public.account VALUES (27, 1000);
+INSERT INTO public.account VALUES (28, 1000);
+INSERT INTO public.account VALUES (29, 1000);
+INSERT INTO public.account VALUES (30, 1000);
+INSERT INTO public.account VALUES (31, 1000);
+INSERT INTO public.account VALUES (32, 1000);
+INSERT INTO public.account VALUES (33, 1000);
+INSERT INTO public.account VALUES (34, 1000);
+INSERT INTO public.account VALUES (35, 1000);
+INSERT INTO public.account VALUES (36, 1000);
+INSERT INTO public.account VALUES (37, 1000);
+INSERT INTO public.account VALUES (38, 1000);
+INSERT INTO public.account VALUES (39, 1000);
+INSERT INTO public.account VALUES (40, 1000);
+INSERT INTO public.account VALUES (1, 997);
+INSERT INTO public.account VALUES (2, 997);
+INSERT INTO public.account VALUES (6, 1003);
+INSERT INTO public.account VALUES (9, 995);
+INSERT INTO public.account VALUES (14, 1007);
+INSERT INTO public.ledger VALUES ('01a228ab-f65c-7206-a458-cf13d241ad9f', 1, -3);
+INSERT INTO public.ledger VALUES ('01a228ab-f6c3-7193-a8e6-f151e2b33ec1', 2, -3);
+INSERT INTO public.ledger VALUES ('01a228ab-f7e1-72c2-8181-3a970d4126a2', 6, 3);
+INSERT INTO public.ledger VALUES ('01a228ab-fa89-71b9-b6bb-491f932fe04e', 9, -5);
+INSERT INTO public.ledger VALUES ('01a228ab-fd28-7529-b1c6-af7a04ccae86', 14, 7);
+ALTER TABLE ONLY public.account
+    ADD CONSTRAINT account_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.ledger
+    ADD CONSTRAINT ledger_pkey PRIMARY KEY (gtid);

@@ -1,0 +1,47 @@
+SELECT pg_catalog.set_config('search_path', '', false);
+CREATE TABLE public.assent_barrier (
+    gtid uuid NOT NULL,
+    participant text NOT NULL,
+    step integer NOT NULL,
+    executed_at timestamp with time zone,
+    compensated_at timestamp with time zone,
+    output bytea DEFAULT '\x'::bytea NOT NULL,
+    CONSTRAINT a_branch_is_not_compensated CHECK (((step >= 0) OR (compensated_at IS NULL))),
+    CONSTRAINT assent_barrier_participant_check CHECK (((octet_length(participant) >= 1) AND (octet_length(participant) <= 63))),
+    CONSTRAINT assent_barrier_step_check CHECK (((step >= '-1'::integer) AND (step <= 65535))),
+    CONSTRAINT only_actions_have_outputs CHECK (((executed_at IS NOT NULL) OR (output = '\x'::bytea))),
+    CONSTRAINT something_happened CHECK (((executed_at IS NOT NULL) OR (compensated_at IS NOT NULL)))
+);
+COMMENT ON TABLE public.assent_barrier IS 'Which saga steps and two-phase branches have taken effect in this database: written in the transaction of their work.';
+COMMENT ON COLUMN public.assent_barrier.gtid IS 'The saga or transaction.';
+COMMENT ON COLUMN public.assent_barrier.participant IS 'The name that this service takes part under.';
+COMMENT ON COLUMN public.assent_barrier.step IS 'The position of the step in its saga; -1 for a whole branch of a two-phase commit.';
+COMMENT ON COLUMN public.assent_barrier.executed_at IS 'When the action took effect; null if it never did, and never will.';
+COMMENT ON COLUMN public.assent_barrier.compensated_at IS 'When the step was compensated; from then on its action is refused.';
+COMMENT ON COLUMN public.assent_barrier.output IS 'What the action gave, to be given again when it is repeated.';
+CREATE TABLE public.errand (
+    gtid uuid NOT NULL,
+    step text NOT NULL,
+    effect integer NOT NULL,
+    at timestamp with time zone DEFAULT now()
+);
+INSERT INTO public.assent_barrier VALUES ('01a228ab-f9bc-76a1-b843-981ed85bdbac', 'clerk-a', 0, '2026-11-29 18:58:08.985304+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228ac-06a0-7698-8d8f-fb25feddd0b3', 'clerk-a', 0, '2026-11-29 18:58:12.265155+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228ac-06d3-7505-a6c0-9db3cba6c42d', 'clerk-a', 0, '2026-11-29 18:58:12.32001+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228ac-071e-7448-a3bd-d28702a8ceb2', 'clerk-a', 0, '2026-11-29 18:58:12.405618+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228ac-071e-7448-a3bd-d28702a8ceb2', 'clerk-a', 1, '2026-11-29 18:58:12.420316+00', NULL, '\x7069766f74');
+INSERT INTO public.assent_barrier VALUES ('01a228ac-0767-74cd-8d45-63ca59d4ecaa', 'clerk-a', 0, '2026-11-29 18:58:12.463314+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228ac-079a-71aa-a6e5-2a5d65717f33', 'clerk-a', 0, '2026-11-29 18:58:12.516159+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228ac-07e7-72cb-bccc-38285fae7d7c', 'clerk-a', 0, '2026-11-29 18:58:12.590643+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228ac-081c-7727-80b7-e3160b40ae4f', 'clerk-a', 0, '2026-11-29 18:58:12.647306+00', NULL, '\x7069766f74');
+INSERT INTO public.errand VALUES ('01a228ab-f9bc-76a1-b843-981ed85bdbac', 'first', 1, '2026-11-29 18:58:08.970199+00');
+INSERT INTO public.errand VALUES ('01a228ac-06a0-7698-8d8f-fb25feddd0b3', 'first', 1, '2026-11-29 18:58:12.264748+00');
+INSERT INTO public.errand VALUES ('01a228ac-06d3-7505-a6c0-9db3cba6c42d', 'first', 1, '2026-11-29 18:58:12.317817+00');
+INSERT INTO public.errand VALUES ('01a228ac-071e-7448-a3bd-d28702a8ceb2', 'first', 1, '2026-11-29 18:58:12.404989+00');
+INSERT INTO public.errand VALUES ('01a228ac-071e-7448-a3bd-d28702a8ceb2', 'pivot', 1, '2026-11-29 18:58:12.419873+00');
+INSERT INTO public.errand VALUES ('01a228ac-0767-74cd-8d45-63ca59d4ecaa', 'first', 1, '2026-11-29 18:58:12.462891+00');
+INSERT INTO public.errand VALUES ('01a228ac-079a-71aa-a6e5-2a5d65717f33', 'first', 1, '2026-11-29 18:58:12.515731+00');
+INSERT INTO public.errand VALUES ('01a228ac-07e7-72cb-bccc-38285fae7d7c', 'first', 1, '2026-11-29 18:58:12.590317+00');
+INSERT INTO public.errand VALUES ('01a228ac-081c-7727-80b7-e3160b40ae4f', 'pivot', 1, '2026-11-29 18:58:12.646743+00');
+ALTER TABLE ONLY public.assent_barrier
+    ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);
