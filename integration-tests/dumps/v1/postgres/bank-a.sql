@@ -49,11 +49,11 @@ INSERT INTO public.account VALUES (2, 997);
 INSERT INTO public.account VALUES (6, 1003);
 INSERT INTO public.account VALUES (9, 995);
 INSERT INTO public.account VALUES (14, 1007);
-INSERT INTO public.ledger VALUES ('01a228ab-9aa1-76b7-957b-e238ae0f7d4a', 1, -3);
-INSERT INTO public.ledger VALUES ('01a228ab-9af0-729c-80e2-06138df32d65', 2, -3);
-INSERT INTO public.ledger VALUES ('01a228ab-9c87-726e-a3d9-0d3f5e7bfbe5', 6, 3);
-INSERT INTO public.ledger VALUES ('01a228ab-9f8a-724c-bc49-4c0a9fda0f19', 9, -5);
-INSERT INTO public.ledger VALUES ('01a228ab-a1fb-7568-a2b6-f24eacaf698f', 14, 7);
+INSERT INTO public.ledger VALUES ('01a228b0-7572-7354-97fd-038bb83a3427', 1, -3);
+INSERT INTO public.ledger VALUES ('01a228b0-75ff-72e9-92b2-84921af2726b', 2, -3);
+INSERT INTO public.ledger VALUES ('01a228b0-77b6-7638-998f-f386e3c37280', 6, 3);
+INSERT INTO public.ledger VALUES ('01a228b0-7b0a-76ec-8e34-7e010810d091', 9, -5);
+INSERT INTO public.ledger VALUES ('01a228b0-7d92-7292-adcb-6f9a34be70a5', 14, 7);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.ledger

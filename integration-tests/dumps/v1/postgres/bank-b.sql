@@ -49,8 +49,8 @@ INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
 INSERT INTO public.account VALUES (1, 1003);
 INSERT INTO public.account VALUES (2, 1003);
-INSERT INTO public.ledger VALUES ('01a228ab-9aa1-76b7-957b-e238ae0f7d4a', 1, 3);
-INSERT INTO public.ledger VALUES ('01a228ab-9af0-729c-80e2-06138df32d65', 2, 3);
+INSERT INTO public.ledger VALUES ('01a228b0-7572-7354-97fd-038bb83a3427', 1, 3);
+INSERT INTO public.ledger VALUES ('01a228b0-75ff-72e9-92b2-84921af2726b', 2, 3);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.ledger

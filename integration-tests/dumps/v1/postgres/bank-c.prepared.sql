@@ -1,4 +1,4 @@
 begin;
 update account set balance = balance + -5 where id = 10;
-insert into ledger (gtid, account, amount) values ('01a228ab-a052-7102-a214-f4746e5aa028', 10, -5);
-prepare transaction 'assent:c0293597-eb08-4453-9994-d856f35197ab:{database}:bank-c:01a228ab-a052-7102-a214-f4746e5aa028';
+insert into ledger (gtid, account, amount) values ('01a228b0-7bd8-70e6-87c5-87562e284aa5', 10, -5);
+prepare transaction 'assent:ff4f684a-eeba-4769-8926-d7bcbeaf459a:{database}:bank-c:01a228b0-7bd8-70e6-87c5-87562e284aa5';

@@ -1,4 +1,4 @@
 begin;
 update account set balance = balance + 5 where id = 11;
-insert into ledger (gtid, account, amount) values ('01a228ab-a0cc-7512-867b-e02109ab872d', 11, 5);
-prepare transaction 'assent:c0293597-eb08-4453-9994-d856f35197ab:{database}:bank-d:01a228ab-a0cc-7512-867b-e02109ab872d';
+insert into ledger (gtid, account, amount) values ('01a228b0-7c61-749a-a1bb-4ae48cf280ca', 11, 5);
+prepare transaction 'assent:ff4f684a-eeba-4769-8926-d7bcbeaf459a:{database}:bank-d:01a228b0-7c61-749a-a1bb-4ae48cf280ca';

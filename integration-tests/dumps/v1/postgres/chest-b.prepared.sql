@@ -1,4 +1,4 @@
 begin;
 update account set balance = balance + 11 where id = 20;
-insert into ledger (gtid, account, amount) values ('01a228ab-ae7d-7065-9c38-25a72ad6cfe4', 20, 11);
-prepare transaction 'assent:c0293597-eb08-4453-9994-d856f35197ab:{database}:chest-b:01a228ab-ae7d-7065-9c38-25a72ad6cfe4';
+insert into ledger (gtid, account, amount) values ('01a228b0-8a15-733e-91e4-263d88a46afe', 20, 11);
+prepare transaction 'assent:ff4f684a-eeba-4769-8926-d7bcbeaf459a:{database}:chest-b:01a228b0-8a15-733e-91e4-263d88a46afe';

@@ -91,8 +91,8 @@ INSERT INTO public.account VALUES (37, 1000);
 INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
-INSERT INTO public.assent_voter VALUES ('chest-b', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, 'e97cdad0-ccef-5096-b7af-786ca5f7e2ec', 'c0293597-eb08-4453-9994-d856f35197ab', '2026-11-29 18:57:43.009249+00');
-INSERT INTO public.assent_voter VALUES ('chest-b', '01a228ab-ae7d-7065-9c38-25a72ad6cfe4', '{"log": 255425746365804280100388461242584504235, "participants": [{"store": 94430849217387845301746816552758236767, "address": "http://{address of chest-a}", "participant": "chest-a"}, {"store": 310358405936519371887667927806627013356, "address": "http://{address of chest-b}", "participant": "chest-b"}, {"store": 229829697836001913343201703370837967551, "address": "http://{address of chest-c}", "participant": "chest-c"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 18:57:49.744891+00');
+INSERT INTO public.assent_voter VALUES ('chest-b', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, 'cea4ec74-4aa7-fa16-c5c0-20ee7c257912', 'ff4f684a-eeba-4769-8926-d7bcbeaf459a', '2026-11-29 19:03:01.53435+00');
+INSERT INTO public.assent_voter VALUES ('chest-b', '01a228b0-8a15-733e-91e4-263d88a46afe', '{"log": 339365445684343234577149464523152770458, "participants": [{"store": 32110942031818143708756630715744066603, "address": "http://{address of chest-a}", "participant": "chest-a"}, {"store": 274677299678730657348500158838525491474, "address": "http://{address of chest-b}", "participant": "chest-b"}, {"store": 24308392500328957873407637112637573921, "address": "http://{address of chest-c}", "participant": "chest-c"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 19:03:08.158335+00');
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_voter

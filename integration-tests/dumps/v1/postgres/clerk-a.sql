@@ -25,23 +25,23 @@ CREATE TABLE public.errand (
     effect integer NOT NULL,
     at timestamp with time zone DEFAULT now()
 );
-INSERT INTO public.assent_barrier VALUES ('01a228ab-9e94-706c-8724-d7138d2775e5', 'clerk-a', 0, '2026-11-29 18:57:45.636318+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-aae6-75bf-88dd-ffd0637bc30b', 'clerk-a', 0, '2026-11-29 18:57:48.781702+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-ab02-775a-a542-c3509967c09a', 'clerk-a', 0, '2026-11-29 18:57:48.82179+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-ab78-748b-83fc-1f9a5f3546e9', 'clerk-a', 0, '2026-11-29 18:57:48.937461+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-ab78-748b-83fc-1f9a5f3546e9', 'clerk-a', 1, '2026-11-29 18:57:48.94909+00', NULL, '\x7069766f74');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-abd4-7583-9488-d50555b1f6f2', 'clerk-a', 0, '2026-11-29 18:57:49.02928+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-ac48-76b9-aa5b-dd29bdf5a6b0', 'clerk-a', 0, '2026-11-29 18:57:49.135105+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-ac8b-74ed-96ed-87b8acc89485', 'clerk-a', 0, '2026-11-29 18:57:49.205493+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-acd4-72a6-838d-5e3d16c0d186', 'clerk-a', 0, '2026-11-29 18:57:49.280402+00', NULL, '\x7069766f74');
-INSERT INTO public.errand VALUES ('01a228ab-9e94-706c-8724-d7138d2775e5', 'first', 1, '2026-11-29 18:57:45.634586+00');
-INSERT INTO public.errand VALUES ('01a228ab-aae6-75bf-88dd-ffd0637bc30b', 'first', 1, '2026-11-29 18:57:48.781251+00');
-INSERT INTO public.errand VALUES ('01a228ab-ab02-775a-a542-c3509967c09a', 'first', 1, '2026-11-29 18:57:48.821325+00');
-INSERT INTO public.errand VALUES ('01a228ab-ab78-748b-83fc-1f9a5f3546e9', 'first', 1, '2026-11-29 18:57:48.937033+00');
-INSERT INTO public.errand VALUES ('01a228ab-ab78-748b-83fc-1f9a5f3546e9', 'pivot', 1, '2026-11-29 18:57:48.947877+00');
-INSERT INTO public.errand VALUES ('01a228ab-abd4-7583-9488-d50555b1f6f2', 'first', 1, '2026-11-29 18:57:49.028895+00');
-INSERT INTO public.errand VALUES ('01a228ab-ac48-76b9-aa5b-dd29bdf5a6b0', 'first', 1, '2026-11-29 18:57:49.13478+00');
-INSERT INTO public.errand VALUES ('01a228ab-ac8b-74ed-96ed-87b8acc89485', 'first', 1, '2026-11-29 18:57:49.205152+00');
-INSERT INTO public.errand VALUES ('01a228ab-acd4-72a6-838d-5e3d16c0d186', 'pivot', 1, '2026-11-29 18:57:49.280041+00');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-79c2-751c-b72a-1abe2206a3af', 'clerk-a', 0, '2026-11-29 19:03:03.897498+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-86a2-73b2-9760-3118a3649bd4', 'clerk-a', 0, '2026-11-29 19:03:07.178879+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-86c1-70f5-8873-3ecd0d1241f1', 'clerk-a', 0, '2026-11-29 19:03:07.220618+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-86fd-71f8-b287-b2d26f533536', 'clerk-a', 0, '2026-11-29 19:03:07.273236+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-86fd-71f8-b287-b2d26f533536', 'clerk-a', 1, '2026-11-29 19:03:07.283704+00', NULL, '\x7069766f74');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-8772-77b5-9343-1ea39246e310', 'clerk-a', 0, '2026-11-29 19:03:07.385628+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-87a7-7194-8beb-a90169114dc5', 'clerk-a', 0, '2026-11-29 19:03:07.442307+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-8819-76b5-b439-c2e81ae9da05', 'clerk-a', 0, '2026-11-29 19:03:07.557077+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-8867-73d7-98bb-04adc2c3e03d', 'clerk-a', 0, '2026-11-29 19:03:07.640495+00', NULL, '\x7069766f74');
+INSERT INTO public.errand VALUES ('01a228b0-79c2-751c-b72a-1abe2206a3af', 'first', 1, '2026-11-29 19:03:03.892061+00');
+INSERT INTO public.errand VALUES ('01a228b0-86a2-73b2-9760-3118a3649bd4', 'first', 1, '2026-11-29 19:03:07.178505+00');
+INSERT INTO public.errand VALUES ('01a228b0-86c1-70f5-8873-3ecd0d1241f1', 'first', 1, '2026-11-29 19:03:07.220337+00');
+INSERT INTO public.errand VALUES ('01a228b0-86fd-71f8-b287-b2d26f533536', 'first', 1, '2026-11-29 19:03:07.272389+00');
+INSERT INTO public.errand VALUES ('01a228b0-86fd-71f8-b287-b2d26f533536', 'pivot', 1, '2026-11-29 19:03:07.283419+00');
+INSERT INTO public.errand VALUES ('01a228b0-8772-77b5-9343-1ea39246e310', 'first', 1, '2026-11-29 19:03:07.385342+00');
+INSERT INTO public.errand VALUES ('01a228b0-87a7-7194-8beb-a90169114dc5', 'first', 1, '2026-11-29 19:03:07.442048+00');
+INSERT INTO public.errand VALUES ('01a228b0-8819-76b5-b439-c2e81ae9da05', 'first', 1, '2026-11-29 19:03:07.556753+00');
+INSERT INTO public.errand VALUES ('01a228b0-8867-73d7-98bb-04adc2c3e03d', 'pivot', 1, '2026-11-29 19:03:07.640165+00');
 ALTER TABLE ONLY public.assent_barrier
     ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);

@@ -25,12 +25,12 @@ CREATE TABLE public.errand (
     effect integer NOT NULL,
     at timestamp with time zone DEFAULT now()
 );
-INSERT INTO public.assent_barrier VALUES ('01a228ab-9e94-706c-8724-d7138d2775e5', 'clerk-b', 1, '2026-11-29 18:57:45.651765+00', NULL, '\x7365636f6e64');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-9efe-751e-b0b2-856b57df8bb6', 'clerk-b', 0, '2026-11-29 18:57:45.746483+00', '2026-11-29 18:57:45.774883+00', '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-aae6-75bf-88dd-ffd0637bc30b', 'clerk-b', 1, '2026-11-29 18:57:48.787587+00', NULL, '\x7365636f6e64');
-INSERT INTO public.errand VALUES ('01a228ab-9e94-706c-8724-d7138d2775e5', 'second', 1, '2026-11-29 18:57:45.65012+00');
-INSERT INTO public.errand VALUES ('01a228ab-9efe-751e-b0b2-856b57df8bb6', 'first', 1, '2026-11-29 18:57:45.746069+00');
-INSERT INTO public.errand VALUES ('01a228ab-9efe-751e-b0b2-856b57df8bb6', 'first', -1, '2026-11-29 18:57:45.774116+00');
-INSERT INTO public.errand VALUES ('01a228ab-aae6-75bf-88dd-ffd0637bc30b', 'second', 1, '2026-11-29 18:57:48.786101+00');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-79c2-751c-b72a-1abe2206a3af', 'clerk-b', 1, '2026-11-29 19:03:03.908217+00', NULL, '\x7365636f6e64');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-7a66-73c1-b624-a22bca33318b', 'clerk-b', 0, '2026-11-29 19:03:04.064485+00', '2026-11-29 19:03:04.088498+00', '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-86a2-73b2-9760-3118a3649bd4', 'clerk-b', 1, '2026-11-29 19:03:07.18935+00', NULL, '\x7365636f6e64');
+INSERT INTO public.errand VALUES ('01a228b0-79c2-751c-b72a-1abe2206a3af', 'second', 1, '2026-11-29 19:03:03.906524+00');
+INSERT INTO public.errand VALUES ('01a228b0-7a66-73c1-b624-a22bca33318b', 'first', 1, '2026-11-29 19:03:04.063857+00');
+INSERT INTO public.errand VALUES ('01a228b0-7a66-73c1-b624-a22bca33318b', 'first', -1, '2026-11-29 19:03:04.087142+00');
+INSERT INTO public.errand VALUES ('01a228b0-86a2-73b2-9760-3118a3649bd4', 'second', 1, '2026-11-29 19:03:07.188014+00');
 ALTER TABLE ONLY public.assent_barrier
     ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);

@@ -25,7 +25,7 @@ CREATE TABLE public.errand (
     effect integer NOT NULL,
     at timestamp with time zone DEFAULT now()
 );
-INSERT INTO public.assent_barrier VALUES ('01a228ab-ac48-76b9-aa5b-dd29bdf5a6b0', 'clerk-c', 1, '2026-11-29 18:57:49.140857+00', NULL, '\x7365636f6e64');
-INSERT INTO public.errand VALUES ('01a228ab-ac48-76b9-aa5b-dd29bdf5a6b0', 'second', 1, '2026-11-29 18:57:49.139398+00');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-87a7-7194-8beb-a90169114dc5', 'clerk-c', 1, '2026-11-29 19:03:07.454188+00', NULL, '\x7365636f6e64');
+INSERT INTO public.errand VALUES ('01a228b0-87a7-7194-8beb-a90169114dc5', 'second', 1, '2026-11-29 19:03:07.452861+00');
 ALTER TABLE ONLY public.assent_barrier
     ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);

@@ -25,8 +25,8 @@ CREATE TABLE public.errand (
     effect integer NOT NULL,
     at timestamp with time zone DEFAULT now()
 );
-INSERT INTO public.assent_barrier VALUES ('01a228ab-ac8b-74ed-96ed-87b8acc89485', 'clerk-d', 1, '2026-11-29 18:57:49.211197+00', '2026-11-29 18:57:49.227753+00', '\x7365636f6e64');
-INSERT INTO public.errand VALUES ('01a228ab-ac8b-74ed-96ed-87b8acc89485', 'second', 1, '2026-11-29 18:57:49.209832+00');
-INSERT INTO public.errand VALUES ('01a228ab-ac8b-74ed-96ed-87b8acc89485', 'second', -1, '2026-11-29 18:57:49.226019+00');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-8819-76b5-b439-c2e81ae9da05', 'clerk-d', 1, '2026-11-29 19:03:07.566871+00', '2026-11-29 19:03:07.582205+00', '\x7365636f6e64');
+INSERT INTO public.errand VALUES ('01a228b0-8819-76b5-b439-c2e81ae9da05', 'second', 1, '2026-11-29 19:03:07.564789+00');
+INSERT INTO public.errand VALUES ('01a228b0-8819-76b5-b439-c2e81ae9da05', 'second', -1, '2026-11-29 19:03:07.581432+00');
 ALTER TABLE ONLY public.assent_barrier
     ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);

@@ -91,8 +91,8 @@ INSERT INTO public.account VALUES (37, 1000);
 INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
-INSERT INTO public.assent_voter VALUES ('safe-b', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '98bf8363-7b96-85ad-1382-e19da2f84ffb', 'c0293597-eb08-4453-9994-d856f35197ab', '2026-11-29 18:57:41.147093+00');
-INSERT INTO public.assent_voter VALUES ('safe-b', '01a228ab-a944-76d2-a522-2ab3cb429137', '{"log": 255425746365804280100388461242584504235, "participants": [{"store": 180486796499623880878686596929133709105, "address": "http://{address of safe-a}", "participant": "safe-a"}, {"store": 203037048936782158387825475157036126203, "address": "http://{address of safe-b}", "participant": "safe-b"}, {"store": 180619441248596260544502215786937139012, "address": "http://{address of safe-c}", "participant": "safe-c"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 18:57:48.473441+00');
+INSERT INTO public.assent_voter VALUES ('safe-b', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '3ebe44c9-ce8a-e1a2-59a4-87f5b483bd63', 'ff4f684a-eeba-4769-8926-d7bcbeaf459a', '2026-11-29 19:02:59.115355+00');
+INSERT INTO public.assent_voter VALUES ('safe-b', '01a228b0-8503-71f8-98d8-8de1c199dc88', '{"log": 339365445684343234577149464523152770458, "participants": [{"store": 288599487817769111778314908856345166184, "address": "http://{address of safe-a}", "participant": "safe-a"}, {"store": 83400067334421924363772042604810845539, "address": "http://{address of safe-b}", "participant": "safe-b"}, {"store": 11189436962184880831189959668731639134, "address": "http://{address of safe-c}", "participant": "safe-c"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 19:03:06.820769+00');
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_voter

@@ -1,4 +1,4 @@
 begin;
 update account set balance = balance + 9 where id = 17;
-insert into ledger (gtid, account, amount) values ('01a228ab-a35c-7780-a05d-771abdaeb14c', 17, 9);
-prepare transaction 'assent:c0293597-eb08-4453-9994-d856f35197ab:{database}:safe-d:01a228ab-a35c-7780-a05d-771abdaeb14c';
+insert into ledger (gtid, account, amount) values ('01a228b0-7f84-777f-a3cc-eef079298fd7', 17, 9);
+prepare transaction 'assent:ff4f684a-eeba-4769-8926-d7bcbeaf459a:{database}:safe-d:01a228b0-7f84-777f-a3cc-eef079298fd7';

@@ -91,8 +91,8 @@ INSERT INTO public.account VALUES (37, 1000);
 INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
-INSERT INTO public.assent_voter VALUES ('safe-d', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '243e25c1-ae75-aa7f-e12e-d74adfee346d', 'c0293597-eb08-4453-9994-d856f35197ab', '2026-11-29 18:57:41.826045+00');
-INSERT INTO public.assent_voter VALUES ('safe-d', '01a228ab-a35c-7780-a05d-771abdaeb14c', '{"log": 255425746365804280100388461242584504235, "participants": [{"store": 48174896047669472293402468541182915693, "address": "http://{address of safe-d}", "participant": "safe-d"}, {"store": 329838884385348613196647378728915965913, "address": "http://{address of vault-a}", "participant": "vault-a"}, {"store": 108282251028900348880976598035244805821, "address": "http://{address of vault-b}", "participant": "vault-b"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 18:57:46.895307+00');
+INSERT INTO public.assent_voter VALUES ('safe-d', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, 'a5d8f54e-15b5-c757-b764-79c29d2a3c85', 'ff4f684a-eeba-4769-8926-d7bcbeaf459a', '2026-11-29 19:02:59.893451+00');
+INSERT INTO public.assent_voter VALUES ('safe-d', '01a228b0-7f84-777f-a3cc-eef079298fd7', '{"log": 339365445684343234577149464523152770458, "participants": [{"store": 220449130802823154717373092405711617157, "address": "http://{address of safe-d}", "participant": "safe-d"}, {"store": 83820785973269418059814848067470878426, "address": "http://{address of vault-a}", "participant": "vault-a"}, {"store": 227792397634644502812008323692671553523, "address": "http://{address of vault-b}", "participant": "vault-b"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 19:03:05.397573+00');
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_voter

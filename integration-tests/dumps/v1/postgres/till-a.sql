@@ -69,8 +69,8 @@ INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
 INSERT INTO public.account VALUES (4, 1003);
-INSERT INTO public.assent_barrier VALUES ('01a228ab-9b9d-75d8-87ce-990df6dd6102', 'till-a', -1, '2026-11-29 18:57:44.865837+00', NULL, '\x');
-INSERT INTO public.ledger VALUES ('01a228ab-9b9d-75d8-87ce-990df6dd6102', 4, 3);
+INSERT INTO public.assent_barrier VALUES ('01a228b0-76fe-7402-a1e7-a97bda2144ff', 'till-a', -1, '2026-11-29 19:03:03.176218+00', NULL, '\x');
+INSERT INTO public.ledger VALUES ('01a228b0-76fe-7402-a1e7-a97bda2144ff', 4, 3);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_barrier

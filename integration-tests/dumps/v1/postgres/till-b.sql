@@ -69,8 +69,8 @@ INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
 INSERT INTO public.account VALUES (13, 1005);
-INSERT INTO public.assent_barrier VALUES ('01a228ab-a1a7-710a-9a10-4943f5da242e', 'till-b', -1, '2026-11-29 18:57:46.411621+00', NULL, '\x');
-INSERT INTO public.ledger VALUES ('01a228ab-a1a7-710a-9a10-4943f5da242e', 13, 5);
+INSERT INTO public.assent_barrier VALUES ('01a228b0-7d57-7132-8f73-ae346f4605c5', 'till-b', -1, '2026-11-29 19:03:04.79669+00', NULL, '\x');
+INSERT INTO public.ledger VALUES ('01a228b0-7d57-7132-8f73-ae346f4605c5', 13, 5);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_barrier

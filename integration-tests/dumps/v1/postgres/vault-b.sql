@@ -91,10 +91,10 @@ INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
 INSERT INTO public.account VALUES (7, 1003);
 INSERT INTO public.account VALUES (18, 1009);
-INSERT INTO public.assent_voter VALUES ('vault-b', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '51766729-0e72-8075-5b8a-f7cb505c6ebd', 'c0293597-eb08-4453-9994-d856f35197ab', '2026-11-29 18:57:42.306307+00');
-INSERT INTO public.assent_voter VALUES ('vault-b', '01a228ab-a4d3-755b-b758-5f4a5143cf51', '{"log": 255425746365804280100388461242584504235, "participants": [{"store": 329838884385348613196647378728915965913, "address": "http://{address of vault-a}", "participant": "vault-a"}, {"store": 108282251028900348880976598035244805821, "address": "http://{address of vault-b}", "participant": "vault-b"}, {"store": 284101500759834946228420630585638947355, "address": "http://{address of vault-c}", "participant": "vault-c"}]}', false, 'committed', '1.00000000000000000000000000000000', '1.00000000000000000000000000000000', NULL, NULL, '2026-11-29 18:57:47.30794+00');
-INSERT INTO public.ledger VALUES ('01a228ab-9d7d-75fb-adab-25c9286a62ad', 7, 3);
-INSERT INTO public.ledger VALUES ('01a228ab-a4d3-755b-b758-5f4a5143cf51', 18, 9);
+INSERT INTO public.assent_voter VALUES ('vault-b', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, 'ab5f3850-022c-179e-1289-99390bd84ff3', 'ff4f684a-eeba-4769-8926-d7bcbeaf459a', '2026-11-29 19:03:00.626874+00');
+INSERT INTO public.assent_voter VALUES ('vault-b', '01a228b0-80ca-713f-8ada-355008b656e6', '{"log": 339365445684343234577149464523152770458, "participants": [{"store": 83820785973269418059814848067470878426, "address": "http://{address of vault-a}", "participant": "vault-a"}, {"store": 227792397634644502812008323692671553523, "address": "http://{address of vault-b}", "participant": "vault-b"}, {"store": 217608596599239465289680307923616824853, "address": "http://{address of vault-c}", "participant": "vault-c"}]}', false, 'committed', '1.00000000000000000000000000000000', '1.00000000000000000000000000000000', NULL, NULL, '2026-11-29 19:03:05.727873+00');
+INSERT INTO public.ledger VALUES ('01a228b0-787c-7427-8f74-4d6e34e7997f', 7, 3);
+INSERT INTO public.ledger VALUES ('01a228b0-80ca-713f-8ada-355008b656e6', 18, 9);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_voter

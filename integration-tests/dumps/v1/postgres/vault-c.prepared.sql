@@ -1,4 +1,4 @@
 begin;
 update account set balance = balance + 9 where id = 18;
-insert into ledger (gtid, account, amount) values ('01a228ab-a4d3-755b-b758-5f4a5143cf51', 18, 9);
-prepare transaction 'assent:c0293597-eb08-4453-9994-d856f35197ab:{database}:vault-c:01a228ab-a4d3-755b-b758-5f4a5143cf51';
+insert into ledger (gtid, account, amount) values ('01a228b0-80ca-713f-8ada-355008b656e6', 18, 9);
+prepare transaction 'assent:ff4f684a-eeba-4769-8926-d7bcbeaf459a:{database}:vault-c:01a228b0-80ca-713f-8ada-355008b656e6';

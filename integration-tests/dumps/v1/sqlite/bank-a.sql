@@ -49,11 +49,11 @@ INSERT INTO public.account VALUES (2, 997);
 INSERT INTO public.account VALUES (6, 1003);
 INSERT INTO public.account VALUES (9, 995);
 INSERT INTO public.account VALUES (14, 1007);
-INSERT INTO public.ledger VALUES ('01a228ab-f65c-7206-a458-cf13d241ad9f', 1, -3);
-INSERT INTO public.ledger VALUES ('01a228ab-f6c3-7193-a8e6-f151e2b33ec1', 2, -3);
-INSERT INTO public.ledger VALUES ('01a228ab-f7e1-72c2-8181-3a970d4126a2', 6, 3);
-INSERT INTO public.ledger VALUES ('01a228ab-fa89-71b9-b6bb-491f932fe04e', 9, -5);
-INSERT INTO public.ledger VALUES ('01a228ab-fd28-7529-b1c6-af7a04ccae86', 14, 7);
+INSERT INTO public.ledger VALUES ('01a228b0-dbad-7391-92bf-0709fba38755', 1, -3);
+INSERT INTO public.ledger VALUES ('01a228b0-dbf2-723a-8ae2-83a286491b2e', 2, -3);
+INSERT INTO public.ledger VALUES ('01a228b0-dd24-7097-905b-bc4a5b07fb85', 6, 3);
+INSERT INTO public.ledger VALUES ('01a228b0-e175-7187-8735-036db5baabe4', 9, -5);
+INSERT INTO public.ledger VALUES ('01a228b0-e52a-7212-8799-289812fa2dc2', 14, 7);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.ledger

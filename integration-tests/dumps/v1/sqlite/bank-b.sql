@@ -49,8 +49,8 @@ INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
 INSERT INTO public.account VALUES (1, 1003);
 INSERT INTO public.account VALUES (2, 1003);
-INSERT INTO public.ledger VALUES ('01a228ab-f65c-7206-a458-cf13d241ad9f', 1, 3);
-INSERT INTO public.ledger VALUES ('01a228ab-f6c3-7193-a8e6-f151e2b33ec1', 2, 3);
+INSERT INTO public.ledger VALUES ('01a228b0-dbad-7391-92bf-0709fba38755', 1, 3);
+INSERT INTO public.ledger VALUES ('01a228b0-dbf2-723a-8ae2-83a286491b2e', 2, 3);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.ledger

@@ -1,4 +1,4 @@
 begin;
 update account set balance = balance + -22 where id = 20;
-insert into ledger (gtid, account, amount) values ('01a228ac-0968-74ac-b06b-82aeb45a879b', 20, -22);
-prepare transaction 'assent:158fd5a5-d772-42d9-8368-1baf302c0d02:{database}:chest-a:01a228ac-0968-74ac-b06b-82aeb45a879b';
+insert into ledger (gtid, account, amount) values ('01a228b0-f080-75e2-a131-2dd85b8d7e48', 20, -22);
+prepare transaction 'assent:e7effee7-be88-4206-81be-cf617a710a94:{database}:chest-a:01a228b0-f080-75e2-a131-2dd85b8d7e48';

@@ -91,8 +91,8 @@ INSERT INTO public.account VALUES (37, 1000);
 INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
-INSERT INTO public.assent_voter VALUES ('chest-a', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '8737a102-faf7-4112-2ec8-aedbcd1b9bcf', '158fd5a5-d772-42d9-8368-1baf302c0d02', '2026-11-29 18:58:06.450247+00');
-INSERT INTO public.assent_voter VALUES ('chest-a', '01a228ac-0968-74ac-b06b-82aeb45a879b', '{"log": 28660619654823516684901252489330560258, "participants": [{"store": 179734621462255735731065058151706106831, "address": "http://{address of chest-a}", "participant": "chest-a"}, {"store": 48467256879478176022645923795347341309, "address": "http://{address of chest-b}", "participant": "chest-b"}, {"store": 201822321796123043069935560817102079136, "address": "http://{address of chest-c}", "participant": "chest-c"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 18:58:13.044128+00');
+INSERT INTO public.assent_voter VALUES ('chest-a', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '32c48406-dd55-a48d-f742-fdd05493b1ce', 'e7effee7-be88-4206-81be-cf617a710a94', '2026-11-29 19:03:27.176213+00');
+INSERT INTO public.assent_voter VALUES ('chest-a', '01a228b0-f080-75e2-a131-2dd85b8d7e48', '{"log": 308297796068217136337088510616272964244, "participants": [{"store": 67481767795454999918560007722911379918, "address": "http://{address of chest-a}", "participant": "chest-a"}, {"store": 184556138443723506502463662729504349065, "address": "http://{address of chest-b}", "participant": "chest-b"}, {"store": 148570103673526010029891183614245905587, "address": "http://{address of chest-c}", "participant": "chest-c"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 19:03:34.332654+00');
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_voter

@@ -25,23 +25,23 @@ CREATE TABLE public.errand (
     effect integer NOT NULL,
     at timestamp with time zone DEFAULT now()
 );
-INSERT INTO public.assent_barrier VALUES ('01a228ab-f9bc-76a1-b843-981ed85bdbac', 'clerk-a', 0, '2026-11-29 18:58:08.985304+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-06a0-7698-8d8f-fb25feddd0b3', 'clerk-a', 0, '2026-11-29 18:58:12.265155+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-06d3-7505-a6c0-9db3cba6c42d', 'clerk-a', 0, '2026-11-29 18:58:12.32001+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-071e-7448-a3bd-d28702a8ceb2', 'clerk-a', 0, '2026-11-29 18:58:12.405618+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-071e-7448-a3bd-d28702a8ceb2', 'clerk-a', 1, '2026-11-29 18:58:12.420316+00', NULL, '\x7069766f74');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-0767-74cd-8d45-63ca59d4ecaa', 'clerk-a', 0, '2026-11-29 18:58:12.463314+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-079a-71aa-a6e5-2a5d65717f33', 'clerk-a', 0, '2026-11-29 18:58:12.516159+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-07e7-72cb-bccc-38285fae7d7c', 'clerk-a', 0, '2026-11-29 18:58:12.590643+00', NULL, '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-081c-7727-80b7-e3160b40ae4f', 'clerk-a', 0, '2026-11-29 18:58:12.647306+00', NULL, '\x7069766f74');
-INSERT INTO public.errand VALUES ('01a228ab-f9bc-76a1-b843-981ed85bdbac', 'first', 1, '2026-11-29 18:58:08.970199+00');
-INSERT INTO public.errand VALUES ('01a228ac-06a0-7698-8d8f-fb25feddd0b3', 'first', 1, '2026-11-29 18:58:12.264748+00');
-INSERT INTO public.errand VALUES ('01a228ac-06d3-7505-a6c0-9db3cba6c42d', 'first', 1, '2026-11-29 18:58:12.317817+00');
-INSERT INTO public.errand VALUES ('01a228ac-071e-7448-a3bd-d28702a8ceb2', 'first', 1, '2026-11-29 18:58:12.404989+00');
-INSERT INTO public.errand VALUES ('01a228ac-071e-7448-a3bd-d28702a8ceb2', 'pivot', 1, '2026-11-29 18:58:12.419873+00');
-INSERT INTO public.errand VALUES ('01a228ac-0767-74cd-8d45-63ca59d4ecaa', 'first', 1, '2026-11-29 18:58:12.462891+00');
-INSERT INTO public.errand VALUES ('01a228ac-079a-71aa-a6e5-2a5d65717f33', 'first', 1, '2026-11-29 18:58:12.515731+00');
-INSERT INTO public.errand VALUES ('01a228ac-07e7-72cb-bccc-38285fae7d7c', 'first', 1, '2026-11-29 18:58:12.590317+00');
-INSERT INTO public.errand VALUES ('01a228ac-081c-7727-80b7-e3160b40ae4f', 'pivot', 1, '2026-11-29 18:58:12.646743+00');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-df94-71c1-b99d-d9d2583b70b2', 'clerk-a', 0, '2026-11-29 19:03:29.968085+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-edb4-7202-a813-9d3519ec0a54', 'clerk-a', 0, '2026-11-29 19:03:33.568715+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-edeb-74b1-a813-9069a438cb29', 'clerk-a', 0, '2026-11-29 19:03:33.652555+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-ee35-770e-8451-d2755d563428', 'clerk-a', 0, '2026-11-29 19:03:33.695986+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-ee35-770e-8451-d2755d563428', 'clerk-a', 1, '2026-11-29 19:03:33.705282+00', NULL, '\x7069766f74');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-ee7d-730e-8dec-9540cc5ae4fd', 'clerk-a', 0, '2026-11-29 19:03:33.762854+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-eead-708d-8873-9bbdfdfb71f6', 'clerk-a', 0, '2026-11-29 19:03:33.810594+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-eee0-7041-b4a2-0d4118c72265', 'clerk-a', 0, '2026-11-29 19:03:33.863273+00', NULL, '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-ef13-7282-ba6f-398c0e1c6eff', 'clerk-a', 0, '2026-11-29 19:03:33.913688+00', NULL, '\x7069766f74');
+INSERT INTO public.errand VALUES ('01a228b0-df94-71c1-b99d-d9d2583b70b2', 'first', 1, '2026-11-29 19:03:29.966565+00');
+INSERT INTO public.errand VALUES ('01a228b0-edb4-7202-a813-9d3519ec0a54', 'first', 1, '2026-11-29 19:03:33.568344+00');
+INSERT INTO public.errand VALUES ('01a228b0-edeb-74b1-a813-9069a438cb29', 'first', 1, '2026-11-29 19:03:33.652219+00');
+INSERT INTO public.errand VALUES ('01a228b0-ee35-770e-8451-d2755d563428', 'first', 1, '2026-11-29 19:03:33.691069+00');
+INSERT INTO public.errand VALUES ('01a228b0-ee35-770e-8451-d2755d563428', 'pivot', 1, '2026-11-29 19:03:33.704998+00');
+INSERT INTO public.errand VALUES ('01a228b0-ee7d-730e-8dec-9540cc5ae4fd', 'first', 1, '2026-11-29 19:03:33.76252+00');
+INSERT INTO public.errand VALUES ('01a228b0-eead-708d-8873-9bbdfdfb71f6', 'first', 1, '2026-11-29 19:03:33.810346+00');
+INSERT INTO public.errand VALUES ('01a228b0-eee0-7041-b4a2-0d4118c72265', 'first', 1, '2026-11-29 19:03:33.862864+00');
+INSERT INTO public.errand VALUES ('01a228b0-ef13-7282-ba6f-398c0e1c6eff', 'pivot', 1, '2026-11-29 19:03:33.913447+00');
 ALTER TABLE ONLY public.assent_barrier
     ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);

@@ -25,12 +25,12 @@ CREATE TABLE public.errand (
     effect integer NOT NULL,
     at timestamp with time zone DEFAULT now()
 );
-INSERT INTO public.assent_barrier VALUES ('01a228ab-f9bc-76a1-b843-981ed85bdbac', 'clerk-b', 1, '2026-11-29 18:58:09.004842+00', NULL, '\x7365636f6e64');
-INSERT INTO public.assent_barrier VALUES ('01a228ab-fa05-707d-b6ee-c87db42a35a6', 'clerk-b', 0, '2026-11-29 18:58:09.048132+00', '2026-11-29 18:58:09.066313+00', '\x6669727374');
-INSERT INTO public.assent_barrier VALUES ('01a228ac-06a0-7698-8d8f-fb25feddd0b3', 'clerk-b', 1, '2026-11-29 18:58:12.275314+00', NULL, '\x7365636f6e64');
-INSERT INTO public.errand VALUES ('01a228ab-f9bc-76a1-b843-981ed85bdbac', 'second', 1, '2026-11-29 18:58:09.003336+00');
-INSERT INTO public.errand VALUES ('01a228ab-fa05-707d-b6ee-c87db42a35a6', 'first', 1, '2026-11-29 18:58:09.043111+00');
-INSERT INTO public.errand VALUES ('01a228ab-fa05-707d-b6ee-c87db42a35a6', 'first', -1, '2026-11-29 18:58:09.065472+00');
-INSERT INTO public.errand VALUES ('01a228ac-06a0-7698-8d8f-fb25feddd0b3', 'second', 1, '2026-11-29 18:58:12.273842+00');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-df94-71c1-b99d-d9d2583b70b2', 'clerk-b', 1, '2026-11-29 19:03:29.983581+00', NULL, '\x7365636f6e64');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-dfdf-77a9-82a4-273579db8079', 'clerk-b', 0, '2026-11-29 19:03:30.031923+00', '2026-11-29 19:03:30.113637+00', '\x6669727374');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-edb4-7202-a813-9d3519ec0a54', 'clerk-b', 1, '2026-11-29 19:03:33.592273+00', NULL, '\x7365636f6e64');
+INSERT INTO public.errand VALUES ('01a228b0-df94-71c1-b99d-d9d2583b70b2', 'second', 1, '2026-11-29 19:03:29.980077+00');
+INSERT INTO public.errand VALUES ('01a228b0-dfdf-77a9-82a4-273579db8079', 'first', 1, '2026-11-29 19:03:30.031464+00');
+INSERT INTO public.errand VALUES ('01a228b0-dfdf-77a9-82a4-273579db8079', 'first', -1, '2026-11-29 19:03:30.108713+00');
+INSERT INTO public.errand VALUES ('01a228b0-edb4-7202-a813-9d3519ec0a54', 'second', 1, '2026-11-29 19:03:33.588247+00');
 ALTER TABLE ONLY public.assent_barrier
     ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);

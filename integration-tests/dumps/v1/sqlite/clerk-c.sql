@@ -25,7 +25,7 @@ CREATE TABLE public.errand (
     effect integer NOT NULL,
     at timestamp with time zone DEFAULT now()
 );
-INSERT INTO public.assent_barrier VALUES ('01a228ac-079a-71aa-a6e5-2a5d65717f33', 'clerk-c', 1, '2026-11-29 18:58:12.527678+00', NULL, '\x7365636f6e64');
-INSERT INTO public.errand VALUES ('01a228ac-079a-71aa-a6e5-2a5d65717f33', 'second', 1, '2026-11-29 18:58:12.522836+00');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-eead-708d-8873-9bbdfdfb71f6', 'clerk-c', 1, '2026-11-29 19:03:33.816681+00', NULL, '\x7365636f6e64');
+INSERT INTO public.errand VALUES ('01a228b0-eead-708d-8873-9bbdfdfb71f6', 'second', 1, '2026-11-29 19:03:33.815305+00');
 ALTER TABLE ONLY public.assent_barrier
     ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);

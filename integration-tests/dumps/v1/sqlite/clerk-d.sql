@@ -25,8 +25,8 @@ CREATE TABLE public.errand (
     effect integer NOT NULL,
     at timestamp with time zone DEFAULT now()
 );
-INSERT INTO public.assent_barrier VALUES ('01a228ac-07e7-72cb-bccc-38285fae7d7c', 'clerk-d', 1, '2026-11-29 18:58:12.59779+00', '2026-11-29 18:58:12.612136+00', '\x7365636f6e64');
-INSERT INTO public.errand VALUES ('01a228ac-07e7-72cb-bccc-38285fae7d7c', 'second', 1, '2026-11-29 18:58:12.596156+00');
-INSERT INTO public.errand VALUES ('01a228ac-07e7-72cb-bccc-38285fae7d7c', 'second', -1, '2026-11-29 18:58:12.611383+00');
+INSERT INTO public.assent_barrier VALUES ('01a228b0-eee0-7041-b4a2-0d4118c72265', 'clerk-d', 1, '2026-11-29 19:03:33.872068+00', '2026-11-29 19:03:33.883591+00', '\x7365636f6e64');
+INSERT INTO public.errand VALUES ('01a228b0-eee0-7041-b4a2-0d4118c72265', 'second', 1, '2026-11-29 19:03:33.870621+00');
+INSERT INTO public.errand VALUES ('01a228b0-eee0-7041-b4a2-0d4118c72265', 'second', -1, '2026-11-29 19:03:33.882995+00');
 ALTER TABLE ONLY public.assent_barrier
     ADD CONSTRAINT assent_barrier_pkey PRIMARY KEY (gtid, participant, step);

@@ -1,4 +1,4 @@
 begin;
 update account set balance = balance + -18 where id = 19;
-insert into ledger (gtid, account, amount) values ('01a228ac-04bf-76bd-b566-fa98562db359', 19, -18);
-prepare transaction 'assent:158fd5a5-d772-42d9-8368-1baf302c0d02:{database}:safe-a:01a228ac-04bf-76bd-b566-fa98562db359';
+insert into ledger (gtid, account, amount) values ('01a228b0-ec07-768c-8a2e-f42e3f6242a9', 19, -18);
+prepare transaction 'assent:e7effee7-be88-4206-81be-cf617a710a94:{database}:safe-a:01a228b0-ec07-768c-8a2e-f42e3f6242a9';

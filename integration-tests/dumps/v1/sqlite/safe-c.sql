@@ -91,8 +91,8 @@ INSERT INTO public.account VALUES (37, 1000);
 INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
-INSERT INTO public.assent_voter VALUES ('safe-c', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '8b62984a-c8b3-60a9-b823-c615d922a02f', '158fd5a5-d772-42d9-8368-1baf302c0d02', '2026-11-29 18:58:04.824269+00');
-INSERT INTO public.assent_voter VALUES ('safe-c', '01a228ac-04bf-76bd-b566-fa98562db359', '{"log": 28660619654823516684901252489330560258, "participants": [{"store": 267208018863957646439854625507340657976, "address": "http://{address of safe-a}", "participant": "safe-a"}, {"store": 309562580016419259244349962762375795091, "address": "http://{address of safe-b}", "participant": "safe-b"}, {"store": 185274625357497356714621394958065770543, "address": "http://{address of safe-c}", "participant": "safe-c"}]}', false, 'pre_committed', '1.00000000000000000000000000000000', '1.00000000000000000000000000000000', NULL, NULL, '2026-11-29 18:58:12.070881+00');
+INSERT INTO public.assent_voter VALUES ('safe-c', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '810142bc-27d8-ec5a-71aa-98cd846529be', 'e7effee7-be88-4206-81be-cf617a710a94', '2026-11-29 19:03:24.832804+00');
+INSERT INTO public.assent_voter VALUES ('safe-c', '01a228b0-ec07-768c-8a2e-f42e3f6242a9', '{"log": 308297796068217136337088510616272964244, "participants": [{"store": 115515119048411413661493981859362953267, "address": "http://{address of safe-a}", "participant": "safe-a"}, {"store": 151409367306546719786185554346989415654, "address": "http://{address of safe-b}", "participant": "safe-b"}, {"store": 171476957299373235631119757710257891774, "address": "http://{address of safe-c}", "participant": "safe-c"}]}', false, 'pre_committed', '1.00000000000000000000000000000000', '1.00000000000000000000000000000000', NULL, NULL, '2026-11-29 19:03:33.379109+00');
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_voter

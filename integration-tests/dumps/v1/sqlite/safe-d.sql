@@ -91,8 +91,8 @@ INSERT INTO public.account VALUES (37, 1000);
 INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
-INSERT INTO public.assent_voter VALUES ('safe-d', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, 'bbadb0be-63a4-687c-1a13-f7694d58cc5f', '158fd5a5-d772-42d9-8368-1baf302c0d02', '2026-11-29 18:58:05.138649+00');
-INSERT INTO public.assent_voter VALUES ('safe-d', '01a228ab-fe5c-7332-b3c0-f47ca30f182c', '{"log": 28660619654823516684901252489330560258, "participants": [{"store": 249467487356584687039086015699633097823, "address": "http://{address of safe-d}", "participant": "safe-d"}, {"store": 282114624089799105655154173327307448912, "address": "http://{address of vault-a}", "participant": "vault-a"}, {"store": 21266738053880799138641915847735806787, "address": "http://{address of vault-b}", "participant": "vault-b"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 18:58:10.18894+00');
+INSERT INTO public.assent_voter VALUES ('safe-d', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '3134c096-2174-236d-b21e-5c3406ecb3e2', 'e7effee7-be88-4206-81be-cf617a710a94', '2026-11-29 19:03:25.113557+00');
+INSERT INTO public.assent_voter VALUES ('safe-d', '01a228b0-e654-75c5-9d95-9a482d0201dc', '{"log": 308297796068217136337088510616272964244, "participants": [{"store": 65406077347326375094878654757379814370, "address": "http://{address of safe-d}", "participant": "safe-d"}, {"store": 112965588515617981003468173983810780005, "address": "http://{address of vault-a}", "participant": "vault-a"}, {"store": 257503728361264790330129998098949834980, "address": "http://{address of vault-b}", "participant": "vault-b"}]}', false, 'waiting', '1.00000000000000000000000000000000', NULL, NULL, NULL, '2026-11-29 19:03:31.700595+00');
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_voter

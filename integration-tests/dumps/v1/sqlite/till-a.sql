@@ -69,8 +69,8 @@ INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
 INSERT INTO public.account VALUES (4, 1003);
-INSERT INTO public.assent_barrier VALUES ('01a228ab-f731-7046-a276-b07af2835f31', 'till-a', -1, '2026-11-29 18:58:08.31273+00', NULL, '\x');
-INSERT INTO public.ledger VALUES ('01a228ab-f731-7046-a276-b07af2835f31', 4, 3);
+INSERT INTO public.assent_barrier VALUES ('01a228b0-dc76-768b-980c-60aba2b5af4a', 'till-a', -1, '2026-11-29 19:03:29.149562+00', NULL, '\x');
+INSERT INTO public.ledger VALUES ('01a228b0-dc76-768b-980c-60aba2b5af4a', 4, 3);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_barrier

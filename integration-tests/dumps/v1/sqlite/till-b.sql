@@ -69,8 +69,8 @@ INSERT INTO public.account VALUES (38, 1000);
 INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
 INSERT INTO public.account VALUES (13, 1005);
-INSERT INTO public.assent_barrier VALUES ('01a228ab-fcbf-7052-8f87-60724616f190', 'till-b', -1, '2026-11-29 18:58:09.739981+00', NULL, '\x');
-INSERT INTO public.ledger VALUES ('01a228ab-fcbf-7052-8f87-60724616f190', 13, 5);
+INSERT INTO public.assent_barrier VALUES ('01a228b0-e4ea-70ed-ab6b-41b57ad186c1', 'till-b', -1, '2026-11-29 19:03:31.312266+00', NULL, '\x');
+INSERT INTO public.ledger VALUES ('01a228b0-e4ea-70ed-ab6b-41b57ad186c1', 13, 5);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_barrier

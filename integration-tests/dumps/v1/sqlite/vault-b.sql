@@ -91,10 +91,10 @@ INSERT INTO public.account VALUES (39, 1000);
 INSERT INTO public.account VALUES (40, 1000);
 INSERT INTO public.account VALUES (7, 1003);
 INSERT INTO public.account VALUES (18, 1009);
-INSERT INTO public.assent_voter VALUES ('vault-b', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, '0fffd323-b76d-e731-dcbd-e3f009448b43', '158fd5a5-d772-42d9-8368-1baf302c0d02', '2026-11-29 18:58:05.896074+00');
-INSERT INTO public.assent_voter VALUES ('vault-b', '01a228ab-ffe7-714d-be78-5c460db98502', '{"log": 28660619654823516684901252489330560258, "participants": [{"store": 282114624089799105655154173327307448912, "address": "http://{address of vault-a}", "participant": "vault-a"}, {"store": 21266738053880799138641915847735806787, "address": "http://{address of vault-b}", "participant": "vault-b"}, {"store": 250523720940750469649454190496260111209, "address": "http://{address of vault-c}", "participant": "vault-c"}]}', false, 'committed', '1.00000000000000000000000000000000', '1.00000000000000000000000000000000', NULL, NULL, '2026-11-29 18:58:10.616523+00');
-INSERT INTO public.ledger VALUES ('01a228ab-f8bb-7178-88bf-f55650afe0ac', 7, 3);
-INSERT INTO public.ledger VALUES ('01a228ab-ffe7-714d-be78-5c460db98502', 18, 9);
+INSERT INTO public.assent_voter VALUES ('vault-b', '00000000-0000-0000-0000-000000000000', NULL, NULL, NULL, NULL, NULL, 'c1b96a04-0baf-745b-cb78-e995060988e4', 'e7effee7-be88-4206-81be-cf617a710a94', '2026-11-29 19:03:26.486181+00');
+INSERT INTO public.assent_voter VALUES ('vault-b', '01a228b0-e790-7008-b7a3-fe9ad7d832d9', '{"log": 308297796068217136337088510616272964244, "participants": [{"store": 112965588515617981003468173983810780005, "address": "http://{address of vault-a}", "participant": "vault-a"}, {"store": 257503728361264790330129998098949834980, "address": "http://{address of vault-b}", "participant": "vault-b"}, {"store": 212367031754908600741207344274769568663, "address": "http://{address of vault-c}", "participant": "vault-c"}]}', false, 'committed', '1.00000000000000000000000000000000', '1.00000000000000000000000000000000', NULL, NULL, '2026-11-29 19:03:32.095599+00');
+INSERT INTO public.ledger VALUES ('01a228b0-de4c-7464-8ac7-c29a63c978ae', 7, 3);
+INSERT INTO public.ledger VALUES ('01a228b0-e790-7008-b7a3-fe9ad7d832d9', 18, 9);
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.assent_voter

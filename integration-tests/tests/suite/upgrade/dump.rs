@@ -152,7 +152,13 @@ impl LogPlace {
     pub(super) async fn dump(&self) -> String {
         match self {
             Self::Postgres(database) => dump(database).await,
-            Self::Sqlite(_) => written_by("sqlite3", &[&self.file().display().to_string(), ".dump"]).await,
+            Self::Sqlite(_) => {
+                let file = self.file().display().to_string();
+                // Connections that looked at it may still be closing.
+                let text = written_by("sqlite3", &["-bail", "-cmd", ".timeout 10000", &file, ".dump"]).await;
+                assert!(text.ends_with("COMMIT;\n"), "{text}");
+                text
+            }
         }
     }
 

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::chaos::nothing_is_prepared;
 use dump::{DEADLINE, End, Kind, LogKind, LogPlace, Manifest};
 
-/// So old that nothing is: what has ended in a dump is still to be found in years.
-const RETENTION: &str = "retention=36500d";
+/// As long as it may be: what had ended in a dump is not forgotten while it is looked at.
+const RETENTION: &str = "retention=3650d";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_log_of_version_1_is_upgraded_in_place_and_all_in_it_ends() {
