@@ -59,23 +59,26 @@ async fn ends_as_it_must(version: &str, kind: LogKind) {
         process.line_with("joined", DEADLINE).await;
     }
 
+    for (name, member) in &members {
+        nothing_is_prepared(name, &member.database, DEADLINE * 2).await;
+    }
     let paused = manifest.transactions.iter().filter(|transaction| transaction.ends == End::Paused).count();
-    eventually("nothing is open but what is paused", DEADLINE * 2, async || {
+    let paused = u64::try_from(paused).expect("a count");
+    eventually("all has ended, and nothing is open but what is paused", DEADLINE * 2, async || {
         let states = log.states().await;
-        let unfinished = manifest.transactions.iter().filter(|expected| {
+        let unfinished = manifest.transactions.iter().filter_map(|expected| {
             let state = states.get(&expected.gtid).map(|(state, _)| state.as_str());
-            !expected.ends.is(state)
+            (!expected.ends.is(state)).then_some((&expected.what, state))
         });
-        let unfinished: Vec<_> = unfinished.map(|expected| (&expected.what, states.get(&expected.gtid))).collect();
-        if unfinished.is_empty() { Ok(()) } else { Err(format!("{unfinished:#?}")) }
+        let unfinished: Vec<_> = unfinished.collect();
+        if !unfinished.is_empty() {
+            return Err(format!("{unfinished:#?}"));
+        }
+        let verified = verify(&log.url(), |_| {}).await.map_err(|error| error.to_string())?;
+        assert!(verified.violations.is_empty(), "{:#?}", verified.violations);
+        if verified.counts.open == paused { Ok(()) } else { Err(format!("{} are open", verified.counts.open)) }
     })
     .await;
-    for (name, member) in &members {
-        nothing_is_prepared(name, &member.database, DEADLINE).await;
-    }
-    let verified = verify(&log.url(), |_| {}).await.expect("the log can be read");
-    assert!(verified.violations.is_empty(), "{:#?}", verified.violations);
-    assert_eq!(verified.counts.open, u64::try_from(paused).expect("a count"), "open rows");
     for (name, member) in &members {
         has_its_effects(&manifest, name, member).await;
     }
