@@ -8,6 +8,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use assent::log::verify::verify;
 use integration_tests::postgres::{Database, Postgres};
@@ -20,6 +21,8 @@ use dump::{DEADLINE, End, Kind, LogKind, LogPlace, Manifest};
 
 /// As long as it may be: what had ended in a dump is not forgotten while it is looked at.
 const RETENTION: &str = "retention=3650d";
+/// How long all may take to end: an order that found nobody there is repeated ever more seldom.
+const ENDED_WITHIN: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_log_of_version_1_is_upgraded_in_place_and_all_in_it_ends() {
@@ -61,11 +64,11 @@ async fn ends_as_it_must(version: &str, kind: LogKind) {
     }
 
     for (name, member) in &members {
-        nothing_is_prepared(name, &member.database, DEADLINE * 2).await;
+        nothing_is_prepared(name, &member.database, ENDED_WITHIN).await;
     }
     let paused = manifest.transactions.iter().filter(|transaction| transaction.ends == End::Paused).count();
     let paused = u64::try_from(paused).expect("a count");
-    eventually("all has ended, and nothing is open but what is paused", DEADLINE * 2, async || {
+    eventually("all has ended, and nothing is open but what is paused", ENDED_WITHIN, async || {
         let states = log.states().await;
         let unfinished = manifest.transactions.iter().filter_map(|expected| {
             let state = states.get(&expected.gtid).map(|(state, _)| state.as_str());
