@@ -78,7 +78,11 @@ impl Builder {
         self
     }
 
-    /// How many hooks run at a time; further orders wait. Default 1,024.
+    /// How many hooks that prepare or execute run at a time; further orders wait. Default 1,024.
+    ///
+    /// As many again may commit or abort at the same time, and as many again may compensate, each in a queue of their own: work waits for
+    /// locks that only the end of another branch releases, so no end waits for a place that work has. An order to end a branch whose prepare
+    /// is still waiting for its place takes that prepare back, and the hook is not called.
     pub fn hooks_max(mut self, hooks: usize) -> Self {
         self.hooks_max = hooks.max(1);
         self

@@ -5,6 +5,7 @@ mod crash_points;
 mod demo;
 mod deploy;
 mod harness;
+mod hot_row;
 mod log_away;
 mod log_postgres;
 mod log_postgres_faults;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use assent_crash::crash_point;
 use assent_proto::session::{FromClient, FromReplica};
 use assent_protocol::branch::{self, Branch as TwoPhase, Effect, Event, Hook, HookEnd, State};
-use assent_protocol::three_phase::participant::{self, Timer};
+use assent_protocol::three_phase::participant::{self, Stage, Timer};
 use assent_protocol::three_phase::{self, Request};
-use assent_protocol::{Decision, Gtid, GtidMap, Output, Parts};
+use assent_protocol::{Decision, Epoch, Gtid, GtidMap, Output, Parts};
 use rand::RngExt;
 
+use super::calls::Purpose;
 use super::link::Outbox;
 use super::timers::{Running, Timers};
 use super::{Done, Engine, Finished};
@@ -132,6 +133,9 @@ impl Engine {
 
     /// An order about a branch.
     pub(super) fn branch_order(&mut self, outbox: &mut Outbox, order: FromReplica) {
+        if let FromReplica::CommitBranch { gtid, epoch } | FromReplica::AbortBranch { gtid, epoch } = &order {
+            self.take_back_prepare(*gtid, *epoch);
+        }
         if let Some(order) = self.voting_order(outbox, order) {
             self.two_phase_order(outbox, order);
         }
@@ -260,21 +264,40 @@ impl Engine {
             return;
         };
         let timeout = self.branches.entries.get(&gtid).map_or(Duration::ZERO, |entry| entry.timeout);
-        let payload = match &hook {
-            Hook::Prepare { payload, .. } => payload.clone(),
-            Hook::Commit | Hook::Abort => bytes::Bytes::new(),
+        let (payload, is_prepare) = match &hook {
+            Hook::Prepare { payload, .. } => (payload.clone(), true),
+            Hook::Commit | Hook::Abort => (bytes::Bytes::new(), false),
         };
         let coordinator = Arc::clone(&self.shared.coordinator);
         let branch = Branch { gtid, participant: name, coordinator, payload, timeout };
         let finish = self.finish.clone();
         let call = participant.call(branch, hook);
-        self.call(async move {
+        let hook = Box::pin(async move {
             crash_point!(HOOK_CALLED);
             let finished = call.await;
             crash_point!(HOOK_RETURNED);
             // The engine may have ended; the resource still knows.
             finish.send(Done::Branch(gtid, finished)).ok();
         });
+        if is_prepare {
+            self.calls.prepare(gtid, hook);
+        } else {
+            self.calls.call(Purpose::End, hook);
+        }
+    }
+
+    /// The branch is told how it ends. If its prepare hook still waits for a place, the end would wait behind all work that came before: the
+    /// hook is taken back, and the branch is met as if it had never been asked to prepare.
+    fn take_back_prepare(&mut self, gtid: Gtid, epoch: Epoch) {
+        let seen = match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
+            Some(Machine::TwoPhase(machine)) => machine.epoch(),
+            // Once its voter has been asked, the machine waits for the answer.
+            Some(Machine::ThreePhase(machine)) if machine.stage() == Stage::Unvoted => machine.branch().epoch(),
+            Some(Machine::ThreePhase(_)) | None => return,
+        };
+        if epoch >= seen && self.calls.take_back_prepare(gtid) {
+            self.forget(gtid);
+        }
     }
 
     fn set_branch_timer(&mut self, gtid: Gtid, timer: branch::Timer, after_ms: u64, jitter: bool) {

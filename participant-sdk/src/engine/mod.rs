@@ -1,15 +1,18 @@
 //! The engine: one task that owns a process's session, its branches and its requests.
 //!
 //! Everything that happens is an event that it takes in turn: frames from the replica, requests of the process, hooks that
-//! finished, timers. After each turn it sends one frame with all that there is to say. Hooks run in tasks of their own, at most
-//! [`Settings::hooks_max`] at a time, and so do questions to the own voter's store and to peers. When the session breaks it dials again, repeats the requests that may be repeated,
+//! finished, timers. After each turn it sends one frame with all that there is to say. Hooks run in tasks of their own, in the order that
+//! `calls` gives them, and so do questions to the own voter's store and to peers. When the session breaks it dials again, repeats the requests that may be repeated,
 //! and asks about every branch in doubt. Meanwhile elections of three-phase transactions go on.
 
 mod branches;
+mod calls;
 mod hooks;
 mod link;
 mod requests;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod voting;
 
@@ -32,6 +35,7 @@ use crate::error::ConnectError;
 use crate::participant::Coordinator;
 use crate::voter::store::AnyStore;
 use crate::voter::{Asked, Overheard, OwnVoter};
+use calls::Purpose;
 use link::Outbox;
 
 pub(crate) use hooks::{AnyParticipant, AnySagaParticipant, Finished};
@@ -45,6 +49,7 @@ pub(crate) struct Settings {
     pub(crate) branches: Option<Arc<dyn AnyParticipant>>,
     pub(crate) steps: Option<Arc<dyn AnySagaParticipant>>,
     pub(crate) connect_timeout: Duration,
+    /// How many hooks of each purpose run at a time.
     pub(crate) hooks_max: usize,
     pub(crate) voter: Option<VoterSettings>,
 }
@@ -103,15 +108,8 @@ pub(crate) struct Engine {
     branches: branches::Branches,
     steps: steps::Steps,
     voting: Option<voting::Voting>,
-    calls: Calls,
+    calls: calls::Calls,
     is_shutting_down: bool,
-}
-
-/// Hooks that run, and those that wait for a place.
-#[derive(Default)]
-struct Calls {
-    running: usize,
-    waiting: std::collections::VecDeque<futures::future::BoxFuture<'static, ()>>,
 }
 
 /// Why a session ended.
@@ -200,7 +198,7 @@ impl Engine {
             branches: branches::Branches::default(),
             steps: steps::Steps::default(),
             voting,
-            calls: Calls::default(),
+            calls: calls::Calls::new(settings.hooks_max),
             is_shutting_down: false,
             settings,
         };
@@ -274,7 +272,7 @@ impl Engine {
                 link::Link::dial(&endpoint, &address, hello).await
             });
             let dialled = loop {
-                if self.is_shutting_down && self.calls.running == 0 {
+                if self.is_shutting_down && self.calls.is_idle() {
                     return None;
                 }
                 tokio::select! {
@@ -287,7 +285,6 @@ impl Engine {
                     (gtid, timer) = self.branches.next_timer() => self.branch_timer(&mut dropped, gtid, timer),
                     () = voting::Voting::forgetting(&mut self.voting) => {}
                 }
-                self.start_waiting_calls();
                 self.ask_voter();
                 dropped = Outbox::default();
             };
@@ -388,10 +385,9 @@ impl Engine {
                     self.requests.sweep();
                 }
             }
-            self.start_waiting_calls();
             self.ask_voter();
             let left = FRAME_PACE.saturating_sub(flushed.elapsed());
-            if self.calls.running >= PACED_FROM && !left.is_zero() {
+            if self.calls.running() >= PACED_FROM && !left.is_zero() {
                 if outbox.is_behind() && !is_pausing {
                     is_pausing = true;
                     pause.as_mut().reset(tokio::time::Instant::now() + left);
@@ -403,8 +399,7 @@ impl Engine {
                 flushed = Instant::now();
                 has_spoken = true;
             }
-            if self.is_shutting_down && self.calls.running == 0 && self.calls.waiting.is_empty() && !outbox.is_behind()
-            {
+            if self.is_shutting_down && self.calls.is_idle() && !outbox.is_behind() {
                 return Over::Shutdown;
             }
         }
@@ -462,35 +457,18 @@ impl Engine {
     fn task_finished(&mut self, outbox: &mut Outbox, done: Done) {
         match done {
             Done::Branch(gtid, finished) => {
-                self.calls.running -= 1;
+                self.calls.finished(match &finished {
+                    Finished::Prepare(_) => Purpose::Work,
+                    Finished::End(_) => Purpose::End,
+                });
                 self.branch_hook_finished(outbox, gtid, finished);
             }
             Done::Step(key, result) => {
-                self.calls.running -= 1;
+                self.calls.finished(key.purpose());
                 self.step_hook_finished(outbox, key, result);
             }
             Done::Voter(questions, answers) => self.voter_answered(outbox, questions, answers),
             Done::Voting(gtid, answered) => self.voting_answered(outbox, gtid, answered),
-        }
-    }
-
-    // ---- hooks -----------------------------------------------------------------------------------------------------
-
-    /// Runs a hook as soon as there is a place for it.
-    fn call(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
-        if self.calls.running < self.settings.hooks_max {
-            self.calls.running += 1;
-            tokio::spawn(hook);
-        } else {
-            self.calls.waiting.push_back(Box::pin(hook));
-        }
-    }
-
-    fn start_waiting_calls(&mut self) {
-        while self.calls.running < self.settings.hooks_max {
-            let Some(hook) = self.calls.waiting.pop_front() else { return };
-            self.calls.running += 1;
-            tokio::spawn(hook);
         }
     }
 }

@@ -9,6 +9,7 @@ use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::{Epoch, Gtid, Name};
 use bytes::Bytes;
 
+use super::calls::Purpose;
 use super::link::Outbox;
 use super::{Done, Engine};
 use crate::saga::Step;
@@ -19,6 +20,12 @@ pub(super) struct Key {
     gtid: Gtid,
     step: StepIndex,
     compensation: bool,
+}
+
+impl Key {
+    pub(super) fn purpose(self) -> Purpose {
+        if self.compensation { Purpose::Compensate } else { Purpose::Work }
+    }
 }
 
 /// The hooks that run, each with the order that its answer is for: the latest one.
@@ -57,13 +64,14 @@ impl Engine {
         let step = Step { gtid, participant: own_name, index: step, name, attempt, input, outputs, output, timeout };
         let finish = self.finish.clone();
         let call = participant.call(step, compensation);
-        self.call(async move {
+        let hook = async move {
             crash_point!(HOOK_CALLED);
             let result = call.await;
             crash_point!(HOOK_RETURNED);
             // The engine may have ended; the coordinator asks again.
             finish.send(Done::Step(key, result)).ok();
-        });
+        };
+        self.calls.call(key.purpose(), Box::pin(hook));
     }
 
     pub(super) fn step_hook_finished(&mut self, outbox: &mut Outbox, key: Key, result: StepResult) {

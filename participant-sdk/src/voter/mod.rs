@@ -76,4 +76,4 @@ pub(crate) use own::{Asked, Overheard, OwnVoter};
 pub(crate) use peers::Peers;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -29,6 +29,9 @@ impl Barrier {
     /// Undoes a step's work in a transaction of its own, if it was done, and at most once; and sees to it that it is not done
     /// later. This is the whole of a [`compensate`](crate::SagaParticipant::compensate).
     ///
+    /// Where an action may wait, holding a connection, for something that only a compensation gives back, give compensations a pool of their own:
+    /// otherwise the actions that wait can take every connection.
+    ///
     /// `undo` is given the output of the action, and is not called where there is nothing to undo. After
     /// [`Compensated::Refused`] and errors everything is rolled back.
     ///

@@ -19,7 +19,7 @@ use super::DEADLINE;
 type Frame = Result<ExchangeResponse, Status>;
 
 /// A coordinator's place.
-pub(super) struct Hub {
+pub(crate) struct Hub {
     address: String,
     sessions: Sessions,
     heard: mpsc::UnboundedReceiver<FromClient>,
@@ -36,7 +36,7 @@ struct Service {
 }
 
 impl Hub {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at: SocketAddr = listener.local_addr().expect("bound");
         let sessions = Sessions::default();
@@ -55,12 +55,12 @@ impl Hub {
         Self { address: format!("http://{at}"), sessions, heard, stop: Some(stop), server: Some(server) }
     }
 
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// Dies.
-    pub(super) async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.stop.take();
         if let Some(server) = self.server.take() {
             server.await.expect("no panic");
@@ -68,14 +68,14 @@ impl Hub {
         self.sessions.0.lock().expect("no panic").clear();
     }
 
-    pub(super) fn tell(&self, participant: &str, message: FromReplica) {
+    pub(crate) fn tell(&self, participant: &str, message: FromReplica) {
         let sessions = self.sessions.0.lock().expect("no panic");
         let session = sessions.get(participant).expect("it has joined");
         session.try_send(Ok(frame(message))).expect("there is room");
     }
 
     /// Waits for a message, past all others.
-    pub(super) async fn expect(&mut self, what: &str, is_it: impl Fn(&FromClient) -> bool) -> FromClient {
+    pub(crate) async fn expect(&mut self, what: &str, is_it: impl Fn(&FromClient) -> bool) -> FromClient {
         let waiting = async {
             loop {
                 let message = self.heard.recv().await.expect("the hub lives");
@@ -88,7 +88,7 @@ impl Hub {
     }
 
     /// Whether such a message has come, or comes within the time that a message takes.
-    pub(super) async fn has_heard(&mut self, is_it: impl Fn(&FromClient) -> bool) -> bool {
+    pub(crate) async fn has_heard(&mut self, is_it: impl Fn(&FromClient) -> bool) -> bool {
         let waiting = async {
             loop {
                 let message = self.heard.recv().await.expect("the hub lives");

@@ -1,6 +1,6 @@
 //! The engine with a scripted coordinator over a real socket, and peers over real sockets.
 
-mod hub;
+pub(crate) mod hub;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
