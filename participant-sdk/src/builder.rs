@@ -25,6 +25,8 @@ pub struct Builder {
     steps: Option<Arc<dyn AnySagaParticipant>>,
     connect_timeout: Duration,
     hooks_max: usize,
+    in_doubt_interval: Duration,
+    in_doubt_grace: Duration,
     patience: Duration,
     voter: Option<(AnyStore, String)>,
 }
@@ -39,6 +41,8 @@ impl Builder {
             steps: None,
             connect_timeout: Duration::from_secs(5),
             hooks_max: 1_024,
+            in_doubt_interval: Duration::from_secs(60),
+            in_doubt_grace: Duration::from_secs(10),
             patience: Duration::from_secs(10),
             voter: None,
         }
@@ -88,6 +92,21 @@ impl Builder {
         self
     }
 
+    /// How often the participant is asked for branches that an instance which is gone has [left prepared](Participant::in_doubt), so that this
+    /// one asks the coordinator how they end; by chance up to a quarter earlier or later. It is asked on every new session, too. At least a
+    /// millisecond, at most a year; default 60 s.
+    pub fn in_doubt_interval(mut self, interval: Duration) -> Self {
+        self.in_doubt_interval = interval.clamp(Duration::from_millis(1), Duration::from_secs(365 * 24 * 3_600));
+        self
+    }
+
+    /// How long such a branch has to be found prepared before the coordinator is asked: longer than a living instance takes from
+    /// preparing a branch to voting for it, or enlisting it. The coordinator presumes an abort of a transaction that it does not know. Default 10 s.
+    pub fn in_doubt_grace(mut self, grace: Duration) -> Self {
+        self.in_doubt_grace = grace;
+        self
+    }
+
     /// How long beyond a transaction's own timeout a commit waits for its outcome before that counts as in doubt. Default 10 s.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -123,6 +142,8 @@ impl Builder {
             steps: self.steps,
             connect_timeout: self.connect_timeout,
             hooks_max: self.hooks_max,
+            in_doubt_interval: self.in_doubt_interval,
+            in_doubt_grace: self.in_doubt_grace,
             voter,
         };
         let token = settings.token.clone();

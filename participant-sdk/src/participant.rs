@@ -75,11 +75,15 @@ pub trait Participant: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// The branches that are prepared and have not ended: found in the resource, called after every start. They are
+    /// The branches that are prepared and have not ended: found in the resource, whichever instance has prepared them. They are
     /// asked about until each has learnt its decision.
     ///
+    /// Called after every start; on every new session, and every [`in_doubt_interval`](crate::Builder::in_doubt_interval), twice with a pause
+    /// in between, for what an instance that is gone has left behind. Branches that this process knows may be listed as well.
+    ///
     /// # Errors
-    /// The participant does not join, and [`connect`](crate::Builder::connect) fails with this error.
+    /// At the start the participant does not join, and [`connect`](crate::Builder::connect) fails with this error. Later it is logged, and
+    /// the participant is asked again.
     fn in_doubt(&self, _about: &Coordinator) -> impl Future<Output = Result<Vec<Gtid>, BoxError>> + Send {
         async { Ok(Vec::new()) }
     }

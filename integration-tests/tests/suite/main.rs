@@ -6,6 +6,7 @@ mod demo;
 mod deploy;
 mod harness;
 mod hot_row;
+mod left_prepared;
 mod log_away;
 mod log_postgres;
 mod log_postgres_faults;

@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) asks: VecDeque<Request>,
     /// The question before those is under way.
     pub(super) is_asking: bool,
+    /// A look has found it prepared, and it may be another instance's.
+    pub(super) is_left_behind: bool,
     /// So many questions of the coordinator to the own voter are under way.
     pub(super) asked_by_log: u32,
 }
@@ -67,7 +69,15 @@ impl Entry {
     }
 
     pub(super) fn new(machine: Machine, timeout: Duration) -> Self {
-        Self { machine, timers: [None; 4], timeout, asks: VecDeque::new(), is_asking: false, asked_by_log: 0 }
+        Self {
+            machine,
+            timers: [None; 4],
+            timeout,
+            asks: VecDeque::new(),
+            is_asking: false,
+            is_left_behind: false,
+            asked_by_log: 0,
+        }
     }
 }
 
@@ -94,7 +104,7 @@ impl Branches {
 }
 
 impl Engine {
-    /// Found prepared at the start.
+    /// Found prepared, at the start or by a look.
     pub(super) fn found_in_doubt(&mut self, gtid: Gtid) {
         let (machine, output) = TwoPhase::in_doubt(gtid);
         self.branches.entries.insert(gtid, Entry::new(Machine::TwoPhase(machine), Duration::ZERO));
@@ -123,11 +133,16 @@ impl Engine {
     pub(super) fn ask_about_doubts(&mut self, outbox: &mut Outbox) {
         let all: Vec<Gtid> = self.branches.entries.keys().copied().collect();
         for gtid in all {
-            match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
-                Some(Machine::TwoPhase(_)) => self.branch_event(outbox, gtid, Event::SessionUp),
-                Some(Machine::ThreePhase(_)) => self.voting_event(outbox, gtid, participant::Event::SessionUp),
-                None => {}
-            }
+            self.ask_about_doubt(outbox, gtid);
+        }
+    }
+
+    /// The branch asks for its decision, if it is in doubt.
+    pub(super) fn ask_about_doubt(&mut self, outbox: &mut Outbox, gtid: Gtid) {
+        match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
+            Some(Machine::TwoPhase(_)) => self.branch_event(outbox, gtid, Event::SessionUp),
+            Some(Machine::ThreePhase(_)) => self.voting_event(outbox, gtid, participant::Event::SessionUp),
+            None => {}
         }
     }
 
@@ -135,6 +150,9 @@ impl Engine {
     pub(super) fn branch_order(&mut self, outbox: &mut Outbox, order: FromReplica) {
         if let FromReplica::CommitBranch { gtid, epoch } | FromReplica::AbortBranch { gtid, epoch } = &order {
             self.take_back_prepare(*gtid, *epoch);
+        }
+        if let FromReplica::Prepare { gtid, is_prepared: false, .. } = &order {
+            self.doubt_what_was_left(*gtid);
         }
         if let Some(order) = self.voting_order(outbox, order) {
             self.two_phase_order(outbox, order);

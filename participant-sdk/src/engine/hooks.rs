@@ -45,7 +45,7 @@ impl<P: Participant> AnyParticipant for P {
     }
 
     fn in_doubt(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<Vec<Gtid>, BoxError>> {
-        async move { Participant::in_doubt(&*self, &about).await }.boxed()
+        async move { caught(async { Participant::in_doubt(&*self, &about).await }).await }.boxed()
     }
 
     fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Finished> {

@@ -7,6 +7,7 @@
 
 mod branches;
 mod calls;
+mod doubts;
 mod hooks;
 mod link;
 mod requests;
@@ -27,7 +28,7 @@ use assent_protocol::three_phase::PeerAddress;
 use assent_protocol::two_phase::EarlyVote;
 use assent_protocol::{Gtid, InstanceId, ParticipantName};
 use rand::RngExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tonic::transport::Endpoint;
 
@@ -51,6 +52,10 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     /// How many hooks of each purpose run at a time.
     pub(crate) hooks_max: usize,
+    /// How often it is looked for branches that were left prepared; give or take a quarter.
+    pub(crate) in_doubt_interval: Duration,
+    /// How long such a branch has been listed when it is asked about.
+    pub(crate) in_doubt_grace: Duration,
     pub(crate) voter: Option<VoterSettings>,
 }
 
@@ -90,6 +95,8 @@ enum Done {
     Branch(Gtid, Finished),
     /// A step's hook.
     Step(steps::Key, assent_protocol::saga::StepResult),
+    /// A look for branches that were left prepared.
+    Look(Vec<doubts::Left>),
     /// Questions to the own voter; each has its answer, or has to be asked alone.
     Voter(Vec<voting::Question>, Vec<Option<Asked>>),
     /// A question to the own voter, or to its store, or to a peer.
@@ -109,6 +116,8 @@ pub(crate) struct Engine {
     steps: steps::Steps,
     voting: Option<voting::Voting>,
     calls: calls::Calls,
+    /// A look is to begin, as soon as the present one is over.
+    look_is_wanted: Arc<Notify>,
     is_shutting_down: bool,
 }
 
@@ -199,6 +208,7 @@ impl Engine {
             steps: steps::Steps::default(),
             voting,
             calls: calls::Calls::new(settings.hooks_max),
+            look_is_wanted: Arc::default(),
             is_shutting_down: false,
             settings,
         };
@@ -213,6 +223,7 @@ impl Engine {
             engine.found_recorded(record);
         }
         engine.keep_notes();
+        engine.keep_looking();
         let task = tokio::spawn(engine.run(link));
         Ok((sender, shared, task))
     }
@@ -300,6 +311,8 @@ impl Engine {
                 Ok(link) => {
                     crash_point!(REDIALLED, continue);
                     tracing::info!(address = %self.settings.address, "joined again");
+                    // The coordinator may have restarted, and forgotten what an instance that is gone has prepared.
+                    self.look_is_wanted.notify_one();
                     return Some(link);
                 }
                 Err(ConnectError::Refused { source, .. }) => {
@@ -467,6 +480,7 @@ impl Engine {
                 self.calls.finished(key.purpose());
                 self.step_hook_finished(outbox, key, result);
             }
+            Done::Look(found) => self.looked(outbox, found),
             Done::Voter(questions, answers) => self.voter_answered(outbox, questions, answers),
             Done::Voting(gtid, answered) => self.voting_answered(outbox, gtid, answered),
         }

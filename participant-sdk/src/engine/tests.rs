@@ -18,7 +18,7 @@ use crate::voter::tests::hub::Hub;
 use crate::{Assent, BoxError, Branch, Compensated, Executed, Participant, SagaParticipant, Step, Vote};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-const EPOCH: Epoch = Epoch(1);
+pub(super) const EPOCH: Epoch = Epoch(1);
 
 /// A resource with one row. A branch that is prepared holds the row's lock until it ends.
 #[derive(Clone)]
@@ -84,23 +84,23 @@ fn prepare_under(epoch: Epoch, gtid: Gtid) -> FromReplica {
     }
 }
 
-fn prepare(gtid: Gtid) -> FromReplica {
+pub(super) fn prepare(gtid: Gtid) -> FromReplica {
     prepare_under(EPOCH, gtid)
 }
 
-fn commit(gtid: Gtid) -> FromReplica {
+pub(super) fn commit(gtid: Gtid) -> FromReplica {
     FromReplica::CommitBranch { gtid, epoch: EPOCH }
 }
 
-fn is_yes(message: &FromClient, of: Gtid) -> bool {
+pub(super) fn is_yes(message: &FromClient, of: Gtid) -> bool {
     matches!(message, FromClient::Vote { gtid, vote: Verdict::Yes } if *gtid == of)
 }
 
-fn is_acknowledgement(message: &FromClient, of: Gtid) -> bool {
+pub(super) fn is_acknowledgement(message: &FromClient, of: Gtid) -> bool {
     matches!(message, FromClient::Acknowledge { gtid, .. } if *gtid == of)
 }
 
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;

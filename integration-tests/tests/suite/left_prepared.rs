@@ -1,0 +1,113 @@
+//! Branches whose instance is gone for good, and whose coordinator has forgotten them: another instance ends them.
+
+use std::time::Duration;
+
+use assent_proto::v1::BeginRequest;
+use assent_proto::v1::transaction_service_client::TransactionServiceClient;
+use assent_sdk::postgres::{EarlyOnly, EarlyPrepareError, Enlist, PostgresResource};
+use assent_sdk::{Assent, Context, EarlyVote, EnlistError, Gtid};
+use integration_tests::{Database, Port, Postgres, Process, Program, eventually};
+use sqlx::Executor as _;
+
+use crate::chaos::nothing_is_prepared;
+use crate::sdk_postgres::{DEADLINE, balance, furnished, gtid};
+
+/// For what is not to happen in a test.
+const NEVER: Duration = Duration::from_secs(3_600);
+const SOON: Duration = Duration::from_millis(50);
+
+/// A coordinator that can be killed and restarted, and a bank's database.
+struct Scene {
+    coordinator: Process,
+    endpoint: String,
+    bank: Database,
+    _log: Database,
+    _port: Port,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let server = Postgres::shared().await;
+        let (log, bank) = (server.create_database().await, furnished(server.create_database().await).await);
+        let migrated = Program::assent().args(["migrate", "--log", &log.url()]).run(DEADLINE).await;
+        assert!(migrated.status.success(), "the log is migrated: {}", migrated.stderr);
+        let port = Port::reserve();
+        let listen = port.address().to_string();
+        let mut coordinator = Program::assent().args(["serve", "--listen", &listen, "--log", &log.url()]).start();
+        coordinator.line_with("listening", DEADLINE).await;
+        Self { coordinator, endpoint: format!("http://{listen}"), bank, _log: log, _port: port }
+    }
+
+    /// One instance of the bank, and the resource that its service would work with.
+    async fn join(&self, interval: Duration) -> (Assent, PostgresResource<EarlyOnly>) {
+        let (name, database) =
+            ("bank-a".parse().expect("a name"), self.bank.url().parse().expect("a database's address"));
+        let resource = PostgresResource::early(name, database);
+        let assent = Assent::dial(&self.endpoint)
+            .participant("bank-a", resource.clone())
+            .in_doubt_interval(interval)
+            .in_doubt_grace(SOON)
+            .connect()
+            .await
+            .expect("joins");
+        (assent, resource)
+    }
+
+    /// Does a branch's work at one instance and prepares it.
+    async fn prepare(
+        &self,
+        resource: &PostgresResource<EarlyOnly>,
+        gtid: Gtid,
+        enlist: &impl Enlist,
+    ) -> Result<(), EarlyPrepareError> {
+        let context = Context { gtid, coordinator: self.endpoint.clone(), deadline_unix_ms: None };
+        let mut guard = resource.begin(&context).await.expect("begins");
+        guard.execute("update account set balance = balance + 1 where id = 1").await.expect("works");
+        guard.prepare(enlist).await
+    }
+}
+
+/// A process that dies before it has enlisted its branch.
+#[derive(Clone)]
+struct Dying;
+
+impl Enlist for Dying {
+    async fn enlist(&self, _gtid: Gtid, _vote: EarlyVote) -> Result<(), EnlistError> {
+        Err(EnlistError::Unknown)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_runs_all_the_time_ends_what_another_one_has_left_prepared() {
+    let scene = Scene::set().await;
+    let (_living, _) = scene.join(SOON).await;
+    let (dying, its_resource) = scene.join(NEVER).await;
+    let error = scene.prepare(&its_resource, gtid(), &Dying).await.expect_err("it dies before it has enlisted");
+    assert!(matches!(error, EarlyPrepareError::InDoubt(_)), "{error}");
+    dying.shutdown().await;
+    nothing_is_prepared("the bank", &scene.bank, DEADLINE).await;
+    assert_eq!(balance(&scene.bank).await, 0, "the coordinator has never heard of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_joins_again_ends_what_the_coordinator_has_forgotten() {
+    let mut scene = Scene::set().await;
+    let (_living, _) = scene.join(NEVER).await;
+    let (dying, its_resource) = scene.join(NEVER).await;
+    // The initiator is gone once it has begun, and so is the instance once it has enlisted its branch.
+    let mut initiator = TransactionServiceClient::connect(scene.endpoint.clone()).await.expect("connects");
+    let begin = BeginRequest { timeout_ms: 600_000, ..Default::default() };
+    let begun = initiator.begin(begin).await.expect("begun").into_inner().gtid.parse().expect("a gtid");
+    scene.prepare(&its_resource, begun, &dying).await.expect("enlisted");
+    dying.shutdown().await;
+    eventually("its branch is left", DEADLINE, async || match scene.bank.prepared_transactions().await.len() {
+        1 => Ok(()),
+        prepared => Err(format!("{prepared} are prepared")),
+    })
+    .await;
+    scene.coordinator.kill();
+    scene.coordinator.restart();
+    scene.coordinator.line_with("listening", DEADLINE).await;
+    nothing_is_prepared("the bank", &scene.bank, DEADLINE).await;
+    assert_eq!(balance(&scene.bank).await, 0, "it was never committed");
+}
