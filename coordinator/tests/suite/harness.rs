@@ -359,6 +359,7 @@ fn answer(order: Heard, manner: Manner) -> Option<Said> {
             } else {
                 v1::step_answer::Result::Refused("sold out".to_owned())
             }),
+            is_final: false,
         })),
         Heard::CompensateStep(step) => Some(Said::StepAnswer(v1::StepAnswer {
             gtid: step.gtid,
@@ -367,6 +368,7 @@ fn answer(order: Heard, manner: Manner) -> Option<Said> {
             attempt: step.attempt,
             epoch: step.epoch,
             result: Some(v1::step_answer::Result::Done(Vec::new().into())),
+            is_final: false,
         })),
         Heard::Welcome(_)
         | Heard::Reply(_)

@@ -25,7 +25,21 @@ pub(crate) trait AnyParticipant: Send + Sync + 'static {
 
 /// A [`SagaParticipant`] of any type.
 pub(crate) trait AnySagaParticipant: Send + Sync + 'static {
-    fn call(self: Arc<Self>, step: Step, compensation: bool) -> BoxFuture<'static, StepResult>;
+    fn call(self: Arc<Self>, step: Step, compensation: bool) -> BoxFuture<'static, StepEnd>;
+}
+
+/// How a step's hook finished.
+#[derive(Debug)]
+pub(crate) struct StepEnd {
+    pub(crate) result: StepResult,
+    /// Whether a refusal is final for the attempt that the hook was called with, and for those before it.
+    pub(crate) is_final: bool,
+}
+
+impl From<StepResult> for StepEnd {
+    fn from(result: StepResult) -> Self {
+        Self { result, is_final: false }
+    }
 }
 
 /// How a hook finished.
@@ -69,19 +83,22 @@ impl<P: Participant> AnyParticipant for P {
 }
 
 impl<P: SagaParticipant> AnySagaParticipant for P {
-    fn call(self: Arc<Self>, step: Step, compensation: bool) -> BoxFuture<'static, StepResult> {
+    fn call(self: Arc<Self>, step: Step, compensation: bool) -> BoxFuture<'static, StepEnd> {
         async move {
             if compensation {
                 match caught(async { self.compensate(&step).await }).await {
-                    Ok(Compensated::Done) => StepResult::Done(bytes::Bytes::new()),
-                    Ok(Compensated::Refused(reason)) => StepResult::Refused(one_line(reason)),
-                    Err(error) => StepResult::Unknown(told(&*error)),
+                    Ok(Compensated::Done) => StepResult::Done(bytes::Bytes::new()).into(),
+                    Ok(Compensated::Refused(reason)) => StepResult::Refused(one_line(reason)).into(),
+                    Err(error) => StepResult::Unknown(told(&*error)).into(),
                 }
             } else {
                 match caught(async { self.execute(&step).await }).await {
-                    Ok(Executed::Done(output)) => StepResult::Done(output),
-                    Ok(Executed::Refused(reason)) => StepResult::Refused(one_line(reason)),
-                    Err(error) => StepResult::Unknown(told(&*error)),
+                    Ok(Executed::Done(output)) => StepResult::Done(output).into(),
+                    Ok(Executed::Refused(reason)) => StepResult::Refused(one_line(reason)).into(),
+                    Ok(Executed::FinallyRefused(reason)) => {
+                        StepEnd { result: StepResult::Refused(one_line(reason)), is_final: true }
+                    }
+                    Err(error) => StepResult::Unknown(told(&*error)).into(),
                 }
             }
         }

@@ -38,6 +38,7 @@ use crate::voter::store::AnyStore;
 use crate::voter::{Asked, Overheard, OwnVoter};
 use calls::Purpose;
 use link::Outbox;
+use steps::Work;
 
 pub(crate) use hooks::{AnyParticipant, AnySagaParticipant, Finished};
 pub(crate) use link::request_bytes;
@@ -94,7 +95,7 @@ enum Done {
     /// A branch's hook.
     Branch(Gtid, Finished),
     /// A step's hook.
-    Step(steps::Key, assent_protocol::saga::StepResult),
+    Step(steps::Key, hooks::StepEnd),
     /// A look for branches that were left prepared.
     Look(Vec<doubts::Left>),
     /// Questions to the own voter; each has its answer, or has to be asked alone.
@@ -460,8 +461,12 @@ impl Engine {
             | FromReplica::LogAnswered { .. }
             | FromReplica::AwaitDecision { .. }
             | FromReplica::ForgetVoters { .. } => self.branch_order(outbox, message),
-            FromReplica::ExecuteStep { order, outputs } => self.step_order(outbox, order, outputs, None, false),
-            FromReplica::CompensateStep { order, output } => self.step_order(outbox, order, Vec::new(), output, true),
+            FromReplica::ExecuteStep { order, outputs, pivot } => {
+                self.step_order(outbox, order, Work::Execute { outputs, pivot });
+            }
+            FromReplica::CompensateStep { order, output } => {
+                self.step_order(outbox, order, Work::Compensate { output });
+            }
             FromReplica::GoAway { reason } => tracing::info!(reason, "the replica is leaving"),
             FromReplica::Welcome(_) | FromReplica::Heartbeat => {}
         }
@@ -476,9 +481,9 @@ impl Engine {
                 });
                 self.branch_hook_finished(outbox, gtid, finished);
             }
-            Done::Step(key, result) => {
+            Done::Step(key, end) => {
                 self.calls.finished(key.purpose());
-                self.step_hook_finished(outbox, key, result);
+                self.step_hook_finished(outbox, key, end);
             }
             Done::Look(found) => self.looked(outbox, found),
             Done::Voter(questions, answers) => self.voter_answered(outbox, questions, answers),

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use assent_protocol::saga::StepIndex;
-use assent_protocol::{Gtid, Name, ParticipantName};
+use assent_protocol::{Epoch, Gtid, Name, ParticipantName};
 use bytes::Bytes;
 
 use crate::participant::BoxError;
@@ -15,9 +15,19 @@ use crate::participant::BoxError;
 /// Both hooks may be called again for the same step, by this process or another instance. For each step of a saga:
 /// 1. the action takes effect once; called again after it is done, it gives the same output;
 /// 2. the compensation undoes a done action once, and does nothing for one that is not done;
-/// 3. after its compensation the action does nothing, whenever it arrives.
+/// 3. after its compensation the action does nothing, whenever it arrives;
+/// 4. where the action of a [pivot](Step::is_pivot) is finally refused, it is durable that no attempt up to this one takes effect, whenever it
+///    arrives, at whichever instance.
 ///
-/// The [barrier](crate::postgres::barrier) gives all three within the service's own database transaction.
+/// The [barrier](crate::postgres::barrier) gives all four within the service's own database transaction.
+///
+/// # Refusing a pivot
+/// Nothing compensates a pivot. So, where an earlier attempt of a pivot has no known outcome (it timed out, failed, lost its session, or a
+/// coordinator before this one sent it), the saga does not turn back after [`Executed::Refused`]: that attempt may still be on its way to the
+/// database. It asks again until the pivot is done or [`Executed::FinallyRefused`]. A service without the barrier answers so once it has
+/// committed a record that every attempt checks in the transaction of its work: attempts at or before the refused one do nothing and
+/// answer with the refusal. Attempts are ordered by [`epoch`](Step::epoch) and, within one epoch, by [`attempt`](Step::attempt). A later
+/// attempt may take effect: the answer may have been lost, or an operator may have removed the cause.
 pub trait SagaParticipant: Send + Sync + 'static {
     /// Executes a step's action.
     ///
@@ -37,8 +47,11 @@ pub trait SagaParticipant: Send + Sync + 'static {
 pub enum Executed {
     /// It took effect; the output goes to the steps behind it.
     Done(Bytes),
-    /// It had no effect, for a reason: the saga turns back, or as its policy says.
+    /// It had no effect, for a reason: the saga turns back. A pivot is asked again instead where an earlier attempt has no known outcome.
     Refused(String),
+    /// The same, and it is durable that no attempt up to this one takes effect any more: what a pivot's refusal needs. The
+    /// [barrier](crate::postgres::barrier) makes it so.
+    FinallyRefused(String),
 }
 
 impl Executed {
@@ -59,6 +72,11 @@ impl Executed {
     pub fn refused(reason: impl fmt::Display) -> Self {
         Self::Refused(reason.to_string())
     }
+
+    /// Finally refused, with its reason.
+    pub fn finally_refused(reason: impl fmt::Display) -> Self {
+        Self::FinallyRefused(reason.to_string())
+    }
 }
 
 /// What came of a compensation.
@@ -77,7 +95,9 @@ pub struct Step {
     pub(crate) participant: ParticipantName,
     pub(crate) index: StepIndex,
     pub(crate) name: Name,
+    pub(crate) epoch: Epoch,
     pub(crate) attempt: u32,
+    pub(crate) is_pivot: bool,
     pub(crate) input: Bytes,
     pub(crate) outputs: Vec<(Name, Bytes)>,
     pub(crate) output: Option<Bytes>,
@@ -95,8 +115,21 @@ impl Step {
         input: impl Into<Bytes>,
         timeout: Duration,
     ) -> Self {
-        let (input, outputs) = (input.into(), Vec::new());
-        Self { gtid, participant, index, name, attempt: 1, input, outputs, output: None, timeout }
+        let (epoch, input, outputs) = (Epoch(1), input.into(), Vec::new());
+        let (attempt, is_pivot, output) = (1, false, None);
+        Self { gtid, participant, index, name, epoch, attempt, is_pivot, input, outputs, output, timeout }
+    }
+
+    /// The same step as another attempt, for a test of a participant's hooks.
+    #[must_use]
+    pub fn with_attempt(self, epoch: u64, attempt: u32) -> Self {
+        Self { epoch: Epoch(epoch), attempt, ..self }
+    }
+
+    /// The same step as a pivot, for a test of a participant's hooks.
+    #[must_use]
+    pub fn with_pivot(self) -> Self {
+        Self { is_pivot: true, ..self }
     }
 
     /// The saga.
@@ -119,9 +152,19 @@ impl Step {
         &self.name
     }
 
-    /// Which attempt this is, from 1.
+    /// Which attempt this is, from 1 under each [`epoch`](Self::epoch).
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// The epoch of the coordinator that asks. Of two attempts, the one with the higher epoch is the later.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.0
+    }
+
+    /// In execute: whether there is only forward once the step is done. Its refusal should be [final](Executed::FinallyRefused).
+    pub fn is_pivot(&self) -> bool {
+        self.is_pivot
     }
 
     /// What the initiator gave the step.

@@ -199,7 +199,11 @@ fn read_step_answer(answer: v1::StepAnswer) -> Result<FromClient, Malformed> {
         Some(Answer::Unknown(reason)) => StepResult::Unknown(one_line(reason)),
         None => return Err(reading.malformed("result is not given: set exactly one of done, refused, unknown")),
     };
-    Ok(FromClient::Step(StepAnswer { gtid, epoch, step, compensation: answer.compensation, attempt, result }))
+    let (compensation, is_final) = (answer.compensation, answer.is_final);
+    if is_final && !matches!(result, StepResult::Refused(_)) {
+        return Err(reading.malformed("is_final is set, and the result is not refused"));
+    }
+    Ok(FromClient::Step(StepAnswer { gtid, epoch, step, compensation, attempt, result, is_final }))
 }
 
 impl From<FromClient> for v1::ClientMessage {
@@ -283,7 +287,7 @@ impl From<BranchReport> for Kind {
 }
 
 impl From<StepAnswer> for v1::StepAnswer {
-    fn from(StepAnswer { gtid, epoch, step, compensation, attempt, result }: StepAnswer) -> Self {
+    fn from(StepAnswer { gtid, epoch, step, compensation, attempt, result, is_final }: StepAnswer) -> Self {
         Self {
             gtid: gtid_bytes(gtid),
             epoch: epoch.0,
@@ -291,6 +295,7 @@ impl From<StepAnswer> for v1::StepAnswer {
             compensation,
             attempt,
             result: Some(result.into()),
+            is_final,
         }
     }
 }

@@ -132,6 +132,7 @@ fn read_execute_step(execute: v1::ExecuteStep) -> Result<FromReplica, Malformed>
             timeout_ms: execute.timeout_ms,
         },
         outputs: reading.outputs(execute.outputs)?,
+        pivot: execute.pivot,
     })
 }
 
@@ -180,7 +181,7 @@ impl From<FromReplica> for Kind {
             FromReplica::AbortBranch { gtid, epoch } => {
                 Self::AbortBranch(v1::AbortBranch { gtid: gtid_bytes(gtid), epoch: epoch.0 })
             }
-            FromReplica::ExecuteStep { order, outputs } => Self::ExecuteStep(v1::ExecuteStep {
+            FromReplica::ExecuteStep { order, outputs, pivot } => Self::ExecuteStep(v1::ExecuteStep {
                 gtid: gtid_bytes(order.gtid),
                 epoch: order.epoch.0,
                 step: order.step.0.into(),
@@ -189,6 +190,7 @@ impl From<FromReplica> for Kind {
                 input: order.input,
                 outputs: outputs_to_wire(outputs),
                 timeout_ms: order.timeout_ms,
+                pivot,
             }),
             FromReplica::CompensateStep { order, output } => Self::CompensateStep(v1::CompensateStep {
                 gtid: gtid_bytes(order.gtid),

@@ -150,6 +150,8 @@ pub struct StepAnswer {
     pub epoch: Epoch,
     /// The answer.
     pub result: StepResult,
+    /// Of a refusal: the participant has made durable that no attempt up to this one takes effect any more.
+    pub is_final: bool,
 }
 
 /// What a participant says as a voter of a three-phase transaction.
@@ -285,6 +287,8 @@ pub enum FromReplica {
         order: StepOrder,
         /// What the steps before it gave.
         outputs: Vec<(Name, Bytes)>,
+        /// Whether there is only forward once it is done.
+        pivot: bool,
     },
     /// Compensate a saga step.
     CompensateStep {

@@ -14,7 +14,7 @@ pub fn payload_bytes(message: &FromReplica) -> usize {
     match message {
         FromReplica::Prepare { payload, roster, .. } => payload.len() + roster.as_ref().map_or(0, roster_bytes),
         FromReplica::AskVoter { request: Request::Join { roster, .. }, .. } => roster_bytes(roster),
-        FromReplica::ExecuteStep { order, outputs } => {
+        FromReplica::ExecuteStep { order, outputs, .. } => {
             order.input.len() + outputs.iter().map(|(name, output)| name.as_str().len() + output.len()).sum::<usize>()
         }
         FromReplica::CompensateStep { order, output } => order.input.len() + output.as_ref().map_or(0, Bytes::len),

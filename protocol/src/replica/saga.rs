@@ -49,9 +49,9 @@ impl Driven for Saga {
     fn carry_out(replica: &mut Replica, gtid: Gtid, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Execute { step, name, to, prefer, attempt, input, outputs, pivot: _ } => {
+                Effect::Execute { step, name, to, prefer, attempt, input, outputs, pivot } => {
                     let order = replica.step_order(gtid, step, name, attempt, input, false);
-                    let message = FromReplica::ExecuteStep { order, outputs };
+                    let message = FromReplica::ExecuteStep { order, outputs, pivot };
                     replica.send_step(gtid, &to, prefer, message, (step, false, attempt));
                 }
                 Effect::Compensate { step, name, to, prefer, attempt, input, output } => {
@@ -100,12 +100,14 @@ impl Replica {
     ) {
         let bytes = payload_bytes(&message);
         if bytes > MESSAGE_BYTES_MAX {
-            // Never sent, so without effect: the saga turns back, or asks for a human where it cannot.
+            // Never sent, nor was any other attempt, whose bytes are the same: the saga turns back, or asks for a human where it
+            // cannot.
             let reason =
                 format!("the step's input and outputs have {bytes} bytes, and {MESSAGE_BYTES_MAX} fit into a message");
             let result = StepResult::Refused(reason);
-            let instance = InstanceId(0);
-            return self.drive::<Saga>(gtid, Event::StepAnswered { step, compensation, attempt, instance, result });
+            let (instance, is_final) = (InstanceId(0), true);
+            let answered = Event::StepAnswered { step, compensation, attempt, instance, result, is_final };
+            return self.drive::<Saga>(gtid, answered);
         }
         let route = self.peers.route(to, prefer);
         let event = match route.and_then(|session| Some((session, self.instance_of(session)?))) {
@@ -165,7 +167,7 @@ impl Replica {
 
     /// A participant answers a step of a saga that this replica drives.
     pub(super) fn step_answered(&mut self, session: SessionId, answer: StepAnswer) {
-        let StepAnswer { gtid, step, compensation, attempt, epoch, result } = answer;
+        let StepAnswer { gtid, step, compensation, attempt, epoch, result, is_final } = answer;
         let Some((_, instance)) = self.participant_of(session) else { return };
         // Attempts are counted anew under each epoch: an answer to an earlier one is of no use.
         if epoch != self.epoch {
@@ -179,7 +181,7 @@ impl Replica {
             }
             StepResult::Refused(_) | StepResult::Unknown(_) => result,
         };
-        self.drive::<Saga>(gtid, Event::StepAnswered { step, compensation, attempt, instance, result });
+        self.drive::<Saga>(gtid, Event::StepAnswered { step, compensation, attempt, instance, result, is_final });
     }
 }
 

@@ -56,6 +56,7 @@ impl Saga {
         attempt: u32,
         instance: InstanceId,
         result: StepResult,
+        is_final: bool,
     ) -> Output<Effect> {
         match self.stage() {
             // Nothing was sent yet, or everything is answered.
@@ -89,12 +90,18 @@ impl Saga {
         if !is_open {
             return Output::none();
         }
+        let result = match result {
+            StepResult::Refused(reason) if !compensation && !self.may_believe_refusal(step, is_final) => {
+                StepResult::Unknown(format!("it was refused, and an earlier attempt may still take effect: {reason}"))
+            }
+            StepResult::Done(_) | StepResult::Refused(_) | StepResult::Unknown(_) => result,
+        };
         let mut draft = Draft::default();
         match (result, compensation) {
             (StepResult::Unknown(_), _) if !is_in_flight => return Output::none(), // it already counts as unknown
             (StepResult::Unknown(reason), _) => self.failed(step, Failure::Unknown(&reason), &mut draft),
             (StepResult::Done(output), false) => self.action_done(step, instance, output, &mut draft),
-            (StepResult::Refused(reason), false) => self.action_refused(step, &reason, &mut draft),
+            (StepResult::Refused(reason), false) => self.action_refused(step, &reason, is_final, &mut draft),
             (StepResult::Done(output), true) => self.compensation_done(step, output, &mut draft),
             (StepResult::Refused(reason), true) => self.compensation_refused(step, &reason, &mut draft),
         }

@@ -64,6 +64,8 @@ pub enum Event {
         instance: InstanceId,
         /// The answer.
         result: StepResult,
+        /// Of an action's refusal: the participant has made durable that no attempt up to this one takes effect any more.
+        is_final: bool,
     },
     /// The driver handed an attempt to an instance's session. An attempt of which this was not told is never lost with a session: only its
     /// timeout ends it.

@@ -80,6 +80,7 @@ impl Saga {
     fn execute(&mut self, index: StepIndex, draft: &mut Draft) {
         let step = self.step_mut(index);
         step.attempt = step.attempt.saturating_add(1);
+        step.earlier_in_doubt = step.in_doubt;
         step.progress = Progress::Executing { sent_to: None };
         let attempt = step.attempt;
         let definition = self.definition.step(index);
@@ -132,13 +133,24 @@ impl Saga {
         }
     }
 
-    pub(super) fn action_refused(&mut self, index: StepIndex, reason: &str, draft: &mut Draft) {
+    /// Whether a refusal of the last attempt may be acted upon. Behind a refused pivot the saga turns back and compensates everything but the
+    /// pivot, so the refusal has to speak for every attempt. Past a completed pivot nothing turns, and any other step can be compensated.
+    pub(super) fn may_believe_refusal(&self, index: StepIndex, is_final: bool) -> bool {
+        let speaks_for_all = is_final || !self.step(index).earlier_in_doubt;
+        speaks_for_all || !self.definition.step(index).pivot || self.is_past_pivot()
+    }
+
+    pub(super) fn action_refused(&mut self, index: StepIndex, reason: &str, is_final: bool, draft: &mut Draft) {
         self.cancel_timer(index, draft);
         let reason = cut(reason);
         let step = self.step_mut(index);
         step.progress = Progress::Refused;
+        step.in_doubt = step.earlier_in_doubt && !is_final;
         step.last_error = Some(reason.clone());
         let attempt = step.attempt;
+        if !step.in_doubt {
+            self.clear_doubts_behind(index);
+        }
         let result = StepResult::Refused(reason);
         draft.lazy.push(self.step_record(index, false, attempt, result));
         match self.phase {
@@ -149,6 +161,18 @@ impl Saga {
             | Phase::Ending { .. }
             | Phase::Ended(_)
             | Phase::Overruled(_) => {}
+        }
+    }
+
+    /// A step that is refused for all its attempts was never done, so no coordinator has sent a step behind it.
+    fn clear_doubts_behind(&mut self, refused: StepIndex) {
+        let mut behind = vec![false; self.steps.len()];
+        behind[usize::from(refused.0)] = true;
+        for index in self.indices().skip(usize::from(refused.0) + 1) {
+            if self.definition.step(index).after.iter().any(|after| behind[usize::from(after.0)]) {
+                behind[usize::from(index.0)] = true;
+                self.step_mut(index).in_doubt = false;
+            }
         }
     }
 

@@ -133,7 +133,10 @@ pub(crate) fn event(tape: &mut Tape<'_>, saga: &Saga, row: usize) -> Event {
     let participant = name(["bank", "shop"][tape.below(2)]);
     let wait = wait(tape);
     match row {
-        0 | 1 => Event::StepAnswered { step, compensation, attempt, instance, result: result(tape) },
+        0 | 1 => {
+            let (result, is_final) = (result(tape), tape.one_in(2));
+            Event::StepAnswered { step, compensation, attempt, instance, result, is_final }
+        }
         2 => Event::Sent { step, compensation, attempt, instance },
         3 => Event::Undeliverable { step, compensation, attempt },
         4 => Event::Joined { participant },

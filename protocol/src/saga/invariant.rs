@@ -182,9 +182,7 @@ fn compensates_only_what_may_have_acted(
         if step.is_settled() || ((refused || never_sent) && !step.in_doubt && step.is_undecided()) {
             return violation(INVARIANT, format!("step {} has nothing to undo: {step:?}", name(before, index)));
         }
-        // What a coordinator before this one did not know of a pivot, it knew before it turned; so only this one's own way forward counts.
-        let may_be_done = step.is_done() || (before.phase == Phase::Running && step.is_undecided() && !refused);
-        if before.definition.step(index).pivot && may_be_done {
+        if before.definition.step(index).pivot {
             return violation(INVARIANT, format!("pivot {} is undone: {step:?}", name(before, index)));
         }
     }
@@ -300,14 +298,20 @@ fn compensates_in_reverse_order(after: &Saga, output: &Output<Effect>) -> Result
     Ok(())
 }
 
-/// I10: with a pivot done there is only forward, and while one may be done nothing turns.
+/// I10: with a pivot done there is only forward, and while one may be done, or may yet, nothing turns.
 fn no_way_back_behind_a_pivot(after: &Saga, output: &Output<Effect>) -> Result<(), Violation> {
     const INVARIANT: &str = "I10 no way back behind a pivot";
     if after.is_past_pivot() && (after.turned.is_some() || compensated(output).next().is_some()) {
         return violation(INVARIANT, "it turned although a pivot is done".to_owned());
     }
-    if after.phase == Phase::Turning && after.has_undecided_pivot() {
-        return violation(INVARIANT, "it turned although a pivot may be done".to_owned());
+    let is_open = |index: &StepIndex| after.definition.step(*index).pivot && !after.step(*index).is_settled();
+    match after.phase {
+        Phase::Turning | Phase::Compensating | Phase::Ending { outcome: Outcome::Compensated, .. } => {
+            if let Some(open) = after.indices().find(is_open) {
+                return violation(INVARIANT, format!("it turned although pivot {} may be done", name(after, open)));
+            }
+        }
+        Phase::Starting | Phase::Running | Phase::Ending { .. } | Phase::Ended(_) | Phase::Overruled(_) => {}
     }
     Ok(())
 }

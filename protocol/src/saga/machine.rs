@@ -41,8 +41,10 @@
 //!   timer. After a refusal, or when the retry policy is used up, it goes on as *decide*. When every step is done: *ending*.
 //! - **decide** turns back as soon as that is safe. *Past a completed pivot* the wish to turn is dropped (callers learn `PastPivot`), every
 //!   open step is retried without end, and a refused one pauses the saga with a remedy. *While a pivot may have taken effect* (in flight, timed out,
-//!   lost, or perhaps sent before a restart) nothing new starts, and only such a pivot is tried again until it says done or refused, because
-//!   turning now would leave its effect behind or undo what must not be undone, and going on could make a refusal permanent.
+//!   lost, or perhaps sent before a restart) nothing new starts, and only such a pivot is tried again until it says done or is refused for all
+//!   its attempts, because turning now would leave its effect behind or undo what must not be undone, and going on could make a refusal
+//!   permanent. A refusal is for all attempts if the participant says that it is final, or if no other attempt has an unknown outcome;
+//!   any other refusal of a pivot counts as an unknown outcome. So no pivot is ever compensated.
 //!   *While a `SagaStep` is being appended* its answer is awaited. Otherwise: *turning*, or straight to *ending* where there is
 //!   nothing to compensate, since then the outcome itself is the decision.
 //! - **back** the step moves, and each step behind which everything is undone, or never was, is compensated. A compensation that is
@@ -225,8 +227,8 @@ impl Saga {
     /// Takes one event.
     pub fn handle(&mut self, event: Event) -> Output<Effect> {
         match event {
-            Event::StepAnswered { step, compensation, attempt, instance, result } => {
-                self.answered(step, compensation, attempt, instance, result)
+            Event::StepAnswered { step, compensation, attempt, instance, result, is_final } => {
+                self.answered(step, compensation, attempt, instance, result, is_final)
             }
             Event::Sent { step, compensation, attempt, instance } => self.sent(step, compensation, attempt, instance),
             Event::Undeliverable { step, compensation, attempt } => self.undeliverable(step, compensation, attempt),

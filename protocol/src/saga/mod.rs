@@ -21,7 +21,11 @@
 //! 1. an action takes effect once: a later attempt of a done action is answered `Done` with the same output;
 //! 2. a compensation of an action that is done undoes it, once; of one that is not done it does nothing, is answered `Done` all the
 //!    same, and from then on the action does nothing, whenever it arrives;
-//! 3. a refusal means that no attempt that arrived before it took effect. It need not be remembered: a later attempt may succeed.
+//! 3. a refusal means that no attempt that arrived before it took effect. It need not be remembered: a later attempt may succeed;
+//! 4. a *final* refusal means more: it is durable that no attempt up to the refused one takes effect, whenever it arrives. Attempts are ordered
+//!    by their epochs, and within one epoch by their numbers. A later attempt may succeed.
+//!
+//! No step has to be refused finally, but a pivot of which an earlier attempt has no known outcome is asked until it is done or finally refused.
 //!
 //! The SDK's barrier does this within the participant's own database transaction. The driver in turn hands every message to at most one
 //! instance at most once, carries the epoch in it, and drops answers that carry another epoch.

@@ -3,7 +3,7 @@
 //! Step results are lazy, so a crash loses the last ones. A step without a recorded result is *in doubt* if its action may have been sent: its
 //! dependencies are, or may be, complete. On the way forward such a step is executed again, which does nothing where it was done before.
 //! On the way back it is compensated, which closes the barrier where it was never done, and is not waited for: its old attempts
-//! answer to nobody. A step behind a forced result that is not in the log was certainly never sent (see `Saga::is_forced`).
+//! answer to nobody. A pivot is never in doubt on the way back: the coordinator that turned knew that it has no effect and will have none. A step behind a forced result that is not in the log was certainly never sent (see `Saga::is_forced`).
 
 use super::definition::StepResult;
 use super::effect::Effect;
@@ -81,7 +81,9 @@ pub enum Unrecoverable {
         refused: u16,
     },
     /// A pivot took effect, and the saga turned back all the same.
-    #[error("saga {gtid} turned back, and its pivot, step number {step}, is recorded as done")]
+    #[error(
+        "saga {gtid} turned back, and its pivot, step number {step}, took effect by its record or by that of a step behind it"
+    )]
     TurnedPastPivot {
         /// Which saga.
         gtid: Gtid,
@@ -152,7 +154,8 @@ impl Saga {
                 }
                 StepResult::Refused(reason) => {
                     step.last_error = Some(reason.clone());
-                    // An attempt before it may be without an answer. The first had none before it.
+                    // An attempt before it may be without an answer. The first had none before it. Whether the refusal was final is not
+                    // recorded: on the way forward a pivot is asked again.
                     step.in_doubt = *attempt > 1;
                     if step.progress != Progress::Completed {
                         step.progress = Progress::Refused;
@@ -184,6 +187,9 @@ impl Saga {
                     let (step, refused) = (index.0, after.0);
                     return Err(Unrecoverable::SentPastRefusal { gtid: self.gtid, step, refused });
                 }
+                if self.turned.is_some() && self.definition.step(*after).pivot {
+                    return Err(Unrecoverable::TurnedPastPivot { gtid: self.gtid, step: after.0 });
+                }
                 was_sent[usize::from(after.0)] = true;
             }
         }
@@ -193,6 +199,10 @@ impl Saga {
     /// Finds the steps that may have been sent although nothing is recorded of them.
     fn restore_doubts(&mut self) {
         for index in self.indices() {
+            if self.turned.is_some() && self.definition.step(index).pivot {
+                self.step_mut(index).in_doubt = false;
+                continue;
+            }
             let may_be_sent = self.definition.step(index).after.iter().all(|after| {
                 let step = self.step(*after);
                 match step.progress {
@@ -256,6 +266,9 @@ impl Saga {
             }
             if !is_past_pivot {
                 self.want_turn_after_refusal(index);
+                if self.definition.step(index).pivot && self.step(index).in_doubt {
+                    self.step_mut(index).progress = Progress::ActionDue;
+                }
             } else if !is_paused {
                 // The pause that belongs to the refusal is in the same batch; that it is not there means that it was resumed.
                 self.step_mut(index).progress = Progress::ActionDue;

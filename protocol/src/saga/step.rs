@@ -62,6 +62,8 @@ pub(super) struct Step {
     /// Some attempt of the action has no known outcome: this machine's, or one that may have been sent before a restart. Such an
     /// attempt may still arrive and act, until a compensation closes the barrier behind it.
     pub(super) in_doubt: bool,
+    /// The same of an attempt before the last one. Only the last attempt's answer is heard, and alone it says nothing of those before it.
+    pub(super) earlier_in_doubt: bool,
     /// Who did the action.
     pub(super) instance: Option<InstanceId>,
     /// What the action gave back.
@@ -79,14 +81,15 @@ impl Step {
             failed: 0,
             unanswered: 0,
             in_doubt: false,
+            earlier_in_doubt: false,
             instance: None,
             output: None,
             last_error: None,
         }
     }
 
-    /// Whether nothing of the action is left, and nothing can come any more: it was never sent, was undone, or its only attempt
-    /// was refused.
+    /// Whether nothing of the action is left, and nothing can come any more: it was never sent, was undone, or was refused, finally or at
+    /// its only attempt.
     pub(super) const fn is_settled(&self) -> bool {
         match self.progress {
             Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } | Progress::Refused => {

@@ -39,9 +39,12 @@ impl World {
                 return Err((I10, format!("{outcome}, and {:?}", self.places)));
             }
         }
-        let pivot = setup.definition.steps().iter().zip(&self.places).find(|(step, place)| step.pivot && place.closed);
-        if pivot.is_some() && self.ended == Some(Outcome::Completed) {
+        let pivots = || setup.definition.steps().iter().zip(&self.places).filter(|(step, _)| step.pivot);
+        if pivots().any(|(_, place)| place.closed) {
             return Err((I10, "a pivot was compensated".to_owned()));
+        }
+        if self.has_turned && pivots().any(|(_, place)| place.effect) {
+            return Err((I10, "a pivot took effect, and the saga had turned back".to_owned()));
         }
         if self.told.is_some() && self.told != self.ended {
             return Err((I5, format!("{:?} was told, and it is {:?}", self.told, self.ended)));

@@ -114,6 +114,12 @@ fn sound() -> Vec<(&'static str, &'static str, Setup, Extent)> {
             Extent::States(50_000),
         ),
         (
+            "saga-pivot-late",
+            "4 steps, 2 in parallel of which one is a pivot; 1 refusal, 1 timeout, attempts that arrive late",
+            Setup { definition: diamond(Some(2), None), ..setup(Faults { refusals: 1, timeouts: 1, ..NO_FAULTS }) },
+            Extent::Exhaustive,
+        ),
+        (
             "saga-durable",
             "4 steps, 2 in parallel of which one is durable; 1 refusal, 1 crash, 1 answer of the log lost",
             Setup {
@@ -160,6 +166,11 @@ fn timeouts_and_a_compensation_that_is_stuck() {
 #[test]
 fn a_pivot_beside_another_step() {
     prove_named("saga-pivot");
+}
+
+#[test]
+fn a_late_attempt_of_a_pivot_behind_a_refusal_of_a_later_one() {
+    prove_named("saga-pivot-late");
 }
 
 #[test]

@@ -35,6 +35,7 @@ impl Swarm for World {
         "take-over beside the living",
         "crash of a replica",
         "step refused",
+        "pivot finally refused",
         "outcome unknown",
         "attempt timed out",
         "session broken",
@@ -95,6 +96,7 @@ impl Swarm for World {
     fn fault(action: Action) -> Option<&'static str> {
         match action {
             Action::Take { verdict: Verdict::Refused, .. } => Some("step refused"),
+            Action::Take { verdict: Verdict::FinallyRefused, .. } => Some("pivot finally refused"),
             Action::Take { verdict: Verdict::Unknown, .. } => Some("outcome unknown"),
             Action::LoseAnswer { .. } => Some("append's answer lost"),
             Action::ApplyLate => Some("append applied late"),

@@ -81,6 +81,8 @@ pub(crate) fn diamond(pivot: Option<usize>, durable: Option<usize>) -> Definitio
 pub(crate) enum Verdict {
     Done,
     Refused,
+    /// The participant has also made durable that no attempt up to this one takes effect.
+    FinallyRefused,
     Unknown,
 }
 
@@ -96,6 +98,8 @@ pub(crate) struct Place {
     pub(crate) effect: bool,
     /// Compensated: the action does nothing any more.
     pub(crate) closed: bool,
+    /// Finally refused: attempts up to this one, by epoch and number, do nothing any more.
+    pub(crate) refused_up_to: (u64, u32),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -265,10 +269,14 @@ impl World {
     pub(crate) fn faults(&self, setup: &Setup, actions: &mut Vec<Action>) {
         let left = self.left;
         for packet in &self.net {
-            let Packet::Ask { compensation, .. } = packet else { continue };
+            let Packet::Ask { step, compensation, .. } = packet else { continue };
             let refusals = if *compensation { left.stuck } else { left.refusals };
             if refusals > 0 {
                 actions.push(Action::Take { packet: *packet, verdict: Verdict::Refused, has_effect: false });
+                if !compensation && setup.definition.step(StepIndex(*step)).pivot {
+                    let verdict = Verdict::FinallyRefused;
+                    actions.push(Action::Take { packet: *packet, verdict, has_effect: false });
+                }
             }
             if left.unknowns > 0 {
                 for has_effect in [false, true] {
@@ -334,11 +342,12 @@ impl World {
                 }
                 let result = match verdict {
                     Verdict::Done => StepResult::Done(Bytes::new()),
-                    Verdict::Refused => StepResult::Refused("no".into()),
+                    Verdict::Refused | Verdict::FinallyRefused => StepResult::Refused("no".into()),
                     Verdict::Unknown => StepResult::Unknown("error".into()),
                 };
-                let step = StepIndex(step);
-                self.takes(replica, Event::StepAnswered { step, compensation, attempt, instance: INSTANCE, result })
+                let (step, is_final) = (StepIndex(step), verdict == Verdict::FinallyRefused);
+                let instance = INSTANCE;
+                self.takes(replica, Event::StepAnswered { step, compensation, attempt, instance, result, is_final })
             }
             Action::Apply { replica } => {
                 self.apply(setup, replica);
@@ -443,8 +452,8 @@ impl World {
         }
         match (verdict, compensation) {
             (Verdict::Done, _) => {}
-            (Verdict::Refused, true) => self.left.stuck -= 1,
-            (Verdict::Refused, false) => self.left.refusals -= 1,
+            (Verdict::Refused | Verdict::FinallyRefused, true) => self.left.stuck -= 1,
+            (Verdict::Refused | Verdict::FinallyRefused, false) => self.left.refusals -= 1,
             (Verdict::Unknown, _) => self.left.unknowns -= 1,
         }
         let at = usize::from(step);
@@ -456,12 +465,16 @@ impl World {
             if let Some((late, _)) = steps.iter().enumerate().filter(behind).find(|(at, _)| self.places[*at].effect) {
                 return Err((REVERSE, format!("{at} is compensated, and {late} behind it still has its effect")));
             }
-            self.places[at] = Place { effect: false, closed: true };
+            self.places[at] = Place { effect: false, closed: true, ..place };
         } else if !compensation && place.closed {
             verdict = Verdict::Refused;
         } else if !compensation && place.effect {
             // Done already: a barrier answers so whatever else goes wrong behind it, unless it cannot answer.
             verdict = if verdict == Verdict::Unknown { Verdict::Unknown } else { Verdict::Done };
+        } else if !compensation && (epoch, attempt) <= place.refused_up_to {
+            verdict = if verdict == Verdict::Unknown { Verdict::Unknown } else { Verdict::FinallyRefused };
+        } else if verdict == Verdict::FinallyRefused {
+            self.places[at].refused_up_to = (epoch, attempt);
         } else if !compensation && has_effect {
             if let Some(open) = steps[at].after.iter().find(|before| !self.places[usize::from(before.0)].effect) {
                 return Err((EARLY, format!("{at} is executed, and {open:?} before it has no effect")));

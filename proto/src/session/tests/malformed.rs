@@ -38,6 +38,7 @@ fn step_answer() -> v1::StepAnswer {
         attempt: 1,
         result: Some(v1::step_answer::Result::Done(Bytes::new())),
         epoch: 1,
+        is_final: false,
     }
 }
 
@@ -199,6 +200,9 @@ fn a_verdict_or_answer_that_is_not_given() {
         None,
         "malformed StepAnswer: result is not given: set exactly",
     );
+    let answer = v1::StepAnswer { is_final: true, ..step_answer() };
+    let problem = "malformed StepAnswer: is_final is set, and the result is not refused";
+    assert_malformed(read(ClientKind::StepAnswer(answer)), None, problem);
     let empty = v1::Reply { request_id: 7, kind: None };
     assert_malformed(read_back(ServerKind::Reply(empty)), Some(7), "malformed Reply: it is empty");
     let reply = v1::Reply { request_id: 7, kind: Some(v1::reply::Kind::Outcome(v1::OutcomeReached::default())) };

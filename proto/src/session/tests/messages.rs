@@ -216,11 +216,11 @@ fn any_step_result() -> impl Strategy<Value = StepResult> {
 
 pub(super) fn from_client() -> impl Strategy<Value = FromClient> {
     let result = select(vec![BranchResult::Done, BranchResult::HeuristicCommitted, BranchResult::HeuristicAborted]);
-    let step_answer = (any_gtid(), any_epoch(), any_step(), any::<bool>(), any_attempt(), any_step_result()).prop_map(
-        |(gtid, epoch, step, compensation, attempt, result)| {
-            FromClient::Step(StepAnswer { gtid, epoch, step, compensation, attempt, result })
-        },
-    );
+    let fields = (any_gtid(), any_epoch(), any_step(), any::<bool>(), any_attempt(), any_step_result(), any::<bool>());
+    let step_answer = fields.prop_map(|(gtid, epoch, step, compensation, attempt, result, is_final)| {
+        let is_final = is_final && matches!(result, StepResult::Refused(_));
+        FromClient::Step(StepAnswer { gtid, epoch, step, compensation, attempt, result, is_final })
+    });
     let request = (any::<u64>(), any_gtid(), any_ask());
     prop_oneof![
         any_hello().prop_map(FromClient::Hello),
@@ -311,7 +311,11 @@ pub(super) fn from_replica() -> impl Strategy<Value = FromReplica> {
         proptest::collection::vec(any_gtid(), 0..4).prop_map(|gtids| FromReplica::ForgetVoters { gtids }),
         (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::CommitBranch { gtid, epoch }),
         (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::AbortBranch { gtid, epoch }),
-        (any_order(), any_outputs()).prop_map(|(order, outputs)| FromReplica::ExecuteStep { order, outputs }),
+        (any_order(), any_outputs(), any::<bool>()).prop_map(|(order, outputs, pivot)| FromReplica::ExecuteStep {
+            order,
+            outputs,
+            pivot
+        }),
         (any_order(), option::of(any_bytes()))
             .prop_map(|(order, output)| FromReplica::CompensateStep { order, output }),
         any_text().prop_map(|reason| FromReplica::GoAway { reason }),

@@ -185,6 +185,17 @@ fn i10_undoing_a_pivot_that_may_be_done_is_caught() {
     mutant.breaks("I10 no way back");
     mutant.output = mutant.and(compensate(0, None));
     mutant.breaks("I10 only what may have acted");
+    // Nor one that was refused while an earlier attempt may still come.
+    let mut mutant = Mutant::of(
+        vec![pivot("p", &[]), step("a", &[])],
+        vec![timeout(0, false, 1), retry(0, false, 1), refused(0, 2, "no")],
+    );
+    let timer = Timer::Attempt { step: StepIndex(0), compensation: false, attempt: 2 };
+    mutant.after = mutant.before.clone();
+    mutant.after.step_mut(StepIndex(0)).progress = Progress::Refused;
+    mutant.after.phase = Phase::Turning;
+    mutant.output = Output::after(turned, vec![Effect::CancelTimer { timer }]);
+    mutant.breaks("I10 no way back");
     let mut mutant = Mutant::of(vec![pivot("p", &[]), step("a", &[])], vec![done(0, 1, "P")]);
     mutant.after.turned = Some("why".into());
     mutant.breaks("I10 no way back");

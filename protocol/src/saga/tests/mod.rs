@@ -70,6 +70,11 @@ fn refused(step: u16, attempt: u32, reason: &str) -> Event {
     answer(step, false, attempt, StepResult::Refused(reason.into()))
 }
 
+fn finally_refused(step: u16, attempt: u32, reason: &str) -> Event {
+    let (step, result) = (StepIndex(step), StepResult::Refused(reason.into()));
+    Event::StepAnswered { step, compensation: false, attempt, instance: InstanceId(5), result, is_final: true }
+}
+
 fn unknown(step: u16, attempt: u32, reason: &str) -> Event {
     answer(step, false, attempt, StepResult::Unknown(reason.into()))
 }
@@ -79,7 +84,8 @@ fn undone(step: u16, attempt: u32) -> Event {
 }
 
 fn answer(step: u16, compensation: bool, attempt: u32, result: StepResult) -> Event {
-    Event::StepAnswered { step: StepIndex(step), compensation, attempt, instance: InstanceId(5), result }
+    let step = StepIndex(step);
+    Event::StepAnswered { step, compensation, attempt, instance: InstanceId(5), result, is_final: false }
 }
 
 fn timeout(step: u16, compensation: bool, attempt: u32) -> Event {

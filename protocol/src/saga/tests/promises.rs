@@ -314,11 +314,43 @@ fn a_pivot_of_unknown_outcome_is_retried_whatever_its_policy_says() {
     assert_eq!(run.saga.view().waits_for, WaitsFor::Pivots(vec![name("p")]));
     run.sees(retry(1, false, 1), "+p2");
     assert!(run.replies().is_empty());
-    // The refusal decides; attempt 1 may still arrive, so the barrier is closed behind it.
-    run.sees(refused(1, 2, "no"), "!turned p -p1");
+    // Attempt 1 may still arrive: only a refusal that speaks for it as well decides.
+    run.sees(refused(1, 2, "no"), "");
+    assert_eq!(run.saga.view().waits_for, WaitsFor::Pivots(vec![name("p")]));
+    let error = run.saga.view().steps[1].last_error.clone().expect("why it waits");
+    assert!(error.contains("an earlier attempt may still take effect: no"), "{error}");
+    run.sees(retry(1, false, 2), "+p3").sees(finally_refused(1, 3, "no"), "!turned p -a1");
     let reason = "late".to_owned();
     assert_eq!(run.replies(), [(OTHER, Reply::Compensating { reason })]);
-    run.sees(durable(), "").sees(undone(1, 1), "p -a1").sees(undone(0, 1), "!ended:compensated");
+    run.sees(durable(), "").sees(undone(0, 1), "!ended:compensated");
+}
+
+#[test]
+fn a_pivot_that_was_refused_while_an_earlier_attempt_was_open_may_turn_out_done() {
+    let mut run = Run::running(vec![step("a", &[]), pivot("p", &[0])]);
+    run.all([done(0, 1, "A"), durable(), timeout(1, false, 1), retry(1, false, 1)])
+        .sees(refused(1, 2, "no"), "")
+        .sees(retry(1, false, 2), "+p3")
+        .sees(done(1, 3, "P"), "!ended:completed");
+}
+
+#[test]
+fn a_refusal_of_a_pivots_only_attempt_decides_even_after_its_timeout() {
+    let mut run = Run::running(vec![step("a", &[]), pivot("p", &[0])]);
+    run.all([done(0, 1, "A"), durable(), timeout(1, false, 1)]).sees(refused(1, 1, "no"), "!turned p -a1");
+    // Behind another attempt, a late refusal changes nothing: that attempt is asked about anyway.
+    let mut run = Run::running(vec![step("a", &[]), pivot("p", &[0])]);
+    run.all([done(0, 1, "A"), durable(), timeout(1, false, 1), retry(1, false, 1), timeout(1, false, 2)]);
+    run.sees(refused(1, 2, "no"), "").sees(finally_refused(1, 2, "no"), "!turned p -a1");
+}
+
+#[test]
+fn a_refusal_of_a_second_pivot_need_not_be_final_behind_the_first() {
+    let mut run = Run::running(vec![pivot("p", &[]), pivot("q", &[])]);
+    run.all([timeout(1, false, 1), retry(1, false, 1)]).sees(refused(1, 2, "no"), "");
+    run.sees(done(0, 1, "P"), "p").sees(retry(1, false, 2), "+q3");
+    run.sees(refused(1, 3, "no"), "q paused").sees(Event::ResumeRequested, "resumed +q4");
+    run.sees(done(1, 4, "Q"), "!ended:completed");
 }
 
 #[test]

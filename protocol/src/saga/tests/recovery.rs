@@ -84,10 +84,32 @@ fn a_pivot_that_may_have_been_sent_is_asked_before_a_recovered_saga_turns() {
     assert_eq!(run.seen(), "+p2");
     run.sees(want(), "");
     assert_eq!(run.saga.view().waits_for, WaitsFor::Pivots(vec![name("p")]));
-    run.sees(refused(1, 2, "no"), "!turned p -p1");
+    // The attempt that another coordinator sent may still come.
+    run.sees(refused(1, 2, "no"), "").sees(retry(1, false, 2), "+p3");
+    run.sees(finally_refused(1, 3, "no"), "!turned p -a1");
     // What lets it start is forced, and not there: it was never sent.
     let mut run = recovered(steps(), false, vec![]);
     run.sees(want(), "!turned").sees(timeout(0, false, 2), "");
+}
+
+#[test]
+fn a_recovered_refusal_of_a_pivot_is_asked_for_again_unless_it_was_of_the_first_attempt() {
+    let steps = || vec![step("a", &[]), pivot("p", &[0]), step("b", &[0])];
+    let mut run = recovered(steps(), false, vec![was_done(0), was_refused(1, 2)]);
+    assert_eq!(run.seen(), "+p3");
+    run.sees(finally_refused(1, 3, "no"), "!turned p -b1");
+    let mut run = recovered(steps(), false, vec![was_done(0), was_refused(1, 2)]);
+    run.sees(done(1, 3, "P"), "p +b2");
+    assert_eq!(recovered(steps(), false, vec![was_done(0), was_refused(1, 1)]).seen(), "!turned -b1");
+}
+
+#[test]
+fn a_recovered_saga_that_turned_never_compensates_its_pivot() {
+    let steps = || vec![step("a", &[]), pivot("p", &[0]), step("b", &[1])];
+    for of_the_pivot in [vec![], vec![was_refused(1, 1)], vec![was_refused(1, 2)]] {
+        let rows = [vec![was_done(0)], of_the_pivot].concat();
+        assert_eq!(recovered(steps(), true, rows).seen(), "-a1");
+    }
 }
 
 #[test]
@@ -136,6 +158,7 @@ fn rows_that_contradict_each_other_are_refused() {
     assert_eq!(refuses(false, vec![undone]), Unrecoverable::CompensatedWithoutTurn { gtid, step: 0 });
     assert_eq!(refuses(false, vec![was_done(1)]), Unrecoverable::ForcedResultMissing { gtid, step: 1, missing: 0 });
     assert_eq!(refuses(true, vec![was_done(0), was_done(1)]), Unrecoverable::TurnedPastPivot { gtid, step: 1 });
+    assert_eq!(refuses(true, vec![was_done(0), was_done(2)]), Unrecoverable::TurnedPastPivot { gtid, step: 1 });
     // b was sent, so p was done, and a's result was forced before p.
     assert_eq!(refuses(false, vec![was_done(2)]), Unrecoverable::ForcedResultMissing { gtid, step: 1, missing: 0 });
     // An answer that left it open is an answer too: it went on without a, and a refused it could never end.

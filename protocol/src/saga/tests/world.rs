@@ -25,6 +25,7 @@ struct Request {
 struct Answer {
     to: Request,
     result: StepResult,
+    is_final: bool,
 }
 
 /// One step at its participant: what the barrier and the business tables say.
@@ -34,6 +35,8 @@ struct Place {
     effect: bool,
     /// A compensation came: nothing acts here any more.
     closed: bool,
+    /// The last attempt that was finally refused, by epoch and number: none up to it acts here any more.
+    refused_up_to: (u64, u32),
 }
 
 /// What a participant does with a request.
@@ -41,6 +44,8 @@ struct Place {
 enum Mood {
     Obliging,
     Refusing,
+    /// Refuses, and makes durable that no attempt up to this one acts.
+    FinallyRefusing,
     /// Fails before it does anything.
     Failing,
     /// Does it, and fails to say so.
@@ -210,20 +215,31 @@ impl World {
         let index = usize::from(to.step.0);
         let place = self.places[index];
         let story = || format!("{to:?} {mood:?}\n{}", self.transcript.join("\n"));
+        let is_refused_by_now = (to.epoch, to.attempt) <= place.refused_up_to;
+        let mut is_final = false;
         let result = match (to.compensation, mood) {
             (_, Mood::Failing) => StepResult::Unknown("fell over".into()),
-            (true, Mood::Refusing) => StepResult::Refused("cannot".into()),
+            (true, Mood::Refusing | Mood::FinallyRefusing) => StepResult::Refused("cannot".into()),
             (true, Mood::Obliging | Mood::Mute) => {
                 let behind = |step: &StepDefinition| step.after.contains(&to.step);
                 let early =
                     self.definition.steps().iter().zip(&self.places).any(|(step, at)| behind(step) && at.effect);
                 assert!(!early, "compensated before what depends on it: {}", story());
-                self.places[index] = Place { effect: false, closed: true };
+                self.places[index] = Place { effect: false, closed: true, ..place };
                 StepResult::Done(Bytes::new())
             }
             (false, _) if place.closed => StepResult::Refused("compensated before".into()),
             (false, _) if place.effect => StepResult::Done(output_of(to.step)),
             (false, Mood::Refusing) => StepResult::Refused("no".into()),
+            (false, Mood::FinallyRefusing) => {
+                is_final = true;
+                self.places[index].refused_up_to = place.refused_up_to.max((to.epoch, to.attempt));
+                StepResult::Refused("no".into())
+            }
+            (false, _) if is_refused_by_now => {
+                is_final = true;
+                StepResult::Refused("refused before".into())
+            }
             (false, Mood::Obliging | Mood::Mute) => {
                 let before = &self.definition.step(to.step).after;
                 assert!(before.iter().all(|dep| self.places[usize::from(dep.0)].effect), "too early: {}", story());
@@ -233,7 +249,7 @@ impl World {
         };
         self.transcript.push(format!("  {to:?} {mood:?} -> {result:?}"));
         if mood != Mood::Mute {
-            self.answers.push(Answer { to, result });
+            self.answers.push(Answer { to, result, is_final });
         }
     }
 
@@ -243,9 +259,9 @@ impl World {
             return;
         }
         let Request { step, compensation, attempt, .. } = answer.to;
-        let result = answer.result.clone();
+        let (result, is_final) = (answer.result.clone(), answer.is_final);
         self.answered.push(answer);
-        self.feed(Event::StepAnswered { step, compensation, attempt, instance: InstanceId(1), result });
+        self.feed(Event::StepAnswered { step, compensation, attempt, instance: InstanceId(1), result, is_final });
     }
 
     fn append(&mut self) {
@@ -399,6 +415,7 @@ impl World {
 fn mood(pick: usize) -> Mood {
     match pick % 16 {
         0 | 1 => Mood::Refusing,
+        5 => Mood::FinallyRefusing,
         2 | 3 => Mood::Failing,
         4 => Mood::Mute,
         _ => Mood::Obliging,
