@@ -152,6 +152,10 @@ pub(super) mod sqlstate {
     pub(in crate::postgres) const INSUFFICIENT_PRIVILEGE: &str = "42501";
     /// There is no such table.
     pub(in crate::postgres) const UNDEFINED_TABLE: &str = "42P01";
+    /// The table is of an earlier version.
+    pub(in crate::postgres) const UNDEFINED_COLUMN: &str = "42703";
+    /// `lock_timeout` is over.
+    pub(in crate::postgres) const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// There is no prepared transaction of that gid.
     pub(in crate::postgres) const UNDEFINED_OBJECT: &str = "42704";
     /// The gid is in use.

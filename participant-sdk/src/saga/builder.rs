@@ -252,6 +252,10 @@ impl<'saga, T> StepBuilder<'saga, T> {
     /// Makes it the point of no return: once its action has taken effect, nothing of the saga is compensated, and every
     /// other step is tried until it completes. For a step that cannot be undone, with only steps behind it that cannot
     /// be refused.
+    ///
+    /// A pivot itself is never compensated. After an attempt without an answer the saga asks again, whatever the retry policy says, until the
+    /// pivot is done or its participant refuses it [finally](super::Executed::FinallyRefused): only then is it certain that the earlier
+    /// attempt has no effect and will have none. The [barrier](crate::postgres::barrier) refuses pivots so.
     pub fn pivot(mut self) -> Self {
         self.draft.pivot = true;
         self

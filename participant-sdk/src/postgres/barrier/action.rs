@@ -1,6 +1,7 @@
 //! The way of an action through the barrier.
 
 use assent_crash::crash_point;
+use assent_proto::text::one_line;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
@@ -30,7 +31,9 @@ impl Barrier {
     /// Does a step's work in a transaction of its own, at most once. This is the whole of an
     /// [`execute`](crate::SagaParticipant::execute).
     ///
-    /// After [`Executed::Refused`] and errors everything is rolled back.
+    /// After [`Executed::Refused`] and errors everything is rolled back. Where the step is a [pivot](Step::is_pivot), the refusal is kept, and
+    /// final: the answer is [`Executed::FinallyRefused`], and attempts up to this one do nothing from then on. So refuse a pivot in here
+    /// rather than before it: a refusal that is not kept does not turn a saga back as long as an earlier attempt has no known outcome.
     ///
     /// # Errors
     /// The work's own, and [`BarrierError`]. The step is tried again, as after any error.
@@ -45,7 +48,7 @@ impl Barrier {
         };
         match work(action.connection()).await {
             Ok(Executed::Done(output)) => Ok(action.commit(output).await?),
-            Ok(Executed::Refused(reason)) => Ok(action.refuse(reason).await?),
+            Ok(Executed::Refused(reason) | Executed::FinallyRefused(reason)) => Ok(action.refuse(reason).await?),
             Err(error) => {
                 // The work's error says more than one of the rollback, which happens in any case.
                 action.tx.rollback().await.ok();
@@ -75,6 +78,9 @@ impl Barrier {
     /// # Errors
     /// [`BarrierError`]: nothing has happened.
     pub async fn enter_action<'c>(&self, mut tx: PgTransaction<'c>, step: &Step) -> Result<Action<'c>, BarrierError> {
+        if step.is_pivot() {
+            return self.enter_pivot(tx, step).await;
+        }
         let entered = sqlx::query(AssertSqlSafe(self.table.enter_action.clone()))
             .bind(step.gtid().as_uuid())
             .bind(step.participant().as_str())
@@ -102,6 +108,50 @@ impl Barrier {
             None => Err(BarrierError::Ended),
         }
     }
+
+    /// The same for a pivot, which may find that it was refused: then only a later attempt enters.
+    async fn enter_pivot<'c>(&self, mut tx: PgTransaction<'c>, step: &Step) -> Result<Action<'c>, BarrierError> {
+        let (epoch, attempt) = order_of(step);
+        let entered = sqlx::query(AssertSqlSafe(self.table.enter_pivot.clone()))
+            .bind(step.gtid().as_uuid())
+            .bind(step.participant().as_str())
+            .bind(i32::from(step.index().0))
+            .bind(epoch)
+            .bind(attempt)
+            .execute(&mut *tx)
+            .await
+            .map_err(self.table.failed("enter a pivot"))?;
+        if entered.rows_affected() == 1 {
+            // A refusal takes back the work, and keeps the row.
+            sqlx::raw_sql("savepoint assent_pivot")
+                .execute(&mut *tx)
+                .await
+                .map_err(BarrierError::statement("enter a pivot"))?;
+            return Ok(Action::First(FirstAction { barrier: self.clone(), step: step.clone(), tx }));
+        }
+        let known: Option<(Option<String>, bool, Vec<u8>)> =
+            sqlx::query_as(AssertSqlSafe(self.table.look_up_pivot.clone()))
+                .bind(step.gtid().as_uuid())
+                .bind(step.participant().as_str())
+                .bind(i32::from(step.index().0))
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(BarrierError::statement("look up a pivot"))?;
+        tx.rollback().await.map_err(BarrierError::statement("roll back"))?;
+        match known {
+            Some((Some(refusal), ..)) => Ok(Action::Settled(Executed::finally_refused(refusal))),
+            Some((None, true, _)) => {
+                Ok(Action::Settled(Executed::finally_refused("the step was compensated before its action came")))
+            }
+            Some((None, false, output)) => Ok(Action::Settled(Executed::Done(output.into()))),
+            None => Err(BarrierError::Ended),
+        }
+    }
+}
+
+/// The order of an attempt among all of its step, in the columns' types: the log of a coordinator keeps epochs in the same.
+fn order_of(step: &Step) -> (i64, i64) {
+    (i64::try_from(step.epoch()).unwrap_or(i64::MAX), i64::from(step.attempt()))
 }
 
 impl<'c> FirstAction<'c> {
@@ -136,11 +186,42 @@ impl<'c> FirstAction<'c> {
 
     /// Rolls the work back. The action may come again, and is then first again.
     ///
+    /// Where the step is a [pivot](Step::is_pivot), commits the refusal: attempts up to this one are answered with it from now on, and only a
+    /// later one is first again. The answer, [`Executed::FinallyRefused`], says so.
+    ///
     /// # Errors
-    /// [`BarrierError::Statement`] if the connection is lost, which rolls back too.
-    pub async fn refuse(self, reason: impl std::fmt::Display) -> Result<Executed, BarrierError> {
+    /// [`BarrierError::Statement`] if the connection is lost, which rolls back too. If the commit itself failed it is unknown whether the
+    /// refusal was kept.
+    pub async fn refuse(mut self, reason: impl std::fmt::Display) -> Result<Executed, BarrierError> {
+        if self.step.is_pivot() {
+            let refused = self.keep_refusal(one_line(reason.to_string())).await?;
+            self.tx.commit().await.map_err(BarrierError::statement("commit a pivot's refusal"))?;
+            return Ok(refused);
+        }
         self.tx.rollback().await.map_err(BarrierError::statement("roll back"))?;
         Ok(Executed::refused(reason))
+    }
+}
+
+impl FirstAction<'_> {
+    async fn keep_refusal(&mut self, reason: String) -> Result<Executed, BarrierError> {
+        const DOING: &str = "keep a pivot's refusal";
+        sqlx::raw_sql("rollback to savepoint assent_pivot")
+            .execute(&mut *self.tx)
+            .await
+            .map_err(BarrierError::statement(DOING))?;
+        let (epoch, attempt) = order_of(&self.step);
+        sqlx::query(AssertSqlSafe(self.barrier.table.keep_refusal.clone()))
+            .bind(self.step.gtid().as_uuid())
+            .bind(self.step.participant().as_str())
+            .bind(i32::from(self.step.index().0))
+            .bind(epoch)
+            .bind(attempt)
+            .bind(&reason)
+            .execute(&mut *self.tx)
+            .await
+            .map_err(self.barrier.table.failed(DOING))?;
+        Ok(Executed::FinallyRefused(reason))
     }
 }
 

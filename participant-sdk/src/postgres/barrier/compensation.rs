@@ -78,6 +78,16 @@ impl Barrier {
         if let Some((true, output)) = entered {
             return Ok(Compensation::Undo(Undo { output: output.into(), tx }));
         }
+        if entered.is_none() {
+            // It was closed before. By a refusal only for attempts up to the refused one: from now on it is for all of them.
+            sqlx::query(AssertSqlSafe(self.table.close_refused.clone()))
+                .bind(step.gtid().as_uuid())
+                .bind(step.participant().as_str())
+                .bind(i32::from(step.index().0))
+                .execute(&mut *tx)
+                .await
+                .map_err(self.table.failed("bar an action"))?;
+        }
         tx.commit().await.map_err(BarrierError::statement("bar an action"))?;
         Ok(Compensation::Settled(Compensated::Done))
     }

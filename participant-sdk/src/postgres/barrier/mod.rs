@@ -9,13 +9,19 @@
 //! | action | nothing | row with `executed_at`; the work is done |
 //! | action | `executed_at` | nothing: the output of the first time is given again |
 //! | action | `compensated_at` | nothing: refused |
+//! | pivot's action, refused by the work | nothing, or an earlier attempt's `refusal` | row with `compensated_at` and `refusal`; the work is rolled back |
+//! | pivot's action | `refusal` of the same attempt or a later one | nothing: refused again, for the same reason |
+//! | pivot's action | `refusal` of an earlier attempt | `executed_at` in its place; the work is done |
 //! | compensation | nothing | row with `compensated_at`; nothing to undo, and an action that still comes is refused |
 //! | compensation | `executed_at` only | `compensated_at` is set; the work is undone |
-//! | compensation | `compensated_at` | nothing: it is done |
+//! | compensation | `compensated_at` | nothing: it is done; from now on a `refusal` holds for later attempts too |
 //!
 //! The row is written before the work, and its key is unique: whoever comes second waits for the first one's transaction to end, and then
 //! finds its row or none. That holds at READ COMMITTED, for any number of instances; at the higher levels one of the two fails with a
 //! serialization error and is tried again.
+//!
+//! Only a pivot's refusal is kept. Behind any other step the saga compensates what may still come; nothing compensates a pivot, so its refusal
+//! has to see to it that no earlier attempt takes effect any more: see [`SagaParticipant`](crate::SagaParticipant).
 //!
 //! The transaction must be durable when it has committed: do not run steps with `synchronous_commit = off`.
 

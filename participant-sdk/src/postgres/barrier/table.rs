@@ -15,7 +15,11 @@ pub(super) struct Table {
     pub(super) enter_action: Arc<str>,
     pub(super) look_up: Arc<str>,
     pub(super) keep_output: Arc<str>,
+    pub(super) enter_pivot: Arc<str>,
+    pub(super) look_up_pivot: Arc<str>,
+    pub(super) keep_refusal: Arc<str>,
     pub(super) enter_compensation: Arc<str>,
+    pub(super) close_refused: Arc<str>,
     pub(super) record_branch: Arc<str>,
     pub(super) list_old: Arc<str>,
     pub(super) delete_ended: Arc<str>,
@@ -46,19 +50,49 @@ impl Barrier {
 
     /// The statements that create the table, for the service's own migrations. They may be run again.
     pub fn schema(&self) -> String {
-        SCHEMA.replace("{table}", &self.table.name)
+        self.table.sql(SCHEMA) + &self.table.sql(REFUSALS)
     }
 
-    /// Creates the table if it is not there.
+    /// Creates the table if it is not there, and adds the columns that an earlier version did not have.
+    ///
+    /// To add columns, the table is locked for a moment. Where a transaction holds it for longer, such as one that is prepared, a
+    /// warning is logged and the columns are left to the next start: until then pivots are not executed, and all else is.
     ///
     /// # Errors
     /// [`BarrierError::Statement`], for example because the role may not create tables.
     pub async fn install(&self, pool: &PgPool) -> Result<(), BarrierError> {
-        // One message is one transaction. Two instances that start at the same time would both find no table and one would fail to
-        // create it; the key is `assent_b` in ASCII.
-        let sql = format!("select pg_advisory_xact_lock(7022083123482746722);\n{}", self.schema());
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.map_err(BarrierError::statement("create its table"))?;
-        Ok(())
+        let failed = BarrierError::statement("create its table");
+        let mut tx = pool.begin().await.map_err(&failed)?;
+        // Two instances that start at the same time would both find no table and one would fail to create it; the key is `assent_b`
+        // in ASCII.
+        let sql = format!("select pg_advisory_xact_lock(7022083123482746722);\n{}", self.table.sql(SCHEMA));
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(&failed)?;
+        let has_refusals: bool = sqlx::query_scalar(
+            "select exists (select from pg_attribute
+                where attrelid = to_regclass($1) and attname = 'refusal' and not attisdropped)",
+        )
+        .bind(&self.table.name)
+        .persistent(false)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(&failed)?;
+        if !has_refusals {
+            let sql = format!("set local lock_timeout = '5s';\n{}", self.table.sql(REFUSALS));
+            match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await {
+                Ok(_) => {}
+                // Who holds the table may be a branch that is in doubt, and only ends once this service is up.
+                Err(error) if sqlstate_of(&error).as_deref() == Some(sqlstate::LOCK_NOT_AVAILABLE) => {
+                    let table = &self.table.name;
+                    tracing::warn!(
+                        table,
+                        "a transaction holds the barrier's table: it gets its new columns at the next start"
+                    );
+                    return tx.rollback().await.map_err(failed);
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        tx.commit().await.map_err(failed)
     }
 
     /// Checks that the table is there and may be used.
@@ -88,6 +122,18 @@ impl Barrier {
 }
 
 impl Table {
+    fn sql(&self, text: &str) -> String {
+        text.replace("{table}", &self.name)
+    }
+
+    /// For statements that need columns which an earlier version did not have.
+    pub(super) fn failed(&self, doing: &'static str) -> impl Fn(sqlx::Error) -> BarrierError {
+        move |source| match sqlstate_of(&source).as_deref() {
+            Some(sqlstate::UNDEFINED_COLUMN) => BarrierError::Table { table: self.name.clone(), source },
+            Some(_) | None => BarrierError::Statement { doing, source },
+        }
+    }
+
     fn new(name: String) -> Self {
         let sql = |text: &str| -> Arc<str> { text.replace("{table}", &name).into() };
         Self {
@@ -99,6 +145,28 @@ impl Table {
                 "select compensated_at is not null, output from {table} where gtid = $1 and participant = $2 and step = $3",
             ),
             keep_output: sql("update {table} set output = $4 where gtid = $1 and participant = $2 and step = $3"),
+            // Nothing is updated where it was done or compensated, or refused at this attempt or a later one.
+            enter_pivot: sql(
+                "insert into {table} as known (gtid, participant, step, executed_at) values ($1, $2, $3, clock_timestamp())
+                 on conflict (gtid, participant, step) do update
+                     set executed_at = excluded.executed_at, compensated_at = null,
+                         refused_epoch = null, refused_attempt = null, refusal = null
+                     where (known.refused_epoch, known.refused_attempt) < ($4, $5)",
+            ),
+            look_up_pivot: sql(
+                "select refusal, compensated_at is not null, output from {table}
+                 where gtid = $1 and participant = $2 and step = $3",
+            ),
+            keep_refusal: sql(
+                "update {table}
+                 set executed_at = null, compensated_at = clock_timestamp(),
+                     refused_epoch = $4, refused_attempt = $5, refusal = $6
+                 where gtid = $1 and participant = $2 and step = $3",
+            ),
+            close_refused: sql(
+                "update {table} set refused_epoch = null, refused_attempt = null, refusal = null
+                 where gtid = $1 and participant = $2 and step = $3 and refusal is not null",
+            ),
             // No row comes back where it was compensated before.
             enter_compensation: sql(
                 "insert into {table} as known (gtid, participant, step, compensated_at) values ($1, $2, $3, clock_timestamp())
@@ -145,8 +213,24 @@ comment on column {table}.gtid is 'The saga or transaction.';
 comment on column {table}.participant is 'The name that this service takes part under.';
 comment on column {table}.step is 'The position of the step in its saga; -1 for a whole branch of a two-phase commit.';
 comment on column {table}.executed_at is 'When the action took effect; null if it never did, and never will.';
-comment on column {table}.compensated_at is 'When the step was compensated; from then on its action is refused.';
+comment on column {table}.compensated_at is
+    'When the step was compensated, or its refusal was kept; from then on its action is refused.';
 comment on column {table}.output is 'What the action gave, to be given again when it is repeated.';
+";
+
+/// What the first version of the table did not have. An instance of that version takes a refused pivot for a compensated one, and refuses it.
+const REFUSALS: &str = "\
+alter table {table}
+    add column if not exists refused_epoch bigint,
+    add column if not exists refused_attempt bigint,
+    add column if not exists refusal text constraint a_refusal_is_whole check (
+        num_nonnulls(refused_epoch, refused_attempt, refusal) in (0, 3)
+        and (refusal is null or (executed_at is null and compensated_at is not null))
+    );
+comment on column {table}.refused_epoch is 'The epoch of the last attempt of a pivot that was refused.';
+comment on column {table}.refused_attempt is
+    'The number of that attempt: it and those before it, by epoch and number, have no effect, whenever they come.';
+comment on column {table}.refusal is 'Why it was refused; null if it was not, or if a later attempt took effect.';
 ";
 
 fn quoted(name: &str) -> Result<String, BarrierError> {
