@@ -47,12 +47,12 @@ struct Clerk {
 impl SagaParticipant for Clerk {
     async fn execute(&self, step: &Step) -> Result<Executed, BoxError> {
         let errand: Errand = step.input_json()?;
-        if errand.is_refused {
-            return Ok(Executed::refused("not today"));
-        }
         let (gtid, name) = (step.gtid().as_uuid(), step.name().to_string());
         self.barrier
             .execute(&self.pool, step, async move |tx| {
+                if errand.is_refused {
+                    return Ok(Executed::refused("not today"));
+                }
                 sqlx::query("insert into errand (gtid, step, effect) values ($1, $2, 1)")
                     .bind(gtid)
                     .bind(&name)

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use assent_proto::error::Reason;
 use assent_sdk::postgres::Barrier;
-use assent_sdk::saga::{SagaBuilder, SagaOutcome};
-use assent_sdk::{Assent, Error, Gtid};
+use assent_sdk::saga::{Retry, SagaBuilder, SagaOutcome};
+use assent_sdk::{Assent, BoxError, Compensated, Error, Executed, Gtid, SagaParticipant, Step};
 use integration_tests::ledger::{Errand, open_office};
 use integration_tests::postgres::Postgres;
 use rand::rngs::SmallRng;
@@ -68,6 +68,94 @@ async fn every_step_has_a_net_effect_of_zero_or_one_whoever_is_killed() {
         }
     }
     assert!(effects.is_empty(), "no step of a saga that nobody started: {effects:?}");
+}
+
+/// A bank whose first call dawdles before its database until the second, at another instance, was refused. Only then is the coordinator told
+/// of the refusal.
+#[derive(Clone)]
+struct DawdlingBank {
+    pool: PgPool,
+    calls: Arc<AtomicU32>,
+    was_refused: watch::Sender<bool>,
+    late: watch::Sender<Option<Executed>>,
+}
+
+impl DawdlingBank {
+    async fn charge(&self, step: &Step, work: Executed) -> Result<Executed, BoxError> {
+        let (gtid, name) = (step.gtid().as_uuid(), step.name().to_string());
+        Barrier::default()
+            .execute(&self.pool, step, async move |tx| {
+                sqlx::query("insert into errand (gtid, step, effect) values ($1, $2, 1)")
+                    .bind(gtid)
+                    .bind(name)
+                    .execute(tx)
+                    .await?;
+                Ok(work)
+            })
+            .await
+    }
+}
+
+impl SagaParticipant for DawdlingBank {
+    async fn execute(&self, step: &Step) -> Result<Executed, BoxError> {
+        assert!(step.is_pivot());
+        if self.calls.fetch_add(1, Relaxed) == 0 {
+            self.was_refused.subscribe().wait_for(|was_refused| *was_refused).await?;
+            let executed = self.charge(step, Executed::done()).await?;
+            self.late.send_replace(Some(executed.clone()));
+            return Ok(executed);
+        }
+        let refused = self.charge(step, Executed::refused("no money")).await?;
+        self.was_refused.send_replace(true);
+        self.late.subscribe().wait_for(Option::is_some).await?;
+        Ok(refused)
+    }
+
+    async fn compensate(&self, step: &Step) -> Result<Compensated, BoxError> {
+        Err(format!("nothing compensates pivot {}", step.name()).into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_of_a_pivot_that_dawdles_does_nothing_once_a_later_one_is_refused() {
+    let server = Postgres::shared().await;
+    let (log, office, money) =
+        (server.create_database().await, server.create_database().await, server.create_database().await);
+    for place in [&office, &money] {
+        open_office(&mut place.connect().await).await.expect("the table");
+        Barrier::default().install(&place.pool(1).await).await.expect("the barrier's table");
+    }
+    let mut cast = Cast::with_coordinator(&log.url()).await;
+    cast.join("clerk", "clerk", &office.url()).await;
+    let pool = money.pool(4).await;
+    let bank = DawdlingBank {
+        pool,
+        calls: Arc::default(),
+        was_refused: watch::Sender::new(false),
+        late: watch::Sender::new(None),
+    };
+    let instance = async || {
+        let instance = Assent::dial(&cast.endpoint).saga_participant("bank", bank.clone()).connect().await;
+        instance.expect("the coordinator answers")
+    };
+    let (a, _b) = (instance().await, instance().await);
+
+    let mut saga = SagaBuilder::new();
+    let reservation = saga.step("reservation", "clerk").input_json(&Errand { is_refused: false }).add();
+    let retry = Retry::exponential(Duration::from_millis(10)).timeout(Duration::from_millis(300));
+    saga.step("charge", "bank").after(&reservation).retry(retry).pivot().add();
+    let outcome = a.run_saga(saga, Duration::from_secs(60)).await.expect("it runs");
+    let SagaOutcome::Compensated(reason) = outcome else { panic!("the pivot was refused: {outcome:?}") };
+    assert!(reason.message.contains("no money"), "{reason}");
+
+    let late = bank.late.borrow().clone().expect("attempt 1 has come");
+    assert_eq!(late, Executed::finally_refused("no money"));
+    let mut effects = BTreeMap::new();
+    gather(&bank.pool, &mut effects).await;
+    assert!(effects.is_empty(), "the pivot took effect: {effects:?}");
+    gather(&office.pool(1).await, &mut effects).await;
+    let net: Vec<i64> = effects.values().flat_map(|steps| steps.values().copied()).collect();
+    assert_eq!(net, [0], "the reservation was compensated");
 }
 
 /// Sagas from many initiators at once; a tenth has a step that is refused. What each was told, by gtid: completed,

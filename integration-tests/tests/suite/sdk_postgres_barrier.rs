@@ -75,6 +75,10 @@ impl SagaParticipant for Hotel {
                     "done" => Ok(Executed::Done(format!("attempt {}", step.attempt()).into())),
                     "done without output" => Ok(Executed::done()),
                     "refused" => Ok(Executed::refused("taken")),
+                    "refused after an error" => {
+                        tx.execute("select 1 / 0").await.expect_err("cannot be divided");
+                        Ok(Executed::refused("taken"))
+                    }
                     "drops an error" => {
                         tx.execute("select 1 / 0").await.expect_err("cannot be divided");
                         Ok(Executed::done())
@@ -113,12 +117,16 @@ fn step() -> Step {
     step_of(gtid(), 3)
 }
 
+fn pivot() -> Step {
+    step().with_pivot()
+}
+
 fn done() -> Executed {
     Executed::Done("attempt 1".into())
 }
 
 fn is_refused(executed: &Executed) -> bool {
-    matches!(executed, Executed::Refused(_))
+    matches!(executed, Executed::Refused(_) | Executed::FinallyRefused(_))
 }
 
 #[tokio::test]
@@ -204,6 +212,170 @@ async fn somebody_waits(database: &Database) {
         if waiting == 1 { Ok(()) } else { Err(format!("{waiting} wait")) }
     })
     .await;
+}
+
+/// Attempt 1 times out before it has reached the database, and attempt 2 is refused over another connection: on the strength of that the
+/// saga turns back, and does not compensate the pivot.
+#[tokio::test]
+async fn an_attempt_of_a_pivot_that_comes_after_a_later_one_was_refused_does_nothing() {
+    let database = Database::create().await;
+    let hotel = Hotel::open(&database).await;
+    for answer in ["refused", "refused after an error"] {
+        let dawdling = pivot();
+        let second = dawdling.clone().with_attempt(1, 2);
+        let refused = Executed::finally_refused("taken");
+        assert_eq!(hotel.answering(answer).execute(&second).await.expect("answers"), refused);
+        for late in [&dawdling, &second] {
+            assert_eq!(hotel.execute(late).await.expect("answers"), refused, "attempt {}", late.attempt());
+        }
+        assert_eq!(hotel.effects(&dawdling).await, (0, 0));
+    }
+    // No other step's refusal is kept: the compensation closes the barrier behind it.
+    let other = step();
+    let second = other.clone().with_attempt(1, 2);
+    assert_eq!(hotel.answering("refused").execute(&second).await.expect("answers"), Executed::refused("taken"));
+    assert_eq!(hotel.execute(&other).await.expect("executes"), done());
+}
+
+#[tokio::test]
+async fn an_attempt_of_a_pivot_that_waits_for_a_later_one_does_nothing_once_that_is_refused() {
+    let database = Database::create().await;
+    let hotel = Hotel::open(&database).await;
+    for is_refused in [true, false] {
+        let first = pivot();
+        let second = first.clone().with_attempt(1, 2);
+        let tx = hotel.pool.begin().await.expect("begins");
+        let Action::First(mut action) = hotel.barrier.enter_action(tx, &second).await.expect("enters") else {
+            panic!("nothing was there before");
+        };
+        change(action.connection(), &second, 1).await.expect("works");
+        let late = tokio::spawn({
+            let (hotel, first) = (hotel.clone(), first.clone());
+            async move { hotel.execute(&first).await }
+        });
+        somebody_waits(&database).await;
+        let expected = if is_refused { action.refuse("after all").await } else { action.commit("attempt 2").await };
+        assert_eq!(late.await.expect("no panic").expect("answers"), expected.expect("commits"));
+        assert_eq!(hotel.effects(&first).await, (i64::from(!is_refused), 0));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_pivot_may_be_done_by_a_later_attempt_only() {
+    let database = Database::create().await;
+    let hotel = Hotel::open(&database).await;
+    let refused = Executed::finally_refused("taken");
+    let pivot = pivot();
+    let attempt = |epoch, attempt| pivot.clone().with_attempt(epoch, attempt);
+    assert_eq!(hotel.answering("refused").execute(&attempt(2, 3)).await.expect("answers"), refused);
+    // An earlier epoch's are earlier, whatever their numbers.
+    for earlier in [attempt(1, 9), attempt(2, 1), attempt(2, 3)] {
+        assert_eq!(hotel.execute(&earlier).await.expect("answers"), refused);
+    }
+    // One that fails leaves everything as it was; one that is refused refuses for itself, too.
+    hotel.answering("error").execute(&attempt(2, 4)).await.expect_err("fails");
+    assert_eq!(hotel.execute(&attempt(2, 3)).await.expect("answers"), refused);
+    assert_eq!(hotel.answering("refused").execute(&attempt(2, 5)).await.expect("answers"), refused);
+    assert_eq!(hotel.execute(&attempt(2, 4)).await.expect("answers"), refused);
+    assert_eq!(hotel.effects(&pivot).await, (0, 0));
+    let done = Executed::Done("attempt 1".into());
+    for _ in 0..2 {
+        assert_eq!(hotel.execute(&attempt(3, 1)).await.expect("executes"), done);
+        assert_eq!(hotel.answering("refused").execute(&attempt(2, 5)).await.expect("answers"), done, "it is done");
+    }
+    assert_eq!(hotel.effects(&pivot).await, (1, 0));
+}
+
+#[tokio::test]
+async fn a_refused_pivot_that_is_compensated_is_refused_for_ever() {
+    let database = Database::create().await;
+    let hotel = Hotel::open(&database).await;
+    let pivot = pivot();
+    hotel.answering("refused").execute(&pivot).await.expect("answers");
+    for attempt in 2..4 {
+        assert_eq!(hotel.compensate(&pivot).await.expect("compensates"), Compensated::Done);
+        let later = pivot.clone().with_attempt(1, attempt);
+        assert!(matches!(hotel.execute(&later).await.expect("answers"), Executed::FinallyRefused(_)));
+    }
+    assert_eq!(hotel.effects(&pivot).await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_attempt_of_a_pivot_takes_effect_after_the_refusal_of_a_later_one() {
+    let database = Database::create().await;
+    let hotel = Hotel::open(&database).await;
+    for round in 0..40_u32 {
+        let pivot = pivot();
+        let tasks: Vec<_> = (1..=12_u32)
+            .map(|number| {
+                let answer = if (number + round) % 3 == 0 { "refused" } else { "done" };
+                let (hotel, step) = (hotel.answering(answer), pivot.clone().with_attempt(1, number));
+                tokio::spawn(async move { Ok::<_, BoxError>((number, hotel.execute(&step).await?)) })
+            })
+            .collect();
+        let (mut last_refused, mut outputs) = (0, Vec::new());
+        for task in tasks {
+            match task.await.expect("no panic").expect("answers") {
+                (number, Executed::FinallyRefused(_)) => last_refused = last_refused.max(number),
+                (_, Executed::Done(output)) => outputs.push(output),
+                (_, Executed::Refused(_)) => panic!("a pivot's refusal is final"),
+            }
+        }
+        outputs.dedup();
+        assert!(outputs.len() <= 1, "it is done once: {outputs:?}");
+        assert_eq!(hotel.effects(&pivot).await, (outputs.len() as i64, 0));
+        if let Some(output) = outputs.first() {
+            let text = std::str::from_utf8(output).expect("a text");
+            let by: u32 = text.trim_start_matches("attempt ").parse().expect("a number");
+            assert!(by > last_refused, "{text} took effect, and attempt {last_refused} was refused");
+        }
+    }
+}
+
+/// The table as its first version was.
+const FIRST_VERSION: &str = "
+create table assent_barrier (
+    gtid uuid not null,
+    participant text not null check (octet_length(participant) between 1 and 63),
+    step integer not null check (step between -1 and 65535),
+    executed_at timestamptz,
+    compensated_at timestamptz,
+    output bytea not null default '',
+    primary key (gtid, participant, step),
+    constraint something_happened check (executed_at is not null or compensated_at is not null),
+    constraint a_branch_is_not_compensated check (step >= 0 or compensated_at is null),
+    constraint only_actions_have_outputs check (executed_at is not null or output = '')
+)";
+
+#[tokio::test]
+async fn a_table_of_the_first_version_gets_its_new_columns_once_nothing_holds_it() {
+    let database = Database::create().await;
+    let pool = database.pool(4).await;
+    pool.execute(FIRST_VERSION).await.expect("a table");
+    pool.execute("create table booking (gtid uuid, step int, change int)").await.expect("a table");
+    let hotel = Hotel { pool, barrier: Barrier::default(), answer: "done" };
+    let (before, pivot) = (step(), pivot());
+    assert_eq!(hotel.execute(&before).await.expect("executes"), done());
+    // A branch that is in doubt, and is told its end by this very service once it is up.
+    let branch = "begin; insert into assent_barrier (gtid, participant, step, executed_at)
+        values (gen_random_uuid(), 'hotel', -1, now()); prepare transaction 'in doubt'";
+    database.connect().await.execute(branch).await.expect("prepares");
+
+    hotel.barrier.install(&hotel.pool).await.expect("leaves the columns to the next start");
+    assert_eq!(hotel.execute(&step()).await.expect("executes"), done());
+    assert_eq!(hotel.compensate(&before).await.expect("compensates"), Compensated::Done);
+    let error = hotel.execute(&pivot).await.expect_err("there is no place for its refusal");
+    assert!(error.to_string().contains("Barrier::install"), "{error}");
+
+    database.connect().await.execute("commit prepared 'in doubt'").await.expect("commits");
+    for _ in 0..2 {
+        hotel.barrier.install(&hotel.pool).await.expect("installs");
+        let schema = sqlx::raw_sql(sqlx::AssertSqlSafe(hotel.barrier.schema()));
+        schema.execute(&hotel.pool).await.expect("may be run again");
+    }
+    let refused = Executed::finally_refused("taken");
+    assert_eq!(hotel.answering("refused").execute(&pivot).await.expect("answers"), refused);
+    assert!(is_refused(&hotel.execute(&before).await.expect("answers")), "what was there is there");
 }
 
 #[tokio::test]
@@ -400,7 +572,7 @@ async fn the_table_may_be_anywhere_and_is_installed_once() {
     .fetch_one(&pool)
     .await
     .expect("the comments");
-    assert_eq!(comments, 7, "the table and each column say what they are for");
+    assert_eq!(comments, 10, "the table and each column say what they are for");
     let step = step();
     for is_first in [true, false] {
         let executed = barrier
@@ -424,11 +596,14 @@ async fn the_table_refuses_what_cannot_be() {
         ("no such participant", "gen_random_uuid(), '', 0, now(), null, ''"),
         ("a compensated branch", "gen_random_uuid(), 'hotel', -1, now(), now(), ''"),
         ("an output of nothing", "gen_random_uuid(), 'hotel', 0, null, now(), 'x'"),
+        ("a refusal of no attempt", "gen_random_uuid(), 'hotel', 0, null, now(), '', 1, null, 'no'"),
+        ("a refusal of what was done", "gen_random_uuid(), 'hotel', 0, now(), null, '', 1, 1, 'no'"),
     ];
     for (what, values) in values {
-        let sql = format!(
-            "insert into assent_barrier (gtid, participant, step, executed_at, compensated_at, output) values ({values})"
-        );
+        let columns =
+            "gtid, participant, step, executed_at, compensated_at, output, refused_epoch, refused_attempt, refusal";
+        let columns: Vec<&str> = columns.split(", ").take(values.split(", ").count()).collect();
+        let sql = format!("insert into assent_barrier ({}) values ({values})", columns.join(", "));
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&hotel.pool).await.expect_err(what);
     }
 }

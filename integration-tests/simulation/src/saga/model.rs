@@ -3,12 +3,13 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use assent_protocol::Outcome;
+use assent_protocol::saga::{StepIndex, Timer};
 use stateright::{Model, Property};
 
 use super::cells::{self, CELLS};
 use super::judge::{I3, I4, I5, I10};
 use super::log::Kind;
-use super::world::{Action, EARLY, Faults, MACHINE, NO_FAULTS, REVERSE, Setup, World, diamond};
+use super::world::{Action, EARLY, Faults, MACHINE, NO_FAULTS, Packet, REVERSE, Setup, Verdict, World, diamond};
 use crate::shared::{Extent, explore, prove, refute};
 
 impl Model for Setup {
@@ -171,6 +172,51 @@ fn a_pivot_beside_another_step() {
 #[test]
 fn a_late_attempt_of_a_pivot_behind_a_refusal_of_a_later_one() {
     prove_named("saga-pivot-late");
+}
+
+/// The shortest way to a pivot that took effect behind the turn, as the first version took it.
+#[test]
+fn a_refused_pivot_turns_the_saga_only_if_no_earlier_attempt_may_take_effect() {
+    for (verdict, expected) in [(Verdict::Refused, Outcome::Completed), (Verdict::FinallyRefused, Outcome::Compensated)]
+    {
+        let faults = Faults { refusals: 1, timeouts: 1, ..NO_FAULTS };
+        let setup = Setup { definition: diamond(Some(2), None), ..setup(faults) };
+        let ask = |step, attempt| Packet::Ask { step, compensation: false, attempt, epoch: 1, replica: 0 };
+        let answer = |step, attempt, verdict| Packet::Answer {
+            step,
+            compensation: false,
+            attempt,
+            epoch: 1,
+            replica: 0,
+            verdict,
+        };
+        let take = |packet| Action::Take { packet, verdict: Verdict::Done, has_effect: true };
+        let (step, compensation, attempt) = (StepIndex(2), false, 1);
+        let actions = [
+            Action::Start { replica: 0 },
+            Action::Apply { replica: 0 },
+            take(ask(0, 1)),
+            Action::Hear { packet: answer(0, 1, Verdict::Done) },
+            Action::Apply { replica: 0 },
+            // The pivot's first attempt dawdles, and its second is refused.
+            Action::Fire { replica: 0, timer: Timer::Attempt { step, compensation, attempt } },
+            Action::Fire { replica: 0, timer: Timer::Retry { step, compensation, attempt } },
+            Action::Take { packet: ask(2, 2), verdict, has_effect: false },
+            Action::Hear { packet: answer(2, 2, verdict) },
+            // It arrives while the turn waits for the log, if there is one.
+            take(ask(2, 1)),
+            Action::Apply { replica: 0 },
+        ];
+        let mut world = World::new(&setup);
+        for action in actions {
+            world = world.step(&setup, action).unwrap_or(world);
+            assert_eq!(world.broken, None, "{action:?}");
+        }
+        assert_eq!(world.places[2].effect, expected == Outcome::Completed);
+        let mut last = world.clone();
+        world.calm(&setup, &mut |world, _| last = world.clone()).expect("it ends");
+        assert_eq!(last.ended, Some(expected));
+    }
 }
 
 #[test]
