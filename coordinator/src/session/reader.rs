@@ -221,9 +221,15 @@ pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient,
             Err(refused) => Err((request_id, refused)),
         },
         // It cannot be refused here: the step took effect. It is asked again, and in the end compensated.
-        FromClient::Step(StepAnswer { result: StepResult::Done(output), gtid, step, compensation, attempt, epoch, .. })
-            if output.len() > limits.payload_bytes_max =>
-        {
+        FromClient::Step(StepAnswer {
+            result: StepResult::Done(output),
+            gtid,
+            step,
+            compensation,
+            attempt,
+            epoch,
+            ..
+        }) if output.len() > limits.payload_bytes_max => {
             let allowed = limits.payload_bytes_max;
             let problem = format!("its output has {} bytes, and {allowed} are allowed", output.len());
             let result = StepResult::Unknown(problem);

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use assent_proto::session::{FromClient, FromReplica, StepOrder};
+use assent_proto::session::{BranchReport, FromClient, FromReplica, StepAnswer, StepOrder};
+use assent_protocol::branch::Message;
 use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::three_phase::{Roster, Seat, StoreId};
 use assent_protocol::two_phase::Vote as Verdict;
@@ -93,11 +94,11 @@ pub(super) fn commit(gtid: Gtid) -> FromReplica {
 }
 
 pub(super) fn is_yes(message: &FromClient, of: Gtid) -> bool {
-    matches!(message, FromClient::Vote { gtid, vote: Verdict::Yes } if *gtid == of)
+    *message == FromClient::branch(of, Message::Vote(Verdict::Yes))
 }
 
 pub(super) fn is_acknowledgement(message: &FromClient, of: Gtid) -> bool {
-    matches!(message, FromClient::Acknowledge { gtid, .. } if *gtid == of)
+    matches!(message, FromClient::Branch(BranchReport { gtid, message: Message::Acknowledge(_) }) if *gtid == of)
 }
 
 pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -262,14 +263,14 @@ async fn neither_actions_hold_up_compensations_nor_these_a_commit() {
     let (holder, _) = row_with_waiters(&mut hub, &row, 0).await;
     let (action, compensation) = (step(), step());
     let (executed, compensated) = (action.gtid, compensation.gtid);
-    hub.tell("bank-a", FromReplica::ExecuteStep { order: action, outputs: Vec::new() });
+    hub.tell("bank-a", FromReplica::ExecuteStep { order: action, outputs: Vec::new(), pivot: false });
     eventually("the action runs", || steps.called.lock().expect("no panic").contains(&"execute")).await;
     hub.tell("bank-a", FromReplica::CompensateStep { order: compensation, output: None });
     eventually("the compensation runs", || steps.called.lock().expect("no panic").contains(&"compensate")).await;
     hub.tell("bank-a", commit(holder));
     hub.expect("an acknowledgement", |message| is_acknowledgement(message, holder)).await;
 
-    let is_done = |message: &FromClient, of: Gtid| matches!(message, FromClient::StepAnswer { gtid, result: StepResult::Done(_), .. } if *gtid == of);
+    let is_done = |message: &FromClient, of: Gtid| matches!(message, FromClient::Step(StepAnswer { gtid, result: StepResult::Done(_), .. }) if *gtid == of);
     steps.compensations.notify_one();
     hub.expect("the compensation's answer", |message| is_done(message, compensated)).await;
     steps.actions.notify_one();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use assent_proto::session::{FromClient, FromReplica};
+use assent_protocol::branch::Message;
 use assent_protocol::three_phase::{Request, Roster, Seat, StoreId};
 use assent_protocol::{Decision, Gtid};
 use tokio::sync::Semaphore;
@@ -99,7 +100,7 @@ impl Participant for Shelf {
 }
 
 fn is_inquiry(message: &FromClient, about: Gtid) -> bool {
-    matches!(message, FromClient::Inquire { gtid } if *gtid == about)
+    *message == FromClient::branch(about, Message::Inquire)
 }
 
 #[tokio::test(flavor = "multi_thread")]
