@@ -55,6 +55,10 @@ impl PostgresWork for Work {
                 Ok(Vote::Yes)
             }
             "never ends" => std::future::pending().await,
+            "runs an endless statement" => {
+                connection.execute("select pg_sleep(600)").await?;
+                Ok(Vote::Yes)
+            }
             other => Err(format!("the test knows no {other}").into()),
         }
     }
@@ -90,6 +94,15 @@ pub(crate) async fn balance(database: &Database) -> i64 {
         .fetch_one(&mut database.connect().await)
         .await
         .expect("the balance")
+}
+
+/// Waits until the row that the tests' work changes is locked by no open transaction.
+pub(crate) async fn unlocked(database: &Database) {
+    let mut connection = database.connect().await;
+    eventually("account 1 is unlocked", DEADLINE, async || {
+        connection.execute("select from account where id = 1 for update nowait").await
+    })
+    .await;
 }
 
 pub(crate) fn coordinator() -> Coordinator {
@@ -413,7 +426,9 @@ async fn work_that_takes_too_long_is_given_up() {
     let short = |payload| Branch::new(gtid(), name(), coordinator(), payload, Duration::from_millis(300));
     let error = resource.prepare(&short("never ends")).await.expect_err("gives up");
     assert!(error.to_string().contains("too late"), "{error}");
-    // Its lock is gone with its connection.
+    let error = resource.prepare(&short("runs an endless statement")).await.expect_err("gives up");
+    assert!(error.to_string().contains("too late"), "{error}");
+    // Its lock is gone with its connection, and so is what ran there.
     let blocking = prepared(&resource, "yes").await;
     resource.prepare(&short("yes")).await.expect_err("waits for the lock in vain");
     resource.commit(&ending(blocking)).await.expect("commits");

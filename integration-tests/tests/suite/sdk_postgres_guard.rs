@@ -1,6 +1,7 @@
 //! Early prepare: work in a guard, prepared before the service answers.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assent_proto::session::{Code, Refused};
 use assent_sdk::postgres::{Barrier, EarlyPrepareError, Enlist, PostgresError, PostgresGuard, PostgresResource};
@@ -9,7 +10,7 @@ use integration_tests::{Database, eventually};
 use sqlx::Executor as _;
 use tokio::sync::Notify;
 
-use crate::sdk_postgres::{DEADLINE, Work, balance, bank, branch, coordinator, ending, gtid, instance};
+use crate::sdk_postgres::{DEADLINE, Work, balance, bank, branch, coordinator, ending, gtid, instance, unlocked};
 
 /// A coordinator that answers as it was told, when it is let.
 #[derive(Clone)]
@@ -70,8 +71,21 @@ async fn joined(bank: &Database) -> PostgresResource<Work> {
 
 async fn worked(resource: &PostgresResource<Work>, gtid: Gtid) -> PostgresGuard {
     let mut guard = resource.begin(&context(gtid)).await.expect("begins");
-    guard.execute("update account set balance = balance + 1 where id = 1").await.expect("works");
+    works(&mut guard).await;
     guard
+}
+
+async fn works(guard: &mut PostgresGuard) {
+    let connection = guard.connection().expect("before its deadline");
+    connection.execute("update account set balance = balance + 1 where id = 1").await.expect("works");
+}
+
+/// Long enough to work in, on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+fn context_with_deadline(gtid: Gtid) -> Context {
+    let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + TIMEOUT;
+    Context { deadline_unix_ms: Some(deadline.as_millis().try_into().expect("fits")), ..context(gtid) }
 }
 
 #[tokio::test]
@@ -128,6 +142,109 @@ async fn a_guard_that_is_dropped_rolls_back() {
 }
 
 #[tokio::test]
+async fn a_guard_does_not_outlive_its_transaction() {
+    let bank = bank().await;
+    let resource = instance(&bank).with_connections(2);
+    resource.start(&coordinator()).await.expect("starts");
+    let mut guard = resource.begin(&context_with_deadline(gtid())).await.expect("begins");
+    works(&mut guard).await;
+    // The handler hangs, with the guard in its hands.
+    unlocked(&bank).await;
+
+    let error = guard.connection().expect_err("past its deadline");
+    assert!(matches!(error, PostgresError::PastDeadline { .. }), "{error}");
+    for word in ["rolled back", "begin a new transaction"] {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    let enlister = Enlister::answering(|| Ok(()));
+    let error = guard.prepare(&enlister).await.expect_err("past its deadline");
+    assert!(matches!(error, EarlyPrepareError::NotPrepared(PostgresError::PastDeadline { .. })), "{error}");
+    assert_eq!(enlister.enlisted(), []);
+    assert_eq!(bank.prepared_transactions().await, [""; 0]);
+
+    // The only connection for work is as good as new.
+    worked(&resource, gtid()).await.prepare(&enlister).await.expect("enlists");
+    assert_eq!(enlister.enlisted().len(), 1);
+    assert_eq!(balance(&bank).await, 0);
+}
+
+#[tokio::test]
+async fn a_statement_does_not_outlive_its_transaction() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    for handler_is_dropped in [false, true] {
+        let mut guard = resource.begin(&context_with_deadline(gtid())).await.expect("begins");
+        works(&mut guard).await;
+        let handler = tokio::spawn(async move {
+            // What precedes a savepoint keeps its locks when the statement behind it is cancelled.
+            let connection = guard.connection().expect("before its deadline");
+            connection.execute("savepoint s").await.expect("open");
+            let error = connection.execute("select pg_sleep(600)").await.expect_err("it is terminated");
+            assert!(error.to_string().contains("terminating connection"), "{error}");
+            guard.connection().expect_err("past its deadline");
+        });
+        let mut connection = bank.connect().await;
+        eventually("the statement runs", DEADLINE, async || {
+            let runs: bool = sqlx::query_scalar(
+                "select exists (select from pg_stat_activity
+                     where datname = current_database() and state = 'active' and query = 'select pg_sleep(600)')",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .expect("the activity");
+            if runs { Ok(()) } else { Err("it does not") }
+        })
+        .await;
+        if handler_is_dropped {
+            handler.abort();
+            handler.await.expect_err("the caller has hung up");
+        } else {
+            handler.await.expect("no panic");
+        }
+        unlocked(&bank).await;
+    }
+}
+
+#[tokio::test]
+async fn a_guard_in_a_process_that_stands_still_does_not_outlive_its_transaction() {
+    let bank = bank().await;
+    let url = bank.url();
+    let (resume, stands_still) = std::sync::mpsc::channel::<()>();
+    let (worked, has_worked) = tokio::sync::oneshot::channel();
+    let process = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let resource = PostgresResource::early("bank-a".parse().expect("a name"), url.parse().expect("a URL"));
+            resource.start(&coordinator()).await.expect("starts");
+            let mut guard = resource.begin(&context_with_deadline(gtid())).await.expect("begins");
+            works(&mut guard).await;
+            worked.send(()).expect("the test waits");
+            stands_still.recv().ok();
+        });
+    });
+    has_worked.await.expect("it works");
+    unlocked(&bank).await;
+    drop(resume);
+    process.join().expect("no panic");
+}
+
+#[tokio::test]
+async fn a_guard_in_time_is_not_hit_by_its_deadline() {
+    let bank = bank().await;
+    let resource = instance(&bank).with_connections(2);
+    resource.start(&coordinator()).await.expect("starts");
+    let context = context_with_deadline(gtid());
+    let mut guard = resource.begin(&context).await.expect("begins");
+    works(&mut guard).await;
+    guard.prepare(&Enlister::answering(|| Ok(()))).await.expect("enlists");
+    // The same connection, in another transaction that has no deadline.
+    let mut next = resource.begin(&self::context(gtid())).await.expect("begins");
+    tokio::time::sleep(TIMEOUT).await;
+    let connection = next.connection().expect("it has no deadline");
+    connection.execute("select 1").await.expect("the connection is whole");
+}
+
+#[tokio::test]
 async fn a_handler_that_is_dropped_does_not_forget_its_branch() {
     let bank = bank().await;
     let resource = joined(&bank).await;
@@ -157,12 +274,17 @@ async fn early_work_that_fails_is_not_enlisted() {
     let enlister = Enlister::answering(|| Ok(()));
 
     let mut guard = worked(&resource, gtid()).await;
-    guard.execute("insert into account values (1, 0)").await.expect_err("account 1 is there");
+    guard
+        .connection()
+        .expect("open")
+        .execute("insert into account values (1, 0)")
+        .await
+        .expect_err("account 1 is there");
     let error = guard.prepare(&enlister).await.expect_err("a silent rollback");
     assert!(matches!(error, EarlyPrepareError::NotPrepared(PostgresError::FailedBefore)), "{error}");
 
     let mut guard = worked(&resource, gtid()).await;
-    guard.execute("insert into transfer values (7)").await.expect("its check is deferred");
+    guard.connection().expect("open").execute("insert into transfer values (7)").await.expect("its check is deferred");
     let error = guard.prepare(&enlister).await.expect_err("breaks a constraint");
     assert!(matches!(error, EarlyPrepareError::WorkRefused(_)), "{error}");
 
@@ -207,7 +329,7 @@ async fn early_work_is_recorded_too() {
     resource.start(&coordinator()).await.expect("starts");
     let gtid = gtid();
     let mut guard = resource.begin(&context(gtid)).await.expect("begins");
-    guard.execute("update account set balance = balance + 1 where id = 1").await.expect("works");
+    works(&mut guard).await;
     guard.prepare(&Enlister::answering(|| Ok(()))).await.expect("enlists");
     resource.commit(&ending(gtid)).await.expect("commits");
     resource.commit(&ending(gtid)).await.expect("there is a record");

@@ -50,13 +50,20 @@ pub(super) struct Session {
     pub(super) connection: PgConnection,
     /// The OID of the database.
     pub(super) database: u32,
-    /// The backend's process id, to cancel what it does.
-    pub(super) backend: i32,
-    /// The session's `lock_timeout` in milliseconds, zero for none.
-    lock_timeout_ms: u64,
-    /// The one it had at first, from the role, the database or the server.
+    pub(super) backend: Backend,
+    /// The `lock_timeout` from the role, the database or the server, in milliseconds; zero for none.
     configured_lock_timeout_ms: u64,
+    /// The `idle_in_transaction_session_timeout` from there, in milliseconds; zero for none.
+    configured_idle_timeout_ms: u64,
     made_at: Instant,
+}
+
+/// The server's process for one connection, to cancel or terminate what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backend {
+    pub(super) process_id: i32,
+    /// When it started, by the server's clock, in Unix microseconds. The system gives process ids out again.
+    pub(super) started_unix_us: i64,
 }
 
 /// A connection on loan. It goes back only through [`release`](Self::release): whoever is interrupted in the middle drops it, which
@@ -105,20 +112,15 @@ impl Lane {
         }
     }
 
-    /// Takes a connection and begins a transaction on it, whose waits for locks end after about `wait_max`; zero for no limit.
-    pub(super) async fn begin(self: &Arc<Self>, wait_max: Duration) -> Result<Checkout, PostgresError> {
+    /// Takes a connection and begins a transaction on it that is of no use after `time_left`; zero for no limit. Its waits for locks
+    /// end by then. The server ends it where this process does not: it may stand still, or be cut off, with the locks held.
+    pub(super) async fn begin(self: &Arc<Self>, time_left: Duration) -> Result<Checkout, PostgresError> {
         let doing = "begin a transaction";
-        loop {
-            let mut checkout = self.acquire(if wait_max.is_zero() { ANSWER_WITHIN } else { wait_max }).await?;
-            let begun = match checkout.session.limit_lock_waits(wait_max).await? {
-                Ok(()) => checkout.session.execute(doing, "begin".into()).await?.map(drop),
-                lost => lost,
-            };
-            match begun {
-                Ok(()) => return Ok(checkout),
-                Err(error) if checkout.was_lost_idle(&error) => self.pool.idle().clear(),
-                Err(source) => return Err(PostgresError::Statement { doing, source }),
-            }
+        let wait_max = if time_left.is_zero() { ANSWER_WITHIN } else { time_left };
+        let (checkout, begun) = self.first(wait_max, doing, |session| Ok(session.begin_message(time_left))).await?;
+        match begun {
+            Ok(_) => Ok(checkout),
+            Err(source) => Err(PostgresError::Statement { doing, source }),
         }
     }
 
@@ -184,8 +186,11 @@ impl Session {
         // commit the branch.
         std::mem::forget(connection.begin().await?);
         let row = sqlx::query(
-            "select pg_backend_pid() as backend, oid::int8 as database,
+            "select pg_backend_pid() as process_id, oid::int8 as database,
+                    (select (extract(epoch from backend_start) * 1000000)::int8 from pg_stat_activity
+                     where pid = pg_backend_pid()) as started_unix_us,
                     (select setting::int8 from pg_settings where name = 'lock_timeout') as lock_timeout_ms,
+                    (select setting::int8 from pg_settings where name = 'idle_in_transaction_session_timeout') as idle_timeout_ms,
                     current_setting('synchronous_commit') = 'off' as commits_are_lazy
              from pg_database where datname = current_database()",
         )
@@ -194,7 +199,9 @@ impl Session {
         .await?;
         let database: i64 = row.try_get("database")?;
         let lock_timeout_ms: i64 = row.try_get("lock_timeout_ms")?;
-        let lock_timeout_ms = u64::try_from(lock_timeout_ms).unwrap_or(0);
+        let idle_timeout_ms: i64 = row.try_get("idle_timeout_ms")?;
+        let backend =
+            Backend { process_id: row.try_get("process_id")?, started_unix_us: row.try_get("started_unix_us")? };
         // A commit in one phase is told to the coordinator, so it must not be lost. Prepared transactions are always flushed.
         let commits_are_lazy: bool = row.try_get("commits_are_lazy")?;
         sqlx::raw_sql(if commits_are_lazy { "rollback; set synchronous_commit = on" } else { "rollback" })
@@ -203,9 +210,9 @@ impl Session {
         Ok(Self {
             connection,
             database: u32::try_from(database).map_err(sqlx::Error::decode)?,
-            backend: row.try_get("backend")?,
-            lock_timeout_ms,
-            configured_lock_timeout_ms: lock_timeout_ms,
+            backend,
+            configured_lock_timeout_ms: u64::try_from(lock_timeout_ms).unwrap_or(0),
+            configured_idle_timeout_ms: u64::try_from(idle_timeout_ms).unwrap_or(0),
             made_at: Instant::now(),
         })
     }
@@ -221,30 +228,33 @@ impl Session {
             .map_err(|_| PostgresError::NoAnswer { doing, waited_ms: ANSWER_WITHIN.as_millis() })
     }
 
-    /// Lets waits for locks give up after about the time that the vote is waited for; zero for no limit. A shorter configured limit stays.
-    ///
-    /// The time is rounded up to a power of two of seconds. Deadlines differ from branch to branch, and the setting is to be sent
-    /// only when it changes.
-    async fn limit_lock_waits(&mut self, wait_max: Duration) -> Result<Result<(), sqlx::Error>, PostgresError> {
-        let wanted_ms = lock_timeout_ms(wait_max, self.configured_lock_timeout_ms);
-        if wanted_ms == self.lock_timeout_ms {
-            return Ok(Ok(()));
+    /// BEGIN with its limits, which a shorter configured limit overrides. They hold for this transaction alone.
+    fn begin_message(&self, time_left: Duration) -> String {
+        let lock_timeout_ms = limit_ms(time_left, self.configured_lock_timeout_ms);
+        let idle_max = if time_left.is_zero() { time_left } else { time_left.saturating_add(IDLE_GRACE) };
+        let idle_timeout_ms = limit_ms(idle_max, self.configured_idle_timeout_ms);
+        let mut message = "begin".to_owned();
+        if lock_timeout_ms != self.configured_lock_timeout_ms {
+            message.push_str(&format!("; set local lock_timeout = {lock_timeout_ms}"));
         }
-        // Not in one message with BEGIN: it would become part of that transaction, and be undone with it.
-        let set = self.execute("limit waits for locks", format!("set lock_timeout = {wanted_ms}")).await?;
-        Ok(set.map(|_| self.lock_timeout_ms = wanted_ms))
+        if idle_timeout_ms != self.configured_idle_timeout_ms {
+            message.push_str(&format!("; set local idle_in_transaction_session_timeout = {idle_timeout_ms}"));
+        }
+        message
     }
 }
 
-fn lock_timeout_ms(wait_max: Duration, configured_ms: u64) -> u64 {
-    /// The longest limit set, in seconds; Postgres keeps it in milliseconds in 31 bits.
-    const LONGEST_S: u64 = 1 << 20;
-    if wait_max.is_zero() {
+/// How much later than this process the server ends a transaction whose time is up: this process says why, the server does not.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+
+/// A limit for Postgres in milliseconds: zero is none, and the shorter of two holds.
+fn limit_ms(wanted: Duration, configured_ms: u64) -> u64 {
+    /// Postgres keeps it in milliseconds in 31 bits.
+    const LONGEST_MS: u64 = i32::MAX.unsigned_abs() as u64;
+    if wanted.is_zero() {
         return configured_ms;
     }
-    let seconds = wait_max.as_millis().div_ceil(1_000);
-    let seconds = u64::try_from(seconds).unwrap_or(LONGEST_S).min(LONGEST_S).next_power_of_two();
-    let wanted_ms = seconds * 1_000;
+    let wanted_ms = u64::try_from(wanted.as_millis()).unwrap_or(LONGEST_MS).clamp(1, LONGEST_MS);
     if configured_ms == 0 { wanted_ms } else { wanted_ms.min(configured_ms) }
 }
 
@@ -253,20 +263,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_waited_for_about_as_long_as_the_vote() {
-        for (wait_ms, configured_ms, expected_ms) in [
+    fn the_shorter_of_two_limits_holds() {
+        for (wanted_ms, configured_ms, expected_ms) in [
             (0, 0, 0),
             (0, 700, 700),
-            (1, 0, 1_000),
-            (1_000, 0, 1_000),
-            (1_001, 0, 2_000),
-            (29_400, 0, 32_000),
+            (1, 0, 1),
+            (29_400, 0, 29_400),
             (29_400, 5_000, 5_000),
-            (29_400, 60_000, 32_000),
-            (u64::MAX, 0, 1_048_576_000),
+            (29_400, 60_000, 29_400),
+            (u64::MAX, 0, 2_147_483_647),
         ] {
-            assert_eq!(lock_timeout_ms(Duration::from_millis(wait_ms), configured_ms), expected_ms, "{wait_ms}");
+            assert_eq!(limit_ms(Duration::from_millis(wanted_ms), configured_ms), expected_ms, "{wanted_ms}");
         }
-        assert!(lock_timeout_ms(Duration::MAX, 0) < u64::from(i32::MAX.unsigned_abs()));
+        assert_eq!(limit_ms(Duration::from_micros(1), 0), 1, "zero would be no limit");
+        assert_eq!(limit_ms(Duration::MAX, 0), 2_147_483_647);
     }
 }

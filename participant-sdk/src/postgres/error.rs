@@ -1,6 +1,6 @@
 //! What can go wrong between a participant and its database.
 
-use assent_protocol::ParticipantName;
+use assent_protocol::{Gtid, ParticipantName};
 
 /// Why a branch could not be prepared or ended, or a participant not started.
 ///
@@ -45,6 +45,18 @@ pub enum PostgresError {
     TooLate {
         /// How long it was given.
         waited_ms: u128,
+    },
+    /// The transaction's deadline came while its branch was still open.
+    #[error(
+        "transaction {gtid} has passed its deadline, {open_ms} ms after this branch began: the branch's work was rolled back and its \
+         locks are released; answer the call with an error, and have the initiator begin a new transaction, with a longer timeout if \
+         the work needs it"
+    )]
+    PastDeadline {
+        /// The transaction.
+        gtid: Gtid,
+        /// How long ago the branch began.
+        open_ms: u128,
     },
     /// A statement of the work failed, and the work went on as if it had not. PREPARE TRANSACTION would have answered this with a
     /// silent rollback.

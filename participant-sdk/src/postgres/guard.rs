@@ -1,7 +1,6 @@
 //! Early prepare: a service does its part of a transaction while it answers a call, and prepares before it answers.
 
 use std::future::Future;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +11,7 @@ use sqlx::PgConnection;
 use super::connections::Checkout;
 use super::ending::End;
 use super::error::PostgresError;
+use super::expiry::Expiry;
 use super::gid::{Gid, Prefix};
 use super::preparing::{self, Prepared};
 use super::resource::{PostgresResource, Shared};
@@ -63,7 +63,7 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     /// # use assent_sdk::{Assent, BoxError, Context};
     /// # async fn handler(bank: PostgresResource<EarlyOnly>, assent: Assent, context: Context) -> Result<(), BoxError> {
     /// let mut branch = bank.begin(&context).await?;
-    /// sqlx::query("update account set balance = balance + 10 where id = 'alice'").execute(&mut *branch).await?;
+    /// sqlx::query("update account set balance = balance + 10 where id = 'alice'").execute(branch.connection()?).await?;
     /// branch.prepare(&assent).await?;
     /// # Ok(()) }
     /// ```
@@ -73,7 +73,9 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     /// one belongs to the same transaction. Others when no transaction can be begun.
     pub async fn begin(&self, context: &Context) -> Result<PostgresGuard, PostgresError> {
         let coordinator = self.shared.started_for()?;
-        let mut checkout = self.shared.works.begin(time_left(context, SystemTime::now())).await?;
+        let time_left = time_left(context, SystemTime::now());
+        let mut checkout = self.shared.works.begin(time_left).await?;
+        let expiry = Expiry::arm(&self.shared, context.gtid, checkout.session.backend, time_left);
         let gid = Prefix::new(coordinator, checkout.session.database, &self.shared.participant)?.gid(context.gtid);
         // Otherwise the work would wait for the locks of its own branch.
         let mut is_known = preparing::is_prepared(&mut checkout.session, &gid).await?;
@@ -81,30 +83,60 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
             let connection = &mut checkout.session.connection;
             is_known = !barrier.record_branch(connection, context.gtid, &self.shared.participant).await?;
         }
+        let open = Open { checkout, expiry };
         if is_known {
-            preparing::roll_back(checkout).await;
+            open.roll_back().await;
             return Err(PostgresError::AlreadyPrepared);
         }
-        Ok(PostgresGuard { shared: Arc::clone(&self.shared), gtid: context.gtid, gid, checkout: Some(checkout) })
+        Ok(PostgresGuard { shared: Arc::clone(&self.shared), gtid: context.gtid, gid, open: Some(open) })
     }
 }
 
-/// An open transaction that becomes a branch. Work on it as on a connection, then [`prepare`](Self::prepare).
+/// An open transaction that becomes a branch. Work on its [`connection`](Self::connection), then [`prepare`](Self::prepare).
 ///
-/// Dropped before that, it rolls back.
+/// Dropped before that, it rolls back. The same happens at the transaction's deadline, wherever the guard is then: its locks stand in the
+/// way of others, and the coordinator has aborted. A statement that runs at that moment fails as one does whose connection is
+/// terminated (SQLSTATE 57P01); the next use of the guard says [`PostgresError::PastDeadline`]. A context without a deadline sets no limit.
 #[must_use = "dropping the guard rolls its work back"]
 pub struct PostgresGuard {
     shared: Arc<Shared>,
     gtid: Gtid,
     gid: Gid,
     /// Present until the guard is consumed or dropped.
-    checkout: Option<Checkout>,
+    open: Option<Open>,
+}
+
+/// The open transaction of a guard.
+struct Open {
+    checkout: Checkout,
+    expiry: Expiry,
+}
+
+impl Open {
+    /// The deadline counts until the rollback is done: a statement may run that the server ends only then.
+    async fn roll_back(self) {
+        if let Some(checkout) = preparing::rolled_back(self.checkout).await
+            && self.expiry.disarm().is_ok()
+        {
+            checkout.release();
+        }
+    }
 }
 
 impl PostgresGuard {
     /// The transaction.
     pub fn gtid(&self) -> Gtid {
         self.gtid
+    }
+
+    /// The connection to do the work on, within the transaction.
+    ///
+    /// # Errors
+    /// [`PostgresError::PastDeadline`]: the work is rolled back.
+    pub fn connection(&mut self) -> Result<&mut PgConnection, PostgresError> {
+        let open = self.open.as_mut().expect("a guard is used before it is consumed");
+        open.expiry.check()?;
+        Ok(&mut open.checkout.session.connection)
     }
 
     /// Prepares the work and enlists it with a yes. On success its effect depends on the transaction's decision only.
@@ -124,7 +156,10 @@ impl PostgresGuard {
     }
 
     async fn prepare_and_enlist(mut self, assent: &impl Enlist) -> Result<(), EarlyPrepareError> {
-        match preparing::prepare(self.take(), &self.gid).await {
+        let Open { checkout, expiry } = self.take();
+        // PREPARE TRANSACTION and its answer are bounded, and what is prepared waits for the decision.
+        expiry.disarm()?;
+        match preparing::prepare(checkout, &self.gid).await {
             Ok(Prepared::Now) => {}
             // Of two calls at the same time, the other was first. That branch is enlisted by that call.
             Ok(Prepared::Before) => return Err(PostgresError::AlreadyPrepared.into()),
@@ -152,7 +187,7 @@ impl PostgresGuard {
 
     /// Rolls the work back and waits for it.
     pub async fn roll_back(mut self) {
-        preparing::roll_back(self.take()).await;
+        self.take().roll_back().await;
     }
 
     /// Ends a prepared transaction that is no branch of anything; in the background if it cannot be done at once. Should the process die
@@ -173,41 +208,33 @@ impl PostgresGuard {
         });
     }
 
-    fn take(&mut self) -> Checkout {
-        self.checkout.take().expect("a guard is consumed once")
-    }
-}
-
-impl Deref for PostgresGuard {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.checkout.as_ref().expect("a guard is used before it is consumed").session.connection
-    }
-}
-
-impl DerefMut for PostgresGuard {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.checkout.as_mut().expect("a guard is used before it is consumed").session.connection
+    fn take(&mut self) -> Open {
+        self.open.take().expect("a guard is consumed once")
     }
 }
 
 impl Drop for PostgresGuard {
     fn drop(&mut self) {
-        let Some(checkout) = self.checkout.take() else { return };
+        let Some(open) = self.open.take() else { return };
         // Outside of a runtime the connection is closed, which rolls back too.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(preparing::roll_back(checkout));
+            runtime.spawn(open.roll_back());
         }
     }
 }
 
-/// The time until the transaction's deadline; zero, for no limit, where the context tells none. After the deadline a millisecond:
-/// the work is in vain, and the coordinator will say so.
+/// How long a branch may stay open that begins after its transaction's deadline by this machine's clock. Either the clocks differ, or
+/// the work is in vain and the coordinator will say so.
+const PAST_DEADLINE_MAX: Duration = Duration::from_secs(5);
+
+/// The time until the transaction's deadline; zero, for no limit, where the context tells none.
 fn time_left(context: &Context, now: SystemTime) -> Duration {
     let Some(deadline_unix_ms) = context.deadline_unix_ms else { return Duration::ZERO };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Duration::from_millis(deadline_unix_ms).saturating_sub(now).max(Duration::from_millis(1))
+    match Duration::from_millis(deadline_unix_ms).checked_sub(now) {
+        Some(time_left) if !time_left.is_zero() => time_left,
+        Some(_) | None => PAST_DEADLINE_MAX,
+    }
 }
 
 #[cfg(test)]
@@ -215,13 +242,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_waited_for_until_the_deadline() {
+    fn a_branch_may_be_open_until_the_deadline() {
         let gtid = "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a gtid");
         let context =
             |deadline_unix_ms| Context { gtid, coordinator: "http://localhost:7420".into(), deadline_unix_ms };
         let now = UNIX_EPOCH + Duration::from_millis(10_000);
         assert_eq!(time_left(&context(None), now), Duration::ZERO);
         assert_eq!(time_left(&context(Some(12_500)), now), Duration::from_millis(2_500));
-        assert_eq!(time_left(&context(Some(9_000)), now), Duration::from_millis(1));
+        assert_eq!(time_left(&context(Some(10_000)), now), PAST_DEADLINE_MAX, "zero would be no limit");
+        assert_eq!(time_left(&context(Some(9_000)), now), PAST_DEADLINE_MAX);
     }
 }

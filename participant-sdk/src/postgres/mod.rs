@@ -12,12 +12,14 @@
 //! - A commit or abort may come twice, to any instance, and after a crash (`ending`).
 //! - A prepared transaction of somebody else is never ended, listed or counted (`gid`).
 //! - An end never waits behind work for a connection (`connections`).
+//! - A transaction that is still open at its deadline is rolled back, whatever its handler does (`expiry`).
 //! - A server that cannot prepare, or would not let its prepared transactions be found, is found out at the start (`starting`).
 
 pub mod barrier;
 mod connections;
 mod ending;
 mod error;
+mod expiry;
 mod gid;
 mod guard;
 mod preparing;

@@ -72,12 +72,20 @@ pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, Postgres
 
 /// Rolls back the transaction that is open on the connection, or has failed there. Where that fails the connection is closed, with the
 /// same effect.
-pub(super) async fn roll_back(mut checkout: Checkout) {
+pub(super) async fn roll_back(checkout: Checkout) {
+    if let Some(checkout) = rolled_back(checkout).await {
+        checkout.release();
+    }
+}
+
+/// Rolls back as [`roll_back`] does, and leaves it to the caller to release the connection; `None` where it was closed.
+pub(super) async fn rolled_back(mut checkout: Checkout) -> Option<Checkout> {
     match checkout.session.execute("roll back", "rollback".into()).await {
-        Ok(Ok(_)) => checkout.release(),
+        Ok(Ok(_)) => return Some(checkout),
         Ok(Err(error)) => tracing::debug!(%error, "a connection was closed instead of rolled back"),
         Err(error) => tracing::debug!(%error, "a connection was closed instead of rolled back"),
     }
+    None
 }
 
 /// Whether a transaction is prepared under this gid, in this database.

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
 use super::barrier::Barrier;
-use super::connections::{self, ANSWER_WITHIN, Checkout, Lane};
+use super::connections::{self, ANSWER_WITHIN, Backend, Checkout, Lane};
 use super::ending::{End, Ended};
 use super::error::PostgresError;
 use super::gid::{Gid, Prefix};
@@ -202,10 +202,10 @@ impl Shared {
         Ok(is_prepared)
     }
 
-    async fn cancel(&self, backend: i32) -> Result<(), PostgresError> {
+    async fn cancel(&self, backend: Backend) -> Result<(), PostgresError> {
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
         sqlx::query("select pg_cancel_backend($1)")
-            .bind(backend)
+            .bind(backend.process_id)
             .execute(&mut checkout.session.connection)
             .await
             .map_err(PostgresError::statement("cancel work that is prepared already"))?;
@@ -247,8 +247,10 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
                 preparing::roll_back(checkout).await;
                 Err(error)
             }
-            // It was interrupted within a statement, whose answer is still to come: the connection is closed.
-            Err(Failed::TooLate) => Err(PostgresError::TooLate { waited_ms: branch.timeout().as_millis() }.into()),
+            Err(Failed::TooLate) => {
+                self.shared.give_up(branch.gtid(), checkout);
+                Err(PostgresError::TooLate { waited_ms: branch.timeout().as_millis() }.into())
+            }
         }
     }
 

@@ -1,0 +1,130 @@
+//! The end of a transaction whose time is up while somebody else holds it.
+//!
+//! A handler that hangs, or runs a statement that does not end, holds its guard and with it row locks, long after the coordinator has
+//! aborted. The connection is in the handler's hands, so the server is asked on another one to terminate its backend: that rolls
+//! back at once, whether a statement runs or not. To cancel the statement would not do: what precedes a savepoint would keep its locks.
+//!
+//! ```text
+//!        arm            the guard prepares, or has rolled back
+//!   ───────────▶ open ─────────────────────────────────────────▶ over
+//!                  │ the deadline
+//!                  ▼
+//!               expired     the connection never returns to the pool
+//! ```
+//!
+//! A process that stands still cannot ask. For that case BEGIN has told the server how long the transaction may idle
+//! ([`Lane::begin`](super::connections::Lane::begin)).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use assent_protocol::Gtid;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::connections::{ANSWER_WITHIN, Backend, Checkout};
+use super::error::PostgresError;
+use super::resource::Shared;
+
+const OPEN: u8 = 0;
+const OVER: u8 = 1;
+const EXPIRED: u8 = 2;
+
+/// How often the server is asked to terminate a backend, at most, before its own limit has to do.
+const ATTEMPTS_MAX: u32 = 10;
+
+/// The deadline of one open transaction.
+pub(super) struct Expiry {
+    gtid: Gtid,
+    begun_at: Instant,
+    state: Arc<AtomicU8>,
+    /// `None` for a transaction without a deadline.
+    watcher: Option<AbortHandle>,
+}
+
+impl Expiry {
+    /// Watches over a transaction that has begun; zero for one without a deadline.
+    pub(super) fn arm(shared: &Arc<Shared>, gtid: Gtid, backend: Backend, time_left: Duration) -> Self {
+        let (begun_at, state) = (Instant::now(), Arc::new(AtomicU8::new(OPEN)));
+        let watcher = (!time_left.is_zero()).then(|| {
+            let (shared, state) = (Arc::clone(shared), Arc::clone(&state));
+            tokio::spawn(async move {
+                tokio::time::sleep(time_left).await;
+                if state.compare_exchange(OPEN, EXPIRED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                    tracing::warn!(%gtid, "a branch's transaction was still open at its deadline: it is rolled back");
+                    shared.terminate(gtid, backend).await;
+                }
+            })
+            .abort_handle()
+        });
+        Self { gtid, begun_at, state, watcher }
+    }
+
+    /// # Errors
+    /// [`PostgresError::PastDeadline`] once the transaction has expired.
+    pub(super) fn check(&self) -> Result<(), PostgresError> {
+        if self.state.load(Ordering::Acquire) == EXPIRED { Err(self.past_deadline()) } else { Ok(()) }
+    }
+
+    /// From here on the transaction does not expire.
+    ///
+    /// # Errors
+    /// [`PostgresError::PastDeadline`] when it has: its connection is terminated, or about to be.
+    pub(super) fn disarm(&self) -> Result<(), PostgresError> {
+        if self.state.compare_exchange(OPEN, OVER, Ordering::AcqRel, Ordering::Acquire) == Err(EXPIRED) {
+            return Err(self.past_deadline());
+        }
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
+        Ok(())
+    }
+
+    fn past_deadline(&self) -> PostgresError {
+        PostgresError::PastDeadline { gtid: self.gtid, open_ms: self.begun_at.elapsed().as_millis() }
+    }
+}
+
+impl Shared {
+    /// Ends a transaction that was interrupted within a statement. A closed connection is noticed only when the statement has run.
+    pub(super) fn give_up(self: &Arc<Self>, gtid: Gtid, checkout: Checkout) {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            shared.terminate(gtid, checkout.session.backend).await;
+            drop(checkout);
+        });
+    }
+
+    /// Has the server end a connection, and with it what runs there and the open transaction. Returns when that is seen to.
+    pub(super) async fn terminate(&self, gtid: Gtid, backend: Backend) {
+        let mut pause = Duration::from_millis(100);
+        for _ in 0..ATTEMPTS_MAX {
+            match self.try_to_terminate(backend).await {
+                Ok(()) => return,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(%gtid, error, "a transaction whose time is up is still to be rolled back");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    async fn try_to_terminate(&self, backend: Backend) -> Result<(), PostgresError> {
+        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
+        // The process id alone may have been given to another connection since.
+        sqlx::query(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where pid = $1 and (extract(epoch from backend_start) * 1000000)::int8 = $2",
+        )
+        .bind(backend.process_id)
+        .bind(backend.started_unix_us)
+        .execute(&mut checkout.session.connection)
+        .await
+        .map_err(PostgresError::statement("end a transaction whose time is up"))?;
+        checkout.release();
+        Ok(())
+    }
+}
