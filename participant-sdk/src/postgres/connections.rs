@@ -55,14 +55,45 @@ pub(super) struct Session {
     configured_lock_timeout_ms: u64,
     /// The `idle_in_transaction_session_timeout` from there, in milliseconds; zero for none.
     configured_idle_timeout_ms: u64,
+    /// What makes the session as it was when it was made, after the statements of [`Leftovers`].
+    restore: &'static str,
+    /// Whether a branch's work may have changed the session.
+    is_touched: bool,
     made_at: Instant,
+}
+
+/// What the work of a branch may leave in its session, beyond what ends with its transaction.
+///
+/// `discard all` would do it and takes the statements along that sqlx has prepared. Statements that the work has prepared by SQL's
+/// PREPARE stay, since to look for them costs more than all of this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leftovers {
+    /// Settings, roles, the last values of sequences, and session-level advisory locks. PREPARE TRANSACTION refuses all others.
+    OfPrepared,
+    /// Also temporary tables, cursors `with hold` and `listen`.
+    OfCommitted,
+}
+
+impl Leftovers {
+    const fn cleared_by(self) -> &'static str {
+        match self {
+            Self::OfPrepared => {
+                "; set session authorization default; reset all; discard sequences; select pg_advisory_unlock_all()"
+            }
+            Self::OfCommitted => {
+                "; set session authorization default; reset all; discard sequences; select pg_advisory_unlock_all()\
+                 ; close all; unlisten *; discard temp"
+            }
+        }
+    }
 }
 
 /// The server's process for one connection, to cancel or terminate what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backend {
     pub(super) process_id: i32,
-    /// When it started, by the server's clock, in Unix microseconds. The system gives process ids out again.
+    /// When it started, by the server's clock, in Unix microseconds; zero where the role may not see it. The system gives process ids
+    /// out again.
     pub(super) started_unix_us: i64,
 }
 
@@ -117,9 +148,12 @@ impl Lane {
     pub(super) async fn begin(self: &Arc<Self>, time_left: Duration) -> Result<Checkout, PostgresError> {
         let doing = "begin a transaction";
         let wait_max = if time_left.is_zero() { ANSWER_WITHIN } else { time_left };
-        let (checkout, begun) = self.first(wait_max, doing, |session| Ok(session.begin_message(time_left))).await?;
+        let (mut checkout, begun) = self.first(wait_max, doing, |session| Ok(session.begin_message(time_left))).await?;
         match begun {
-            Ok(_) => Ok(checkout),
+            Ok(_) => {
+                checkout.session.is_touched = true;
+                Ok(checkout)
+            }
             Err(source) => Err(PostgresError::Statement { doing, source }),
         }
     }
@@ -163,9 +197,10 @@ impl Checkout {
         self.was_idle && is_connection_lost(error)
     }
 
-    /// Gives the connection back. It must be outside of any transaction and must have finished its last statement.
+    /// Gives the connection back. It must be outside of any transaction and must have finished its last statement. One that work has
+    /// touched, and that was not [cleared](Session::end_and_clear), is closed instead.
     pub(super) fn release(self) {
-        if self.session.made_at.elapsed() < CONNECTION_AGE_MAX {
+        if !self.session.is_touched && self.session.made_at.elapsed() < CONNECTION_AGE_MAX {
             self.pool.idle().push(self.session);
         }
     }
@@ -174,7 +209,7 @@ impl Checkout {
 impl Session {
     async fn connect(options: &PgConnectOptions) -> Result<Self, PostgresError> {
         match timeout(ANSWER_WITHIN, Self::connect_without_limit(options)).await {
-            Ok(session) => session.map_err(PostgresError::Connect),
+            Ok(session) => session.map_err(PostgresError::connect),
             Err(_) => Err(PostgresError::NoAnswer { doing: "connect", waited_ms: ANSWER_WITHIN.as_millis() }),
         }
     }
@@ -187,11 +222,12 @@ impl Session {
         std::mem::forget(connection.begin().await?);
         let row = sqlx::query(
             "select pg_backend_pid() as process_id, oid::int8 as database,
-                    (select (extract(epoch from backend_start) * 1000000)::int8 from pg_stat_activity
+                    (select coalesce((extract(epoch from backend_start) * 1000000)::int8, 0) from pg_stat_activity
                      where pid = pg_backend_pid()) as started_unix_us,
                     (select setting::int8 from pg_settings where name = 'lock_timeout') as lock_timeout_ms,
                     (select setting::int8 from pg_settings where name = 'idle_in_transaction_session_timeout') as idle_timeout_ms,
-                    current_setting('synchronous_commit') = 'off' as commits_are_lazy
+                    current_setting('synchronous_commit') = 'off' as commits_are_lazy,
+                    current_setting('role') <> 'none' as has_role
              from pg_database where datname = current_database()",
         )
         .persistent(false)
@@ -204,15 +240,22 @@ impl Session {
             Backend { process_id: row.try_get("process_id")?, started_unix_us: row.try_get("started_unix_us")? };
         // A commit in one phase is told to the coordinator, so it must not be lost. Prepared transactions are always flushed.
         let commits_are_lazy: bool = row.try_get("commits_are_lazy")?;
-        sqlx::raw_sql(if commits_are_lazy { "rollback; set synchronous_commit = on" } else { "rollback" })
-            .execute(&mut connection)
-            .await?;
+        let has_role: bool = row.try_get("has_role")?;
+        let restore = match (commits_are_lazy, has_role) {
+            (false, false) => "",
+            (false, true) => "; reset role",
+            (true, false) => "; set synchronous_commit = on",
+            (true, true) => "; reset role; set synchronous_commit = on",
+        };
+        sqlx::raw_sql(AssertSqlSafe(format!("rollback{restore}"))).execute(&mut connection).await?;
         Ok(Self {
             connection,
             database: u32::try_from(database).map_err(sqlx::Error::decode)?,
             backend,
             configured_lock_timeout_ms: u64::try_from(lock_timeout_ms).unwrap_or(0),
             configured_idle_timeout_ms: u64::try_from(idle_timeout_ms).unwrap_or(0),
+            restore,
+            is_touched: false,
             made_at: Instant::now(),
         })
     }
@@ -226,6 +269,19 @@ impl Session {
         timeout(ANSWER_WITHIN, sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.connection))
             .await
             .map_err(|_| PostgresError::NoAnswer { doing, waited_ms: ANSWER_WITHIN.as_millis() })
+    }
+
+    /// Runs the statements that end a transaction, and clears in the same message what its work has left in the session.
+    pub(super) async fn end_and_clear(
+        &mut self,
+        doing: &'static str,
+        sql: &str,
+        leftovers: Leftovers,
+    ) -> Result<Result<PgQueryResult, sqlx::Error>, PostgresError> {
+        let result = self.execute(doing, format!("{sql}{}{}", leftovers.cleared_by(), self.restore)).await?;
+        // What follows a failed statement in a message is not run.
+        self.is_touched &= result.is_err();
+        Ok(result)
     }
 
     /// BEGIN with its limits, which a shorter configured limit overrides. They hold for this transaction alone.

@@ -108,7 +108,8 @@ async fn is_being_prepared(session: &mut Session, gid: &Gid) -> Result<bool, Pos
     sqlx::query_scalar(
         "select exists (
              select from pg_stat_activity
-             where datname = current_database() and pid <> pg_backend_pid() and state = 'active' and query = $1
+             where datname = current_database() and pid <> pg_backend_pid() and state = 'active'
+                 and starts_with(query, $1)
          )",
     )
     .bind(prepare_message(gid))

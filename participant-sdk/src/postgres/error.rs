@@ -98,6 +98,35 @@ pub enum PostgresError {
     /// The database cannot be written to.
     #[error("the database is a standby: connect to the primary, for example with target_session_attrs=read-write")]
     Standby,
+    /// A session is not the participant's own from one transaction to the next.
+    #[error(
+        "between this participant and its database is a pooler that gives each transaction another session, as PgBouncer does with \
+         pool_mode = transaction: connect to Postgres itself, or set pool_mode = session for this database"
+    )]
+    TransactionPooler,
+    /// A pooler does not let the connection through.
+    #[error(
+        "a pooler refuses the connection: connect to Postgres itself; or have PgBouncer ignore what it names, with \
+         ignore_startup_parameters, and set pool_mode = session for this database"
+    )]
+    PoolerRefuses(#[source] sqlx::Error),
+    /// The server does not show what its sessions do, so an abort could not see that its branch is being prepared.
+    #[error(
+        "track_activities is off: an abort could not see a prepare that is still under way; set track_activities = on, in \
+         postgresql.conf or for this database and role"
+    )]
+    ActivitiesUntracked,
+    /// The server shows too little of what its sessions do.
+    #[error(
+        "track_activity_query_size is {bytes}: an abort could not see a prepare that is still under way; set it to at least \
+         {bytes_min} in postgresql.conf and restart Postgres"
+    )]
+    ActivitiesCut {
+        /// What it is set to.
+        bytes: usize,
+        /// What this participant needs.
+        bytes_min: usize,
+    },
     /// The server is too old.
     #[error("the server's version is {version}; at least {version_min} is needed")]
     Version {
@@ -147,6 +176,15 @@ pub enum PostgresError {
 }
 
 impl PostgresError {
+    pub(super) fn connect(source: sqlx::Error) -> Self {
+        let is_by_pooler =
+            |error: &dyn sqlx::error::DatabaseError| error.message().contains("unsupported startup parameter");
+        if source.as_database_error().is_some_and(is_by_pooler) {
+            return Self::PoolerRefuses(source);
+        }
+        Self::Connect(source)
+    }
+
     pub(super) fn statement(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
         move |source| Self::Statement { doing, source }
     }

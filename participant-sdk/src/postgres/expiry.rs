@@ -117,7 +117,7 @@ impl Shared {
         // The process id alone may have been given to another connection since.
         sqlx::query(
             "select pg_terminate_backend(pid) from pg_stat_activity
-             where pid = $1 and (extract(epoch from backend_start) * 1000000)::int8 = $2",
+             where pid = $1 and coalesce((extract(epoch from backend_start) * 1000000)::int8, 0) = $2",
         )
         .bind(backend.process_id)
         .bind(backend.started_unix_us)

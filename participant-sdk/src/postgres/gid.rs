@@ -45,6 +45,11 @@ impl Prefix {
         Gid(format!("{}{gtid}", self.0))
     }
 
+    /// How long each gid with this prefix is.
+    pub(super) fn gid_bytes(&self) -> usize {
+        self.0.len() + uuid::fmt::Hyphenated::LENGTH
+    }
+
     /// The transaction of a gid with this prefix; `None` where what follows it is no gtid as this SDK writes it.
     pub(super) fn gtid_of(&self, gid: &str) -> Option<Gtid> {
         let gtid: Gtid = gid.strip_prefix(&self.0)?.parse().ok()?;
@@ -93,6 +98,7 @@ mod tests {
     fn the_longest_names_fit() {
         let prefix = Prefix::new(&"c".repeat(36), u32::MAX, &name(&"p".repeat(63))).expect("fit");
         assert!(prefix.gid(gtid()).as_str().len() <= GID_BYTES_MAX);
+        assert_eq!(prefix.gid(gtid()).as_str().len(), prefix.gid_bytes());
     }
 
     #[test]

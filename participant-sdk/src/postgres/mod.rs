@@ -13,6 +13,7 @@
 //! - A prepared transaction of somebody else is never ended, listed or counted (`gid`).
 //! - An end never waits behind work for a connection (`connections`).
 //! - A transaction that is still open at its deadline is rolled back, whatever its handler does (`expiry`).
+//! - What one branch sets in its session, the next does not see (`connections`).
 //! - A server that cannot prepare, or would not let its prepared transactions be found, is found out at the start (`starting`).
 
 pub mod barrier;

@@ -7,9 +7,9 @@
 //! what reading the gid back from `pg_prepared_xacts` costs; that is done where the answer leaves doubt: when the gid is in use, and
 //! when a branch is ended or found after a crash.
 
-use super::connections::{Checkout, Session};
+use super::connections::{Checkout, Leftovers, Session};
 use super::error::{PostgresError, is_connection_lost, sqlstate, sqlstate_of};
-use super::gid::Gid;
+use super::gid::{Gid, Prefix};
 use assent_crash::crash_point;
 
 /// What came of PREPARE TRANSACTION.
@@ -32,16 +32,28 @@ pub(super) enum Committed {
     Refused(String),
 }
 
-/// The message that prepares; an abort looks for it in `pg_stat_activity`.
+/// What the message that prepares begins with; an abort looks for it in `pg_stat_activity`.
+///
+/// Only the role that prepares a transaction may end it, so the work's `set role` is undone first; and before that its deferred
+/// constraints are checked, with the rights that the work has had.
 pub(super) fn prepare_message(gid: &Gid) -> String {
-    format!("savepoint assent; prepare transaction '{gid}'")
+    message_of(gid.as_str())
+}
+
+fn message_of(gid: &str) -> String {
+    format!("savepoint assent; set constraints all immediate; reset role; prepare transaction '{gid}'")
+}
+
+/// How long that is for any transaction of a participant.
+pub(super) fn message_bytes(prefix: &Prefix) -> usize {
+    message_of("").len() + prefix.gid_bytes()
 }
 
 /// Prepares the transaction that is open on the connection. The connection goes back, or is closed where the outcome is unknown.
 pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepared, PostgresError> {
     let doing = "prepare the transaction";
     crash_point!(PREPARE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
-    let result = checkout.session.execute(doing, prepare_message(gid)).await?;
+    let result = checkout.session.end_and_clear(doing, &prepare_message(gid), Leftovers::OfPrepared).await?;
     let Err(error) = result else {
         crash_point!(PREPARE_DONE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
         checkout.release();
@@ -49,7 +61,7 @@ pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepare
     };
     if sqlstate_of(&error).as_deref() == Some(sqlstate::DUPLICATE_OBJECT) {
         let is_prepared = is_prepared(&mut checkout.session, gid).await?;
-        checkout.release();
+        roll_back(checkout).await;
         // Otherwise it is being prepared this moment, and that may fail yet.
         return if is_prepared { Ok(Prepared::Before) } else { Err(PostgresError::Busy { gid: gid.to_string() }) };
     }
@@ -60,7 +72,7 @@ pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepare
 pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, PostgresError> {
     let doing = "commit the transaction";
     crash_point!(ONE_PHASE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
-    match checkout.session.execute(doing, "savepoint assent; commit".into()).await? {
+    match checkout.session.end_and_clear(doing, "savepoint assent; commit", Leftovers::OfCommitted).await? {
         Ok(_) => {
             crash_point!(ONE_PHASE_DONE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
             checkout.release();
@@ -80,7 +92,8 @@ pub(super) async fn roll_back(checkout: Checkout) {
 
 /// Rolls back as [`roll_back`] does, and leaves it to the caller to release the connection; `None` where it was closed.
 pub(super) async fn rolled_back(mut checkout: Checkout) -> Option<Checkout> {
-    match checkout.session.execute("roll back", "rollback".into()).await {
+    // The work may have committed something by itself.
+    match checkout.session.end_and_clear("roll back", "rollback", Leftovers::OfCommitted).await {
         Ok(Ok(_)) => return Some(checkout),
         Ok(Err(error)) => tracing::debug!(%error, "a connection was closed instead of rolled back"),
         Err(error) => tracing::debug!(%error, "a connection was closed instead of rolled back"),

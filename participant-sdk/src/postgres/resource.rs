@@ -25,7 +25,11 @@ pub trait PostgresWork: Send + Sync + 'static {
     ///
     /// After [`Vote::No`], [`Vote::ReadOnly`] and errors it is rolled back. It may be called again for the same transaction after that.
     /// Return the errors of statements: a transaction in which one failed cannot be prepared. A transaction begun on `connection` is a
-    /// savepoint. Temporary tables, cursors `with hold`, `listen` and session-level advisory locks cannot be prepared.
+    /// savepoint. Temporary tables, cursors `with hold`, `listen` and `notify` cannot be prepared.
+    ///
+    /// What it sets in its session (roles, settings, session-level advisory locks) is undone when the branch has been prepared, committed
+    /// or rolled back, so that the next branch finds the session as it was configured; only statements made by SQL's PREPARE are the
+    /// work's own to deallocate. The session must be the resource's own: a pooler in front of the database must not pool transactions.
     ///
     /// # Errors
     /// An error aborts the transaction, without saying that this participant refused it.

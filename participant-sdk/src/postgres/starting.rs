@@ -3,21 +3,26 @@
 use assent_protocol::Gtid;
 use sqlx::Row as _;
 
-use super::connections::ANSWER_WITHIN;
+use super::connections::{ANSWER_WITHIN, Checkout};
 use super::error::PostgresError;
 use super::gid::Prefix;
+use super::preparing;
 use super::resource::Shared;
 use crate::participant::Coordinator;
 
 /// The oldest version of Postgres that is supported by its makers, as its `server_version_num`.
 const VERSION_MIN: i32 = 140_000;
 
+/// How often two connections are asked in turn whether they have a session each.
+const SESSION_LOOKS: usize = 3;
+
 impl Shared {
     pub(super) async fn start(&self, about: &Coordinator) -> Result<(), PostgresError> {
         self.serve(about)?;
+        self.check_sessions().await?;
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
         // Refuses an id that could not be part of a gid before anything is prepared under it.
-        Prefix::new(&about.id, checkout.session.database, &self.participant)?;
+        let prefix = Prefix::new(&about.id, checkout.session.database, &self.participant)?;
         let row = sqlx::query(
             "select current_setting('server_version') as version,
                     current_setting('server_version_num')::int4 as version_number,
@@ -25,6 +30,8 @@ impl Shared {
                     current_setting('max_prepared_transactions')::int4 as prepared_max,
                     current_setting('max_connections')::int4 as connections_max,
                     current_setting('fsync')::bool as flushes,
+                    current_setting('track_activities')::bool as tracks_activities,
+                    (select setting::int8 from pg_settings where name = 'track_activity_query_size') as activity_bytes,
                     current_user::text as role,
                     has_table_privilege('pg_catalog.pg_prepared_xacts', 'select') as sees_prepared",
         )
@@ -35,7 +42,7 @@ impl Shared {
         checkout.release();
         Fitness::read(&row)
             .map_err(PostgresError::statement("read the server's settings"))?
-            .check(&self.participant)?;
+            .check(&self.participant, &prefix)?;
         match &self.recorded_in {
             Some(barrier) => {
                 let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
@@ -45,6 +52,33 @@ impl Shared {
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether sessions are this participant's own. Work leaves locks and settings to the next message on its connection, and it is asked
+    /// by its backend's process id whether it still runs.
+    async fn check_sessions(&self) -> Result<(), PostgresError> {
+        let mut checkouts = [self.ends.acquire(ANSWER_WITHIN).await?, self.ends.acquire(ANSWER_WITHIN).await?];
+        let mut is_pooled = checkouts[0].session.backend == checkouts[1].session.backend;
+        // A pooler that has several sessions gives out the last one that it got back, or the first one.
+        for _ in 0..SESSION_LOOKS {
+            for Checkout { session, .. } in &mut checkouts {
+                for _ in 0..2 {
+                    // In the simple protocol, which every pooler lets through.
+                    let row = sqlx::raw_sql("select pg_backend_pid() as process_id")
+                        .fetch_one(&mut session.connection)
+                        .await
+                        .map_err(PostgresError::statement("look whose the session is"))?;
+                    let process_id: i32 =
+                        row.try_get("process_id").map_err(PostgresError::statement("look whose the session is"))?;
+                    is_pooled |= process_id != session.backend.process_id;
+                }
+            }
+        }
+        if is_pooled {
+            return Err(PostgresError::TransactionPooler);
+        }
+        checkouts.into_iter().for_each(Checkout::release);
+        Ok(())
     }
 
     pub(super) async fn in_doubt(&self, about: &Coordinator) -> Result<Vec<Gtid>, PostgresError> {
@@ -97,6 +131,8 @@ struct Fitness {
     prepared_max: i32,
     connections_max: i32,
     flushes: bool,
+    tracks_activities: bool,
+    activity_bytes: i64,
     role: String,
     sees_prepared: bool,
 }
@@ -110,12 +146,14 @@ impl Fitness {
             prepared_max: row.try_get("prepared_max")?,
             connections_max: row.try_get("connections_max")?,
             flushes: row.try_get("flushes")?,
+            tracks_activities: row.try_get("tracks_activities")?,
+            activity_bytes: row.try_get("activity_bytes")?,
             role: row.try_get("role")?,
             sees_prepared: row.try_get("sees_prepared")?,
         })
     }
 
-    fn check(self, participant: &assent_protocol::ParticipantName) -> Result<(), PostgresError> {
+    fn check(self, participant: &assent_protocol::ParticipantName, prefix: &Prefix) -> Result<(), PostgresError> {
         if self.version_number < VERSION_MIN {
             let version_min = u32::try_from(VERSION_MIN / 10_000).unwrap_or_default();
             return Err(PostgresError::Version { version: self.version, version_min });
@@ -128,6 +166,15 @@ impl Fitness {
         }
         if !self.sees_prepared {
             return Err(PostgresError::PreparedTransactionsHidden { role: self.role });
+        }
+        if !self.tracks_activities {
+            return Err(PostgresError::ActivitiesUntracked);
+        }
+        // The server keeps one byte of them for itself.
+        let bytes = usize::try_from(self.activity_bytes).unwrap_or(0);
+        let bytes_min = preparing::message_bytes(prefix) + 1;
+        if bytes < bytes_min {
+            return Err(PostgresError::ActivitiesCut { bytes, bytes_min });
         }
         if self.prepared_max < self.connections_max {
             tracing::warn!(
