@@ -357,6 +357,21 @@ async fn an_abort_waits_for_a_prepare_that_a_dead_process_has_sent() {
 }
 
 #[tokio::test]
+async fn branches_that_vote_this_moment_are_not_in_doubt_for_long() {
+    let bank = bank().await;
+    let resource = instance(&bank);
+    let gtid = prepared(&resource, "yes").await;
+    let in_doubt_for = async |prepared_for| resource.in_doubt_for(&coordinator(), prepared_for).await.expect("listed");
+    assert_eq!(in_doubt_for(Duration::from_secs(3_600)).await, []);
+    assert_eq!(in_doubt_for(Duration::ZERO).await, [gtid]);
+    eventually("it is older than a moment", DEADLINE, async || match in_doubt_for(Duration::from_millis(10)).await {
+        gtids if gtids == [gtid] => Ok(()),
+        gtids => Err(format!("{gtids:?} are")),
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn connections_that_were_lost_while_idle_are_replaced() {
     let bank = bank().await;
     let resource = instance(&bank);

@@ -1,10 +1,15 @@
 //! Branches with a record: one-phase commit, and the truth about branches that somebody has ended by hand.
 
-use assent_sdk::postgres::{Barrier, PostgresResource};
-use assent_sdk::{BoxError, Gtid, Heuristic, Participant, Vote};
-use integration_tests::Database;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::sdk_postgres::{Work, balance, bank, branch, coordinator, ending, gtid, instance};
+use assent_sdk::postgres::{Barrier, PostgresError, PostgresResource, PostgresWork};
+use assent_sdk::{BoxError, Branch, Context, Gtid, Heuristic, Participant, Vote};
+use integration_tests::{Database, Relay, eventually};
+use sqlx::{Executor as _, PgConnection};
+use tokio::task::JoinHandle;
+
+use crate::sdk_postgres::{DEADLINE, Work, balance, bank, branch, coordinator, ending, gtid, instance, name, unlocked};
 
 type Recorded = PostgresResource<Work, true>;
 
@@ -124,4 +129,123 @@ async fn a_branch_that_was_ended_by_hand_is_a_heuristic() {
     assert_eq!(heuristic(resource.abort(&ending(gtid)).await), Heuristic::Committed);
     resource.commit(&ending(gtid)).await.expect("as decided");
     assert_eq!(balance(&bank).await, 1);
+}
+
+/// A process that does a branch's work and is held up before its PREPARE TRANSACTION reaches the server.
+async fn held_up(bank: &Database, gtid: Gtid) -> (Arc<Relay>, JoinHandle<Result<Vote, BoxError>>) {
+    struct HoldsUp(Arc<Relay>);
+    impl PostgresWork for HoldsUp {
+        async fn perform(&self, _: &Branch, connection: &mut PgConnection) -> Result<Vote, BoxError> {
+            connection.execute("update account set balance = balance + 1 where id = 1").await?;
+            self.0.hold_client(true);
+            Ok(Vote::Yes)
+        }
+    }
+    let relay = Arc::new(Relay::to(bank.address().await).await);
+    let url = bank.url_at(relay.address());
+    let doomed = PostgresResource::new(name(), url.parse().expect("a URL"), HoldsUp(Arc::clone(&relay)))
+        .recorded(Barrier::default());
+    doomed.start(&coordinator()).await.expect("starts");
+    let prepare = tokio::spawn(async move { doomed.prepare(&branch(gtid, "")).await });
+    let mut connection = bank.connect().await;
+    eventually("the work is done", DEADLINE, async || {
+        let is_done: bool = sqlx::query_scalar(
+            "select exists (select from pg_stat_activity where datname = current_database()
+                 and state = 'idle in transaction' and query ~ 'update account')",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .expect("the activity");
+        if is_done { Ok(()) } else { Err("it is not") }
+    })
+    .await;
+    (relay, prepare)
+}
+
+#[tokio::test]
+async fn an_abort_fences_a_prepare_that_is_still_on_its_way() {
+    let bank = bank().await;
+    let resource = recorded(&bank).await;
+    let gtid = gtid();
+    let (relay, prepare) = held_up(&bank, gtid).await;
+    // It neither waits for the work nor leaves it a way to prepare.
+    tokio::time::timeout(DEADLINE / 3, resource.abort(&ending(gtid))).await.expect("at once").expect("aborts");
+    unlocked(&bank).await;
+    relay.hold_client(false);
+    let vote = prepare.await.expect("no panic");
+    assert!(!matches!(vote, Ok(Vote::Yes)), "{vote:?}");
+    assert_eq!(bank.prepared_transactions().await, [""; 0], "there is no orphan");
+    assert_eq!(balance(&bank).await, 0);
+}
+
+#[tokio::test]
+async fn an_abort_fences_work_that_has_yet_to_begin() {
+    let bank = bank().await;
+    let resource = recorded(&bank).await;
+    let never_prepared = gtid();
+    resource.abort(&ending(never_prepared)).await.expect("there is nothing to abort");
+    let once_prepared = prepared(&resource).await;
+    for _ in 0..2 {
+        resource.abort(&ending(once_prepared)).await.expect("aborts");
+    }
+    for gtid in [never_prepared, once_prepared] {
+        let late = resource.prepare(&branch(gtid, "yes")).await.expect("votes");
+        assert!(matches!(&late, Vote::No(reason) if reason.contains("aborted before")), "{late:?}");
+        let late = resource.commit_one_phase(&branch(gtid, "yes")).await.expect("votes");
+        assert!(matches!(late, Vote::No(_)), "{late:?}");
+        let context = Context { gtid, coordinator: coordinator().address, deadline_unix_ms: None };
+        let late = resource.begin(&context).await.err().expect("aborted");
+        assert!(matches!(late, PostgresError::AbortedBefore), "{late}");
+        // A commit would be a lie.
+        assert_eq!(heuristic(resource.commit(&ending(gtid)).await), Heuristic::Aborted);
+    }
+    assert_eq!(balance(&bank).await, 0);
+    assert_eq!(bank.prepared_transactions().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_abort_does_not_end_who_only_holds_the_table() {
+    let bank = bank().await;
+    let resource = recorded(&bank).await;
+    let gtid = prepared(&resource).await;
+    // The prepared branch holds the table, too, so it goes first.
+    by_hand(&bank, "rollback").await;
+    let mut migration = bank.connect().await;
+    migration.execute("begin; lock table assent_barrier in access exclusive mode").await.expect("locked");
+    let error = resource.abort(&ending(gtid)).await.expect_err("the table is held");
+    assert!(error.to_string().contains("now"), "{error}");
+    migration.execute("commit").await.expect("it lives");
+    resource.abort(&ending(gtid)).await.expect("aborts");
+}
+
+#[tokio::test]
+async fn aborts_at_the_same_time_agree() {
+    let bank = bank().await;
+    let resource = recorded(&bank).await;
+    for _ in 0..10 {
+        let gtid = prepared(&resource).await;
+        let aborts = (0..4).map(|_| {
+            let resource = instance(&bank).recorded(Barrier::default());
+            async move { resource.abort(&ending(gtid)).await }
+        });
+        for abort in futures::future::join_all(aborts).await {
+            abort.expect("aborts");
+        }
+    }
+    assert_eq!(balance(&bank).await, 0);
+}
+
+#[tokio::test]
+async fn tombstones_are_cleaned_up_after_their_time() {
+    let bank = bank().await;
+    let resource = recorded(&bank).await;
+    let pool = bank.pool(1).await;
+    let aborted = prepared(&resource).await;
+    resource.abort(&ending(aborted)).await.expect("aborts");
+    let all_have = async |gtids: Vec<Gtid>| Ok::<_, BoxError>(gtids);
+    let clean_up = async |unchanged_for| {
+        Barrier::default().clean_up(&pool, &name(), unchanged_for, all_have).await.expect("cleans up")
+    };
+    assert_eq!(clean_up(Duration::from_secs(3_600)).await, 0, "it may still be needed");
+    assert_eq!(clean_up(Duration::ZERO).await, 1);
 }

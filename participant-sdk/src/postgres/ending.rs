@@ -26,8 +26,17 @@ pub(super) enum Ended {
     Before,
 }
 
+/// What is known of a branch that is not prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coming {
+    /// It voted, so its preparing is over; or it is fenced, so what it prepares is seen to afterwards.
+    IsFenced,
+    /// A session of the server may be preparing it.
+    MayCome,
+}
+
 /// How long another session may be at work on the same branch before this one gives up, to be called again.
-const BUSY_MAX: Duration = Duration::from_secs(2);
+pub(super) const BUSY_MAX: Duration = Duration::from_secs(2);
 
 impl End {
     fn statement(self, gid: &Gid) -> String {
@@ -46,12 +55,19 @@ impl End {
 }
 
 impl Shared {
-    /// Ends the branch. Where it returns `Before`, no session of this server is about to prepare it either.
-    pub(super) async fn end(&self, end: End, coordinator: &str, gtid: Gtid) -> Result<Ended, PostgresError> {
+    /// Ends the branch. Where it returns `Before` of one that may come, no session of this server is executing its PREPARE
+    /// TRANSACTION either. One whose message has yet to reach the server is not seen: only a record's tombstone keeps that from preparing.
+    pub(super) async fn end(
+        &self,
+        end: End,
+        coming: Coming,
+        coordinator: &str,
+        gtid: Gtid,
+    ) -> Result<Ended, PostgresError> {
         let mut waited = Duration::ZERO;
         let mut pause = Duration::from_millis(10);
         loop {
-            match self.try_to_end(end, coordinator, gtid).await {
+            match self.try_to_end(end, coming, coordinator, gtid).await {
                 Err(PostgresError::Busy { .. }) if waited < BUSY_MAX => {
                     tokio::time::sleep(pause).await;
                     waited += pause;
@@ -62,7 +78,13 @@ impl Shared {
         }
     }
 
-    async fn try_to_end(&self, end: End, coordinator: &str, gtid: Gtid) -> Result<Ended, PostgresError> {
+    async fn try_to_end(
+        &self,
+        end: End,
+        coming: Coming,
+        coordinator: &str,
+        gtid: Gtid,
+    ) -> Result<Ended, PostgresError> {
         let gid_in = |session: &Session| {
             Prefix::new(coordinator, session.database, &self.participant).map(|prefix| prefix.gid(gtid))
         };
@@ -70,8 +92,7 @@ impl Shared {
         // After a lost connection it is sent again, and then finds nothing if the first one had arrived.
         let (mut checkout, mut result) =
             self.ends.first(ANSWER_WITHIN, end.doing(), |session| Ok(end.statement(&gid_in(session)?))).await?;
-        // Before a commit there was a vote, so its preparing is over.
-        let mut is_coming_no_more = end == End::Commit;
+        let mut is_coming_no_more = coming == Coming::IsFenced;
         loop {
             let Err(error) = result else {
                 crash_point!(END_DONE, return Err(PostgresError::NoAnswer { doing: end.doing(), waited_ms: 0 }));

@@ -78,6 +78,11 @@ pub enum PostgresError {
          and look for forgotten ones in pg_prepared_xacts"
     )]
     TooManyPrepared(#[source] sqlx::Error),
+    /// This transaction's branch was aborted before its work began.
+    #[error(
+        "the branch of this transaction has been aborted: answer the call with an error, and have the initiator begin a new transaction"
+    )]
+    AbortedBefore,
     /// Another session is preparing or ending this prepared transaction now.
     #[error("another session is preparing or ending {gid} now")]
     Busy {
@@ -208,6 +213,8 @@ pub(super) mod sqlstate {
     pub(in crate::postgres) const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// There is no prepared transaction of that gid.
     pub(in crate::postgres) const UNDEFINED_OBJECT: &str = "42704";
+    /// A lock was waited for as long as `lock_timeout` says.
+    pub(in crate::postgres) const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// The gid is in use.
     pub(in crate::postgres) const DUPLICATE_OBJECT: &str = "42710";
     /// `max_prepared_transactions` are prepared. Postgres files this under its shared memory being full.

@@ -8,8 +8,9 @@ use assent_protocol::Gtid;
 use assent_protocol::two_phase::EarlyVote;
 use sqlx::PgConnection;
 
+use super::barrier::BranchRecord;
 use super::connections::Checkout;
-use super::ending::End;
+use super::ending::{Coming, End};
 use super::error::PostgresError;
 use super::expiry::Expiry;
 use super::gid::{Gid, Prefix};
@@ -70,7 +71,8 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     ///
     /// # Errors
     /// [`PostgresError::AlreadyPrepared`] when this participant has a prepared branch in the transaction: the call came twice, or a second
-    /// one belongs to the same transaction. Others when no transaction can be begun.
+    /// one belongs to the same transaction. [`PostgresError::AbortedBefore`] when it is recorded that the branch was aborted. Others when no
+    /// transaction can be begun.
     pub async fn begin(&self, context: &Context) -> Result<PostgresGuard, PostgresError> {
         let coordinator = self.shared.started_for()?;
         let time_left = time_left(context, SystemTime::now());
@@ -78,15 +80,22 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
         let expiry = Expiry::arm(&self.shared, context.gtid, checkout.session.backend, time_left);
         let gid = Prefix::new(coordinator, checkout.session.database, &self.shared.participant)?.gid(context.gtid);
         // Otherwise the work would wait for the locks of its own branch.
-        let mut is_known = preparing::is_prepared(&mut checkout.session, &gid).await?;
-        if !is_known && let Some(barrier) = &self.shared.recorded_in {
+        let mut known =
+            preparing::is_prepared(&mut checkout.session, &gid).await?.then_some(PostgresError::AlreadyPrepared);
+        if known.is_none()
+            && let Some(barrier) = &self.shared.recorded_in
+        {
             let connection = &mut checkout.session.connection;
-            is_known = !barrier.record_branch(connection, context.gtid, &self.shared.participant).await?;
+            known = match barrier.record_branch(connection, context.gtid, &self.shared.participant).await? {
+                Some(BranchRecord::Committed) => Some(PostgresError::AlreadyPrepared),
+                Some(BranchRecord::Aborted) => Some(PostgresError::AbortedBefore),
+                None => None,
+            };
         }
         let open = Open { checkout, expiry };
-        if is_known {
+        if let Some(known) = known {
             open.roll_back().await;
-            return Err(PostgresError::AlreadyPrepared);
+            return Err(known);
         }
         Ok(PostgresGuard { shared: Arc::clone(&self.shared), gtid: context.gtid, gid, open: Some(open) })
     }
@@ -194,13 +203,13 @@ impl PostgresGuard {
     /// over it, it is found in doubt at the next start.
     async fn roll_back_prepared(&self) {
         let Ok(coordinator) = self.shared.started_for() else { return };
-        if self.shared.end(End::RollBack, coordinator, self.gtid).await.is_ok() {
+        if self.shared.end(End::RollBack, Coming::MayCome, coordinator, self.gtid).await.is_ok() {
             return;
         }
         let (shared, coordinator, gtid) = (Arc::clone(&self.shared), coordinator.to_owned(), self.gtid);
         tokio::spawn(async move {
             let mut pause = Duration::from_millis(100);
-            while let Err(error) = shared.end(End::RollBack, &coordinator, gtid).await {
+            while let Err(error) = shared.end(End::RollBack, Coming::MayCome, &coordinator, gtid).await {
                 tracing::warn!(%gtid, %error, "a prepared transaction that takes no part is still to be rolled back");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(10));

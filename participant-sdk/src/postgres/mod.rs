@@ -10,6 +10,7 @@
 //! What holds, and where it is seen to:
 //! - A yes is only voted when PREPARE TRANSACTION has prepared: it may roll back without an error (`preparing`).
 //! - A commit or abort may come twice, to any instance, and after a crash (`ending`).
+//! - A recorded branch that was aborted is never prepared afterwards, however late its prepare comes (`fencing`).
 //! - A prepared transaction of somebody else is never ended, listed or counted (`gid`).
 //! - An end never waits behind work for a connection (`connections`).
 //! - A transaction that is still open at its deadline is rolled back, whatever its handler does (`expiry`).
@@ -21,6 +22,7 @@ mod connections;
 mod ending;
 mod error;
 mod expiry;
+mod fencing;
 mod gid;
 mod guard;
 mod preparing;

@@ -9,9 +9,9 @@ use assent_protocol::{Gtid, ParticipantName};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
-use super::barrier::Barrier;
+use super::barrier::{Barrier, BranchRecord};
 use super::connections::{self, ANSWER_WITHIN, Backend, Checkout, Lane};
-use super::ending::{End, Ended};
+use super::ending::{Coming, End, Ended};
 use super::error::PostgresError;
 use super::gid::{Gid, Prefix};
 use super::preparing::{self, Committed, Prepared};
@@ -62,9 +62,19 @@ impl PostgresWork for EarlyOnly {
 /// otherwise is never touched. They hold their locks until they end, and survive restarts and failovers of the database.
 ///
 /// # Recorded branches
-/// [`recorded`](Self::recorded) writes a row for each branch, in the branch's own transaction. It costs an insert, and gives one-phase
-/// commit, where a transaction has one branch only, and the knowledge of how a branch ended that somebody has ended by
-/// hand. Without it a branch that is gone counts as ended the way it was decided.
+/// [`recorded`](Self::recorded) writes a row for each branch, in the branch's own transaction. It costs an insert, and for an abort a
+/// transaction that commits a tombstone. It gives
+/// - one-phase commit, where a transaction has one branch only;
+/// - the knowledge of how a branch ended that somebody has ended by hand;
+/// - aborts that fence: once one is acknowledged, the branch cannot be prepared any more, not even by a process that has been standing
+///   still, or by a PREPARE TRANSACTION that the network has held up.
+///
+/// Without it a branch that is gone counts as ended the way it was decided. And an abort sees a PREPARE TRANSACTION that the server is
+/// executing, but none that is still on its way: such a branch is prepared after its abort, and keeps its locks until
+/// it is found by [`in_doubt_for`](Self::in_doubt_for) or at the next start, and aborted again.
+///
+/// Records and tombstones stay until [`Barrier::clean_up`] deletes those of ended transactions that have not changed for the time that it
+/// is given: a tombstone fences for at least as long, so choose a time longer than any process or message is held up.
 ///
 /// ```no_run
 /// use assent_sdk::postgres::{PostgresResource, PostgresWork};
@@ -152,6 +162,17 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     }
 }
 
+impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
+    /// The branches that have been prepared for at least `prepared_for` and have not ended: those in doubt, without the ones that are
+    /// voting at this moment. For looking again while the participant is up.
+    ///
+    /// # Errors
+    /// [`PostgresError`], when the database cannot be asked.
+    pub async fn in_doubt_for(&self, about: &Coordinator, prepared_for: Duration) -> Result<Vec<Gtid>, PostgresError> {
+        self.shared.in_doubt(about, prepared_for).await
+    }
+}
+
 impl<W, const RECORDED: bool> Clone for PostgresResource<W, RECORDED> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), work: Arc::clone(&self.work) }
@@ -217,14 +238,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the record says that the branch has committed; `None` where branches are not recorded.
-    async fn record_of(&self, gtid: Gtid) -> Result<Option<bool>, PostgresError> {
-        let Some(barrier) = &self.recorded_in else { return Ok(None) };
+    /// What the record says of the branch.
+    async fn record_of(&self, barrier: &Barrier, gtid: Gtid) -> Result<Option<BranchRecord>, PostgresError> {
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
-        let has_committed =
-            barrier.has_branch_committed(&mut checkout.session.connection, gtid, &self.participant).await?;
+        let record = barrier.branch_record(&mut checkout.session.connection, gtid, &self.participant).await?;
         checkout.release();
-        Ok(Some(has_committed))
+        Ok(record)
     }
 }
 
@@ -232,8 +251,8 @@ impl Shared {
 enum Worked {
     /// It said what may be done with it.
     Voted(Vote),
-    /// There is a record that the branch has committed.
-    CommittedBefore,
+    /// There is a record of how the branch has ended.
+    EndedBefore(BranchRecord),
     /// Another instance has prepared the branch, and this work would wait for that one's locks.
     PreparedBefore,
 }
@@ -263,9 +282,9 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
         let connection = &mut checkout.session.connection;
         let mut work = pin!(async {
             if let Some(barrier) = &self.shared.recorded_in
-                && !barrier.record_branch(connection, branch.gtid(), branch.participant()).await?
+                && let Some(record) = barrier.record_branch(connection, branch.gtid(), branch.participant()).await?
             {
-                return Ok(Worked::CommittedBefore);
+                return Ok(Worked::EndedBefore(record));
             }
             self.work.perform(branch, connection).await.map(Worked::Voted)
         });
@@ -307,14 +326,22 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
                 preparing::roll_back(checkout).await;
                 Ok(vote)
             }
-            // A commit finds it ended as decided, an abort finds that it is too late and says so.
-            Worked::CommittedBefore => {
+            Worked::EndedBefore(record) => {
                 preparing::roll_back(checkout).await;
-                Ok(Vote::Yes)
+                Ok(vote_again(record))
             }
             // The connection is in the middle of a statement.
             Worked::PreparedBefore => Ok(Vote::Yes),
         }
+    }
+}
+
+/// The vote of a branch that has ended before this call of its work. After a yes, a commit finds it ended as decided; an abort finds that
+/// it is too late and says so.
+fn vote_again(record: BranchRecord) -> Vote {
+    match record {
+        BranchRecord::Committed => Vote::Yes,
+        BranchRecord::Aborted => Vote::no("the branch was aborted before this work came"),
     }
 }
 
@@ -333,23 +360,26 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
 
     async fn commit(&self, branch: &Branch) -> Result<(), BoxError> {
         self.shared.check(branch)?;
-        match self.shared.end(End::Commit, &branch.coordinator().id, branch.gtid()).await? {
-            Ended::Now => Ok(()),
-            Ended::Before => match self.shared.record_of(branch.gtid()).await? {
-                Some(true) | None => Ok(()),
-                Some(false) => Err(Heuristic::Aborted.into()),
+        let ended = self.shared.end(End::Commit, Coming::IsFenced, &branch.coordinator().id, branch.gtid()).await?;
+        match (ended, &self.shared.recorded_in) {
+            (Ended::Now, _) | (Ended::Before, None) => Ok(()),
+            (Ended::Before, Some(barrier)) => match self.shared.record_of(barrier, branch.gtid()).await? {
+                Some(BranchRecord::Committed) => Ok(()),
+                Some(BranchRecord::Aborted) | None => Err(Heuristic::Aborted.into()),
             },
         }
     }
 
     async fn abort(&self, branch: &Branch) -> Result<(), BoxError> {
         self.shared.check(branch)?;
-        match self.shared.end(End::RollBack, &branch.coordinator().id, branch.gtid()).await? {
-            Ended::Now => Ok(()),
-            Ended::Before => match self.shared.record_of(branch.gtid()).await? {
-                Some(false) | None => Ok(()),
-                Some(true) => Err(Heuristic::Committed.into()),
-            },
+        let (coordinator, gtid) = (&branch.coordinator().id, branch.gtid());
+        let Some(barrier) = &self.shared.recorded_in else {
+            self.shared.end(End::RollBack, Coming::MayCome, coordinator, gtid).await?;
+            return Ok(());
+        };
+        match self.shared.abort_recorded(barrier, coordinator, gtid).await? {
+            BranchRecord::Aborted => Ok(()),
+            BranchRecord::Committed => Err(Heuristic::Committed.into()),
         }
     }
 
@@ -358,7 +388,7 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
     }
 
     async fn in_doubt(&self, about: &Coordinator) -> Result<Vec<Gtid>, BoxError> {
-        Ok(self.shared.in_doubt(about).await?)
+        Ok(self.shared.in_doubt(about, Duration::ZERO).await?)
     }
 
     async fn commit_one_phase(&self, branch: &Branch) -> Result<Vote, BoxError> {
@@ -375,9 +405,9 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
                 preparing::roll_back(checkout).await;
                 Ok(vote)
             }
-            Worked::CommittedBefore => {
+            Worked::EndedBefore(record) => {
                 preparing::roll_back(checkout).await;
-                Ok(Vote::Yes)
+                Ok(vote_again(record))
             }
             // By an order of an earlier coordinator, which went no further: had it decided, this one would carry that out. The decision
             // is this branch's now.

@@ -1,5 +1,7 @@
 //! What is looked at before a participant joins: whether the server can do its part, and what was left in doubt.
 
+use std::time::Duration;
+
 use assent_protocol::Gtid;
 use sqlx::Row as _;
 
@@ -81,7 +83,11 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) async fn in_doubt(&self, about: &Coordinator) -> Result<Vec<Gtid>, PostgresError> {
+    pub(super) async fn in_doubt(
+        &self,
+        about: &Coordinator,
+        prepared_for: Duration,
+    ) -> Result<Vec<Gtid>, PostgresError> {
         self.serve(about)?;
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
         let prefix = Prefix::new(&about.id, checkout.session.database, &self.participant)?;
@@ -89,9 +95,13 @@ impl Shared {
         let rows = sqlx::query(
             "select gid, owner::text as owner,
                     owner = current_user or (select rolsuper from pg_roles where rolname = current_user) as may_end
-             from pg_prepared_xacts where database = current_database() and starts_with(gid, $1) order by prepared",
+             from pg_prepared_xacts
+             where database = current_database() and starts_with(gid, $1)
+                 and prepared <= clock_timestamp() - make_interval(secs => $2)
+             order by prepared",
         )
         .bind(prefix.as_str())
+        .bind(prepared_for.as_secs_f64())
         .persistent(false)
         .fetch_all(&mut checkout.session.connection)
         .await

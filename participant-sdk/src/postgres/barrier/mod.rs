@@ -36,6 +36,7 @@ use std::sync::Arc;
 use crate::participant::BoxError;
 
 pub use action::{Action, FirstAction};
+pub(super) use branch::{BranchRecord, TOMBSTONE_MARK};
 pub use compensation::{Compensation, Undo};
 
 /// The barrier's table in a participant's database. Cheap to clone.
