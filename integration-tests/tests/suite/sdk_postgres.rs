@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use assent_protocol::{Gtid, ParticipantName};
 use assent_sdk::postgres::{PostgresResource, PostgresWork};
-use assent_sdk::{BoxError, Branch, Coordinator, Participant, Vote};
+use assent_sdk::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 use integration_tests::{Database, Postgres, eventually};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
@@ -357,6 +357,34 @@ async fn an_abort_waits_for_a_prepare_that_a_dead_process_has_sent() {
 }
 
 #[tokio::test]
+async fn ends_that_find_nothing_are_told_apart_or_counted() {
+    let bank = bank().await;
+    let resource = instance(&bank);
+    let (committed, aborted) = (prepared(&resource, "yes").await, gtid());
+    for _ in 0..2 {
+        resource.commit(&ending(committed)).await.expect("commits");
+    }
+    assert_eq!(resource.prepare(&branch(aborted, "yes")).await.expect("prepares"), Vote::Yes);
+    for _ in 0..2 {
+        resource.abort(&ending(aborted)).await.expect("aborts");
+    }
+    // What this process has ended itself, it knows.
+    let otherwise = resource.abort(&ending(committed)).await.expect_err("it has committed");
+    assert_eq!(otherwise.downcast_ref::<Heuristic>(), Some(&Heuristic::Committed), "{otherwise}");
+    let otherwise = resource.commit(&ending(aborted)).await.expect_err("it has aborted");
+    assert_eq!(otherwise.downcast_ref::<Heuristic>(), Some(&Heuristic::Aborted), "{otherwise}");
+    assert_eq!((resource.hazards().commits, resource.hazards().aborts), (0, 0));
+
+    // What somebody has ended by hand, nobody can tell.
+    let by_hand = prepared(&resource, "yes").await;
+    let rollback = format!("rollback prepared '{}'", bank.prepared_transactions().await.remove(0));
+    sqlx::raw_sql(sqlx::AssertSqlSafe(rollback)).execute(&mut bank.connect().await).await.expect("by hand");
+    resource.commit(&ending(by_hand)).await.expect("is taken for a repetition");
+    resource.abort(&ending(gtid())).await.expect("is taken for one that was never prepared");
+    assert_eq!((resource.hazards().commits, resource.clone().hazards().aborts), (1, 1));
+}
+
+#[tokio::test]
 async fn branches_that_vote_this_moment_are_not_in_doubt_for_long() {
     let bank = bank().await;
     let resource = instance(&bank);
@@ -427,7 +455,7 @@ async fn foreign_prepared_transactions_are_never_touched() {
     assert_eq!(resource.prepare(&branch(gtid, "yes")).await.expect("prepares"), Vote::Yes);
     assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [gtid]);
     resource.commit(&ending(gtid)).await.expect("commits");
-    resource.abort(&ending(gtid)).await.expect("there is nothing to abort");
+    instance(&bank).abort(&ending(gtid)).await.expect("another instance finds nothing to abort");
     foreign.sort();
     let mut left = bank.prepared_transactions().await;
     left.sort();

@@ -46,6 +46,13 @@ impl End {
         }
     }
 
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::RollBack => "abort",
+        }
+    }
+
     const fn doing(self) -> &'static str {
         match self {
             Self::Commit => "commit the prepared transaction",

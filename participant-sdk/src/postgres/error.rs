@@ -213,8 +213,6 @@ pub(super) mod sqlstate {
     pub(in crate::postgres) const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// There is no prepared transaction of that gid.
     pub(in crate::postgres) const UNDEFINED_OBJECT: &str = "42704";
-    /// A lock was waited for as long as `lock_timeout` says.
-    pub(in crate::postgres) const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// The gid is in use.
     pub(in crate::postgres) const DUPLICATE_OBJECT: &str = "42710";
     /// `max_prepared_transactions` are prepared. Postgres files this under its shared memory being full.

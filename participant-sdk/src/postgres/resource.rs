@@ -14,6 +14,7 @@ use super::connections::{self, ANSWER_WITHIN, Backend, Checkout, Lane};
 use super::ending::{Coming, End, Ended};
 use super::error::PostgresError;
 use super::gid::{Gid, Prefix};
+use super::hazards::{Ends, Hazards};
 use super::preparing::{self, Committed, Prepared};
 use crate::participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 
@@ -69,7 +70,8 @@ impl PostgresWork for EarlyOnly {
 /// - aborts that fence: once one is acknowledged, the branch cannot be prepared any more, not even by a process that has been standing
 ///   still, or by a PREPARE TRANSACTION that the network has held up.
 ///
-/// Without it a branch that is gone counts as ended the way it was decided. And an abort sees a PREPARE TRANSACTION that the server is
+/// Without it a branch that is gone, and that this process has not ended itself, counts as ended the way it was decided; such
+/// [`hazards`](Self::hazards) are counted and logged. And an abort sees a PREPARE TRANSACTION that the server is
 /// executing, but none that is still on its way: such a branch is prepared after its abort, and keeps its locks until
 /// it is found by [`in_doubt_for`](Self::in_doubt_for) or at the next start, and aborted again.
 ///
@@ -112,6 +114,7 @@ pub(super) struct Shared {
     /// For what ends branches, which waits for nobody.
     pub(super) ends: Arc<Lane>,
     pub(super) recorded_in: Option<Barrier>,
+    pub(super) ended: Arc<Ends>,
     /// The id of the coordinator that the resource was started for.
     coordinator: OnceLock<String>,
 }
@@ -163,6 +166,11 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
 }
 
 impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
+    /// How often it was not known whether a branch had ended as ordered. With [`recorded`](PostgresResource::recorded) it always is.
+    pub fn hazards(&self) -> Hazards {
+        self.shared.ended.hazards()
+    }
+
     /// The branches that have been prepared for at least `prepared_for` and have not ended: those in doubt, without the ones that are
     /// voting at this moment. For looking again while the participant is up.
     ///
@@ -182,7 +190,7 @@ impl<W, const RECORDED: bool> Clone for PostgresResource<W, RECORDED> {
 impl Shared {
     fn new(participant: ParticipantName, database: PgConnectOptions) -> Self {
         let (works, ends) = connections::lanes(database, CONNECTIONS_MAX);
-        Self { participant, works, ends, recorded_in: None, coordinator: OnceLock::new() }
+        Self { participant, works, ends, recorded_in: None, ended: Arc::default(), coordinator: OnceLock::new() }
     }
 
     /// Another one with something changed. Clones of the resource made before keep the old one.
@@ -192,6 +200,7 @@ impl Shared {
             works: Arc::clone(&self.works),
             ends: Arc::clone(&self.ends),
             recorded_in: self.recorded_in.clone(),
+            ended: Arc::clone(&self.ended),
             coordinator: OnceLock::new(),
         };
         change(&mut shared);
@@ -362,7 +371,14 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
         self.shared.check(branch)?;
         let ended = self.shared.end(End::Commit, Coming::IsFenced, &branch.coordinator().id, branch.gtid()).await?;
         match (ended, &self.shared.recorded_in) {
-            (Ended::Now, _) | (Ended::Before, None) => Ok(()),
+            (Ended::Now, _) => {
+                self.shared.ended.remember(branch.gtid(), End::Commit);
+                Ok(())
+            }
+            (Ended::Before, None) => match self.shared.ended.of_unrecorded(branch.gtid(), End::Commit) {
+                End::Commit => Ok(()),
+                End::RollBack => Err(Heuristic::Aborted.into()),
+            },
             (Ended::Before, Some(barrier)) => match self.shared.record_of(barrier, branch.gtid()).await? {
                 Some(BranchRecord::Committed) => Ok(()),
                 Some(BranchRecord::Aborted) | None => Err(Heuristic::Aborted.into()),
@@ -374,8 +390,17 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
         self.shared.check(branch)?;
         let (coordinator, gtid) = (&branch.coordinator().id, branch.gtid());
         let Some(barrier) = &self.shared.recorded_in else {
-            self.shared.end(End::RollBack, Coming::MayCome, coordinator, gtid).await?;
-            return Ok(());
+            let ended = self.shared.end(End::RollBack, Coming::MayCome, coordinator, gtid).await?;
+            return match ended {
+                Ended::Now => {
+                    self.shared.ended.remember(gtid, End::RollBack);
+                    Ok(())
+                }
+                Ended::Before => match self.shared.ended.of_unrecorded(gtid, End::RollBack) {
+                    End::RollBack => Ok(()),
+                    End::Commit => Err(Heuristic::Committed.into()),
+                },
+            };
         };
         match self.shared.abort_recorded(barrier, coordinator, gtid).await? {
             BranchRecord::Aborted => Ok(()),
