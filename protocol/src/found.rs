@@ -1,5 +1,7 @@
 //! What a log has of a transaction: open rows for recovery, ended ones for answers.
 
+use std::ops::Deref;
+
 use crate::ids::{BodyDigest, Epoch, Gtid};
 use crate::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
 use crate::three_phase::{Roster, VoterState};
@@ -43,6 +45,14 @@ impl OpenTransaction {
         }
     }
 
+    /// The epoch that owns its row.
+    pub fn owner(&self) -> Epoch {
+        match self {
+            Self::Decided { owner, .. } | Self::Attempted { owner, .. } => *owner,
+            Self::Saga(saga) => saga.owner,
+        }
+    }
+
     /// The digest of the commit or start request's body.
     pub fn digest(&self) -> BodyDigest {
         match self {
@@ -50,6 +60,32 @@ impl OpenTransaction {
             Self::Attempted { record, .. } => record.digest,
             Self::Saga(saga) => saga.started.digest,
         }
+    }
+}
+
+/// An open transaction whose row belongs to the epoch that drives: what may be recovered.
+///
+/// A row that a look-up gives is an [`OpenTransaction`], and may be another's: it cannot be handed to recovery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned(OpenTransaction);
+
+impl Owned {
+    /// Compares the owner with the epoch that drives; `None` if the row is another's.
+    pub fn by(epoch: Epoch, transaction: OpenTransaction) -> Option<Self> {
+        (transaction.owner() == epoch).then_some(Self(transaction))
+    }
+
+    /// The transaction.
+    pub fn into_inner(self) -> OpenTransaction {
+        self.0
+    }
+}
+
+impl Deref for Owned {
+    type Target = OpenTransaction;
+
+    fn deref(&self) -> &OpenTransaction {
+        &self.0
     }
 }
 

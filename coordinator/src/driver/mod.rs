@@ -100,8 +100,10 @@ pub(crate) enum Input {
 /// Why the driver has stopped by itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
-    /// Another process took over this replica's name.
-    #[error("another process acquired the replica name of this one; give each replica a name of its own (--replica)")]
+    /// Another process took over, under this replica's name or, its lease having lapsed, under another.
+    #[error(
+        "another process took over from this one; run one coordinator for each log, and look why this one was started twice or did not renew its lease"
+    )]
     Fenced,
     /// A task of the driver panicked: its part of the transactions stands still until the process is started again.
     #[error(
@@ -127,7 +129,7 @@ impl Driver {
     /// Acquires the log for `replica`, recovers what is open in it, and starts to drive.
     ///
     /// # Errors
-    /// [`LogError`] if the log cannot be reached or used.
+    /// [`LogError`] if the log cannot be reached or used, or a replica of another name drives.
     pub async fn start(log: Arc<dyn Log>, replica: &Name, limits: Limits, shards: usize) -> Result<Self, LogError> {
         let epoch = log.acquire(replica).await?;
         let known: Vec<ParticipantName> = log.participants().await?;

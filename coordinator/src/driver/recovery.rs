@@ -21,7 +21,7 @@ pub(super) async fn recover(log: &dyn Log, driver: &Driver) -> Result<(), LogErr
             after = Some(gtid);
             match row {
                 Ok(transaction) => {
-                    if let OpenTransaction::Saga(saga) = &transaction
+                    if let OpenTransaction::Saga(saga) = &*transaction
                         && let Some(error) = replica::contradiction(saga, driver.epoch())
                     {
                         parked += 1;

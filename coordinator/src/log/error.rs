@@ -1,5 +1,7 @@
 //! What can go wrong with a log, and what to do about it.
 
+use std::time::Duration;
+
 use assent_protocol::Epoch;
 
 /// What lies beneath an error of the log.
@@ -8,8 +10,9 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// An append that was not confirmed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Another process acquired the replica's name: nothing was appended, and nothing ever will be under this epoch. Stop driving.
-    #[error("epoch {} was fenced by epoch {}: another process took over this replica's name", held.0, current.0)]
+    /// Another process took over, under this replica's name or, its lease having lapsed, under another: nothing was appended, and
+    /// nothing ever will be under this epoch. Stop driving.
+    #[error("epoch {} was fenced by epoch {}: another process took over from this replica", held.0, current.0)]
     Fenced {
         /// The epoch of the batch; zero if none was acquired.
         held: Epoch,
@@ -103,6 +106,22 @@ pub enum LogError {
         log: String,
         /// What failed.
         source: Cause,
+    },
+    /// A replica of another name is alive: two that drive the same transactions would run each of them twice.
+    #[error(
+        "replica {replica} serves the log at {log}, and its lease lasts until {until} ({} more); stop it, or start this one \
+         with --replica {replica} to take over from it, or wait until its lease lapses",
+        humantime::format_duration(Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)))
+    )]
+    Leased {
+        /// Which log.
+        log: String,
+        /// The name of the replica that is alive.
+        replica: String,
+        /// When its lease lapses unless it is renewed (RFC 3339), on the clock of the log's database.
+        until: String,
+        /// How long that is from now.
+        left: Duration,
     },
     /// The page token was not made by this log's `list`.
     #[error("{token:?} is not a page token: pass the one that came with the previous page, or none for the first")]

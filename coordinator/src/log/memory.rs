@@ -13,12 +13,16 @@ use assent_protocol::three_phase::{Roster, VoterState};
 use assent_protocol::{Appended, Decision, Epoch, Gtid, Name, ParticipantName, Protocol};
 use futures::future::{BoxFuture, FutureExt as _, ready};
 
+use super::lease::Holder;
 use super::plan::{Plan, Written};
 use super::verdict::{self, Standing, durable, verdict};
 use super::{
-    AppendError, Batch, EndedTransaction, Filter, Found, Kind, Log, LogError, LoggedStep, Maintenance, OpenSaga,
-    OpenTransaction, Page, PageToken, Shown, State, Transaction, Unreadable, stored,
+    AppendError, Batch, EndedTransaction, Filter, Found, Kind, Lease, Log, LogError, LoggedStep, Maintenance, OpenSaga,
+    OpenTransaction, Owned, Page, PageToken, Shown, State, Transaction, Unreadable, stored,
 };
+
+/// How long a lease lasts, by the log's own clock.
+const LEASE: Duration = Duration::from_secs(10);
 
 /// What the next append of a handle does instead of succeeding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,14 +57,22 @@ struct Handle {
 /// What all processes share.
 #[derive(Debug, Default)]
 struct Storage {
-    replicas: BTreeMap<Name, Epoch>,
+    replicas: BTreeMap<Name, Replica>,
     drawn: u64,
+    /// The clock of the leases, which stands still but for [`MemoryLog::pass`].
+    passed: Duration,
     open: BTreeMap<Gtid, Row>,
     unreadable: BTreeMap<Gtid, String>,
     history: BTreeMap<Gtid, EndedTransaction>,
     pins: BTreeSet<Gtid>,
     participants: BTreeSet<ParticipantName>,
     appends: u64,
+}
+
+#[derive(Debug)]
+struct Replica {
+    epoch: Epoch,
+    leased_until: Duration,
 }
 
 #[derive(Debug)]
@@ -79,6 +91,20 @@ enum Row {
         owner: Epoch,
     },
     Saga(SagaRow),
+}
+
+impl Row {
+    fn owner(&self) -> Epoch {
+        match self {
+            Self::Decided { owner, .. } | Self::Attempted { owner, .. } | Self::Saga(SagaRow { owner, .. }) => *owner,
+        }
+    }
+
+    fn owner_mut(&mut self) -> &mut Epoch {
+        match self {
+            Self::Decided { owner, .. } | Self::Attempted { owner, .. } | Self::Saga(SagaRow { owner, .. }) => owner,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -119,8 +145,14 @@ impl MemoryLog {
     /// Draws a higher epoch for the replica of this handle, as another process of its name would: this one is fenced.
     pub fn fence(&self) {
         if let Some((name, _)) = &self.handle().held {
-            self.storage().acquire(name);
+            // One of the same name is never refused.
+            self.storage().acquire(name, None).ok();
         }
+    }
+
+    /// Lets time pass for all leases, which lapse in no other way.
+    pub fn pass(&self, time: Duration) {
+        self.storage().passed += time;
     }
 
     /// Makes an open transaction unreadable, as a damaged row would be.
@@ -165,7 +197,7 @@ impl MemoryLog {
             return Err(AppendError::Fenced { held: Epoch::default(), current: Epoch::default() });
         };
         let mut storage = self.storage();
-        let current = storage.replicas.get(replica).copied().unwrap_or_default();
+        let current = storage.current_epoch(replica);
         if current != *held {
             return Err(AppendError::Fenced { held: *held, current });
         }
@@ -187,19 +219,45 @@ impl MemoryLog {
 }
 
 impl Storage {
-    fn acquire(&mut self, replica: &Name) -> Epoch {
+    /// `own` is what the handle held before.
+    fn acquire(&mut self, replica: &Name, own: Option<&(Name, Epoch)>) -> Result<Epoch, Holder> {
+        let now = self.passed;
+        let is_own =
+            |name: &Name, other: &Replica| own.is_some_and(|(own, epoch)| own == name && *epoch == other.epoch);
+        let others = self.replicas.iter().filter(|(name, other)| *name != replica && !is_own(name, other));
+        let holder = others.max_by_key(|(_, other)| other.leased_until).filter(|(_, other)| other.leased_until > now);
+        if let Some((name, other)) = holder {
+            let until_ms = u64::try_from(other.leased_until.as_millis()).unwrap_or(u64::MAX);
+            return Err(Holder { replica: name.to_string(), until_ms, left: other.leased_until - now });
+        }
+        for other in self.replicas.values_mut() {
+            self.drawn += 1;
+            *other = Replica { epoch: Epoch(self.drawn), leased_until: now };
+        }
         self.drawn += 1;
         let epoch = Epoch(self.drawn);
-        let previous = self.replicas.insert(replica.clone(), epoch);
+        self.replicas.insert(replica.clone(), Replica { epoch, leased_until: now + LEASE });
         for row in self.open.values_mut() {
-            let owner = match row {
-                Row::Decided { owner, .. } | Row::Attempted { owner, .. } | Row::Saga(SagaRow { owner, .. }) => owner,
-            };
-            if Some(*owner) == previous {
-                *owner = epoch;
-            }
+            *row.owner_mut() = epoch;
         }
-        epoch
+        Ok(epoch)
+    }
+
+    /// Zero if there is no such replica.
+    fn current_epoch(&self, replica: &Name) -> Epoch {
+        self.replicas.get(replica).map(|replica| replica.epoch).unwrap_or_default()
+    }
+
+    /// Renews the lease of an epoch, or gives it up. Answers whether the epoch stands.
+    fn lease_for(&mut self, replica: &Name, held: Epoch, lease: Duration) -> bool {
+        let now = self.passed;
+        match self.replicas.get_mut(replica) {
+            Some(replica) if replica.epoch == held => {
+                replica.leased_until = now + lease;
+                true
+            }
+            Some(_) | None => false,
+        }
     }
 
     /// `None`: what stands is older than a record, as it can only be when a batch breaks its contract.
@@ -241,7 +299,7 @@ impl Storage {
             written.opened += u64::from(self.insert(started.gtid, row));
         }
         for change in &plan.changes {
-            let Some(Row::Saga(saga)) = self.open.get_mut(&change.gtid) else { continue };
+            let Some(saga) = self.own_saga(change.gtid, owner) else { continue };
             if let Some(reason) = change.turned {
                 saga.turned.get_or_insert_with(|| reason.to_owned());
             }
@@ -251,7 +309,7 @@ impl Storage {
             written.changed += 1;
         }
         for step in &plan.steps {
-            let Some(Row::Saga(saga)) = self.open.get_mut(&step.gtid) else { continue };
+            let Some(saga) = self.own_saga(step.gtid, owner) else { continue };
             let logged = LoggedStep { record: SagaStep::clone(step), at_ms };
             saga.steps.insert((step.step, step.compensation), logged);
             written.stepped += 1;
@@ -284,6 +342,13 @@ impl Storage {
             }
         }
         written
+    }
+
+    fn own_saga(&mut self, gtid: Gtid, held: Epoch) -> Option<&mut SagaRow> {
+        match self.open.get_mut(&gtid) {
+            Some(Row::Saga(saga)) if saga.owner == held => Some(saga),
+            Some(_) | None => None,
+        }
     }
 
     /// The row gets the voters' decision, and keeps what it was opened with.
@@ -499,21 +564,40 @@ impl Log for MemoryLog {
 
     fn acquire<'a>(&'a self, replica: &'a Name) -> BoxFuture<'a, Result<Epoch, LogError>> {
         async move {
-            let epoch = self.call(|storage| storage.acquire(replica))?;
+            let own = self.handle().held.clone();
+            let acquired = self.call(|storage| storage.acquire(replica, own.as_ref()))?;
+            let epoch = acquired.map_err(|holder| holder.refusal(&self.describe()))?;
             self.handle().held = Some((replica.clone(), epoch));
             Ok(epoch)
         }
         .boxed()
     }
 
+    fn renew(&self) -> BoxFuture<'_, Result<Lease, LogError>> {
+        async move {
+            let Some((replica, held)) = self.handle().held.clone() else { return Ok(Lease::NotAcquired) };
+            let is_renewed = self.call(|storage| storage.lease_for(&replica, held, LEASE))?;
+            Ok(if is_renewed { Lease::Renewed } else { Lease::Lost })
+        }
+        .boxed()
+    }
+
+    fn lease(&self) -> Duration {
+        LEASE
+    }
+
     fn open_transactions(
         &self,
         after: Option<Gtid>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, LogError>> {
+    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<Owned, Unreadable>)>, LogError>> {
+        let held = self.handle().held.clone();
         let read = move |storage: &mut Storage| {
+            let Some((_, held)) = held else { return Vec::new() };
             let behind = storage.open.iter().filter(|(gtid, _)| after.is_none_or(|after| **gtid > after));
-            behind.take(limit).map(|(gtid, row)| (*gtid, storage.read_open(*gtid, row))).collect()
+            let own = behind.filter(|(_, row)| row.owner() == held).take(limit);
+            let read = own.map(|(gtid, row)| (*gtid, storage.read_open(*gtid, row)));
+            read.filter_map(|(gtid, read)| Some((gtid, read.map(|open| Owned::by(held, open)).transpose()?))).collect()
         };
         async move { self.call(read) }.boxed()
     }
@@ -567,7 +651,11 @@ impl Log for MemoryLog {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.handle().is_closed = true;
+        let mut handle = self.handle();
+        if let Some((replica, held)) = handle.held.as_ref().filter(|_| !handle.is_closed && !handle.is_out) {
+            self.storage().lease_for(replica, *held, Duration::ZERO);
+        }
+        handle.is_closed = true;
         ready(()).boxed()
     }
 

@@ -15,15 +15,19 @@
 //! 3. The first decision of a transaction wins, for ever (I3); later writers are told [`Appended::Overruled`].
 //! 4. A batch of an older epoch than the replica's changes nothing (I7).
 //! 5. What is lost on a crash is at most the lazy records of batches that were never confirmed.
+//! 6. An open row is written by the epoch that owns it, and by no other. Recovery is given [`Owned`] rows only.
+//! 7. One name drives at a time: while a replica's lease lasts, [`Log::acquire`] refuses every other name. A lease gives
+//!    liveness only; what stops a stale owner is the epoch.
 //!
 //! The order of calls: [`open`], [`Log::acquire`], [`Log::open_transactions`] until it is exhausted, then
-//! [`Log::append`] one batch after the other. Reads may run at any time, beside an append too.
+//! [`Log::append`] one batch after the other, and [`Log::renew`] beside them. Reads may run at any time, beside an append too.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod lease;
 pub mod memory;
 mod migration;
 mod plan;
@@ -45,6 +49,8 @@ use futures::future::BoxFuture;
 use self::url::Target;
 
 pub use error::{AppendError, Cause, LogError, OpenError, SchemaError};
+pub use assent_protocol::found::Owned;
+pub use lease::Lease;
 pub use migration::{Migration, MigrationReport, check, migrate};
 pub use read::{
     EndedTransaction, Filter, Found, Kind, LoggedStep, OpenSaga, OpenTransaction, Page, PageToken, Shown, State,
@@ -102,15 +108,29 @@ pub trait Log: Send + Sync + 'static {
     /// After any error but [`AppendError::Fenced`] repeat the very same batch, `at_ms` included.
     fn append<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Vec<Appended>, AppendError>>;
 
-    /// Registers the replica under a new epoch, higher than any drawn before, fences whoever held the name, and takes
-    /// over the open transactions of the name's earlier epochs. Appends of this log carry that epoch from then on.
+    /// Registers the replica under a new epoch, higher than any drawn before, with a lease, and takes over every open
+    /// transaction. Appends of this log carry that epoch from then on.
+    ///
+    /// The process that held the name is fenced at once, whatever its lease: a restart does not wait. Replicas of other names
+    /// are fenced if their leases have lapsed; a log that held another name itself gives that one up.
     ///
     /// # Errors
-    /// [`LogError`] if the log cannot be reached or used; nothing was changed, or only a number was skipped.
+    /// [`LogError::Leased`] if the lease of a replica of another name lasts; nothing was changed.
+    /// Another [`LogError`] if the log cannot be reached or used; call again, which draws another epoch.
     fn acquire<'a>(&'a self, replica: &'a Name) -> BoxFuture<'a, Result<Epoch, LogError>>;
 
-    /// The open transactions behind `after`, by gtid, at most `limit` of them, whoever owns them. Fewer than `limit` entries mean that there are
-    /// no more.
+    /// Renews the lease of the epoch that this log holds, for a whole [`Log::lease`] from now on the clock of the log's database.
+    /// One that has lapsed is renewed too, as long as no other replica has taken over. Does not wait for the append under way.
+    ///
+    /// # Errors
+    /// [`LogError`] if the log cannot be reached or used: the lease was renewed or not. Call again.
+    fn renew(&self) -> BoxFuture<'_, Result<Lease, LogError>>;
+
+    /// How long a lease lasts.
+    fn lease(&self) -> Duration;
+
+    /// The open transactions behind `after` that the epoch of this log owns, by gtid, at most `limit` of them. Fewer than `limit`
+    /// entries mean that there are no more. Without an epoch there are none.
     ///
     /// # Errors
     /// [`LogError`] if the log cannot be reached or used. A transaction that cannot be read gives an [`Unreadable`] in its place,
@@ -123,7 +143,7 @@ pub trait Log: Send + Sync + 'static {
         &self,
         after: Option<Gtid>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, LogError>>;
+    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<Owned, Unreadable>)>, LogError>>;
 
     /// What the log knows about each of these transactions, open or ended, by gtid. The ones that it does not know are left out.
     ///
@@ -186,7 +206,8 @@ pub trait Log: Send + Sync + 'static {
     /// [`LogError`] if it does not.
     fn ping(&self) -> BoxFuture<'_, Result<(), LogError>>;
 
-    /// Waits for the append under way and closes the connections. Every later call fails.
+    /// Waits for the append under way, gives up the lease so that another name may start at once, and closes the connections.
+    /// Every later call fails.
     fn close(&self) -> BoxFuture<'_, ()>;
 
     /// Where the log is, for messages: never with a password.
@@ -212,10 +233,12 @@ pub struct Options {
     pub read_timeout: Duration,
     /// How many connections reads use, beside the one for appends.
     pub read_connections_max: u32,
+    /// How long a lease lasts. A log in a file has none: the lock of the file ends with its process.
+    pub lease: Duration,
 }
 
 impl Default for Options {
-    /// 5 s to connect, 15 s to append, 30 s to read, 4 connections for reads.
+    /// 5 s to connect, 15 s to append, 30 s to read, 4 connections for reads, leases of 10 s.
     fn default() -> Self {
         Self {
             application_name: "assent".to_owned(),
@@ -223,6 +246,7 @@ impl Default for Options {
             append_timeout: Duration::from_secs(15),
             read_timeout: Duration::from_secs(30),
             read_connections_max: 4,
+            lease: Duration::from_secs(10),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::read::{
     EndedTransaction, Found, LoggedStep, OpenSaga, OpenTransaction, Page, PageToken, Shown, State, Transaction,
     Unreadable,
 };
-use super::stored;
+use super::{Owned, stored};
 
 /// A row of the open table.
 #[derive(Clone, Debug)]
@@ -214,6 +214,12 @@ pub(super) fn open_transactions(
         by_saga.entry(step.gtid).or_default().push(step);
     }
     rows.iter().map(|row| (row.gtid, row.parse(by_saga.remove(&row.gtid).unwrap_or_default()))).collect()
+}
+
+/// Those of them that the epoch owns. The caller has asked for no others: a row that the check refuses was given to another epoch just now.
+pub(super) fn owned(rows: &[OpenRow], steps: Vec<StepRow>, held: Epoch) -> Vec<(Gtid, Result<Owned, Unreadable>)> {
+    let read = open_transactions(rows, steps).into_iter();
+    read.filter_map(|(gtid, read)| Some((gtid, read.map(|open| Owned::by(held, open)).transpose()?))).collect()
 }
 
 /// What was found, by gtid. An open row counts before history, and of two rows of history the first.

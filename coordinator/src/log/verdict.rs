@@ -7,13 +7,13 @@
 //! | agreement | undecided | durable if the same decision, else overruled | ours: repeat; else undecided | undecided | durable if the same decision, else overruled |
 //! | the log's voter | undecided | durable if ours, in the same state; else overruled | durable if ours, in the same state; else undecided | undecided | overruled |
 //! | saga's start | repeat | overruled | overruled (commit): the gtid is taken | durable if ours, with the same digest; else overruled (commit) | overruled |
-//! | saga's turn | overruled (abort) | overruled | undecided | durable if turned, else repeat | durable if compensated, else overruled |
-//! | saga's step, pause | overruled (abort) | overruled | undecided | durable | durable: the end carries it |
-//! | end | overruled (abort) | repeat if of this decision, else overruled | ours, and a 3PC's end: repeat; else undecided | repeat if a saga's, else overruled | durable if the same decision, else overruled |
+//! | saga's turn | overruled (abort) | overruled | undecided | ours: durable if turned, else repeat; another's: undecided | durable if compensated, else overruled |
+//! | saga's step, pause | overruled (abort) | overruled | undecided | ours: durable; another's: undecided | durable: the end carries it |
+//! | end | overruled (abort) | ours, and of this decision: repeat; else overruled | ours, and a 3PC's end: repeat; else undecided | a saga's end: repeat if ours, undecided if another's; else overruled | durable if the same decision, else overruled |
 //!
 //! A row without a decision is for its voters to decide, and only its owner writes down what they agreed on, by itself or with the end. Whoever else meets it learns
 //! nothing from the log, and neither does an owner whose row is gone: to answer with a decision would be to invent one, and to repeat would hold
-//! up everybody behind this batch.
+//! up everybody behind this batch. So it is with an open saga, which only its owner drives: any other replica drops its machine.
 
 use assent_protocol::record::Ended;
 use assent_protocol::three_phase::{Roster, VoterState};
@@ -50,9 +50,12 @@ pub(super) const fn decision_of(outcome: Outcome) -> Decision {
 /// Whether this end is one of an open row that is a saga's or not, has this decision, and is the writer's own or not. An end never contradicts the
 /// decision (I3); a 3PC's brings it along where there is none, and a saga's follows from its steps.
 pub(super) fn ends(ended: &Ended, saga: bool, decision: Option<Decision>, is_own: bool) -> bool {
+    if !is_own {
+        return false;
+    }
     match (ended.protocol, decision) {
         (Protocol::Saga, _) => saga,
-        (Protocol::ThreePhase, None) => !saga && is_own,
+        (Protocol::ThreePhase, None) => !saga,
         (Protocol::TwoPhase, None) => false,
         (Protocol::TwoPhase | Protocol::ThreePhase, Some(decision)) => !saga && decision == decision_of(ended.outcome),
     }
@@ -118,14 +121,19 @@ pub(super) fn verdict(record: &Record, standing: Option<&Standing>, held: Epoch)
             Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_),
             Some(Standing::Open { saga: false, decision, .. }),
         ) => decision.map_or(undecided, overruled),
+        (
+            Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_),
+            Some(Standing::Open { saga: true, owner, .. }),
+        ) if *owner != held => undecided,
         (Record::SagaTurned(_), Some(Standing::Open { saga: true, decision, .. })) => decision.map(|_| durable(record)),
         (Record::SagaTurned(_), Some(Standing::Ended(outcome))) => by(Decision::Abort, decision_of(*outcome)),
         (Record::SagaStep(_) | Record::SagaPaused(_), Some(_)) => Some(durable(record)),
 
         (Record::Ended(mine), Some(Standing::Open { saga, decision, owner, .. })) => {
+            let is_foreign_saga = *saga && mine.protocol == Protocol::Saga && *owner != held;
             if ends(mine, *saga, *decision, *owner == held) {
                 None
-            } else if !saga && decision.is_none() {
+            } else if is_foreign_saga || !saga && decision.is_none() {
                 undecided
             } else {
                 overruled(decision.unwrap_or(Decision::Commit))

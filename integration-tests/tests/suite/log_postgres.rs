@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use assent::log::conformance::Ground;
+use assent::log::conformance::{Ground, SharedGround};
 use assent::log::{self, Log, Options};
 use assent_protocol::{Epoch, Gtid, Name};
 use futures::future::{BoxFuture, FutureExt as _};
@@ -58,6 +58,20 @@ impl Ground for PostgresGround {
 
     fn spoil(&self, saga: Gtid) -> BoxFuture<'_, ()> {
         let sql = format!("update assent.open_transaction set definition = '[{{\"name\": 7}}]' where gtid = '{saga}'");
+        self.execute(sql).boxed()
+    }
+}
+
+impl SharedGround for PostgresGround {
+    fn leases_lapse(&self) -> BoxFuture<'_, ()> {
+        self.execute("update assent.replica set leased_until = clock_timestamp()").boxed()
+    }
+
+    fn revive<'a>(&'a self, replica: &'a Name, epoch: Epoch) -> BoxFuture<'a, ()> {
+        let sql = format!(
+            "update assent.replica set epoch = {}, connection = connection - 1 where name = '{replica}'",
+            epoch.0
+        );
         self.execute(sql).boxed()
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use assent::log::conformance::Ground as _;
 use assent::log::{self, AppendError, Batch, Found, Log, LogError, OpenError, OpenTransaction, Options};
 use assent_protocol::{Appended, Decision, Gtid, Name, Record};
 use integration_tests::postgres::Postgres;
@@ -129,7 +130,8 @@ async fn a_commit_whose_answer_was_lost_is_found_again() {
     let server = Postgres::shared().await;
     let ground = PostgresGround::fresh().await;
     let (log, network) = behind_network(&ground, &server).await;
-    let reader = ground.start("reader").await;
+    // It holds no name: only one may be alive.
+    let reader = ground.open().await;
     // A statement that is new to the connection asks for a plan first, and would lose that answer already.
     let warm = gtid();
     append(&log, &forced([decided(warm, Decision::Commit)])).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent::log::conformance::sample_saga;
+use assent::log::conformance::{Ground as _, sample_saga};
 use assent::log::{self, Batch, Log, LogError, Maintenance, OpenError, Options, SchemaError};
 use assent_protocol::record::{Decided, Ended, EndedBranch, SagaStarted, SagaStep, SagaTurned};
 use assent_protocol::saga::{StepIndex, StepResult};
@@ -84,7 +84,7 @@ async fn an_older_and_a_newer_schema_are_told_apart() {
         assert!(matches!(error, OpenError::Schema(SchemaError::Newer { found: 99, .. })), "{error}");
         assert!(error.to_string().contains("upgrade the binary"), "{error}");
     }
-    ground.execute("delete from assent.migration where version > 1; drop view assent.assent_v1_transaction, assent.assent_v1_branch, assent.assent_v1_saga_step, assent.assent_v1_participant, assent.assent_v1_replica; alter table assent.open_transaction drop column voter, drop column roster, add constraint a_row_fits_its_protocol check (true)").await;
+    ground.execute("delete from assent.migration where version > 1; drop view assent.assent_v1_transaction, assent.assent_v1_branch, assent.assent_v1_saga_step, assent.assent_v1_participant, assent.assent_v1_replica; alter table assent.replica drop column leased_until; alter table assent.open_transaction drop column voter, drop column roster, add constraint a_row_fits_its_protocol check (true)").await;
     let error = refusal(&url).await;
     assert!(matches!(error, OpenError::Schema(SchemaError::Older { found: 1, .. })), "{error}");
     assert!(error.to_string().contains("assent migrate"), "{error}");
@@ -248,7 +248,7 @@ async fn days_are_partitions_that_come_and_go() {
     log.pin(pinned, true).await.expect("there");
     // Several replicas maintain at once. Who finds the other one at it for too long tries again.
     let later = NOW_MS + 4 * DAY_MS;
-    let other = ground.start("r2").await;
+    let other = ground.open().await;
     let maintained = async |log: &Arc<dyn Log>| {
         while let Err(error) = log.maintain(later, retention).await {
             assert!(matches!(error, LogError::Busy { .. }), "{error}");

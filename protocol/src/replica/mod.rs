@@ -54,7 +54,7 @@ mod view;
 mod voters;
 
 use crate::durable::Appended;
-use crate::found::{Found, OpenTransaction};
+use crate::found::{Found, Owned};
 use crate::ids::{Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, ParticipantName};
 use crate::message::{FromClient, FromReplica, Refused, Reply};
 use crate::three_phase::{NodeId, StoreId};
@@ -134,7 +134,7 @@ pub enum Input {
         found: Result<Vec<(Gtid, Found)>, Refused>,
     },
     /// The log has this transaction open, at the start.
-    Recovered(OpenTransaction),
+    Recovered(Owned),
     /// Take on nothing new.
     Drain,
 }

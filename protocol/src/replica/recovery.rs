@@ -6,7 +6,7 @@
 use super::Replica;
 use super::entry::Machine;
 use crate::durable::Output;
-use crate::found::{OpenSaga, OpenTransaction};
+use crate::found::{OpenSaga, OpenTransaction, Owned};
 use crate::ids::Epoch;
 use crate::record::Protocol;
 use crate::saga::{Effect, Kept, Saga, Unrecoverable};
@@ -28,9 +28,9 @@ pub fn contradiction(saga: &OpenSaga, epoch: Epoch) -> Option<Unrecoverable> {
 
 impl Replica {
     /// Resumes one open transaction.
-    pub(super) fn recovered(&mut self, transaction: OpenTransaction) {
+    pub(super) fn recovered(&mut self, transaction: Owned) {
         let gtid = transaction.gtid();
-        match transaction {
+        match transaction.into_inner() {
             OpenTransaction::Attempted { record, state, .. } => {
                 let (node, log) = (self.next_node(), self.log_store);
                 let (machine, output) = Coordinator::recover(&record, state, self.epoch, node, log);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use assent_protocol::{Decision, Epoch, Gtid, Record};
 
 use super::sample::{NOW_MS, abort, append, commit, ended, find, forced, gtid, lazy, name, saga};
-use super::{Ground, start};
+use super::{Ground, SharedGround, start, two_live};
 use crate::log::{AppendError, Batch, Filter, Found, Log, OpenTransaction};
 
 /// Epochs order: the newer one is the higher one.
@@ -27,6 +27,7 @@ pub async fn without_an_epoch_nothing_is_appended(ground: &dyn Ground) {
     let error = log.append(&forced([Record::Decided(commit(gtid(1)))])).await.expect_err("no epoch");
     assert!(error.is_fenced(), "{error}");
     assert_eq!(find(&log, gtid(1)).await, None);
+    assert_eq!(log.open_transactions(None, 10).await.expect("there"), []);
 }
 
 /// I7: what a fenced replica still sends has no effect at all.
@@ -62,23 +63,17 @@ pub async fn a_fenced_epoch_changes_nothing(ground: &dyn Ground) {
     assert_eq!(append(&log, &forced([Record::Decided(commit(gtid(3)))])).await, [None]);
 }
 
-/// A restarted replica owns what it had, and leaves the others' alone.
-pub async fn a_new_epoch_takes_over_what_its_name_left_open(ground: &dyn Ground) {
+/// Whoever drives owns all that is open: what it had, and what a replica of another name has left behind.
+pub async fn a_new_epoch_takes_over_all_that_is_open(ground: &dyn Ground) {
     let log = ground.open().await;
-    let theirs = log.acquire(&name("r2")).await.expect("free");
+    log.acquire(&name("r2")).await.expect("free");
     append(&log, &forced([Record::Decided(commit(gtid(1)))])).await;
-    log.acquire(&name("r1")).await.expect("free");
+    log.acquire(&name("r1")).await.expect("it gives up its own lease");
     append(&log, &forced([Record::Decided(commit(gtid(2))), Record::SagaStarted(saga(gtid(3)))])).await;
     let mine = log.acquire(&name("r1")).await.expect("free");
     let open = log.open_transactions(None, 10).await.expect("there");
-    let owners: Vec<Epoch> = open
-        .into_iter()
-        .map(|(_, read)| match read.expect("readable") {
-            OpenTransaction::Decided { owner, .. } | OpenTransaction::Attempted { owner, .. } => owner,
-            OpenTransaction::Saga(saga) => saga.owner,
-        })
-        .collect();
-    assert_eq!(owners, [theirs, mine, mine]);
+    let owners: Vec<Epoch> = open.into_iter().map(|(_, read)| read.expect("readable").owner()).collect();
+    assert_eq!(owners, [mine; 3]);
 }
 
 /// After `close` there is no half-open state.
@@ -102,10 +97,8 @@ pub async fn a_closed_log_answers_with_errors(ground: &dyn Ground) {
 }
 
 /// I3 with two writers at once: each decision has one winner, and every loser learns who.
-pub async fn replicas_that_race_agree_on_every_decision(ground: &dyn Ground) {
-    let (one, two) = (ground.open().await, ground.open().await);
-    one.acquire(&name("r1")).await.expect("free");
-    two.acquire(&name("r2")).await.expect("free");
+pub async fn replicas_that_race_agree_on_every_decision(ground: &dyn SharedGround) {
+    let (one, two) = two_live(ground).await;
     for round in 0..20 {
         let gtids: Vec<Gtid> = (0..50).map(|n| gtid(round * 50 + n)).collect();
         let commits = forced(gtids.iter().map(|gtid| Record::Decided(commit(*gtid))));
@@ -137,15 +130,17 @@ async fn race(log: &Arc<dyn Log>, batch: &Batch) -> Vec<Option<Decision>> {
 }
 
 /// Epochs order across replicas.
-pub async fn replicas_draw_epochs_from_one_sequence(ground: &dyn Ground) {
+pub async fn replicas_draw_epochs_from_one_sequence(ground: &dyn SharedGround) {
     let (one, two) = (ground.open().await, ground.open().await);
     let mut last = Epoch(0);
     for n in 0..10 {
         let (log, replica) = if n % 2 == 0 { (&one, "r1") } else { (&two, "r2") };
+        ground.leases_lapse().await;
         let epoch = log.acquire(&name(replica)).await.expect("free");
         assert!(epoch > last);
         last = epoch;
     }
+    ground.leases_lapse().await;
     let (a, b) = tokio::join!(race_for_name(&one), race_for_name(&two));
     let winner = if a > b { &one } else { &two };
     let loser = if a > b { &two } else { &one };

@@ -11,6 +11,7 @@
 mod decisions;
 mod epochs;
 mod history;
+mod leases;
 mod oracle;
 mod reading;
 mod sagas;
@@ -27,6 +28,7 @@ use super::Log;
 pub use decisions::*;
 pub use epochs::*;
 pub use history::*;
+pub use leases::*;
 pub use oracle::*;
 pub use reading::*;
 pub use sagas::*;
@@ -42,6 +44,25 @@ pub trait Ground: Send + Sync {
 
     /// Damages the row of an open saga, so that it can no longer be understood.
     fn spoil(&self, saga: Gtid) -> BoxFuture<'_, ()>;
+}
+
+/// One that several processes can have open at once.
+pub trait SharedGround: Ground {
+    /// Time passes, and every lease lapses.
+    fn leases_lapse(&self) -> BoxFuture<'_, ()>;
+
+    /// A replica has its epoch back, as if none of another name had taken over from it: so that two are alive at once.
+    fn revive<'a>(&'a self, replica: &'a Name, epoch: Epoch) -> BoxFuture<'a, ()>;
+}
+
+/// Two processes under two names that can both append: what the leases are there to prevent.
+async fn two_live(ground: &dyn SharedGround) -> (Arc<dyn Log>, Arc<dyn Log>) {
+    let (one, two) = (ground.open().await, ground.open().await);
+    let epoch = one.acquire(&sample::name("r1")).await.expect("nobody else is there");
+    ground.leases_lapse().await;
+    two.acquire(&sample::name("r2")).await.expect("the lease has lapsed");
+    ground.revive(&sample::name("r1"), epoch).await;
+    (one, two)
 }
 
 /// A log that is open under an epoch of the replica `r1`.
@@ -69,7 +90,8 @@ macro_rules! log_conformance {
             epochs_only_rise
             without_an_epoch_nothing_is_appended
             a_fenced_epoch_changes_nothing
-            a_new_epoch_takes_over_what_its_name_left_open
+            a_new_epoch_takes_over_all_that_is_open
+            a_lease_is_renewed_until_another_process_takes_over
             a_closed_log_answers_with_errors
             an_end_moves_the_row_to_history
             every_kind_of_end_is_found_as_it_was_written
@@ -117,6 +139,12 @@ macro_rules! log_conformance_shared {
             replicas_draw_epochs_from_one_sequence
             a_zombie_is_told_which_epoch_fenced_it
             a_row_without_a_decision_is_its_owners
+            a_second_live_name_is_refused
+            a_lapsed_lease_is_taken_over_with_all_that_is_open
+            a_lapsed_lease_is_renewed_while_nobody_has_taken_over
+            a_closed_log_gives_up_its_lease
+            an_open_row_is_written_by_its_owner_alone
+            recovery_is_given_its_own_rows_only
         }
     };
 }

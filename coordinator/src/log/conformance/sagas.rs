@@ -9,7 +9,7 @@ use super::sample::{
     NOW_MS, abort, append, commit, done, ended, find, forced, gtid, lazy, name, paused, saga, saga_ended, turned,
 };
 use super::{Ground, start};
-use crate::log::{Batch, Found, LoggedStep, OpenSaga, OpenTransaction, State};
+use crate::log::{Batch, Found, LoggedStep, OpenSaga, OpenTransaction, Owned, State};
 
 async fn open_saga(log: &std::sync::Arc<dyn crate::log::Log>, n: u64) -> OpenSaga {
     match find(log, gtid(n)).await {
@@ -44,6 +44,7 @@ pub async fn a_saga_is_found_as_it_was_logged(ground: &dyn Ground) {
     };
     assert_eq!(open_saga(&log, 1).await, expected);
     let recovered = log.open_transactions(None, 10).await.expect("there");
+    let recovered: Vec<_> = recovered.into_iter().map(|(gtid, read)| (gtid, read.map(Owned::into_inner))).collect();
     assert_eq!(recovered, [(gtid(1), Ok(OpenTransaction::Saga(expected)))]);
 }
 

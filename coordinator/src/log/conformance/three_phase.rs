@@ -7,8 +7,8 @@ use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, Vo
 use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Outcome, Protocol, Record};
 
 use super::sample::{self, NOW_MS, abort, append, attempted, commit, find, forced, gtid, lazy, moved, name, saga};
-use super::{Ground, start};
-use crate::log::{Batch, EndedTransaction, Filter, Found, Log, OpenTransaction, State};
+use super::{Ground, SharedGround, start, two_live};
+use crate::log::{Batch, EndedTransaction, Filter, Found, Log, OpenTransaction, Owned, State};
 
 /// Some state further on; a higher n is a later one.
 fn state(n: u64, standing: Standing) -> VoterState {
@@ -51,6 +51,7 @@ pub async fn an_attempt_is_found_as_it_was_written(ground: &dyn Ground) {
         assert_eq!(find(&log, gtid(1)).await, Some(Found::Open(open.clone())));
     }
     let recovered = log.open_transactions(None, 1).await.expect("there");
+    let recovered: Vec<_> = recovered.into_iter().map(|(gtid, read)| (gtid, read.map(Owned::into_inner))).collect();
     assert_eq!(recovered, [(gtid(1), Ok(open.clone()))]);
     let shown = log.show(gtid(1)).await.expect("there").expect("known");
     assert_eq!(shown.found, Found::Open(open));
@@ -262,16 +263,15 @@ pub async fn a_new_epoch_votes_on_from_where_the_old_one_stood(ground: &dyn Grou
     let open = log.open_transactions(None, 10).await.expect("there");
     let expected =
         OpenTransaction::Attempted { record: attempted(gtid(1)), state: one, attempted_at_ms: NOW_MS, owner: heir };
+    let open: Vec<_> = open.into_iter().map(|(gtid, read)| (gtid, read.map(Owned::into_inner))).collect();
     assert_eq!(open, [(gtid(1), Ok(expected))]);
     assert_eq!(append(&log, &forced([moved(gtid(1), one, state(3, Standing::PreCommitted))])).await, [None]);
     assert_eq!(append(&log, &forced([agreed(commit(gtid(1)))])).await, [None]);
 }
 
 /// Two replicas, one row: only its owner votes and decides in it, and nobody else is told anything.
-pub async fn a_row_without_a_decision_is_its_owners(ground: &dyn Ground) {
-    let (owner, other) = (ground.open().await, ground.open().await);
-    owner.acquire(&name("r1")).await.expect("free");
-    other.acquire(&name("r2")).await.expect("free");
+pub async fn a_row_without_a_decision_is_its_owners(ground: &dyn SharedGround) {
+    let (owner, other) = two_live(ground).await;
     append(&owner, &forced([Record::Attempted(attempted(gtid(1)))])).await;
     let one = state(2, Standing::PreCommitted);
     let end = Record::Ended(Ended { protocol: Protocol::ThreePhase, ..sample::ended(gtid(1), Decision::Commit) });

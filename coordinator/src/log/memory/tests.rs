@@ -7,7 +7,7 @@ use assent_protocol::{BodyDigest, Decision, Record};
 use uuid::Uuid;
 
 use super::*;
-use crate::log::conformance::Ground;
+use crate::log::conformance::{Ground, SharedGround};
 
 struct Memory(MemoryLog);
 
@@ -18,11 +18,23 @@ impl Ground for Memory {
     }
 
     fn rival_acquires<'a>(&'a self, replica: &'a Name) -> BoxFuture<'a, Epoch> {
-        ready(self.0.storage().acquire(replica)).boxed()
+        ready(self.0.storage().acquire(replica, None).expect("the same name")).boxed()
     }
 
     fn spoil(&self, saga: Gtid) -> BoxFuture<'_, ()> {
         self.0.spoil(saga, "for the test");
+        ready(()).boxed()
+    }
+}
+
+impl SharedGround for Memory {
+    fn leases_lapse(&self) -> BoxFuture<'_, ()> {
+        self.0.pass(LEASE);
+        ready(()).boxed()
+    }
+
+    fn revive<'a>(&'a self, replica: &'a Name, epoch: Epoch) -> BoxFuture<'a, ()> {
+        self.0.storage().replicas.get_mut(replica).expect("known").epoch = epoch;
         ready(()).boxed()
     }
 }

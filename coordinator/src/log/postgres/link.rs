@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
 use super::trouble::{Trouble, within};
 use crate::log::Options;
+use crate::log::lease::Holder;
 
 /// The appending connection, under an epoch.
 pub(super) struct Link {
@@ -69,13 +70,23 @@ pub(super) async fn connect(target: &PgConnectOptions, name: &str, options: &Opt
     .await
 }
 
-/// The pool for everything but appends. It connects when it is first used.
+/// The pool for everything but appends and leases. It connects when it is first used.
 pub(super) fn pool(target: &PgConnectOptions, options: &Options) -> PgPool {
+    pool_of(target, options, options.read_connections_max.max(1))
+}
+
+/// The pool for the lease alone. A renewal that takes as long as the lease is given up, here and at the server.
+pub(super) fn lease_pool(target: &PgConnectOptions, options: &Options) -> PgPool {
+    let options = Options { read_timeout: options.read_timeout.min(options.lease), ..options.clone() };
+    pool_of(target, &options, 1)
+}
+
+fn pool_of(target: &PgConnectOptions, options: &Options, connections_max: u32) -> PgPool {
     let settings = read_settings(options);
     let target = target.clone().application_name(&options.application_name).disable_statement_logging();
     PgPoolOptions::new()
         .min_connections(0)
-        .max_connections(options.read_connections_max.max(1))
+        .max_connections(connections_max)
         .acquire_timeout(options.connect_timeout)
         .idle_timeout(Duration::from_secs(300))
         .after_connect(move |connection, _| {
@@ -107,44 +118,120 @@ pub(super) async fn relink(target: &PgConnectOptions, held: &Held, options: &Opt
     .await
 }
 
-/// Draws a new epoch for a replica's name, and takes over what its earlier epoch left open.
+/// What came of acquiring a name.
+pub(super) enum Acquired {
+    /// It is held.
+    Held(Link, Held),
+    /// A replica of another name is alive; nothing was changed.
+    LeasedTo(Holder),
+}
+
+/// Those who acquire do so one after the other; see `pg_advisory_xact_lock`.
+const ACQUIRE_LOCK: i64 = 0x6173_7365_6e74_0003;
+
+/// Draws a new epoch for a replica's name, and takes over every open transaction. `own` is what this log held before.
 pub(super) async fn acquire(
     target: &PgConnectOptions,
     replica: &Name,
+    own: Option<&Held>,
     options: &Options,
-) -> Result<(Link, Held), Trouble> {
+) -> Result<Acquired, Trouble> {
     let mut connection = connect(target, &format!("assent/{replica}"), options).await?;
     within(options.append_timeout, async {
         let mut transaction = connection.begin().await?;
+        let lock = sqlx::query("select pg_advisory_xact_lock($1)").bind(ACQUIRE_LOCK);
+        lock.execute(&mut *transaction).await?;
+        if let Some(own) = own.filter(|own| own.replica != *replica) {
+            release(&mut transaction, own).await?;
+        }
+        if let Some(holder) = fence_others(&mut transaction, replica).await? {
+            transaction.rollback().await?;
+            return Ok(Acquired::LeasedTo(holder));
+        }
         // The number is drawn only behind the row's lock, so that it is the highest when it is written. An append of
         // the old epoch either has ended when the lock is ours, or finds itself fenced.
-        let previous: Option<i64> = sqlx::query_scalar("select epoch from assent.replica where name = $1 for update")
+        sqlx::query("select epoch from assent.replica where name = $1 for update")
             .bind(replica.as_str())
-            .fetch_optional(&mut *transaction)
+            .execute(&mut *transaction)
             .await?;
         let row = sqlx::query(
-            "insert into assent.replica as r (name, epoch, connection) values ($1, nextval('assent.epoch'), 1)
+            "insert into assent.replica as r (name, epoch, connection, leased_until)
+             values ($1, nextval('assent.epoch'), 1, clock_timestamp() + make_interval(secs => $2))
              on conflict (name) do update
-             set epoch = nextval('assent.epoch'), connection = r.connection + 1, acquired_at = now()
+             set epoch = nextval('assent.epoch'), connection = r.connection + 1, acquired_at = now(),
+                 leased_until = excluded.leased_until
              returning epoch, connection",
         )
         .bind(replica.as_str())
+        .bind(options.lease.as_secs_f64())
         .fetch_one(&mut *transaction)
         .await?;
         let epoch: i64 = row.try_get("epoch")?;
         let number = row.try_get("connection")?;
-        if let Some(previous) = previous {
-            sqlx::query("update assent.open_transaction set owner_epoch = $1 where owner_epoch = $2")
-                .bind(epoch)
-                .bind(previous)
-                .execute(&mut *transaction)
-                .await?;
-        }
+        // Every other epoch is fenced by now.
+        sqlx::query("update assent.open_transaction set owner_epoch = $1 where owner_epoch <> $1")
+            .bind(epoch)
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         let held = Held { replica: replica.clone(), epoch: epoch_from_column(epoch) };
-        Ok((Link { connection, number }, held))
+        Ok(Acquired::Held(Link { connection, number }, held))
     })
     .await
+}
+
+/// Raises the epochs of all other names, so that their appends fail, unless the lease of one of them lasts: then that one is told.
+///
+/// A row whose replica renews its lease in this very moment is waited for, and read anew.
+async fn fence_others(transaction: &mut PgConnection, replica: &Name) -> Result<Option<Holder>, Trouble> {
+    let fenced: Vec<String> = sqlx::query_scalar(
+        "update assent.replica set epoch = nextval('assent.epoch'), connection = connection + 1
+         where name <> $1 and leased_until <= clock_timestamp()
+         returning name",
+    )
+    .bind(replica.as_str())
+    .fetch_all(&mut *transaction)
+    .await?;
+    // Whatever was not fenced counts as alive, even where its lease has lapsed since.
+    let holder = sqlx::query(
+        "select name, (extract(epoch from leased_until) * 1000)::bigint as until_ms,
+                (extract(epoch from leased_until - clock_timestamp()) * 1000)::bigint as left_ms
+         from assent.replica where name <> $1 and name <> all($2) order by leased_until desc limit 1",
+    )
+    .bind(replica.as_str())
+    .bind(fenced)
+    .fetch_optional(transaction)
+    .await?;
+    let Some(holder) = holder else { return Ok(None) };
+    let ms = |column| holder.try_get::<i64, _>(column).map(|ms| u64::try_from(ms).unwrap_or_default());
+    Ok(Some(Holder {
+        replica: holder.try_get("name")?,
+        until_ms: ms("until_ms")?,
+        left: Duration::from_millis(ms("left_ms")?),
+    }))
+}
+
+/// Gives a lease up: another name may take over from now on.
+async fn release(connection: &mut PgConnection, held: &Held) -> Result<(), Trouble> {
+    sqlx::query("update assent.replica set leased_until = clock_timestamp() where name = $1 and epoch = $2")
+        .bind(held.replica.as_str())
+        .bind(epoch_column(held.epoch))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The same, over a connection of the pool.
+pub(super) async fn give_up(pool: &PgPool, held: &Held) -> Result<(), Trouble> {
+    release(&mut *pool.acquire().await?, held).await
+}
+
+/// Renews a lease from now on. Answers whether the epoch still stands.
+pub(super) async fn renew(pool: &PgPool, held: &Held, lease: Duration) -> Result<bool, Trouble> {
+    let sql = "update assent.replica set leased_until = clock_timestamp() + make_interval(secs => $3)
+               where name = $1 and epoch = $2";
+    let query = sqlx::query(sql).bind(held.replica.as_str()).bind(epoch_column(held.epoch)).bind(lease.as_secs_f64());
+    Ok(query.execute(pool).await?.rows_affected() > 0)
 }
 
 /// The epoch that stands in the replica's row; zero if there is none.

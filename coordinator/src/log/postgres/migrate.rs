@@ -9,7 +9,7 @@ use crate::log::migration::{Migration, MigrationReport, pending};
 use crate::log::{OpenError, Options, url};
 
 /// All of them, in order.
-pub(super) static MIGRATIONS: [Migration; 3] = [
+pub(super) static MIGRATIONS: [Migration; 4] = [
     Migration { version: 1, name: "log", sql: include_str!("../../../../migrations/postgres/0001_log.sql") },
     Migration { version: 2, name: "views", sql: include_str!("../../../../migrations/postgres/0002_views.sql") },
     Migration {
@@ -17,6 +17,7 @@ pub(super) static MIGRATIONS: [Migration; 3] = [
         name: "three_phase",
         sql: include_str!("../../../../migrations/postgres/0003_three_phase.sql"),
     },
+    Migration { version: 4, name: "leases", sql: include_str!("../../../../migrations/postgres/0004_leases.sql") },
 ];
 
 /// Two migrators wait for each other here; see `pg_advisory_xact_lock`.

@@ -16,6 +16,7 @@ mod trouble;
 mod value;
 mod verifying;
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use assent_crash::crash_point;
@@ -24,11 +25,11 @@ use futures::future::{BoxFuture, FutureExt as _};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::sync::Mutex;
 
-use self::link::{Held, Link};
+use self::link::{Acquired, Held, Link};
 use self::trouble::{Trouble, within};
 use super::{
-    AppendError, Batch, Filter, Found, Log, LogError, Maintenance, OpenError, OpenTransaction, Options, Page,
-    PageToken, Shown, Unreadable,
+    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page, PageToken,
+    Shown, Unreadable,
 };
 
 pub(super) use self::migrate::{check, migrate};
@@ -40,13 +41,16 @@ pub struct PostgresLog {
     target: PgConnectOptions,
     options: Options,
     appender: Mutex<Appender>,
+    /// What was acquired. Changed only by [`Log::acquire`], which has the appender meanwhile.
+    held: std::sync::Mutex<Option<Held>>,
     pool: PgPool,
+    /// One connection of its own, so that slow reads do not cost the lease.
+    lease_pool: PgPool,
 }
 
-/// Who appends, and over which connection.
+/// Over which connection to append.
 #[derive(Default)]
 struct Appender {
-    held: Option<Held>,
     /// Taken out for the time of an append, and put back only when it succeeded: a connection that failed, or whose append was
     /// given up half-way, is never used again.
     link: Option<Link>,
@@ -72,7 +76,18 @@ impl PostgresLog {
         let found = migrate::version(&mut connection).await.map_err(of_opening)?;
         super::migration::compare(&place, found, &migrate::MIGRATIONS)?;
         let pool = link::pool(&target, &options);
-        Ok(Self { place, target, options, appender: Mutex::default(), pool })
+        let lease_pool = link::lease_pool(&target, &options);
+        let (appender, held) = (Mutex::default(), std::sync::Mutex::default());
+        Ok(Self { place, target, options, appender, held, pool, lease_pool })
+    }
+
+    /// The epoch that is held, if any.
+    fn held(&self) -> Option<Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_held(&self, held: Held) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
     }
 
     async fn append_now(&self, batch: &Batch) -> Result<Vec<Appended>, AppendError> {
@@ -81,7 +96,7 @@ impl PostgresLog {
         if appender.is_closed {
             return Err(unsent(Trouble::Closed));
         }
-        let Some(held) = appender.held.clone() else {
+        let Some(held) = self.held() else {
             return Err(AppendError::Fenced { held: Epoch::default(), current: Epoch::default() });
         };
         let mut link = match appender.link.take() {
@@ -142,21 +157,44 @@ impl Log for PostgresLog {
                 return Err(Trouble::Closed.of_call(&self.place));
             }
             appender.link = None;
-            let (link, held) =
-                link::acquire(&self.target, replica, &self.options).await.map_err(|t| t.of_call(&self.place))?;
-            let epoch = held.epoch;
-            (appender.link, appender.held) = (Some(link), Some(held));
-            Ok(epoch)
+            let own = self.held();
+            let of_call = |trouble: Trouble| trouble.of_call(&self.place);
+            match link::acquire(&self.target, replica, own.as_ref(), &self.options).await.map_err(of_call)? {
+                Acquired::Held(link, held) => {
+                    let epoch = held.epoch;
+                    appender.link = Some(link);
+                    self.set_held(held);
+                    Ok(epoch)
+                }
+                Acquired::LeasedTo(holder) => Err(holder.refusal(&self.place)),
+            }
         }
         .boxed()
+    }
+
+    fn renew(&self) -> BoxFuture<'_, Result<Lease, LogError>> {
+        let work = async {
+            let Some(held) = self.held() else { return Ok(Lease::NotAcquired) };
+            let is_renewed = link::renew(&self.lease_pool, &held, self.options.lease).await?;
+            Ok(if is_renewed { Lease::Renewed } else { Lease::Lost })
+        };
+        self.call(work).boxed()
+    }
+
+    fn lease(&self) -> Duration {
+        self.options.lease
     }
 
     fn open_transactions(
         &self,
         after: Option<Gtid>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, LogError>> {
-        self.call(reading::open_transactions(&self.pool, after, limit)).boxed()
+    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<Owned, Unreadable>)>, LogError>> {
+        let work = async move {
+            let Some(held) = self.held() else { return Ok(Vec::new()) };
+            reading::open_transactions(&self.pool, held.epoch, after, limit).await
+        };
+        self.call(work).boxed()
     }
 
     fn lookup<'a>(&'a self, gtids: &'a [Gtid]) -> BoxFuture<'a, Result<Vec<(Gtid, Found)>, LogError>> {
@@ -241,6 +279,11 @@ impl Log for PostgresLog {
                 let goodbye = sqlx::Connection::close(link.connection);
                 let _ = tokio::time::timeout(self.options.connect_timeout, goodbye).await;
             }
+            // Now that nothing is appended any more. Where this fails, the lease lapses by itself.
+            if let Some(held) = self.held() {
+                let _ = within(self.options.connect_timeout, link::give_up(&self.lease_pool, &held)).await;
+            }
+            self.lease_pool.close().await;
             self.pool.close().await;
         }
         .boxed()

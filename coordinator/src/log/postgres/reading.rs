@@ -1,13 +1,15 @@
 //! Reads: for recovery, answers and operators.
 
-use assent_protocol::{Gtid, ParticipantName};
+use assent_protocol::{Epoch, Gtid, ParticipantName};
 use bytes::Bytes;
 use sqlx::postgres::{PgPool, PgRow, PgTransaction};
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::link::epoch_column;
 use super::trouble::Trouble;
 use super::value::{Timestamp, uuids};
-use crate::log::read::{Filter, Found, Kind, OpenTransaction, Page, PageToken, Shown, Unreadable};
+use crate::log::Owned;
+use crate::log::read::{Filter, Found, Kind, Page, PageToken, Shown, Unreadable};
 use crate::log::rows::{self, HistoryRow, OpenRow, StepRow};
 
 /// A row and its steps, or an open row and its end, have to be read at one moment.
@@ -23,19 +25,21 @@ pub(super) const HISTORY_COLUMNS: &str = "h.gtid, h.ended_at, h.begun_at, h.deci
 
 pub(super) async fn open_transactions(
     pool: &PgPool,
+    held: Epoch,
     after: Option<Gtid>,
     limit: usize,
-) -> Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, Trouble> {
+) -> Result<Vec<(Gtid, Result<Owned, Unreadable>)>, Trouble> {
     let mut snapshot = pool.begin_with(SNAPSHOT).await?;
     let sql = format!(
         "select {OPEN_COLUMNS}, o.definition::text as definition, o.roster::text as roster from assent.open_transaction o
-         where $1::uuid is null or o.gtid > $1 order by o.gtid limit $2"
+         where ($1::uuid is null or o.gtid > $1) and o.owner_epoch = $3 order by o.gtid limit $2"
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(after.map(|gtid| gtid.as_uuid())).bind(count(limit));
+    let query = query.bind(epoch_column(held));
     let open = open_rows(query.fetch_all(&mut *snapshot).await?)?;
     let steps = steps_of(&mut snapshot, &open).await?;
     snapshot.commit().await?;
-    Ok(rows::open_transactions(&open, steps))
+    Ok(rows::owned(&open, steps, held))
 }
 
 pub(super) async fn lookup(pool: &PgPool, gtids: &[Gtid]) -> Result<Vec<(Gtid, Found)>, Trouble> {

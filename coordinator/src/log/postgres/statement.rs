@@ -21,6 +21,8 @@
 //! | `ended`, `ended_history` | moves all other ended 2PCs and 3PCs to history, one part for each protocol and outcome |
 //! | `saga_ended`, `saga_ended_history`, `forgotten_steps` | moves ended sagas to history, and deletes their steps |
 //! | `unopened` | inserts history of what never had an open row |
+//!
+//! Whatever writes to a row that is open already compares its owner with the epoch: a foreign row is left as it is.
 
 use assent_protocol::record::{Decided, Ended, EndedBranch};
 use assent_protocol::saga::StepResult;
@@ -101,7 +103,7 @@ impl Statement {
             statement.voted(&plan.votes, &context)?;
         }
         if !plan.changes.is_empty() {
-            statement.changed(&plan.changes)?;
+            statement.changed(&plan.changes, &context)?;
         }
         if !plan.steps.is_empty() {
             statement.stepped(plan, &context)?;
@@ -326,7 +328,8 @@ impl Statement {
     }
 
     /// By `= any` and not by a join, so that the rows are found by their key whatever the planner believes.
-    fn changed(&mut self, changes: &[Change<'_>]) -> Encoded {
+    fn changed(&mut self, changes: &[Change<'_>], context: &Context) -> Encoded {
+        let epoch = context.epoch;
         let gtids = self.bind_each(changes, |change| change.gtid.as_uuid())?;
         let turned = self.bind_each(changes, |change| change.turned.map(|reason| stored::text(reason).into_owned()))?;
         let pauses = self.bind_each(changes, |change| change.paused.is_some())?;
@@ -341,7 +344,8 @@ impl Statement {
                  set decision = case when {turned} is null then o.decision else 'abort' end,
                      reason = coalesce(o.reason, {turned}),
                      remedy = case when {pauses} then {remedy} else o.remedy end
-                 where o.gtid = any(${gtids}) and o.protocol = 'saga' and exists (select from fence)
+                 where o.gtid = any(${gtids}) and o.protocol = 'saga' and o.owner_epoch = ${epoch}
+                   and exists (select from fence)
                  returning 1"
             ),
         );
@@ -349,7 +353,7 @@ impl Statement {
     }
 
     fn stepped(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
-        let at = context.at;
+        let Context { epoch, at, .. } = context;
         let gtids = self.bind_each(&plan.steps, |step| step.gtid.as_uuid())?;
         let step = self.bind_each(&plan.steps, |step| i32::from(step.step.0))?;
         let compensation = self.bind_each(&plan.steps, |step| step.compensation)?;
@@ -370,7 +374,8 @@ impl Statement {
                              ${result}::text[], ${output}::bytea[], ${reason}::text[])
                       as n (gtid, step, compensation, attempt, result, output, reason)
                  where exists (select from fence)
-                   and (select true from assent.open_transaction o where o.gtid = n.gtid and o.protocol = 'saga' limit 1)
+                   and (select true from assent.open_transaction o
+                        where o.gtid = n.gtid and o.protocol = 'saga' and o.owner_epoch = ${epoch} limit 1)
                  on conflict (gtid, step, compensation) do update
                  set attempt = excluded.attempt, result = excluded.result, output = excluded.output,
                      reason = excluded.reason, at = excluded.at
@@ -427,7 +432,7 @@ impl Statement {
         let Context { at, on_conflict, .. } = context;
         let gtids = self.bind_each(closed, |ended| ended.gtid.as_uuid())?;
         self.ended.push("closed");
-        self.part("closed as", &deletion(gtids, "protocol = '2pc' and decision = 'commit'", "decided_at"));
+        self.part("closed as", &deletion(gtids, "protocol = '2pc' and decision = 'commit'", "decided_at", context));
         self.part(
             "closed_history as",
             &format!(
@@ -446,7 +451,7 @@ impl Statement {
         let branches = self.bind(stored::branches(Outcome::Committed, branches))?;
         let (condition, decided_at) = agreed_row(Decision::Commit, context);
         self.ended.push("closed_3pc");
-        self.part("closed_3pc as", &deletion(gtids, &condition, &decided_at));
+        self.part("closed_3pc as", &deletion(gtids, &condition, &decided_at, context));
         self.part(
             "closed_3pc_history as",
             &format!(
@@ -469,7 +474,7 @@ impl Statement {
         let gtids = self.bind_each(ended, |ended| ended.gtid.as_uuid())?;
         let columns = self.history_columns(ended)?;
         self.ended.push(name);
-        self.part(&format!("{name} as"), &deletion(gtids, condition, decided_at));
+        self.part(&format!("{name} as"), &deletion(gtids, condition, decided_at, context));
         self.part(
             &format!("{name}_history as"),
             &format!(
@@ -555,9 +560,11 @@ struct Context {
     on_conflict: &'static str,
 }
 
-fn deletion(gtids: usize, condition: &str, decided_at: &str) -> String {
+fn deletion(gtids: usize, condition: &str, decided_at: &str, context: &Context) -> String {
+    let epoch = context.epoch;
     format!(
-        "delete from assent.open_transaction where gtid = any(${gtids}) and {condition} and exists (select from fence)
+        "delete from assent.open_transaction
+         where gtid = any(${gtids}) and {condition} and owner_epoch = ${epoch} and exists (select from fence)
          returning gtid, begun_at, {decided_at}, digest, protocol, participants"
     )
 }
@@ -573,9 +580,9 @@ fn is_decided(decision: Decision) -> String {
 
 /// Which row a 3PC's end is an end of, and when that was decided: what the voters agreed on may come with the end.
 fn agreed_row(decision: Decision, context: &Context) -> (String, String) {
-    let Context { epoch, at, .. } = context;
+    let at = context.at;
     let undecided = "protocol = '3pc' and decision is null";
-    let condition = format!("({} or {undecided} and owner_epoch = ${epoch})", is_decided(decision));
+    let condition = format!("({} or {undecided})", is_decided(decision));
     let decided_at = format!("case when {undecided} then ${at} else decided_at end as decided_at");
     (condition, decided_at)
 }

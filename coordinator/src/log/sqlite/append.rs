@@ -56,11 +56,7 @@ pub(super) async fn append(connection: &mut SqliteConnection, held: &Held, batch
 }
 
 async fn append_within(connection: &mut SqliteConnection, held: &Held, batch: &Batch) -> Result<Done, Trouble> {
-    let current: Option<i64> = sqlx::query_scalar("select epoch from replica where name = ?1")
-        .bind(held.replica.as_str())
-        .fetch_optional(&mut *connection)
-        .await?;
-    let current = Epoch(u64::try_from(current.unwrap_or_default()).unwrap_or_default());
+    let current = current_epoch(connection, &held.replica).await?;
     if current != held.epoch {
         return Ok(Done::Fenced(current));
     }
@@ -74,9 +70,18 @@ async fn append_within(connection: &mut SqliteConnection, held: &Held, batch: &B
     answers.collect::<Option<Vec<_>>>().map(Done::Appended).ok_or(Trouble::Unsettled)
 }
 
+/// The epoch that stands in the replica's row; zero if there is none.
+pub(super) async fn current_epoch(connection: &mut SqliteConnection, replica: &Name) -> Result<Epoch, Trouble> {
+    let current: Option<i64> = sqlx::query_scalar("select epoch from replica where name = ?1")
+        .bind(replica.as_str())
+        .fetch_optional(connection)
+        .await?;
+    Ok(Epoch(u64::try_from(current.unwrap_or_default()).unwrap_or_default()))
+}
+
 async fn write(connection: &mut SqliteConnection, held: &Held, plan: &Plan<'_>, at: i64) -> Result<Written, Trouble> {
     let mut written = Written::default();
-    let epoch = i64::try_from(held.epoch.0).unwrap_or(i64::MAX);
+    let epoch = epoch_column(held.epoch);
     if !plan.decisions.is_empty() {
         written.opened += execute(connection, DECISIONS, &decisions(&plan.decisions), &[at, epoch]).await?;
     }
@@ -93,10 +98,10 @@ async fn write(connection: &mut SqliteConnection, held: &Held, plan: &Plan<'_>, 
         written.opened += execute(connection, STARTS, &starts(plan), &[at, epoch]).await?;
     }
     if !plan.changes.is_empty() {
-        written.changed = execute(connection, CHANGES, &changes(plan), &[]).await?;
+        written.changed = execute(connection, CHANGES, &changes(plan), &[epoch]).await?;
     }
     if !plan.steps.is_empty() {
-        written.stepped = execute(connection, STEPS, &steps(plan), &[at]).await?;
+        written.stepped = execute(connection, STEPS, &steps(plan), &[at, epoch]).await?;
     }
     if !plan.ends.is_empty() {
         written.ended = execute(connection, ENDS, &ends(&plan.ends), &[at, epoch]).await?;
@@ -203,7 +208,7 @@ set decision = case when n.turned is null then o.decision else 'abort' end,
     reason = coalesce(o.reason, n.turned),
     remedy = case when n.pauses then n.remedy else o.remedy end
 from (select value ->> 0 as gtid, value ->> 1 as turned, value ->> 2 as pauses, value ->> 3 as remedy from json_each(?1)) n
-where o.gtid = n.gtid and o.protocol = 'saga'";
+where o.gtid = n.gtid and o.protocol = 'saga' and o.owner_epoch = ?2";
 
 fn changes(plan: &Plan<'_>) -> String {
     json(plan.changes.iter().map(|change| {
@@ -216,7 +221,7 @@ const STEPS: &str = "
 insert into saga_step (gtid, step, compensation, attempt, result, output, reason, at)
 select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, ?2
 from json_each(?1) n
-where exists (select 1 from open_transaction o where o.gtid = n.value ->> 0 and o.protocol = 'saga')
+where exists (select 1 from open_transaction o where o.gtid = n.value ->> 0 and o.protocol = 'saga' and o.owner_epoch = ?3)
 on conflict (gtid, step, compensation) do update
 set attempt = excluded.attempt, result = excluded.result, output = excluded.output, reason = excluded.reason,
     at = excluded.at";
@@ -238,10 +243,10 @@ insert into history (gtid, ended_at, begun_at, decided_at, digest, protocol, out
 select o.gtid, ?2, o.begun_at, iif(o.protocol = '3pc' and o.decision is null, ?2, o.decided_at), o.digest, o.protocol,
        n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
 from json_each(?1) n join open_transaction o on o.gtid = n.value ->> 0
-where case n.value ->> 3
+where o.owner_epoch = ?3 and case n.value ->> 3
           when 'saga' then o.protocol = 'saga'
           else o.decision = iif(n.value ->> 4 = 'committed', 'commit', 'abort') and o.protocol <> 'saga'
-              or o.decision is null and o.protocol = '3pc' and n.value ->> 3 = '3pc' and o.owner_epoch = ?3
+              or o.decision is null and o.protocol = '3pc' and n.value ->> 3 = '3pc'
       end
 on conflict (gtid, ended_at) do nothing";
 
@@ -313,6 +318,11 @@ async fn read_back(
 pub(super) fn json<T: Serialize>(rows: impl Iterator<Item = T>) -> String {
     let rows: Vec<T> = rows.collect();
     serde_json::to_string(&rows).expect("ids, numbers and strings can always be said in JSON")
+}
+
+/// An epoch as a column.
+pub(super) fn epoch_column(epoch: Epoch) -> i64 {
+    i64::try_from(epoch.0).unwrap_or(i64::MAX)
 }
 
 /// A time as a column.

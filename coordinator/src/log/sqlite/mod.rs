@@ -1,5 +1,8 @@
 //! The log in one SQLite file: the embedded default, for one process.
 //!
+//! The lock of the file is the lease: the system takes it back when its process dies, and nobody else has the file meanwhile. So a replica
+//! of any name may start as soon as the file can be opened, and nothing has to be renewed.
+//!
 //! Write-ahead log with `synchronous=FULL`: a commit is on the disk before it is confirmed. One connection writes, a small pool reads beside
 //! it. A full disk fails the append as a whole, and the next one tries again.
 
@@ -19,12 +22,12 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
 
-use self::append::{Done, Held, time_column};
+use self::append::{Done, Held, current_epoch, time_column};
 use self::file::FileLock;
 use self::trouble::{Kind, Trouble};
 use super::{
-    AppendError, Batch, Filter, Found, Log, LogError, Maintenance, OpenError, OpenTransaction, Options, Page,
-    PageToken, Shown, Unreadable,
+    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page, PageToken,
+    Shown, Unreadable,
 };
 
 pub(super) use self::migrate::{check, migrate};
@@ -38,6 +41,7 @@ const FORGOTTEN_AT_ONCE: i64 = 2_000;
 pub struct SqliteLog {
     path: PathBuf,
     place: String,
+    lease: Duration,
     writer: Mutex<Writer>,
     pool: SqlitePool,
 }
@@ -62,7 +66,7 @@ impl SqliteLog {
         let pool = file::readers(&path, &options);
         let place = file::describe(&path);
         let writer = Writer { held: None, connection: Some(connection), lock: Some(lock) };
-        Ok(Self { path, place, writer: Mutex::new(writer), pool })
+        Ok(Self { path, place, lease: options.lease, writer: Mutex::new(writer), pool })
     }
 
     /// Runs something on the writing connection.
@@ -128,13 +132,9 @@ impl SqliteLog {
     }
 }
 
-/// Draws a new epoch for a replica's name, and takes over what its earlier epoch left open.
+/// Draws a new epoch for a replica's name, and takes over every open transaction: whoever drove them had the file before.
 async fn acquire(connection: &mut SqliteConnection, replica: &Name) -> Result<Epoch, Trouble> {
     let mut transaction = connection.begin_with("begin immediate").await?;
-    let previous: Option<i64> = sqlx::query_scalar("select epoch from replica where name = ?1")
-        .bind(replica.as_str())
-        .fetch_optional(&mut *transaction)
-        .await?;
     let epoch: i64 =
         sqlx::query_scalar("update epoch set drawn = drawn + 1 returning drawn").fetch_one(&mut *transaction).await?;
     sqlx::query(
@@ -145,9 +145,8 @@ async fn acquire(connection: &mut SqliteConnection, replica: &Name) -> Result<Ep
     .bind(epoch)
     .execute(&mut *transaction)
     .await?;
-    sqlx::query("update open_transaction set owner_epoch = ?1 where owner_epoch = ?2")
+    sqlx::query("update open_transaction set owner_epoch = ?1 where owner_epoch <> ?1")
         .bind(epoch)
-        .bind(previous)
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;
@@ -182,12 +181,32 @@ impl Log for SqliteLog {
         .boxed()
     }
 
+    fn renew(&self) -> BoxFuture<'_, Result<Lease, LogError>> {
+        async move {
+            let mut writer = self.writer.lock().await;
+            let Some(held) = writer.held.clone() else { return Ok(Lease::NotAcquired) };
+            let current =
+                self.write(&mut writer, async |connection| current_epoch(connection, &held.replica).await).await;
+            let current = current.map_err(|trouble| trouble.of_call(&self.place))?;
+            Ok(if current == held.epoch { Lease::Renewed } else { Lease::Lost })
+        }
+        .boxed()
+    }
+
+    fn lease(&self) -> Duration {
+        self.lease
+    }
+
     fn open_transactions(
         &self,
         after: Option<Gtid>,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, LogError>> {
-        self.read(reading::open_transactions(&self.pool, after, limit)).boxed()
+    ) -> BoxFuture<'_, Result<Vec<(Gtid, Result<Owned, Unreadable>)>, LogError>> {
+        let work = async move {
+            let Some(held) = self.writer.lock().await.held.clone() else { return Ok(Vec::new()) };
+            reading::open_transactions(&self.pool, held.epoch, after, limit).await
+        };
+        self.read(work).boxed()
     }
 
     fn lookup<'a>(&'a self, gtids: &'a [Gtid]) -> BoxFuture<'a, Result<Vec<(Gtid, Found)>, LogError>> {

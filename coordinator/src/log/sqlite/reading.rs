@@ -1,12 +1,13 @@
 //! Reads: for recovery, answers and operators.
 
-use assent_protocol::{Gtid, ParticipantName};
+use assent_protocol::{Epoch, Gtid, ParticipantName};
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::append::{json, time_column};
+use super::append::{epoch_column, json, time_column};
 use super::trouble::Trouble;
-use crate::log::read::{Filter, Found, Kind, OpenTransaction, Page, PageToken, Shown, Unreadable};
+use crate::log::Owned;
+use crate::log::read::{Filter, Found, Kind, Page, PageToken, Shown, Unreadable};
 use crate::log::rows::{self, HistoryRow, OpenRow, StepRow};
 use crate::log::stored;
 
@@ -23,19 +24,21 @@ pub(super) const SNAPSHOT: &str = "begin deferred";
 
 pub(super) async fn open_transactions(
     pool: &SqlitePool,
+    held: Epoch,
     after: Option<Gtid>,
     limit: usize,
-) -> Result<Vec<(Gtid, Result<OpenTransaction, Unreadable>)>, Trouble> {
+) -> Result<Vec<(Gtid, Result<Owned, Unreadable>)>, Trouble> {
     let mut snapshot = pool.begin_with(SNAPSHOT).await?;
     let sql = format!(
         "select {OPEN_COLUMNS}, o.definition, o.roster from open_transaction o
-         where ?1 is null or o.gtid > ?1 order by o.gtid limit ?2"
+         where (?1 is null or o.gtid > ?1) and o.owner_epoch = ?3 order by o.gtid limit ?2"
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(after.map(|gtid| gtid.to_string())).bind(count(limit));
+    let query = query.bind(epoch_column(held));
     let open = open_rows(query.fetch_all(&mut *snapshot).await?)?;
     let steps = steps_of(&mut snapshot, &open).await?;
     snapshot.commit().await?;
-    Ok(rows::open_transactions(&open, steps))
+    Ok(rows::owned(&open, steps, held))
 }
 
 pub(super) async fn lookup(pool: &SqlitePool, gtids: &[Gtid]) -> Result<Vec<(Gtid, Found)>, Trouble> {

@@ -278,7 +278,7 @@ async fn what_an_earlier_schema_holds_comes_along() {
     connection.close().await.expect("closed");
     let log = opened(&ground.path()).await;
     let open = log.open_transactions(None, 10).await.expect("there");
-    let steps = open.iter().filter_map(|(_, read)| match read.as_ref().expect("readable") {
+    let steps = open.iter().filter_map(|(_, read)| match &**read.as_ref().expect("readable") {
         crate::log::OpenTransaction::Saga(saga) => Some(saga.steps.len()),
         crate::log::OpenTransaction::Decided { .. } | crate::log::OpenTransaction::Attempted { .. } => None,
     });

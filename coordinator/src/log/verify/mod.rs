@@ -153,8 +153,7 @@ impl Invariant {
                 "the clocks of replicas were over an hour apart, and a decision may be looked for in the wrong days: repair them (NTP)"
             }
             Self::OwnerKnown => {
-                "no replica drives this transaction: start the replica that held this epoch, under its old name; if its row is lost, \
-                 restore the table replica from a backup"
+                "no replica drives this transaction: restart the coordinator, which takes over every open row at its start"
             }
             Self::EpochDrawn => {
                 "stop every replica and raise the sequence of epochs above the highest one in use: new epochs would be refused as stale"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use assent_protocol::found::{EndedTransaction, Found, OpenTransaction};
+use assent_protocol::found::{EndedTransaction, Found, OpenTransaction, Owned};
 use assent_protocol::record::{Decided, Ended};
 use assent_protocol::replica::Batch;
 use assent_protocol::{Appended, Decision, Durable, Epoch, Gtid, Outcome, Record};
@@ -35,9 +35,9 @@ impl Log {
         epoch
     }
 
-    /// The open rows, as recovery reads them.
-    pub(crate) fn open_rows(&self) -> Vec<OpenTransaction> {
-        self.open.values().map(|row| Self::open_row(row)).collect()
+    /// The open rows of an epoch, as its recovery reads them.
+    pub(crate) fn open_rows(&self, epoch: Epoch) -> Vec<Owned> {
+        self.open.values().filter_map(|row| Owned::by(epoch, Self::open_row(row))).collect()
     }
 
     fn open_row((record, owner): &(Decided, Epoch)) -> OpenTransaction {

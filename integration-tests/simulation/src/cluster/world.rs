@@ -635,7 +635,7 @@ impl World {
         let epoch = self.log.acquire(NAME);
         self.lives += 1;
         self.nodes[node] = Some(Node::start(NAME, self.lives, epoch, self.names(), self.now_ms));
-        for row in self.log.open_rows() {
+        for row in self.log.open_rows(epoch) {
             self.give(node, Input::Recovered(row));
         }
     }
