@@ -5,7 +5,7 @@
 //! | `server.rs` | start, stop, and what can go wrong with either |
 //! | `server/opening.rs` | the log, waited for where it does not answer yet |
 //! | `server/listening.rs` | the port and its connections |
-//! | `server/upkeep.rs` | retention, and health |
+//! | `server/upkeep.rs` | retention, health, and the lease |
 //!
 //! It is a library: tests and small systems start a coordinator inside their own process.
 //!
@@ -104,6 +104,9 @@ pub enum StartError {
         /// The last thing that went wrong.
         source: Silence,
     },
+    /// A replica of another name drives what is in the log.
+    #[error(transparent)]
+    Leased(LogError),
     /// What is open in the log could not be taken over.
     #[error("cannot take over what is open in the log; look at the log's database, then start again")]
     Recovery(#[source] LogError),
@@ -159,7 +162,11 @@ impl Coordinator {
             tracing::warn!(%address, "anybody who reaches this address may commit and abort: ask for a token, or listen at 127.0.0.1");
         }
         let deadline = tokio::time::Instant::now() + config.wait_for_log;
-        let driver = opening::drive(&config, &log, deadline).await?;
+        // What is open may take longer than a lease to recover.
+        let driver = tokio::select! {
+            driver = opening::drive(&config, &log, deadline) => driver?,
+            never = upkeep::keep_lease_at_start(&*log) => match never {},
+        };
         let (stop, stop_asked) = watch::channel(Stop::No);
         let (end, ended) = watch::channel(None);
         let (epoch, statistics) = (driver.epoch(), Arc::clone(driver.statistics()));
@@ -258,6 +265,8 @@ struct Running {
     drain_max: Duration,
     health: upkeep::Health,
     upkeep: JoinHandle<()>,
+    /// Ends once another process has taken over.
+    leased: JoinHandle<()>,
     /// Tells the sessions to go away.
     leaving: watch::Sender<bool>,
     /// Closes the port.
@@ -323,7 +332,20 @@ impl Running {
         let incoming = listening::connections(listener, severed.clone());
         let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&log), health.clone(), config.retention));
-        Ok(Self { log, driver, drain_max: config.drain_max, health, upkeep, leaving, closing, severed, serving })
+        let lease_log = Arc::clone(&log);
+        let leased = tokio::spawn(async move { upkeep::keep_lease(&*lease_log).await });
+        Ok(Self {
+            log,
+            driver,
+            drain_max: config.drain_max,
+            health,
+            upkeep,
+            leased,
+            leaving,
+            closing,
+            severed,
+            serving,
+        })
     }
 
     /// Serves until something ends it, then takes it apart.
@@ -332,6 +354,7 @@ impl Running {
             // Its owner is gone without a word: that stops it, too.
             _ = stop.wait_for(|stop| *stop > Stop::No) => None,
             why = self.driver.stopped() => Some(Failure::Driver(why)),
+            _ = &mut self.leased => Some(Failure::Driver(Stopped::Fenced)),
             served = &mut self.serving => Some(served_no_more(served)),
         };
         self.upkeep.abort();
@@ -353,6 +376,7 @@ impl Running {
         if tokio::time::timeout(DRIVER_CLOSE_MAX, self.driver.close()).await.is_err() {
             tracing::warn!("the last records did not reach the log in time; nothing that was promised is lost");
         }
+        self.leased.abort();
         if tokio::time::timeout(DRIVER_CLOSE_MAX, self.log.close()).await.is_err() {
             tracing::warn!("the log was not closed in time");
         }

@@ -193,6 +193,7 @@ impl From<StartError> for Failure {
         let exit = match error {
             StartError::Log(error) => return error.into(),
             StartError::LogSilent { .. } => Exit::Unreachable,
+            StartError::Leased(_) => Exit::Conflict,
             StartError::Listen { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => Exit::Conflict,
             StartError::Listen { .. } | StartError::Recovery(_) | StartError::Reflection(_) => Exit::Failed,
         };

@@ -43,6 +43,8 @@ pub struct Config {
     pub wait_for_log: Duration,
     /// The replica's name: whoever acquires it last drives its transactions.
     pub replica: Name,
+    /// How long the lease of the replica lasts when it is not renewed; no replica of another name starts meanwhile.
+    pub lease: Duration,
     /// Tasks that own transactions; 0 for one per processor.
     pub shards: usize,
     /// How long ended transactions are kept.
@@ -99,6 +101,7 @@ impl Default for Config {
             log: Secret::from("sqlite:assent.db"),
             wait_for_log: Duration::from_secs(30),
             replica: default_replica(),
+            lease: Duration::from_secs(10),
             shards: 0,
             retention: Duration::from_secs(7 * 24 * 3_600),
             drain_max: Duration::from_secs(20),

@@ -62,8 +62,23 @@ pub const SETTINGS: &[Setting] = &[
         key: "replica",
         default: "\"assent\"",
         about: "The replica's name: 1 to 63 of a-z 0-9 - _ . A process that starts under the name of another fences it and \
-                drives its transactions on. Keep it across restarts, and give each replica its own.",
+                drives its transactions on. Keep it across restarts: under another name it starts only once the lease of \
+                the last one has lapsed.",
         set: |config, text| value::name(text).map(|name| config.replica = name),
+    },
+    Setting {
+        key: "lease",
+        default: "\"10s\"",
+        about: "How long the replica counts as alive after it was last heard of, on the clock of the log's Postgres: for so \
+                long no replica of another name starts. Renewed each third of it, so that two renewals may fail; 1s to 1h. \
+                A log in a file has none.",
+        set: |config, text| match value::duration(text)? {
+            lease if (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&lease) => {
+                config.lease = lease;
+                Ok(())
+            }
+            _ => Err(format!("{text:?} is out of bounds: 1s to 1h")),
+        },
     },
     Setting {
         key: "shards",

@@ -30,7 +30,7 @@ pub enum Silence {
 pub(super) async fn open(config: &Config, deadline: Instant) -> Result<Arc<dyn Log>, StartError> {
     let mut patience = Patience::until(deadline, config.wait_for_log);
     loop {
-        let options = log::Options::default();
+        let options = log::Options { lease: config.lease, ..log::Options::default() };
         match log::open(config.log.expose(), options).await {
             Ok(log) => return Ok(log),
             Err(error @ OpenError::Unreachable { .. }) => patience.wait(Silence::Open(error)).await?,
@@ -50,6 +50,7 @@ pub(super) async fn drive(config: &Config, log: &Arc<dyn Log>, deadline: Instant
             Err(error @ (LogError::Unreachable { .. } | LogError::Busy { .. })) => {
                 patience.wait(Silence::Use(error)).await?;
             }
+            Err(error @ LogError::Leased { .. }) => return Err(StartError::Leased(error)),
             Err(error) => return Err(StartError::Recovery(error)),
         }
     }

@@ -1,18 +1,19 @@
-//! What goes on beside the transactions: retention, and health.
+//! What goes on beside the transactions: retention, health, and the lease.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use assent_proto::v1::admin_service_server;
 use assent_proto::v1::session_service_server;
 use assent_proto::v1::transaction_service_server;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{self, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::driver::now_ms;
-use crate::log::Log;
+use crate::log::{Lease, Log};
 
 /// How often ended transactions are looked through for those to forget.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(5 * 60);
@@ -93,6 +94,67 @@ async fn maintain(log: &dyn Log, retention: Duration) {
     }
 }
 
+/// How the lease is kept.
+#[derive(Clone, Copy)]
+struct Renewal {
+    /// How long it lasts.
+    lease: Duration,
+    /// How often it is renewed.
+    interval: Duration,
+}
+
+/// Renews the lease, each third of it, until another process has taken over.
+///
+/// A lease that has lapsed stops nobody: as long as no other replica has taken over it is renewed like any other, and after that the epoch
+/// keeps this one from appending. So a log that is away for longer than a lease is waited for.
+pub(super) async fn keep_lease(log: &dyn Log) {
+    let lease = log.lease();
+    Renewal { lease, interval: lease / 3 }.run(log).await;
+}
+
+/// The same while the log is being acquired: one that is lost then is for the start to acquire anew, or for its first append to notice.
+pub(super) async fn keep_lease_at_start(log: &dyn Log) -> Infallible {
+    loop {
+        keep_lease(log).await;
+    }
+}
+
+impl Renewal {
+    async fn run(self, log: &dyn Log) {
+        let mut due = interval_at(Instant::now() + self.interval, self.interval);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Counted from before it is sent: the lease, on the database's clock, ends later.
+        let mut renewed_at = Instant::now();
+        let mut has_lapsed = false;
+        loop {
+            due.tick().await;
+            let sent_at = Instant::now();
+            let why = match timeout(self.lease, log.renew()).await {
+                Ok(Ok(Lease::Lost)) => {
+                    tracing::error!("another process took over: this one stops driving");
+                    return;
+                }
+                Ok(Ok(Lease::Renewed | Lease::NotAcquired)) => {
+                    if has_lapsed {
+                        tracing::info!("the lease is renewed: no other replica has taken over meanwhile");
+                    }
+                    (renewed_at, has_lapsed) = (sent_at, false);
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            if !has_lapsed && renewed_at.elapsed() >= self.lease {
+                tracing::warn!(
+                    why,
+                    "the lease has lapsed, and could not be renewed: a replica of another name may start"
+                );
+                has_lapsed = true;
+            }
+        }
+    }
+}
+
 impl Watch {
     async fn run(self, log: &dyn Log, health: &Health) {
         let mut due = interval(self.interval);
@@ -153,6 +215,23 @@ mod tests {
         let watch = Watch { interval: Duration::from_millis(1), answer_max: Duration::from_secs(5), silence_max };
         tokio::spawn(async move { watch.run(&*watched, &told).await });
         (health, log)
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_kept_through_an_outage_until_another_process_takes_over() {
+        let log = Arc::new(MemoryLog::new());
+        let name = "r1".parse().expect("a name");
+        log.acquire(&name).await.expect("free");
+        let kept: Arc<dyn Log> = Arc::clone(&log) as _;
+        let renewal = Renewal { lease: Duration::from_millis(2), interval: Duration::from_millis(1) };
+        let keeping = tokio::spawn(async move { renewal.run(&*kept).await });
+        log.set_outage(true);
+        // Time enough for many renewals that fail.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!keeping.is_finished(), "a lapsed lease stops nobody");
+        log.set_outage(false);
+        log.another().acquire(&name).await.expect("its own name");
+        tokio::time::timeout(Duration::from_secs(20), keeping).await.expect("it is told").expect("no panic");
     }
 
     #[tokio::test]

@@ -24,4 +24,5 @@ mod sdk_postgres_voters;
 mod three_phase;
 mod transfers;
 mod upgrade;
+mod two_names;
 mod verify_log;
