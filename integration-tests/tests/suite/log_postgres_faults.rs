@@ -310,6 +310,34 @@ async fn a_lock_that_others_hold_is_not_waited_for_without_end() {
     assert!(is_durable(&append(&log, &batch).await.0));
 }
 
+/// Each open row is written once at the start. The time that an append may take bounds a page of them, not all.
+#[tokio::test]
+async fn a_start_takes_over_however_much_is_open() {
+    let ground = PostgresGround::fresh().await;
+    let dead = ground.start("r1").await;
+    ground
+        .execute(
+            "insert into assent.open_transaction
+                 (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants)
+             select ('01890a5d-ac96-774b-bccf-' || lpad(to_hex(n), 12, '0'))::uuid, (select epoch from assent.replica), 7,
+                    to_timestamp(1795000000), to_timestamp(1795000000), '2pc', 'commit', 'inventory,billing'
+             from generate_series(1, 300000) n",
+        )
+        .await;
+    drop(dead);
+    let options = Options { append_timeout: Duration::from_secs(1), ..Options::default() };
+    let log = log::open(&ground.database.url(), options).await.expect("the log opens");
+    let epoch = log.acquire(&Name::new("r1").expect("a name")).await.expect("it has the time that it needs");
+    let (rows, owners, owner): (i64, i64, i64) =
+        sqlx::query_as("select count(*), count(distinct owner_epoch), max(owner_epoch) from assent.open_transaction")
+            .fetch_one(&mut ground.database.connect().await)
+            .await
+            .expect("counted");
+    assert_eq!((rows, owners, owner), (300_000, 1, i64::try_from(epoch.0).expect("small")));
+    assert_eq!(log.open_transactions(None, 1_000).await.expect("there").len(), 1_000);
+    assert!(is_durable(&append(&log, &forced([decided(gtid(), Decision::Commit)])).await.0));
+}
+
 #[tokio::test]
 async fn whoever_cannot_open_the_log_is_told_what_to_do() {
     let server = Postgres::shared().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use assent_protocol::{Epoch, Name};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+use uuid::Uuid;
 
 use super::trouble::{Trouble, within};
 use crate::log::Options;
@@ -129,7 +130,8 @@ pub(super) enum Acquired {
 /// Those who acquire do so one after the other; see `pg_advisory_xact_lock`.
 const ACQUIRE_LOCK: i64 = 0x6173_7365_6e74_0003;
 
-/// Draws a new epoch for a replica's name, and takes over every open transaction. `own` is what this log held before.
+/// Draws a new epoch for a replica's name and fences every other one. What is open is [taken over](take_over) afterwards. `own` is what this log
+/// held before.
 pub(super) async fn acquire(
     target: &PgConnectOptions,
     replica: &Name,
@@ -168,16 +170,51 @@ pub(super) async fn acquire(
         .await?;
         let epoch: i64 = row.try_get("epoch")?;
         let number = row.try_get("connection")?;
-        // Every other epoch is fenced by now.
-        sqlx::query("update assent.open_transaction set owner_epoch = $1 where owner_epoch <> $1")
-            .bind(epoch)
-            .execute(&mut *transaction)
-            .await?;
         transaction.commit().await?;
         let held = Held { replica: replica.clone(), epoch: epoch_from_column(epoch) };
         Ok(Acquired::Held(Link { connection, number }, held))
     })
     .await
+}
+
+/// How many open rows are taken over in one transaction: few enough to be far within the time of an append.
+const TAKEN_AT_ONCE: i64 = 5_000;
+
+/// Gives every open row to the epoch that was acquired, page by page: however many there are, no statement takes longer than an append may.
+///
+/// Every other epoch is fenced, so that no row of theirs is added behind a page that is done. Should this process die half-way, the rows are
+/// those of several epochs; the next one to acquire takes all of them. One that is fenced itself leaves the rest to its successor.
+pub(super) async fn take_over(link: &mut Link, held: &Held, options: &Options) -> Result<(), Trouble> {
+    let mut after = Uuid::nil();
+    loop {
+        let page = sqlx::query_as(
+            "with fence as materialized (
+                 select from assent.replica where name = $1 and epoch = $2 and connection = $3 for share
+             ),
+             page as materialized (
+                 select gtid, owner_epoch from assent.open_transaction where gtid > $4 order by gtid limit $5
+             ),
+             taken as (
+                 update assent.open_transaction o set owner_epoch = $2
+                 where o.gtid = any(array(select gtid from page where owner_epoch <> $2)) and exists (select from fence)
+                 returning 1
+             )
+             select exists (select from fence), (select count(*) from taken), (select count(*) from page),
+                    (select gtid from page order by gtid desc limit 1)",
+        )
+        .bind(held.replica.as_str())
+        .bind(epoch_column(held.epoch))
+        .bind(link.number)
+        .bind(after)
+        .bind(TAKEN_AT_ONCE)
+        .fetch_one(&mut link.connection);
+        let page: (bool, i64, i64, Option<Uuid>) =
+            within(options.append_timeout, async { page.await.map_err(Trouble::from) }).await?;
+        match page {
+            (true, _, TAKEN_AT_ONCE, Some(last)) => after = last,
+            (true | false, ..) => return Ok(()),
+        }
+    }
 }
 
 /// Raises the epochs of all other names, so that their appends fail, unless the lease of one of them lasts: then that one is told.

@@ -86,8 +86,8 @@ impl PostgresLog {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_held(&self, held: Held) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+    fn set_held(&self, held: Option<Held>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 
     async fn append_now(&self, batch: &Batch) -> Result<Vec<Appended>, AppendError> {
@@ -160,10 +160,15 @@ impl Log for PostgresLog {
             let own = self.held();
             let of_call = |trouble: Trouble| trouble.of_call(&self.place);
             match link::acquire(&self.target, replica, own.as_ref(), &self.options).await.map_err(of_call)? {
-                Acquired::Held(link, held) => {
+                Acquired::Held(mut link, held) => {
                     let epoch = held.epoch;
+                    // Before the rows are taken over, which may take longer than a lease: it is renewed meanwhile.
+                    self.set_held(Some(held.clone()));
+                    if let Err(trouble) = link::take_over(&mut link, &held, &self.options).await {
+                        self.set_held(None);
+                        return Err(of_call(trouble));
+                    }
                     appender.link = Some(link);
-                    self.set_held(held);
                     Ok(epoch)
                 }
                 Acquired::LeasedTo(holder) => Err(holder.refusal(&self.place)),
