@@ -24,6 +24,7 @@
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod durability;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -48,6 +49,7 @@ use futures::future::BoxFuture;
 
 use self::url::Target;
 
+pub(crate) use durability::{Durability, durability};
 pub use error::{AppendError, Cause, LogError, OpenError, SchemaError};
 pub use assent_protocol::found::Owned;
 pub use lease::Lease;

@@ -250,6 +250,22 @@ async fn a_benchmark_in_which_nothing_succeeds_has_failed() {
     }
 }
 
+/// Figures of a file that nothing forces to a disk are none: a benchmark says what it measured on.
+#[test]
+fn a_benchmark_says_on_what_its_figures_rest() {
+    let arguments = ["bench", "--protocol", "3pc", "--duration", "1", "--concurrency", "4", "--output", "json"];
+    let (code, stdout, stderr) = ended(&arguments);
+    assert_eq!(code, 0, "{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    let log = serde_json::json!({ "kind": "sqlite", "synchronous": "full" });
+    assert_eq!(report["storage"]["log"], log, "{stdout}");
+    let voters = &report["storage"]["voters"];
+    assert!(voters["directory"].as_str().is_some_and(|directory| directory.starts_with('/')), "{stdout}");
+    assert!(voters["file_system"].is_string() || !cfg!(target_os = "linux"), "{stdout}");
+    let (committed, per_s) = (report["committed"].as_u64().expect("a count"), report["tx_per_s"].as_f64());
+    assert!(committed > 0 && per_s.is_some_and(|per_s| per_s > 0.0), "{stdout}");
+}
+
 #[test]
 fn the_program_explains_itself() {
     let (code, stdout, stderr) = ended(&[]);

@@ -1,5 +1,6 @@
 //! All tests that need real processes or a real Postgres: one binary, so that it is linked once. One module per subject.
 
+mod bench;
 mod chaos;
 mod crash_points;
 mod demo;

@@ -16,17 +16,18 @@ mod report;
 mod worker;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use assent_proto::v1::{GetStatisticsRequest, GetStatisticsResponse};
 use clap::{Args, ValueEnum};
 
 use super::{Exit, Failure, Global, Output, Target};
-use crate::log;
+use crate::log::{self, Durability};
 use child::Child;
 use plan::{Mark, Plan, Protocol, Role};
 use postgres::Baseline;
-use report::Report;
+use report::{Place, Report, Storage};
 
 /// Measure a coordinator, with participants and load in processes of their own.
 #[derive(Debug, Args)]
@@ -104,6 +105,7 @@ impl Bench {
         }
         let baseline_before = self.baselines(postgres).await?;
         let (target, _coordinator) = self.coordinator(global, directory.path()).await?;
+        let voters = (self.protocol == Protocol::ThreePhase).then(|| directory.path().to_owned());
         let plan = |role| Plan {
             role,
             endpoint: target.endpoint.clone(),
@@ -113,7 +115,7 @@ impl Bench {
             steps: usize::from(self.steps),
             concurrency: self.concurrency as usize,
             payload_bytes: self.payload_bytes as usize,
-            voters: (self.protocol == Protocol::ThreePhase).then(|| directory.path().to_owned()),
+            voters: voters.clone(),
             database: (self.resource == Resource::Postgres).then(|| postgres.unwrap_or_default().to_owned()),
         };
         let mut participants = Child::worker("participants", &plan(Role::Participants)).await?;
@@ -132,7 +134,8 @@ impl Bench {
         if let Some(url) = postgres {
             postgres::tear_down(url).await?;
         }
-        let report = Report::of(&self, &before, &after, baseline);
+        let storage = Storage { log: self.durability(global, directory.path()).await?, voters: voters.map(Place::of) };
+        let report = Report::of(&self, &before, &after, baseline, storage);
         report.print(output)?;
         let Mark { committed, aborted, last_error, .. } = &after.load;
         if committed + aborted == 0 {
@@ -160,17 +163,21 @@ impl Bench {
         Ok(Some(Baseline { inserts_per_s, insert_p50_ms, ratio: 0.0, prepared_tx_per_s, prepared_ratio: None }))
     }
 
+    /// On which settings the log's word rests; unknown for a coordinator that was there before, unless its log was named.
+    async fn durability(&self, global: &Global, directory: &Path) -> Result<Option<Durability>, Failure> {
+        match &self.log {
+            Some(log) => Ok(Some(log::durability(log).await?)),
+            None if global.endpoint.is_some() => Ok(None),
+            None => Ok(Some(log::durability(&own_log(directory)).await?)),
+        }
+    }
+
     /// The coordinator that is asked for, or one that is started for this run.
-    async fn coordinator(
-        &self,
-        global: &Global,
-        directory: &std::path::Path,
-    ) -> Result<(Target, Option<Child>), Failure> {
+    async fn coordinator(&self, global: &Global, directory: &Path) -> Result<(Target, Option<Child>), Failure> {
         if global.endpoint.is_some() {
             return Ok((Target::of(global), None));
         }
-        let sqlite = format!("sqlite:{}", directory.join("log.db").display());
-        let log = self.log.clone().unwrap_or(sqlite);
+        let log = self.log.clone().unwrap_or_else(|| own_log(directory));
         if log.starts_with("postgres") {
             let mut migrate = Child::start("migration", &["migrate".into(), "--log".into(), log.clone()])?;
             // It says what it did, and ends.
@@ -186,6 +193,11 @@ impl Bench {
             .ok_or_else(|| Failure::new(Exit::Failed, format!("the coordinator said {line:?}"), ""))?;
         Ok((Target { endpoint: endpoint.to_owned(), token: None }, Some(child)))
     }
+}
+
+/// The log of a run that was given none.
+fn own_log(directory: &Path) -> String {
+    format!("sqlite:{}", directory.join("log.db").display())
 }
 
 async fn moment(

@@ -1,11 +1,15 @@
 //! The Postgres under a benchmark: its tables, its processor time, and how fast it is without a coordinator.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, Executor, PgConnection};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::plan::{SCHEMA, participant};
@@ -112,50 +116,111 @@ async fn insert(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
+/// The connections of one participant, shared out as its `PostgresResource` does: branches at work leave some to those that end.
+struct Connections {
+    idle: Mutex<Vec<PgConnection>>,
+    all: Semaphore,
+    work: Semaphore,
+}
+
+impl Connections {
+    async fn open(url: &str, count: usize) -> Result<Self, sqlx::Error> {
+        // As a resource has it: at least two, and one of eight for ends alone.
+        let count = count.max(2);
+        let mut idle = Vec::with_capacity(count);
+        for _ in 0..count {
+            idle.push(PgConnection::connect(url).await?);
+        }
+        let work = Semaphore::new(count - (count / 8).max(1));
+        Ok(Self { idle: Mutex::new(idle), all: Semaphore::new(count), work })
+    }
+
+    /// Does a branch's work and prepares it.
+    async fn prepare(&self, gtid: Uuid, number: usize) -> Result<(), sqlx::Error> {
+        let _share = self.work.acquire().await;
+        self.with(async |connection| {
+            connection.execute("begin").await?;
+            sqlx::query(INSERT).bind(gtid).bind(participant(number)).execute(&mut *connection).await?;
+            // As participants send it; see `assent_sdk::postgres`.
+            let prepare = format!("savepoint assent; prepare transaction '{GID_PREFIX}{number}:{gtid}'");
+            connection.execute(sqlx::AssertSqlSafe(prepare)).await
+        })
+        .await
+    }
+
+    /// Commits it, over any connection.
+    async fn commit(&self, gtid: Uuid, number: usize) -> Result<(), sqlx::Error> {
+        self.with(async |connection| {
+            let commit = format!("commit prepared '{GID_PREFIX}{number}:{gtid}'");
+            connection.execute(sqlx::AssertSqlSafe(commit)).await
+        })
+        .await
+    }
+
+    /// Waits for a connection. One that has failed is not given back: its failure ends the measurement.
+    async fn with(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<PgQueryResult, sqlx::Error>,
+    ) -> Result<(), sqlx::Error> {
+        let _permit = self.all.acquire().await;
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = idle.ok_or(sqlx::Error::PoolClosed)?;
+        work(&mut connection).await?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(())
+    }
+}
+
+/// As long as that of a participant's gids.
+const GID_PREFIX: &str = "bench:00000000-0000-0000-0000-000000000000:00000:participant-";
+
 /// The statements of the participants' branches, sent as participants send them but without any coordinator, in transactions per second.
+///
+/// As many transactions are under way as in the benchmark, over as many connections: so each connection has its next statement waiting, as there.
 pub(super) async fn prepared(
     url: &str,
     participants: usize,
     concurrency: usize,
     duration: Duration,
 ) -> Result<f64, Failure> {
-    // As many connections as the participants have.
-    let at_once = concurrency.min(connections(participants));
-    let mut workers = Vec::new();
-    for _ in 0..at_once {
-        let mut connections = Vec::new();
-        for _ in 0..participants {
-            connections.push(PgConnection::connect(url).await.map_err(failed)?);
-        }
-        workers.push(connections);
+    let mut opened = Vec::with_capacity(participants);
+    for _ in 0..participants {
+        opened.push(Connections::open(url, connections(participants)).await.map_err(failed)?);
     }
+    let opened: Arc<[Connections]> = opened.into();
+    let at_once = at_once(concurrency, participants, prepared_max(url).await.map_err(failed)?);
     let started = Instant::now();
     let until = started + duration;
-    let working = workers.into_iter().map(|mut connections| async move {
-        let mut transactions = 0_u64;
-        while Instant::now() < until {
-            let gtid = Uuid::now_v7();
-            let prepare = connections.iter_mut().enumerate().map(|(number, connection)| async move {
-                connection.execute("begin").await?;
-                sqlx::query(INSERT).bind(gtid).bind(participant(number)).execute(&mut *connection).await?;
-                // As participants send it; see `assent_sdk::postgres`.
-                let prepare = format!("savepoint assent; prepare transaction '{GID_PREFIX}{number}:{gtid}'");
-                connection.execute(sqlx::AssertSqlSafe(prepare)).await
-            });
-            try_join_all(prepare).await?;
-            let commit = connections.iter_mut().enumerate().map(|(number, connection)| async move {
-                let commit = format!("commit prepared '{GID_PREFIX}{number}:{gtid}'");
-                connection.execute(sqlx::AssertSqlSafe(commit)).await
-            });
-            try_join_all(commit).await?;
-            transactions += 1;
-        }
-        Ok::<_, sqlx::Error>(transactions)
-    });
-    /// As long as that of a participant's gids.
-    const GID_PREFIX: &str = "bench:00000000-0000-0000-0000-000000000000:00000:participant-";
-    let transactions: u64 = try_join_all(working).await.map_err(failed)?.into_iter().sum();
+    let mut workers = JoinSet::new();
+    for _ in 0..at_once {
+        let opened = Arc::clone(&opened);
+        workers.spawn(async move {
+            let mut transactions = 0_u64;
+            while Instant::now() < until {
+                let gtid = Uuid::now_v7();
+                let branches = || opened.iter().enumerate();
+                try_join_all(branches().map(|(number, participant)| participant.prepare(gtid, number))).await?;
+                try_join_all(branches().map(|(number, participant)| participant.commit(gtid, number))).await?;
+                transactions += 1;
+            }
+            Ok::<_, sqlx::Error>(transactions)
+        });
+    }
+    let transactions: Result<Vec<u64>, sqlx::Error> = workers.join_all().await.into_iter().collect();
+    let transactions: u64 = transactions.map_err(failed)?.into_iter().sum();
     Ok(transactions as f64 / started.elapsed().as_secs_f64())
+}
+
+/// How many transactions are under way at once: as many as in the benchmark, but for those that the server could not prepare.
+fn at_once(concurrency: usize, participants: usize, prepared_max: usize) -> usize {
+    concurrency.min(prepared_max / participants.max(1)).max(1)
+}
+
+async fn prepared_max(url: &str) -> Result<usize, sqlx::Error> {
+    let mut connection = PgConnection::connect(url).await?;
+    let sql = "select current_setting('max_prepared_transactions')::bigint";
+    let prepared_max: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+    Ok(usize::try_from(prepared_max).unwrap_or_default())
 }
 
 /// The processor time of a Postgres server, in microseconds: of the postmaster, the processes that it has, and those that have ended.
@@ -212,4 +277,19 @@ fn host_pid(inner: u32) -> Option<u32> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_baseline_has_as_many_transactions_under_way_as_the_benchmark() {
+        assert_eq!(at_once(256, 2, 1_000), 256);
+        // More than there are connections, so that none of them is idle while another branch of its transaction is at work.
+        assert!(at_once(256, 2, 1_000) > connections(2));
+        assert_eq!(at_once(256, 2, 200), 100, "the server can prepare no more");
+        assert_eq!(at_once(8, 2, 200), 8);
+        assert_eq!(at_once(8, 2, 0), 1, "it says so itself");
+    }
 }

@@ -1,11 +1,54 @@
 //! The figures of a benchmark.
 
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 
 use super::plan::Protocol;
 use super::postgres::Baseline;
 use super::{Bench, Moment};
 use crate::cli::{Failure, Format, Output};
+use crate::log::Durability;
+
+/// Where what has to survive is kept, and on which settings that rests.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Storage {
+    /// The log's; null where the coordinator was there before and its log was not named.
+    pub(super) log: Option<Durability>,
+    /// Where the participants' voters have their files; null where there are none.
+    pub(super) voters: Option<Place>,
+}
+
+/// A directory, and what it is on.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Place {
+    directory: PathBuf,
+    /// Such as `ext4`, or `tmpfs`, where nothing is ever forced to a disk; null where that cannot be seen.
+    file_system: Option<String>,
+}
+
+impl Place {
+    /// Looks what the directory is on.
+    pub(super) fn of(directory: PathBuf) -> Self {
+        let real = std::fs::canonicalize(&directory).unwrap_or_else(|_| directory.clone());
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let file_system = file_system(&real, &mounts).map(str::to_owned);
+        Self { directory, file_system }
+    }
+}
+
+/// The kind of the file system that a path is on, from the lines of `/proc/self/mounts`: the deepest mount counts, and of several at one
+/// place the last.
+fn file_system<'a>(path: &Path, mounts: &'a str) -> Option<&'a str> {
+    let mounted = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        // A space in a path is written so.
+        let at = PathBuf::from(words.next()?.replace("\\040", " "));
+        let kind = words.next()?;
+        path.starts_with(&at).then_some((at.components().count(), kind))
+    });
+    mounted.max_by_key(|(depth, _)| *depth).map(|(_, kind)| kind)
+}
 
 /// What is printed; the names are the keys of the JSON object.
 #[derive(Clone, Debug, Serialize)]
@@ -15,6 +58,7 @@ pub(super) struct Report {
     steps: Option<u16>,
     concurrency: u32,
     payload_bytes: u32,
+    /// Of those that committed, or completed. What aborted or failed is counted below, and is no throughput.
     tx_per_s: f64,
     latency_ms: LatencyMs,
     forced_writes_per_tx: f64,
@@ -26,6 +70,7 @@ pub(super) struct Report {
     aborted: u64,
     in_doubt: u64,
     errors: u64,
+    storage: Storage,
     #[serde(skip_serializing_if = "Option::is_none")]
     baseline: Option<Baseline>,
 }
@@ -50,10 +95,16 @@ struct CpuUs {
 }
 
 impl Report {
-    pub(super) fn of(bench: &Bench, before: &Moment, after: &Moment, baseline: Option<Baseline>) -> Self {
+    pub(super) fn of(
+        bench: &Bench,
+        before: &Moment,
+        after: &Moment,
+        baseline: Option<Baseline>,
+        storage: Storage,
+    ) -> Self {
         let load = &after.load;
         let ended = (load.committed + load.aborted + load.in_doubt).max(1) as f64;
-        let tx_per_s = (load.committed + load.aborted) as f64 / (load.elapsed_us.max(1) as f64 / 1e6);
+        let tx_per_s = load.committed as f64 / (load.elapsed_us.max(1) as f64 / 1e6);
         let counted = |which: fn(&assent_proto::v1::Statistics) -> u64| {
             let of = |moment: &Moment| moment.coordinator.statistics.as_ref().map_or(0, which);
             of(after).saturating_sub(of(before)) as f64
@@ -89,6 +140,7 @@ impl Report {
             aborted: load.aborted,
             in_doubt: load.in_doubt,
             errors: load.errors,
+            storage,
             baseline: baseline.map(|baseline| Baseline {
                 ratio: tx_per_s / baseline.inserts_per_s,
                 prepared_ratio: baseline.prepared_tx_per_s.map(|bare| tx_per_s / bare),
@@ -101,9 +153,16 @@ impl Report {
         if output.format() != Format::Table {
             return Ok(output.value(self)?);
         }
+        for (name, value) in self.rows() {
+            output.line(&format!("{name:<44}{value}"))?;
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
         let cpu = |us: Option<f64>| us.map_or_else(|| "-".to_owned(), |us| format!("{us:.1}"));
         let mut rows = vec![
-            ("transactions per second", format!("{:.0}", self.tx_per_s)),
+            ("commits per second", format!("{:.0}", self.tx_per_s)),
             (
                 "latency p50 / p95 / p99 / max",
                 format!(
@@ -125,6 +184,19 @@ impl Report {
                 format!("{} / {} / {} / {}", self.committed, self.aborted, self.in_doubt, self.errors),
             ),
         ];
+        match &self.storage.log {
+            None => rows.push(("the log's settings", "not known: name it with --log".to_owned())),
+            Some(Durability::Sqlite { synchronous }) => rows.push(("the log's synchronous", synchronous.clone())),
+            Some(Durability::Postgres { fsync, synchronous_commit, appends_synchronous_commit }) => {
+                rows.push(("fsync", fsync.clone()));
+                rows.push(("synchronous_commit, of the log's appends", appends_synchronous_commit.clone()));
+                rows.push(("synchronous_commit, of all else", synchronous_commit.clone()));
+            }
+        }
+        if let Some(Place { directory, file_system }) = &self.storage.voters {
+            let kind = file_system.as_deref().unwrap_or("an unknown file system");
+            rows.push(("the voters' files", format!("{} ({kind})", directory.display())));
+        }
         if let Some(baseline) = &self.baseline {
             rows.push(("one-row inserts per second, 32 connections", format!("{:.0}", baseline.inserts_per_s)));
             rows.push(("one-row insert alone, p50", format!("{:.2} ms", baseline.insert_p50_ms)));
@@ -134,9 +206,110 @@ impl Report {
                 rows.push(("transactions over those", format!("{ratio:.2}")));
             }
         }
-        for (name, value) in rows {
-            output.line(&format!("{name:<44}{value}"))?;
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::plan::Mark;
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: Bench,
+    }
+
+    fn moment(load: Mark) -> Moment {
+        Moment { coordinator: Default::default(), participants: Mark::default(), load, postgres_cpu_us: None }
+    }
+
+    fn report(load: Mark, storage: Storage) -> Report {
+        let bench = Line::parse_from(["bench"]).bench;
+        let baseline = Baseline {
+            inserts_per_s: 50.0,
+            insert_p50_ms: 1.0,
+            ratio: 0.0,
+            prepared_tx_per_s: Some(200.0),
+            prepared_ratio: None,
+        };
+        Report::of(&bench, &moment(Mark::default()), &moment(load), Some(baseline), storage)
+    }
+
+    const NOWHERE: Storage = Storage { log: None, voters: None };
+
+    #[test]
+    fn what_did_not_commit_is_no_throughput() {
+        let load = Mark {
+            elapsed_us: 2_000_000,
+            committed: 200,
+            aborted: 900,
+            in_doubt: 30,
+            errors: 4,
+            cpu_us: Some(1_130),
+            ..Mark::default()
+        };
+        let before = Moment { load: Mark { cpu_us: Some(0), ..Mark::default() }, ..moment(Mark::default()) };
+        let report = report(load.clone(), NOWHERE);
+        assert_eq!(report.tx_per_s, 100.0);
+        let baseline = report.baseline.as_ref().expect("given");
+        assert_eq!((baseline.ratio, baseline.prepared_ratio), (2.0, Some(0.5)));
+        assert_eq!((report.committed, report.aborted, report.in_doubt, report.errors), (200, 900, 30, 4));
+        let row = report.rows().into_iter().find(|(name, _)| name.starts_with("committed / aborted")).expect("a row");
+        assert_eq!(row.1, "200 / 900 / 30 / 4");
+        // What each one cost is shared by all that ended.
+        let bench = Line::parse_from(["bench"]).bench;
+        assert_eq!(Report::of(&bench, &before, &moment(load), None, NOWHERE).cpu_us_per_tx.load, Some(1.0));
+    }
+
+    #[test]
+    fn a_report_says_on_what_its_figures_rest() {
+        let log = Durability::Postgres {
+            fsync: "off".to_owned(),
+            synchronous_commit: "local".to_owned(),
+            appends_synchronous_commit: "on".to_owned(),
+        };
+        let voters = Place { directory: "/somewhere/else".into(), file_system: Some("tmpfs".to_owned()) };
+        let on_postgres = report(Mark::default(), Storage { log: Some(log), voters: Some(voters) });
+        let shown = serde_json::to_value(&on_postgres).expect("JSON");
+        assert_eq!(shown["storage"]["log"]["kind"], "postgres");
+        assert_eq!(shown["storage"]["log"]["fsync"], "off");
+        assert_eq!(shown["storage"]["log"]["synchronous_commit"], "local");
+        assert_eq!(shown["storage"]["log"]["appends_synchronous_commit"], "on");
+        assert_eq!(shown["storage"]["voters"]["directory"], "/somewhere/else");
+        let rows = on_postgres.rows();
+        for expected in [
+            ("fsync", "off"),
+            ("synchronous_commit, of the log's appends", "on"),
+            ("synchronous_commit, of all else", "local"),
+            ("the voters' files", "/somewhere/else (tmpfs)"),
+        ] {
+            assert!(rows.iter().any(|(name, value)| (*name, value.as_str()) == expected), "{expected:?}: {rows:?}");
         }
-        Ok(())
+        let log = Durability::Sqlite { synchronous: "full".to_owned() };
+        let on_sqlite = report(Mark::default(), Storage { log: Some(log), voters: None });
+        assert_eq!(serde_json::to_value(&on_sqlite).expect("JSON")["storage"]["log"]["synchronous"], "full");
+        assert!(on_sqlite.rows().contains(&("the log's synchronous", "full".to_owned())));
+        let unknown = report(Mark::default(), NOWHERE);
+        assert!(unknown.rows().iter().any(|(name, value)| *name == "the log's settings" && value.contains("--log")));
+    }
+
+    #[test]
+    fn the_deepest_mount_tells_the_file_system() {
+        let mounts = "overlay / overlay rw 0 0\nproc /proc proc rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n\
+                      /dev/sda /tmp/a\\040b ext4 rw 0 0\n/dev/sdb /tmp/a\\040b xfs rw 0 0\nbroken\n";
+        for (path, expected) in [
+            ("/home/me", Some("overlay")),
+            ("/tmp", Some("tmpfs")),
+            ("/tmpfiles/x", Some("overlay")),
+            ("/tmp/x", Some("tmpfs")),
+            ("/tmp/a b/voters", Some("xfs")),
+        ] {
+            assert_eq!(file_system(Path::new(path), mounts), expected, "{path}");
+        }
+        assert_eq!(file_system(Path::new("/home"), ""), None);
     }
 }

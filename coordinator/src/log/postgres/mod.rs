@@ -28,12 +28,26 @@ use tokio::sync::Mutex;
 use self::link::{Acquired, Held, Link};
 use self::trouble::{Trouble, within};
 use super::{
-    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page, PageToken,
-    Shown, Unreadable,
+    AppendError, Batch, Durability, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
+    PageToken, Shown, Unreadable,
 };
 
 pub(super) use self::migrate::{check, migrate};
 pub(super) use self::verifying::Reader;
+
+/// On which settings of this server a log's word rests.
+pub(super) async fn durability(target: &PgConnectOptions) -> Result<Durability, OpenError> {
+    let work = async {
+        let mut connection = link::connect(target, "assent", &Options::default()).await?;
+        // What a connection had at first, before it set anything, is what any other one gets.
+        let sql = "select current_setting('fsync'), s.reset_val, s.setting from pg_settings s where s.name = 'synchronous_commit'";
+        Ok(sqlx::query_as(sql).fetch_one(&mut connection).await?)
+    };
+    let place = super::url::describe(target);
+    let settings = within(Options::default().read_timeout, work).await.map_err(|trouble| trouble.of_opening(&place))?;
+    let (fsync, synchronous_commit, appends_synchronous_commit) = settings;
+    Ok(Durability::Postgres { fsync, synchronous_commit, appends_synchronous_commit })
+}
 
 /// A log on Postgres.
 pub struct PostgresLog {
