@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use assent_protocol::record::{Decided, Record};
-use assent_protocol::{BodyDigest, Decision, Protocol};
+use assent_protocol::record::{Decided, Record, SagaPaused, SagaStep, SagaTurned};
+use assent_protocol::saga::{StepIndex, StepResult};
+use assent_protocol::{BodyDigest, Decision, Outcome, Protocol};
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -104,6 +105,56 @@ async fn a_second_process_is_told_who_has_the_file() {
     let second = opened(&ground.path()).await;
     drop(second);
     opened(&ground.path()).await;
+}
+
+/// Nobody else has the file, and a row may still be another's: a person may have written it, or a later version.
+#[tokio::test]
+async fn a_foreign_row_is_left_as_it_is() {
+    let ground = Sqlite::new();
+    let log = opened(&ground.path()).await;
+    let (saga, decided) = (crate::log::conformance::sample_saga(), batch());
+    let of_saga = |outcome| assent_protocol::record::Ended {
+        gtid: saga.gtid,
+        protocol: Protocol::Saga,
+        outcome,
+        has_open_row: true,
+        begun_at_ms: 1,
+        digest: saga.digest,
+        reason: None,
+        branches: Vec::new(),
+        outputs: Vec::new(),
+    };
+    let of_decided = assent_protocol::record::Ended {
+        gtid: decided.forced[0].gtid(),
+        protocol: Protocol::TwoPhase,
+        ..of_saga(Outcome::Aborted)
+    };
+    log.append(&decided).await.expect("there");
+    let start = Record::SagaStarted(saga.clone());
+    log.append(&Batch { at_ms: 1, forced: vec![start], lazy: Vec::new() }).await.expect("there");
+    ground.execute("update open_transaction set owner_epoch = owner_epoch + 7".to_owned()).await;
+    let gtids = [saga.gtid, decided.forced[0].gtid()];
+    let before = log.lookup(&gtids).await.expect("there");
+    let result = StepResult::Refused("no".to_owned());
+    let step = SagaStep { gtid: saga.gtid, step: StepIndex(0), compensation: false, attempt: 1, result };
+    let turned = SagaTurned { gtid: saga.gtid, reason: "no".to_owned() };
+    let paused = SagaPaused { gtid: saga.gtid, remedy: Some("call them".to_owned()) };
+    for record in [
+        Record::SagaTurned(turned),
+        Record::SagaPaused(paused),
+        Record::SagaStep(step),
+        Record::Ended(of_saga(Outcome::Compensated)),
+    ] {
+        let lazy =
+            Batch { at_ms: 2, forced: Vec::new(), lazy: vec![record.clone(), Record::Ended(of_decided.clone())] };
+        log.append(&lazy).await.expect("there");
+        let forced = Batch { at_ms: 2, forced: vec![record], lazy: Vec::new() };
+        assert_eq!(log.append(&forced).await.expect("there"), [Appended::Undecided], "{forced:?}");
+        assert_eq!(log.lookup(&gtids).await.expect("there"), before, "{forced:?}");
+    }
+    assert_eq!(log.open_transactions(None, 10).await.expect("there"), []);
+    log.acquire(&Name::new("r1").expect("a name")).await.expect("free");
+    assert_eq!(log.open_transactions(None, 10).await.expect("there").len(), 2, "a start takes over whatever is open");
 }
 
 #[tokio::test]
