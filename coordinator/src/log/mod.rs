@@ -49,9 +49,9 @@ use futures::future::BoxFuture;
 
 use self::url::Target;
 
+pub use assent_protocol::found::Owned;
 pub(crate) use durability::{Durability, durability};
 pub use error::{AppendError, Cause, LogError, OpenError, SchemaError};
-pub use assent_protocol::found::Owned;
 pub use lease::Lease;
 pub use migration::{Migration, MigrationReport, check, migrate};
 pub use read::{

@@ -24,6 +24,6 @@ mod sdk_postgres_start;
 mod sdk_postgres_voters;
 mod three_phase;
 mod transfers;
-mod upgrade;
 mod two_names;
+mod upgrade;
 mod verify_log;

@@ -191,7 +191,7 @@ impl World {
             let context = transaction.context().expect("it was begun");
             let mut branch = resource.begin(&context).await.expect("a branch");
             let sql = work(transaction.gtid(), booking);
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *branch).await.expect("the work");
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(branch.connection().expect("in time")).await.expect("the work");
             branch.prepare(&desk).await.expect("enlisted");
             self.bookings.insert((transaction.gtid(), DESK), booking);
             begun.push(transaction);
