@@ -62,7 +62,12 @@ impl Scene {
     ) -> Result<(), EarlyPrepareError> {
         let context = Context { gtid, coordinator: self.endpoint.clone(), deadline_unix_ms: None };
         let mut guard = resource.begin(&context).await.expect("begins");
-        guard.connection().expect("in time").execute("update account set balance = balance + 1 where id = 1").await.expect("works");
+        guard
+            .connection()
+            .expect("in time")
+            .execute("update account set balance = balance + 1 where id = 1")
+            .await
+            .expect("works");
         guard.prepare(enlist).await
     }
 }

@@ -10,7 +10,7 @@ use crate::reason::Refusal;
 use crate::two_phase::{CarriedBranch, Event, State};
 
 impl Replica {
-    pub(super) fn to_owned_one(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
+    pub(super) fn tell_owned(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
         let is_saga = matches!(self.entries.get(&gtid).map(|entry| &entry.machine), Some(Machine::Saga(_)));
         match message {
             FromClient::Request(request) => {

@@ -69,7 +69,7 @@ impl Replica {
         match self.known(gtid) {
             // Behind those that wait, so that the order stays.
             Known::Asking | Known::EndedInLog => self.wait_for_log(gtid, session, message),
-            Known::Transaction | Known::Saga => self.to_owned_one(gtid, session, message),
+            Known::Transaction | Known::Saga => self.tell_owned(gtid, session, message),
             Known::Ended => {
                 if let Some(ended) = self.ended_at_hand(gtid) {
                     self.answer_ended(gtid, session, &message, ended);
@@ -122,7 +122,7 @@ impl Replica {
             for (session, message) in self.lookups.resume(gtid) {
                 // The first of them may have brought it into memory.
                 if self.entries.contains_key(&gtid) {
-                    self.to_owned_one(gtid, session, message);
+                    self.tell_owned(gtid, session, message);
                     continue;
                 }
                 let in_log = match &found {
@@ -136,7 +136,7 @@ impl Replica {
 
     fn not_in_memory(&mut self, gtid: Gtid, session: SessionId, message: FromClient, in_log: InLog) {
         match in_log {
-            InLog::Absent => self.to_unknown_one(gtid, session, message),
+            InLog::Absent => self.tell_unknown(gtid, session, message),
             InLog::Unanswered(refused) => self.refuse_message(session, &message, refused),
             InLog::Found(Found::Ended(ended)) => {
                 self.answer_ended(gtid, session, &message, EndedHere::from(&ended.record));

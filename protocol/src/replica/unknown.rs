@@ -30,7 +30,7 @@ fn fenced() -> Refused {
 }
 
 impl Replica {
-    pub(super) fn to_unknown_one(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
+    pub(super) fn tell_unknown(&mut self, gtid: Gtid, session: SessionId, message: FromClient) {
         match message {
             FromClient::Request(request) => {
                 self.request_to_unknown(Caller { session: session.0, request: request.request_id }, request);
