@@ -20,8 +20,16 @@ pub(crate) struct Node {
     pub(crate) timers: BTreeMap<(Gtid, Timer), u64>,
     /// The batch under way, and the log's answer once there is one.
     pub(crate) append: Option<(Batch, Option<Vec<Appended>>)>,
-    /// The question under way, and what the log had when it was read.
-    pub(crate) question: Option<(Vec<Gtid>, Option<Vec<(Gtid, Found)>>)>,
+    /// The question under way.
+    pub(crate) question: Option<Question>,
+}
+
+/// A look into the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) gtids: Vec<Gtid>,
+    /// What the log had when it was read.
+    pub(crate) found: Option<Vec<(Gtid, Found)>>,
 }
 
 /// Small bounds, so that caches forget within a run.

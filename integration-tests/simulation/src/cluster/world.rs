@@ -12,7 +12,7 @@ use super::bank::{Bank, Database, GRACE_MS, Instance, Said, Turn};
 use super::cells::{self, CELLS};
 use super::initiator::{Conclusion, Shape, Stage, Wish};
 use super::log::Log;
-use super::node::Node;
+use super::node::{Node, Question};
 use super::session::{Client, Session};
 
 /// What can go wrong, and how often.
@@ -241,8 +241,8 @@ impl World {
                 None => {}
             }
             match &process.question {
-                Some((_, None)) => actions.push(Action::Read { node }),
-                Some((_, Some(_))) => actions.push(Action::FoundInLog { node }),
+                Some(Question { found: None, .. }) => actions.push(Action::Read { node }),
+                Some(Question { found: Some(_), .. }) => actions.push(Action::FoundInLog { node }),
                 None => {}
             }
             if process.timers.values().any(|due_ms| *due_ms <= self.now_ms) {
@@ -374,8 +374,8 @@ impl World {
         self.spend(action);
         match action {
             Action::Dial { client, node } => self.dial(client, node),
-            Action::ToReplica { session } => self.to_replica(session),
-            Action::ToClient { session } => self.to_client(session),
+            Action::ToReplica { session } => self.replica_hears(session),
+            Action::ToClient { session } => self.client_hears(session),
             Action::Break { session, arrived } => {
                 if let Some(session) = self.session_mut(session) {
                     session.breaks(arrived);
@@ -399,12 +399,13 @@ impl World {
                 self.log.append(name, epoch, &batch).ok();
             }
             Action::Read { node } => {
-                if let Some((gtids, found)) = self.nodes[node].as_mut().and_then(|node| node.question.as_mut()) {
-                    *found = Some(self.log.look_up(gtids));
+                if let Some(question) = self.nodes[node].as_mut().and_then(|node| node.question.as_mut()) {
+                    question.found = Some(self.log.look_up(&question.gtids));
                 }
             }
             Action::FoundInLog { node } => {
-                if let Some((gtids, Some(found))) = self.nodes[node].as_mut().and_then(|node| node.question.take()) {
+                let question = self.nodes[node].as_mut().and_then(|node| node.question.take());
+                if let Some(Question { gtids, found: Some(found) }) = question {
                     self.give(node, Input::LookedUp { gtids, found: Ok(found) });
                 }
             }
@@ -513,7 +514,7 @@ impl World {
         }
     }
 
-    fn to_replica(&mut self, id: SessionId) {
+    fn replica_hears(&mut self, id: SessionId) {
         let Some(session) = self.session_mut(id) else { return };
         let (node, client, Some(message)) = (session.node, session.client, session.to_replica.pop_front()) else {
             return;
@@ -534,7 +535,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, id: SessionId) {
+    fn client_hears(&mut self, id: SessionId) {
         let Some(session) = self.session_mut(id) else { return };
         let (client, Some(message)) = (session.client, session.to_client.pop_front()) else { return };
         if let FromReplica::Reply { request_id, reply } = message {
@@ -586,7 +587,7 @@ impl World {
         let Some(process) = &mut self.nodes[node] else { return };
         process.handle(self.now_ms, input);
         if process.question.is_none() {
-            process.question = process.replica.take_question().map(|gtids| (gtids, None));
+            process.question = process.replica.take_question().map(|gtids| Question { gtids, found: None });
         }
         let life = process.life;
         let sessions = &mut self.sessions;
