@@ -53,15 +53,15 @@ impl Log {
         self.batches.pop_front().ok_or_else(|| "the log was handed nothing".into())
     }
 
-    /// What was asked, and what the log has of it.
-    pub(crate) fn answer(&mut self) -> Result<(Vec<Gtid>, Vec<(Gtid, Found)>), String> {
-        let gtids = self.question.take().ok_or("the log was asked nothing")?;
-        let find = |gtid: &Gtid| {
-            let ended = self.ended.get(gtid).cloned().map(Found::Ended);
-            Some((*gtid, ended.or_else(|| self.open.get(gtid).cloned().map(Found::Open))?))
-        };
-        let found = gtids.iter().filter_map(find).collect();
-        Ok((gtids, found))
+    /// What was asked. It is answered now.
+    pub(crate) fn take_question(&mut self) -> Result<Vec<Gtid>, String> {
+        self.question.take().ok_or_else(|| "the log was asked nothing".into())
+    }
+
+    /// What the log has of a transaction.
+    pub(crate) fn find(&self, gtid: Gtid) -> Option<Found> {
+        let ended = self.ended.get(&gtid).cloned().map(Found::Ended);
+        ended.or_else(|| self.open.get(&gtid).cloned().map(Found::Open))
     }
 
     /// The coordinator has died: nobody waits for an answer. What is open in the log is for its successor.

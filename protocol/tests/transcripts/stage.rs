@@ -131,16 +131,20 @@ impl Stage {
             ["overruled", decision] => Input::Appended(self.log.refuse(&Appended::Overruled(decided(decision)?))?),
             ["undecided"] => Input::Appended(self.log.refuse(&Appended::Undecided)?),
             ["answers"] => {
-                let (gtids, found) = self.log.answer()?;
+                let gtids = self.log.take_question()?;
+                let mut found = Vec::new();
                 for gtid in &gtids {
-                    let found = found.iter().find(|(other, _)| other == gtid);
-                    let found = found.map_or_else(|| "not there".into(), |(_, found)| tell::found(found));
-                    done.push(format!("log -> {gtid}: {found}"));
+                    let what = self.log.find(*gtid);
+                    done.push(format!(
+                        "log -> {gtid}: {}",
+                        what.as_ref().map_or_else(|| "not there".into(), tell::found)
+                    ));
+                    found.extend(what.map(|what| (*gtid, what)));
                 }
                 Input::LookedUp { gtids, found: Ok(found) }
             }
             ["does", "not", "answer"] => {
-                let (gtids, _) = self.log.answer()?;
+                let gtids = self.log.take_question()?;
                 Input::LookedUp {
                     gtids,
                     found: Err(Reason::LogUnreachable.refused("the log does not answer; ask again")),
