@@ -17,6 +17,8 @@ mod committer;
 mod lookup;
 mod outbound;
 mod recovery;
+#[cfg(test)]
+mod replay;
 mod shard;
 mod statistics;
 mod timers;

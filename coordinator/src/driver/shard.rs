@@ -9,7 +9,9 @@ use std::time::Duration;
 use assent_crash::crash_point;
 use assent_protocol::Gtid;
 use assent_protocol::message::FromReplica;
-use assent_protocol::replica::{self, Change, Counts, Replica, SessionId, TransactionView};
+#[cfg(not(test))]
+use assent_protocol::replica::Replica;
+use assent_protocol::replica::{self, Change, Counts, SessionId, TransactionView};
 use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -17,6 +19,8 @@ use tokio::time::Instant;
 use super::committer::{Receipts, ShardBatch};
 use super::lookup;
 use super::outbound::Outbound;
+#[cfg(test)]
+use super::replay::Replica;
 use super::statistics::{Statistics, add, subtract};
 use super::timers::Timers;
 use super::{Input, now_ms};
