@@ -9,7 +9,7 @@ use assent_protocol::replica::SessionId;
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::three_phase::{Answer, Ballot, Request, Standing};
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
-use assent_protocol::{Decision, Gtid, Protocol, RetryPolicy, Wait};
+use assent_protocol::{Decision, Epoch, Gtid, Protocol, RetryPolicy, Wait};
 use bytes::Bytes;
 
 /// What a session was asked: its answers name the attempt or the ballot that they answer.
@@ -43,7 +43,11 @@ impl Asked {
     ) -> Result<FromClient, String> {
         let said = more.join(" ");
         let ask = match verb {
-            "begin" => Ask::Begin { timeout_ms: setting(more, "timeout", 0)?, protocol: protocol(more) },
+            "begin" => Ask::Begin {
+                timeout_ms: setting(more, "timeout", 0)?,
+                protocol: protocol(more),
+                first_epoch: first_epoch(more)?,
+            },
             "commit" => Ask::Commit(commit(more)?),
             "abort" => Ask::Abort { reason: said },
             "await" => Ask::Await { wait: wait(more) },
@@ -93,22 +97,24 @@ impl Asked {
         result: &[&str],
     ) -> Result<FromClient, String> {
         let order = self.steps.get(&(session, gtid, name.to_owned(), compensation)).ok_or("it had no such order")?;
+        let is_final = result.first() == Some(&"refused-for-good");
         let result = match result {
-            ["refused", why @ ..] => StepResult::Refused(why.join(" ")),
+            ["refused" | "refused-for-good", why @ ..] => StepResult::Refused(why.join(" ")),
             ["unknown", why @ ..] => StepResult::Unknown(why.join(" ")),
             output => StepResult::Done(Bytes::from(output.join(" "))),
         };
         let &StepOrder { step, attempt, epoch, .. } = order;
-        Ok(FromClient::Step(StepAnswer { gtid, step, compensation, attempt, epoch, result }))
+        Ok(FromClient::Step(StepAnswer { gtid, step, compensation, attempt, epoch, result, is_final }))
     }
 }
 
 /// `bank-a=-5` carries a branch and its payload.
 fn commit(more: &[&str]) -> Result<Commit, String> {
     let carried = more.iter().filter_map(|word| word.split_once('='));
-    let branches = carried.filter(|(name, _)| !["timeout", "attempt"].contains(name)).map(|(name, payload)| {
-        Ok(CarriedBranch { participant: parse(name)?, payload: Bytes::from(payload.to_owned()) })
-    });
+    let branches =
+        carried.filter(|(name, _)| !["timeout", "attempt", "written"].contains(name)).map(|(name, payload)| {
+            Ok(CarriedBranch { participant: parse(name)?, payload: Bytes::from(payload.to_owned()) })
+        });
     Ok(Commit {
         branches: branches.collect::<Result<_, String>>()?,
         attempt: setting(more, "attempt", 1)?,
@@ -116,7 +122,14 @@ fn commit(more: &[&str]) -> Result<Commit, String> {
         timeout_ms: setting(more, "timeout", 0)?,
         wait: wait(more),
         protocol: protocol(more),
+        first_epoch: first_epoch(more)?,
     })
+}
+
+/// `written=1` names the epoch under which a request was first written.
+fn first_epoch(more: &[&str]) -> Result<Option<Epoch>, String> {
+    let epoch = setting(more, "written", 0)?;
+    Ok((epoch != 0).then_some(Epoch(epoch)))
 }
 
 /// `reserve@hotel` is a step, which follows the one before it; `pay@bank+pivot` is one that nothing undoes.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use assent_protocol::durable::{Appended, Durable};
-use assent_protocol::found::{EndedTransaction, Found, LoggedStep, OpenSaga, OpenTransaction};
+use assent_protocol::found::{EndedTransaction, Found, LoggedStep, OpenSaga, OpenTransaction, Owned};
 use assent_protocol::record::{Decided, Ended, Record};
 use assent_protocol::replica::Batch;
 use assent_protocol::three_phase::VoterState;
@@ -65,10 +65,16 @@ impl Log {
     }
 
     /// The coordinator has died: nobody waits for an answer. What is open in the log is for its successor.
-    pub(crate) fn recover(&mut self) -> Vec<OpenTransaction> {
+    pub(crate) fn recover(&mut self, epoch: Epoch) -> Vec<Owned> {
         self.batches.clear();
         self.question = None;
-        self.open.values().cloned().collect()
+        for row in self.open.values_mut() {
+            match row {
+                OpenTransaction::Decided { owner, .. } | OpenTransaction::Attempted { owner, .. } => *owner = epoch,
+                OpenTransaction::Saga(saga) => saga.owner = epoch,
+            }
+        }
+        self.open.values().filter_map(|row| Owned::by(epoch, row.clone())).collect()
     }
 
     fn keep(&mut self, record: Record, at_ms: u64, owner: Epoch) {

@@ -113,7 +113,7 @@ impl Stage {
             log_store: StoreId(1),
         };
         let mut replica = Replica::new(config, self.now_ms);
-        for transaction in self.log.recover() {
+        for transaction in self.log.recover(self.epoch) {
             done.push(format!("log -> {}: {}", transaction.gtid(), tell::open(&transaction)));
             replica.handle(self.now_ms, Input::Recovered(transaction));
         }

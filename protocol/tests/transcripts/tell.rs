@@ -70,9 +70,10 @@ pub(crate) fn message(message: &FromReplica, asked: &str, now_ms: u64) -> String
         }
         FromReplica::CommitBranch { gtid, epoch } => format!("commit {gtid}, epoch {}", epoch.0),
         FromReplica::AbortBranch { gtid, epoch } => format!("abort {gtid}, epoch {}", epoch.0),
-        FromReplica::ExecuteStep { order, outputs } => {
+        FromReplica::ExecuteStep { order, outputs, pivot } => {
             let outputs = outputs.iter().map(|(step, output)| with(step.as_str(), output));
-            format!("do {}{}", step_order(order), outputs.collect::<String>())
+            let pivot = if *pivot { ", a pivot" } else { "" };
+            format!("do {}{}{pivot}", step_order(order), outputs.collect::<String>())
         }
         FromReplica::CompensateStep { order, output } => {
             let output = output.as_ref().map_or_else(|| ", output unknown".into(), |output| with("output", output));
