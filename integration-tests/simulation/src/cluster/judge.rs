@@ -36,7 +36,10 @@ impl World {
                     Conclusion::Committed | Conclusion::WithoutEffect => 0,
                 };
                 // Its call was given up, but it may have become part of the transaction all the same.
-                let is_extra = conclusion == Conclusion::Committed && self.enlisted.contains(&(at, wish.gtid));
+                let is_extra = applied == 1
+                    && conclusion == Conclusion::Committed
+                    && !wish.roster.contains(&at)
+                    && self.enlisted.contains(&(at, wish.gtid));
                 if applied != wanted && !is_extra {
                     return Err(format!(
                         "I5 what the initiator was told comes true: it was told {conclusion:?} of {}, and {} has its effect {applied} times",

@@ -35,6 +35,11 @@ impl Log {
         epoch
     }
 
+    /// Whether another process has taken over from this epoch.
+    pub(crate) fn is_fenced(&self, name: usize, epoch: Epoch) -> bool {
+        self.owners.get(&name) != Some(&epoch)
+    }
+
     /// The open rows of an epoch, as its recovery reads them.
     pub(crate) fn open_rows(&self, epoch: Epoch) -> Vec<Owned> {
         self.open.values().filter_map(|row| Owned::by(epoch, Self::open_row(row))).collect()
@@ -58,7 +63,7 @@ impl Log {
 
     /// Appends a batch as a whole, if its writer may still write.
     pub(crate) fn append(&mut self, name: usize, epoch: Epoch, batch: &Batch) -> Result<Vec<Appended>, Fenced> {
-        if self.owners.get(&name) != Some(&epoch) {
+        if self.is_fenced(name, epoch) {
             return Err(Fenced);
         }
         for record in &batch.lazy {

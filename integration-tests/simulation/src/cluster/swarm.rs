@@ -30,14 +30,31 @@ impl Swarm for World {
     const NETWORK: &'static [&'static str] = &crate::swarm::OF_STREAMS;
 
     fn draw(random: &mut Random) -> Setup {
-        // Half of the seeds have one transaction at few banks: a long chain of faults meets the same one.
-        let is_narrow = random.below(2) == 0;
-        let banks = 1 + random.below(if is_narrow { 2 } else { 3 });
-        let transactions = if is_narrow { 1 } else { 1 + random.below(2) };
-        let shapes = (0..transactions).map(|_| shape(random, banks)).collect();
+        // A quarter of the seeds go one way at length: one transaction, two instances of its banks, and few kinds of faults, so that a
+        // long chain of them meets the same transaction.
+        if random.below(4) == 0 {
+            let banks = 1 + random.below(2);
+            return Setup {
+                banks,
+                instances: 2,
+                shapes: vec![shape(random, banks)],
+                refuses: false,
+                one_phase: random.below(2) == 99,
+                faults: Faults {
+                    node_crashes: 1 + random.rate(1),
+                    breaks: 1 + random.rate(2),
+                    failing_hooks: random.rate(2),
+                    jumps: random.rate(2),
+                    lost_calls: random.rate(1),
+                    ..Faults::default()
+                },
+            };
+        }
+        let banks = 1 + random.below(3);
+        let shapes = (0..1 + random.below(2)).map(|_| shape(random, banks)).collect();
         Setup {
             banks,
-            instances: if is_narrow { 2 } else { 1 + random.below(2) },
+            instances: 1 + random.below(2),
             shapes,
             refuses: random.below(2) == 0,
             one_phase: random.below(2) == 99,
@@ -284,7 +301,7 @@ mod tests {
 
     #[test]
     fn the_swarm_finds_nothing() {
-        swarm::<World>(3_000);
+        swarm::<World>(100_000);
         CELLS.assert_covers("cluster", TABLE);
     }
 

@@ -248,7 +248,8 @@ impl World {
             if process.timers.values().any(|due_ms| *due_ms <= self.now_ms) {
                 actions.push(Action::NodeTimer { node });
             }
-            if self.nodes.iter().flatten().any(|other| other.epoch > process.epoch) {
+            // The renewal of its lease fails.
+            if self.log.is_fenced(process.name, process.epoch) {
                 actions.push(Action::FindOut { node });
             }
         }
