@@ -63,6 +63,10 @@ pub trait Participant: Send + Sync + 'static {
 
     /// Undoes the prepared work. Nothing to do if there is none: it may be called for a branch that never was prepared.
     ///
+    /// Where [`ONE_PHASE`](Self::ONE_PHASE) is true it also recalls an order to commit alone: it answers [`Heuristic`] committed if the branch has
+    /// committed, and otherwise makes sure that [`commit_one_phase`](Self::commit_one_phase) never commits this branch afterwards, however
+    /// late it is called, at whichever instance, and even if it is at work now.
+    ///
     /// # Errors
     /// It is called again, until it succeeds. A [`Heuristic`] says that the branch ended otherwise; that is recorded.
     fn abort(&self, branch: &Branch) -> impl Future<Output = Result<(), BoxError>> + Send;

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use crate::ids::{BodyDigest, Epoch, Gtid};
-use crate::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
+use crate::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
 use crate::three_phase::{Roster, VoterState};
 
 /// A transaction that has not ended: what recovery resumes.
@@ -17,6 +17,15 @@ pub enum OpenTransaction {
         roster: Option<Roster>,
         /// When it became durable, in Unix milliseconds.
         decided_at_ms: u64,
+        /// The epoch that owns it.
+        owner: Epoch,
+    },
+    /// Its only branch was, or was about to be, ordered to commit by itself: that branch decides.
+    Delegated {
+        /// The delegation.
+        record: Delegated,
+        /// When it became durable, in Unix milliseconds.
+        delegated_at_ms: u64,
         /// The epoch that owns it.
         owner: Epoch,
     },
@@ -40,6 +49,7 @@ impl OpenTransaction {
     pub fn gtid(&self) -> Gtid {
         match self {
             Self::Decided { record, .. } => record.gtid,
+            Self::Delegated { record, .. } => record.gtid,
             Self::Attempted { record, .. } => record.gtid,
             Self::Saga(saga) => saga.started.gtid,
         }
@@ -48,7 +58,7 @@ impl OpenTransaction {
     /// The epoch that owns its row.
     pub fn owner(&self) -> Epoch {
         match self {
-            Self::Decided { owner, .. } | Self::Attempted { owner, .. } => *owner,
+            Self::Decided { owner, .. } | Self::Delegated { owner, .. } | Self::Attempted { owner, .. } => *owner,
             Self::Saga(saga) => saga.owner,
         }
     }
@@ -57,6 +67,7 @@ impl OpenTransaction {
     pub fn digest(&self) -> BodyDigest {
         match self {
             Self::Decided { record, .. } => record.digest,
+            Self::Delegated { record, .. } => record.digest,
             Self::Attempted { record, .. } => record.digest,
             Self::Saga(saga) => saga.started.digest,
         }

@@ -48,6 +48,9 @@ pub enum Outcome {
 pub enum Record {
     /// Opens the transaction's row with its decision. Forced; the first writer wins.
     Decided(Decided),
+    /// Opens the row of a two-phase transaction without a decision: its only branch decides. Forced, before that branch is ordered to
+    /// commit by itself; the first writer wins. A [`Decided`](Self::Decided) is taken over such a row from its owner alone.
+    Delegated(Delegated),
     /// Opens the row of a three-phase transaction without a decision: 'attempt 1 sent'. Forced; the first writer wins.
     Attempted(Attempted),
     /// What the voters of a three-phase transaction agreed on, in the row that its attempt opened: over no other row, and over no other
@@ -75,6 +78,7 @@ impl Record {
     pub fn gtid(&self) -> Gtid {
         match self {
             Self::Decided(record) | Self::Agreed(record) => record.gtid,
+            Self::Delegated(record) => record.gtid,
             Self::Attempted(record) => record.gtid,
             Self::Voter(record) => record.gtid,
             Self::SagaStarted(record) => record.gtid,
@@ -103,6 +107,22 @@ pub struct Decided {
     pub begun_at_ms: u64,
     /// Why, for an abort.
     pub reason: Option<String>,
+}
+
+/// The decision is left to the only branch, which is ordered to commit by itself.
+///
+/// While the row is open, only that branch can tell how the transaction ended. A transaction without a row was never delegated, so its
+/// branch was never ordered to commit by itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Delegated {
+    /// Whose delegation.
+    pub gtid: Gtid,
+    /// The participant whose branch decides.
+    pub participant: ParticipantName,
+    /// The digest of the commit request's body.
+    pub digest: BodyDigest,
+    /// When the transaction began, in Unix milliseconds.
+    pub begun_at_ms: u64,
 }
 
 /// 'Attempt 1 sent': every voter of the roster voted yes, and the proposal to commit may be under way.

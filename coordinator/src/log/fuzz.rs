@@ -106,6 +106,7 @@ pub fn rows(bytes: &[u8]) {
             drop(Coordinator::recover_decided(&record, roster, Epoch(2), NodeId(1), StoreId(1)));
         }
         Ok(OpenTransaction::Decided { record, .. }) => drop(TwoPhase::recover(&record, Epoch(2))),
+        Ok(OpenTransaction::Delegated { record, .. }) => drop(TwoPhase::recover_delegated(&record, Epoch(2))),
         Ok(OpenTransaction::Attempted { record, state, .. }) => {
             drop(Coordinator::recover(&record, state, Epoch(2), NodeId(1), StoreId(1)));
         }

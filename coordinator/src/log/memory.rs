@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use assent_protocol::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
 use assent_protocol::saga::StepIndex;
 use assent_protocol::three_phase::{Roster, VoterState};
 use assent_protocol::{Appended, Decision, Epoch, Gtid, Name, ParticipantName, Protocol};
@@ -84,6 +84,11 @@ enum Row {
         at_ms: u64,
         owner: Epoch,
     },
+    Delegated {
+        record: Delegated,
+        at_ms: u64,
+        owner: Epoch,
+    },
     Attempted {
         record: Attempted,
         state: VoterState,
@@ -96,13 +101,19 @@ enum Row {
 impl Row {
     fn owner(&self) -> Epoch {
         match self {
-            Self::Decided { owner, .. } | Self::Attempted { owner, .. } | Self::Saga(SagaRow { owner, .. }) => *owner,
+            Self::Decided { owner, .. }
+            | Self::Delegated { owner, .. }
+            | Self::Attempted { owner, .. }
+            | Self::Saga(SagaRow { owner, .. }) => *owner,
         }
     }
 
     fn owner_mut(&mut self) -> &mut Epoch {
         match self {
-            Self::Decided { owner, .. } | Self::Attempted { owner, .. } | Self::Saga(SagaRow { owner, .. }) => owner,
+            Self::Decided { owner, .. }
+            | Self::Delegated { owner, .. }
+            | Self::Attempted { owner, .. }
+            | Self::Saga(SagaRow { owner, .. }) => owner,
         }
     }
 }
@@ -275,7 +286,12 @@ impl Storage {
         let mut written = Written::default();
         for decided in &plan.decisions {
             let row = Row::Decided { record: (*decided).clone(), vote: None, at_ms, owner };
-            written.opened += u64::from(self.insert(decided.gtid, row));
+            let is_written = self.insert(decided.gtid, row) || self.settle(decided, at_ms, owner);
+            written.opened += u64::from(is_written);
+        }
+        for delegated in &plan.delegations {
+            let row = Row::Delegated { record: (*delegated).clone(), at_ms, owner };
+            written.opened += u64::from(self.insert(delegated.gtid, row));
         }
         for decided in &plan.agreements {
             written.agreed += u64::from(self.agree(decided, at_ms, owner));
@@ -290,7 +306,7 @@ impl Storage {
                     *state = vote.state;
                     written.voted += 1;
                 }
-                Some(Row::Attempted { .. } | Row::Decided { .. } | Row::Saga(_)) | None => {}
+                Some(Row::Attempted { .. } | Row::Delegated { .. } | Row::Decided { .. } | Row::Saga(_)) | None => {}
             }
         }
         for started in &plan.starts {
@@ -319,6 +335,7 @@ impl Storage {
                 Some(Row::Decided { record, owner: theirs, .. }) => {
                     verdict::ends(ended, false, Some(record.decision), *theirs == owner)
                 }
+                Some(Row::Delegated { owner: theirs, .. }) => verdict::ends_delegation(ended, *theirs == owner),
                 Some(Row::Attempted { owner: theirs, .. }) => verdict::ends(ended, false, None, *theirs == owner),
                 Some(Row::Saga(saga)) => verdict::ends(ended, true, None, saga.owner == owner),
                 None => false,
@@ -329,6 +346,7 @@ impl Storage {
             let Some(row) = self.open.remove(&ended.gtid) else { continue };
             let (begun_at_ms, digest, decided_at_ms) = match row {
                 Row::Decided { record, at_ms, .. } => (record.begun_at_ms, record.digest, at_ms),
+                Row::Delegated { record, .. } => (record.begun_at_ms, record.digest, at_ms),
                 Row::Attempted { record, .. } => (record.begun_at_ms, record.digest, at_ms),
                 Row::Saga(saga) => (saga.started.begun_at_ms, saga.started.digest, saga.at_ms),
             };
@@ -365,6 +383,19 @@ impl Storage {
         true
     }
 
+    /// Our own delegation gets a decision, and keeps what it was opened with.
+    fn settle(&mut self, decided: &Decided, at_ms: u64, held: Epoch) -> bool {
+        let Some(row) = self.open.get_mut(&decided.gtid) else { return false };
+        let Row::Delegated { record, owner, .. } = row else { return false };
+        if *owner != held {
+            return false;
+        }
+        let (digest, begun_at_ms) = (record.digest, record.begun_at_ms);
+        let record = Decided { protocol: Protocol::TwoPhase, digest, begun_at_ms, ..decided.clone() };
+        *row = Row::Decided { record, vote: None, at_ms, owner: held };
+        true
+    }
+
     fn insert(&mut self, gtid: Gtid, row: Row) -> bool {
         let is_new = !self.open.contains_key(&gtid) && !self.history.contains_key(&gtid);
         if is_new {
@@ -387,6 +418,9 @@ impl Storage {
                 digest: record.digest,
                 vote: vote.clone(),
             }),
+            Some(Row::Delegated { record, owner, .. }) => {
+                Some(Standing::Delegated { owner: *owner, digest: record.digest })
+            }
             Some(Row::Attempted { record, state, owner, .. }) => Some(Standing::Open {
                 saga: false,
                 decision: None,
@@ -413,6 +447,9 @@ impl Storage {
             Row::Decided { record, vote, at_ms, owner } => {
                 let roster = vote.as_ref().map(|(roster, _)| roster.clone());
                 OpenTransaction::Decided { record: record.clone(), roster, decided_at_ms: *at_ms, owner: *owner }
+            }
+            Row::Delegated { record, at_ms, owner } => {
+                OpenTransaction::Delegated { record: record.clone(), delegated_at_ms: *at_ms, owner: *owner }
             }
             Row::Attempted { record, state, at_ms, owner } => OpenTransaction::Attempted {
                 record: record.clone(),
@@ -449,6 +486,19 @@ impl Storage {
                 decided_at_ms: Some(*at_ms),
                 ended_at_ms: None,
                 reason: record.reason.clone(),
+                remedy: None,
+                owner: Some(*owner),
+                pinned: self.pins.contains(&record.gtid),
+            },
+            Row::Delegated { record, owner, .. } => Transaction {
+                gtid: record.gtid,
+                protocol: Protocol::TwoPhase,
+                state: State::Preparing,
+                participants: vec![record.participant.clone()],
+                begun_at_ms: record.begun_at_ms,
+                decided_at_ms: None,
+                ended_at_ms: None,
+                reason: None,
                 remedy: None,
                 owner: Some(*owner),
                 pinned: self.pins.contains(&record.gtid),

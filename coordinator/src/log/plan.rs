@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use assent_protocol::record::{Attempted, Decided, Ended, Record, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Delegated, Ended, Record, SagaStarted, SagaStep};
 use assent_protocol::saga::StepIndex;
 use assent_protocol::three_phase::{VoterName, VoterState};
 use assent_protocol::{Gtid, Protocol};
@@ -13,8 +13,10 @@ use super::Batch;
 /// any order.
 #[derive(Debug, Default)]
 pub(super) struct Plan<'a> {
-    /// Inserts into the open table; first writer wins.
+    /// Inserts into the open table; first writer wins. Over the appender's own delegation it is an update.
     pub(super) decisions: Vec<&'a Decided>,
+    /// Inserts into the open table, without a decision; first writer wins.
+    pub(super) delegations: Vec<&'a Delegated>,
     /// Inserts into the open table, without a decision; first writer wins.
     pub(super) attempts: Vec<&'a Attempted>,
     /// Updates of the appender's own rows without a decision: they get the one that their voters agreed on. The first of each row.
@@ -40,7 +42,7 @@ pub(super) struct Plan<'a> {
 /// How many rows a storage wrote.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Written {
-    /// Decisions, attempts and starts that were inserted.
+    /// Decisions, delegations, attempts and starts that were inserted, and delegations that got a decision.
     pub(super) opened: u64,
     /// 3PCs that got the decision that was agreed on.
     pub(super) agreed: u64,
@@ -59,12 +61,13 @@ impl Written {
     /// has to look what stands.
     pub(super) fn settles(&self, batch: &Batch, plan: &Plan<'_>) -> bool {
         let all = |written: u64, wanted: usize| u64::try_from(wanted).is_ok_and(|wanted| written == wanted);
-        let opened = all(self.opened, plan.decisions.len() + plan.attempts.len() + plan.starts.len());
+        let openings = plan.decisions.len() + plan.delegations.len() + plan.attempts.len() + plan.starts.len();
+        let opened = all(self.opened, openings);
         let ended = all(self.ended, plan.ends.len());
         let changed = all(self.changed, plan.changes.len()) && (ended || !plan.is_subsumed);
         let stepped = all(self.stepped, plan.steps.len()) && (ended || !plan.is_subsumed);
         batch.forced.iter().all(|record| match record {
-            Record::Decided(_) | Record::Attempted(_) | Record::SagaStarted(_) => opened,
+            Record::Decided(_) | Record::Delegated(_) | Record::Attempted(_) | Record::SagaStarted(_) => opened,
             Record::Agreed(_) => all(self.agreed, plan.agreements.len()) && !plan.is_contradictory,
             Record::Voter(_) => all(self.voted, plan.votes.len()) && !plan.is_contradictory,
             Record::SagaTurned(_) | Record::SagaPaused(_) => changed,
@@ -110,6 +113,7 @@ impl<'a> Plan<'a> {
         for record in batch.lazy.iter().chain(&batch.forced) {
             match record {
                 Record::Decided(decided) => plan.decisions.push(decided),
+                Record::Delegated(delegated) => plan.delegations.push(delegated),
                 Record::Attempted(attempted) => plan.attempts.push(attempted),
                 Record::Voter(vote) => {
                     // A participant's voter has its store elsewhere, and the log's own has a state from its first record on.
@@ -154,17 +158,23 @@ impl<'a> Plan<'a> {
     /// The gtids whose history has to be looked at before the insert: an ended transaction's decision stands too.
     pub(super) fn newcomers(&self) -> impl Iterator<Item = Gtid> + Clone {
         let decisions = self.decisions.iter().map(|decided| decided.gtid);
+        let delegations = self.delegations.iter().map(|delegated| delegated.gtid);
         let attempts = self.attempts.iter().map(|attempted| attempted.gtid);
         let starts = self.starts.iter().map(|started| started.gtid);
-        decisions.chain(attempts).chain(starts).chain(self.unopened.iter().map(|ended| ended.gtid))
+        decisions.chain(delegations).chain(attempts).chain(starts).chain(self.unopened.iter().map(|ended| ended.gtid))
     }
 
     /// When newcomers can have ended, if they have: how far history has to be looked at, in Unix milliseconds, both ends included.
     pub(super) fn newcomers_ended_ms(&self, at_ms: u64) -> (u64, u64) {
         let decisions = self.decisions.iter().map(|decided| decided.begun_at_ms);
         let starts = self.starts.iter().map(|started| started.begun_at_ms);
+        let delegations = self.delegations.iter().map(|delegated| delegated.begun_at_ms);
         let attempts = self.attempts.iter().map(|attempted| attempted.begun_at_ms);
-        let begun = decisions.chain(attempts).chain(starts).chain(self.unopened.iter().map(|ended| ended.begun_at_ms));
+        let begun = decisions
+            .chain(delegations)
+            .chain(attempts)
+            .chain(starts)
+            .chain(self.unopened.iter().map(|ended| ended.begun_at_ms));
         let since = begun.chain(self.newcomers().map(|gtid| gtid.minted_at_ms())).min().unwrap_or(0);
         (since.saturating_sub(CLOCK_SKEW_MAX_MS), at_ms.saturating_add(CLOCK_SKEW_MAX_MS))
     }

@@ -14,7 +14,7 @@ use super::LogError;
 /// What only the owner's memory knows has no row, and so no state here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// 3PC: every branch voted yes, and the voters are agreeing.
+    /// 3PC: every branch voted yes, and the voters are agreeing. 2PC: the only branch decides, and has yet to tell how.
     Preparing,
     /// Commit is decided; branches have yet to acknowledge it.
     Committing,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use assent_protocol::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
 use assent_protocol::saga::StepIndex;
 use assent_protocol::{Epoch, Gtid, ParticipantName, Protocol};
 use bytes::Bytes;
@@ -86,6 +86,17 @@ impl OpenRow {
                 started_at_ms: self.decided_at_ms,
                 owner,
             }));
+        }
+        if protocol == Protocol::TwoPhase && decision.is_none() {
+            let mut names = stored::parse_roster(&self.participants)?;
+            let (Some(participant), true) = (names.pop(), names.is_empty()) else {
+                return Err("it has neither a decision nor the one participant that decides".to_owned());
+            };
+            return Ok(OpenTransaction::Delegated {
+                record: Delegated { gtid: self.gtid, participant, digest, begun_at_ms: self.begun_at_ms },
+                delegated_at_ms: self.decided_at_ms,
+                owner,
+            });
         }
         let roster = self.roster.as_deref().map(stored::parse_voters).transpose()?;
         let Some(decision) = decision else {

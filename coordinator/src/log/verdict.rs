@@ -1,17 +1,19 @@
 //! What a log answers to a forced record, from what stands in the storage after the append.
 //!
-//! | forced record | nothing stands | open, decided | open 3PC without a decision | open saga | ended |
-//! |---|---|---|---|---|---|
-//! | decision | repeat | durable if the same decision, else overruled | undecided | overruled | durable if the same decision, else overruled |
-//! | 'attempt 1 sent' | repeat | overruled | durable if ours, with the same roster and digest; else undecided | undecided | overruled |
-//! | agreement | undecided | durable if the same decision, else overruled | ours: repeat; else undecided | undecided | durable if the same decision, else overruled |
-//! | the log's voter | undecided | durable if ours, in the same state; else overruled | durable if ours, in the same state; else undecided | undecided | overruled |
-//! | saga's start | repeat | overruled | overruled (commit): the gtid is taken | durable if ours, with the same digest; else overruled (commit) | overruled |
-//! | saga's turn | overruled (abort) | overruled | undecided | ours: durable if turned, else repeat; another's: undecided | durable if compensated, else overruled |
-//! | saga's step, pause | overruled (abort) | overruled | undecided | ours: durable; another's: undecided | durable: the end carries it |
-//! | end | overruled (abort) | ours, and of this decision: repeat; else overruled | ours, and a 3PC's end: repeat; else undecided | a saga's end: repeat if ours, undecided if another's; else overruled | durable if the same decision, else overruled |
+//! | forced record | nothing stands | open, decided | open, delegated | open 3PC without a decision | open saga | ended |
+//! |---|---|---|---|---|---|---|
+//! | decision | repeat | durable if the same decision, else overruled | ours: repeat; else undecided | undecided | overruled | durable if the same decision, else overruled |
+//! | delegation | repeat | overruled | durable if ours, with the same digest; else undecided | undecided | undecided | overruled |
+//! | 'attempt 1 sent' | repeat | overruled | undecided | durable if ours, with the same roster and digest; else undecided | undecided | overruled |
+//! | agreement | undecided | durable if the same decision, else overruled | undecided | ours: repeat; else undecided | undecided | durable if the same decision, else overruled |
+//! | the log's voter | undecided | durable if ours, in the same state; else overruled | undecided | durable if ours, in the same state; else undecided | undecided | overruled |
+//! | saga's start | repeat | overruled | overruled (commit): the gtid is taken | overruled (commit): the gtid is taken | durable if ours, with the same digest; else overruled (commit) | overruled |
+//! | saga's turn | overruled (abort) | overruled | undecided | undecided | ours: durable if turned, else repeat; another's: undecided | durable if compensated, else overruled |
+//! | saga's step, pause | overruled (abort) | overruled | undecided | undecided | ours: durable; another's: undecided | durable: the end carries it |
+//! | end | overruled (abort) | ours, and of this decision: repeat; else overruled | ours, and a 2PC's end: repeat; else undecided | ours, and a 3PC's end: repeat; else undecided | a saga's end: repeat if ours, undecided if another's; else overruled | durable if the same decision, else overruled |
 //!
-//! A row without a decision is for its voters to decide, and only its owner writes down what they agreed on, by itself or with the end. Whoever else meets it learns
+//! A row without a decision is for its voters, or for the only branch that it was delegated to, to decide, and only its owner writes down what came of it, by
+//! itself or with the end. Whoever else meets it learns
 //! nothing from the log, and neither does an owner whose row is gone: to answer with a decision would be to invent one, and to repeat would hold
 //! up everybody behind this batch. So it is with an open saga, which only its owner drives: any other replica drops its machine.
 
@@ -34,6 +36,13 @@ pub(super) enum Standing {
         digest: BodyDigest,
         /// What the log keeps as a voter, if the row has that and it can be read.
         vote: Option<(Roster, VoterState)>,
+    },
+    /// A row of the open table: the only branch of a 2PC decides.
+    Delegated {
+        /// Who owns it.
+        owner: Epoch,
+        /// The digest of the request.
+        digest: BodyDigest,
     },
     /// A row of history.
     Ended(Outcome),
@@ -61,12 +70,41 @@ pub(super) fn ends(ended: &Ended, saga: bool, decision: Option<Decision>, is_own
     }
 }
 
+/// Whether this end is one of an open row that was delegated to its only branch, and that is the writer's own or not.
+pub(super) fn ends_delegation(ended: &Ended, is_own: bool) -> bool {
+    ended.protocol == Protocol::TwoPhase && is_own
+}
+
 /// The answer, or `None` if the append has to be repeated: what stands is older than the record.
 pub(super) fn verdict(record: &Record, standing: Option<&Standing>, held: Epoch) -> Option<Appended> {
     let overruled = |decision| Some(Appended::Overruled(decision));
     let by = |mine: Decision, theirs: Decision| if mine == theirs { Some(durable(record)) } else { overruled(theirs) };
     let undecided = Some(Appended::Undecided);
     match (record, standing) {
+        (Record::Delegated(_), None) => None,
+        (Record::Delegated(mine), Some(Standing::Delegated { owner, digest })) => {
+            if *owner == held && *digest == mine.digest { Some(durable(record)) } else { undecided }
+        }
+        (Record::Delegated(_), Some(Standing::Open { saga: false, decision: Some(theirs), .. })) => overruled(*theirs),
+        (Record::Delegated(_), Some(Standing::Open { .. })) => undecided,
+        (Record::Delegated(_), Some(Standing::Ended(outcome))) => overruled(decision_of(*outcome)),
+
+        // Its owner's decision is written over it.
+        (Record::Decided(_), Some(Standing::Delegated { owner, .. })) if *owner == held => None,
+        (Record::Ended(mine), Some(Standing::Delegated { owner, .. })) if ends_delegation(mine, *owner == held) => None,
+        (Record::SagaStarted(_), Some(Standing::Delegated { .. })) => overruled(Decision::Commit),
+        (
+            Record::Decided(_)
+            | Record::Attempted(_)
+            | Record::Agreed(_)
+            | Record::Voter(_)
+            | Record::SagaTurned(_)
+            | Record::SagaStep(_)
+            | Record::SagaPaused(_)
+            | Record::Ended(_),
+            Some(Standing::Delegated { .. }),
+        ) => undecided,
+
         (Record::Decided(_), None) => None,
         (Record::Decided(_), Some(Standing::Open { saga: true, decision: None, .. })) => overruled(Decision::Commit),
         (Record::Decided(_), Some(Standing::Open { saga: false, decision: None, .. })) => undecided,
@@ -160,7 +198,7 @@ pub(super) fn durable(record: &Record) -> Appended {
 
 #[cfg(test)]
 mod tests {
-    use assent_protocol::record::{Attempted, Decided, SagaPaused, SagaStarted, SagaTurned};
+    use assent_protocol::record::{Attempted, Decided, Delegated, SagaPaused, SagaStarted, SagaTurned};
     use assent_protocol::saga::{Definition, StepDefinition};
     use assent_protocol::three_phase::{Seat, StoreId, VoterName, VoterRecord};
     use assent_protocol::{Gtid, RetryPolicy};
@@ -183,6 +221,11 @@ mod tests {
             begun_at_ms: 0,
             reason: None,
         }
+    }
+
+    fn delegated() -> Record {
+        let participant = "bank".parse().expect("a name");
+        Record::Delegated(Delegated { gtid: gtid(), participant, digest: BodyDigest(7), begun_at_ms: 0 })
     }
 
     fn roster() -> Roster {
@@ -228,7 +271,7 @@ mod tests {
     /// nobody will find after a crash.
     #[test]
     fn what_left_nothing_is_never_durable() {
-        for record in [Record::Decided(decided(Decision::Commit)), attempted(), started()] {
+        for record in [Record::Decided(decided(Decision::Commit)), delegated(), attempted(), started()] {
             assert_eq!(verdict(&record, None, OURS), None, "it is repeated: {record:?}");
         }
         for record in [Record::Agreed(decided(Decision::Commit)), voter()] {
@@ -259,6 +302,13 @@ mod tests {
         ] {
             assert_eq!(mark(other.clone()), Some(Appended::Undecided), "{other:?}");
         }
+        let leave = |owner, digest| verdict(&delegated(), Some(&Standing::Delegated { owner, digest }), OURS);
+        assert_eq!(leave(OURS, BodyDigest(7)), Some(durable(&delegated())));
+        assert_eq!(leave(Epoch(2), BodyDigest(7)), Some(Appended::Undecided));
+        assert_eq!(leave(OURS, BodyDigest(8)), Some(Appended::Undecided));
+        let over = |owner| verdict(&commit, Some(&Standing::Delegated { owner, digest: BodyDigest(7) }), OURS);
+        assert_eq!(over(Epoch(2)), Some(Appended::Undecided), "only its owner has asked the branch");
+        assert_eq!(over(OURS), None, "it was to be written over it");
         let saga = |owner, digest| Standing::Open { saga: true, decision: None, owner, digest, vote: None };
         assert_eq!(verdict(&started(), Some(&saga(OURS, BodyDigest(7))), OURS), Some(durable(&started())));
         let taken = Some(Appended::Overruled(Decision::Commit));

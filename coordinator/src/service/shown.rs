@@ -125,6 +125,15 @@ pub(super) fn from_log(shown: Shown, owner: Owner<'_>) -> v1::Transaction {
         Found::Open(OpenTransaction::Decided { record, .. }) => {
             v1::Transaction { branches: branches_prepared(record.participants), ..named }
         }
+        Found::Open(OpenTransaction::Delegated { record, .. }) => {
+            // It may have committed by itself: it is not prepared, and only it can tell.
+            let only = v1::Branch {
+                participant: record.participant.into(),
+                state: "preparing".to_owned(),
+                ..v1::Branch::default()
+            };
+            v1::Transaction { branches: vec![only], ..named }
+        }
         Found::Open(OpenTransaction::Attempted { record, .. }) => {
             let participants = record.roster.participants().iter().map(|seat| seat.participant.clone());
             v1::Transaction { branches: branches_prepared(participants), ..named }

@@ -134,10 +134,11 @@ impl Replica {
 
     pub(super) fn commit_event(&self, caller: Caller, commit: Commit) -> Event {
         let digest = digest::of_commit(commit.protocol, &commit.branches);
-        // A begun transaction never runs in one phase: lost with the coordinator's memory it is aborted, which must not meet a
-        // branch that has committed by itself.
-        let one_phase = !commit.begun
-            && matches!(commit.branches.as_slice(), [branch] if self.peers.commits_in_one_phase(&branch.participant));
+        // A repeated request that finds nothing in the log has not run in one phase before: its delegation would be there.
+        let one_phase = match commit.branches.as_slice() {
+            [branch] => self.peers.commits_in_one_phase(&branch.participant),
+            _ => false,
+        };
         Event::CommitRequested {
             branches: commit.branches,
             digest,

@@ -48,6 +48,11 @@ impl Replica {
                 self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
                 self.put_out::<TwoPhase>(gtid, output);
             }
+            OpenTransaction::Delegated { record, .. } => {
+                let (machine, output) = TwoPhase::recover_delegated(&record, self.epoch);
+                self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
+                self.put_out::<TwoPhase>(gtid, output);
+            }
             OpenTransaction::Saga(saga) => {
                 let bytes = saga.started.definition.steps().iter().map(|step| step.input.len()).sum();
                 // One whose rows contradict each other stays in the log as it is; requests about it are refused with the reason.

@@ -156,7 +156,9 @@ impl Replica {
     fn parked(&self, open: &OpenTransaction) -> Refused {
         let problem = match open {
             OpenTransaction::Saga(saga) => super::contradiction(saga, self.epoch),
-            OpenTransaction::Decided { .. } | OpenTransaction::Attempted { .. } => None,
+            OpenTransaction::Decided { .. } | OpenTransaction::Delegated { .. } | OpenTransaction::Attempted { .. } => {
+                None
+            }
         };
         let why = problem.map_or_else(String::new, |problem| format!(": {problem}"));
         let message = format!(

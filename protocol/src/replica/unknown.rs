@@ -36,10 +36,11 @@ impl Replica {
                 self.request_to_unknown(Caller { session: session.0, request: request.request_id }, request);
             }
             FromClient::Branch(report) => match report.message {
-                branch::Message::Inquire | branch::Message::Vote(Vote::Yes | Vote::Unknown(_)) => {
-                    self.presume_abort(gtid, session);
-                }
-                branch::Message::Vote(Vote::No(_) | Vote::ReadOnly | Vote::Committed)
+                branch::Message::Inquire | branch::Message::Vote(Vote::Yes) => self.presume_abort(gtid, session),
+                // A branch that may be prepared is in doubt and inquires by itself. One that was ordered to commit by itself is not in
+                // doubt, whatever it has done, and an abort must not be presumed for it: while its delegation is open in the log its
+                // gtid is not unknown, and once retention has removed the end, its commit may be what was told.
+                branch::Message::Vote(Vote::Unknown(_) | Vote::No(_) | Vote::ReadOnly | Vote::Committed)
                 | branch::Message::Acknowledge(_) => {}
             },
             FromClient::Voter(report) => match report.message {

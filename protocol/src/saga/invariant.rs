@@ -225,6 +225,7 @@ fn actions_start_behind_durable_records(after: &Saga, output: &Output<Effect>) -
         Some(Record::SagaStarted(_)) => started = true,
         Some(
             Record::Decided(_)
+            | Record::Delegated(_)
             | Record::Attempted(_)
             | Record::Agreed(_)
             | Record::Voter(_)

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{BranchResult, CarriedBranch, EarlyVote, Event, Patience, Route, Timer, TwoPhase, Vote, invariant};
 use crate::fuzz::{Story, Tape, gtid, waits_for_log};
-use crate::record::{Decided, Protocol};
+use crate::record::{Decided, Delegated, Protocol};
 
 /// Drives a machine with what the bytes say, and checks every invariant after each event.
 ///
@@ -12,10 +12,11 @@ use crate::record::{Decided, Protocol};
 /// If one breaks.
 pub fn two_phase(bytes: &[u8]) {
     let tape = &mut Tape::new(bytes);
-    let (mut machine, output) = match tape.below(8) {
+    let (mut machine, output) = match tape.below(9) {
         0..5 => TwoPhase::begin(gtid(), tape.epoch(), tape.number(), patience(tape)),
         5 => TwoPhase::recover(&decided(tape), tape.epoch()),
         6 => TwoPhase::presume_abort(gtid(), tape.epoch(), tape.number(), tape.participant(), tape.instance()),
+        7 => TwoPhase::recover_delegated(&delegated(tape), tape.epoch()),
         _ => TwoPhase::forgotten(gtid(), tape.epoch(), tape.number(), tape.digest()),
     };
     invariant::check_begun(&machine, &output).expect("sound");
@@ -56,6 +57,10 @@ pub(crate) fn decided(tape: &mut Tape<'_>) -> Decided {
         begun_at_ms: tape.number(),
         reason: tape.one_in(2).then(|| tape.text()),
     }
+}
+
+fn delegated(tape: &mut Tape<'_>) -> Delegated {
+    Delegated { gtid: gtid(), participant: tape.participant(), digest: tape.digest(), begun_at_ms: tape.number() }
 }
 
 /// Anything but the log's word.

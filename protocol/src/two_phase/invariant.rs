@@ -21,6 +21,7 @@ pub fn check(before: &TwoPhase, event: &Event, after: &TwoPhase, output: &Output
     another_body_is_refused(before, event, after, output)?;
     branches_move_by_their_own_account(before, event, after)?;
     nothing_is_told_before_it_is_durable(Some((before, event)), after, output)?;
+    only_the_branch_ends_a_delegation(before, event, after, output)?;
     ends_once(before.is_ended(), after, output)?;
     everybody_is_answered_once(before, event, after, output)?;
     something_will_wake_it(Some((before, event)), after, output)?;
@@ -49,7 +50,9 @@ pub(crate) fn check_agreed(before: &TwoPhase, after: &TwoPhase, output: &Output<
     let is_open = match before.state {
         State::Active | State::Preparing | State::Deciding(Decision::Commit) => true,
         State::Deciding(Decision::Abort)
+        | State::Delegating
         | State::OnePhase
+        | State::Recalling
         | State::Committing
         | State::Aborting
         | State::Committed
@@ -121,7 +124,9 @@ fn nothing_is_told_before_it_is_durable(
         let is_stranger = matches!(told, Told::Participant(name) if after.position(name).is_none());
         let allowed = match (after.state, decision) {
             (State::Deciding(_), Decision::Commit | Decision::Abort) => false,
-            (State::Preparing | State::OnePhase, Decision::Abort) => is_stranger,
+            (State::Preparing | State::Delegating | State::OnePhase, Decision::Abort) => is_stranger,
+            // The order asks as much as it tells: whoever waits is told once it was answered.
+            (State::Recalling, Decision::Abort) => matches!(told, Told::Participant(_)),
             (State::Committing | State::Committed, Decision::Abort) => is_stranger && !after.is_overruled,
             (State::Aborting | State::Aborted, Decision::Abort) => {
                 after.has_open_row || !after.may_recur || is_stranger || was_ended
@@ -130,7 +135,15 @@ fn nothing_is_told_before_it_is_durable(
                 after.has_open_row || was_ended || (!after.may_recur && nobody_was_prepared(after))
             }
             (State::Active, Decision::Commit | Decision::Abort)
-            | (State::Preparing | State::OnePhase | State::Aborting | State::Aborted, Decision::Commit) => false,
+            | (
+                State::Preparing
+                | State::Delegating
+                | State::OnePhase
+                | State::Recalling
+                | State::Aborting
+                | State::Aborted,
+                Decision::Commit,
+            ) => false,
         };
         if !allowed {
             return violation(INVARIANT, format!("{effect:?} while {:?}", after.state));
@@ -151,6 +164,53 @@ fn nothing_is_told_before_it_is_durable(
     Ok(())
 }
 
+/// I4, of the one decision that a branch makes: it is ordered to commit by itself once its delegation is durable, and then only its own
+/// word ends the transaction without another record.
+fn only_the_branch_ends_a_delegation(
+    before: &TwoPhase,
+    event: &Event,
+    after: &TwoPhase,
+    output: &Output<Effect>,
+) -> Result<(), Violation> {
+    const INVARIANT: &str = "I4 a delegation is durable, and only its branch ends it";
+    let is_ordered = output
+        .peek_effects()
+        .iter()
+        .any(|effect| matches!(effect, Effect::Send { order: Order::Prepare { one_phase: true, .. }, .. }));
+    if is_ordered && !(after.has_open_row && after.state == State::OnePhase) {
+        return violation(INVARIANT, format!("a branch is ordered to commit by itself while {:?}", after.state));
+    }
+    if !matches!(before.state, State::OnePhase | State::Recalling) || !after.is_ended() {
+        return Ok(());
+    }
+    let is_its_word = match event {
+        Event::Voted { vote: Vote::Committed, .. }
+        | Event::Acknowledged { result: BranchResult::HeuristicCommitted, .. } => after.state == State::Committed,
+        Event::Voted { vote: Vote::No(_), .. } => {
+            // Another instance may still commit.
+            before.state == State::OnePhase && !before.was_asked_elsewhere && after.state == State::Aborted
+        }
+        Event::Acknowledged { result: BranchResult::Done | BranchResult::HeuristicAborted, .. } => {
+            before.state == State::Recalling && after.state == State::Aborted
+        }
+        Event::Voted { vote: Vote::Yes | Vote::ReadOnly | Vote::Unknown(_), .. }
+        | Event::BeginRequested { .. }
+        | Event::Enlisted { .. }
+        | Event::BranchNamed { .. }
+        | Event::CommitRequested { .. }
+        | Event::AbortRequested { .. }
+        | Event::OutcomeAwaited { .. }
+        | Event::CallerLeft { .. }
+        | Event::Routed { .. }
+        | Event::Inquired { .. }
+        | Event::Joined { .. }
+        | Event::Left { .. }
+        | Event::TimerFired(_)
+        | Event::Appended(_) => false,
+    };
+    if is_its_word { Ok(()) } else { violation(INVARIANT, format!("{event:?} led to {:?}", after.state)) }
+}
+
 /// I5: what anybody is told is the decision.
 fn answers_agree(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violation> {
     const INVARIANT: &str = "I5 what was told comes true";
@@ -161,7 +221,9 @@ fn answers_agree(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violat
             }
             // A branch that is not in the roster is told to abort whatever was decided.
             Some((decision, Told::Participant(name)))
-                if after.position(name).is_some() && decision_of(after.state) != Some(decision) =>
+                if after.position(name).is_some()
+                    && decision_of(after.state) != Some(decision)
+                    && (after.state, decision) != (State::Recalling, Decision::Abort) =>
             {
                 return violation(INVARIANT, format!("{effect:?} while {:?}", after.state));
             }
@@ -218,6 +280,7 @@ fn ends_once(was_ended: bool, after: &TwoPhase, output: &Output<Effect>) -> Resu
         .filter_map(|record| match record {
             Record::Ended(ended) => Some(ended),
             Record::Decided(_)
+            | Record::Delegated(_)
             | Record::Attempted(_)
             | Record::Agreed(_)
             | Record::Voter(_)
@@ -275,7 +338,10 @@ fn is_earned(old: &Branch, new: &Branch, event: &Event, before: State, after: St
         BranchState::Asked => {
             let is_wanted = matches!(event, Event::CommitRequested { .. }) && old.state == BranchState::Named;
             let is_there = matches!(event, Event::Joined { participant } if participant == whose);
-            is_wanted || (is_there && old.state == BranchState::Waiting)
+            let is_delegated = matches!(event, Event::Appended(Appended::Durable(_)))
+                && before == State::Delegating
+                && old.state == BranchState::Named;
+            is_wanted || is_delegated || (is_there && old.state == BranchState::Waiting)
         }
         BranchState::Yes => voted(|vote| *vote == Vote::Yes) && is_open(old),
         BranchState::ReadOnly => voted(|vote| *vote == Vote::ReadOnly) && is_open(old),
@@ -337,6 +403,16 @@ fn another_body_is_refused(
 fn the_record_is_the_decision(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violation> {
     const INVARIANT: &str = "I4 the record is the decision";
     let Some(record) = output.forced() else { return Ok(()) };
+    if let (Record::Delegated(delegated), State::Delegating) = (record, after.state) {
+        let is_named = after
+            .branches
+            .iter()
+            .any(|branch| branch.participant == delegated.participant && branch.state == BranchState::Named);
+        if is_named && after.branches.iter().all(|branch| !branch.state.needs_order()) {
+            return Ok(());
+        }
+        return violation(INVARIANT, format!("{delegated:?} among {:?}", after.branches));
+    }
     let (Record::Decided(decided), State::Deciding(decision)) = (record, after.state) else {
         return violation(INVARIANT, format!("{record:?} while {:?}", after.state));
     };
@@ -388,7 +464,12 @@ fn everybody_is_answered_once(
         return violation(INVARIANT, format!("{caller:?} is neither answered nor kept"));
     }
     let is_overdue = match after.state {
-        State::Active | State::Preparing | State::OnePhase | State::Deciding(_) => None,
+        State::Active
+        | State::Preparing
+        | State::Delegating
+        | State::OnePhase
+        | State::Recalling
+        | State::Deciding(_) => None,
         State::Committing | State::Aborting => after.waiters.iter().find(|waiter| waiter.wait == Wait::Decided),
         State::Committed | State::Aborted => after.waiters.first(),
     };
@@ -421,8 +502,6 @@ fn something_will_wake_it(
             .any(|effect| matches!(effect, Effect::Send { to, .. } if *to == branch.participant))
     };
     let waits_for = |wanted: fn(BranchState) -> bool| after.branches.iter().any(|branch| wanted(branch.state));
-    // An only branch that may have committed by itself is waited for until it joins.
-    let waits_for_good = after.state == State::OnePhase && after.may_have_run;
     let problem = match after.state {
         State::Active if before.is_none() && !sets(Timer::Deadline) => "no deadline",
         State::Active | State::Preparing if fired(Timer::Deadline) => "the deadline has passed",
@@ -432,26 +511,29 @@ fn something_will_wake_it(
             "no vote is still to come"
         }
         State::Preparing | State::OnePhase
-            if before.is_some_and(|before| has_more(before, after, BranchState::Waiting))
-                && !sets(Timer::Absence)
-                && !waits_for_good =>
+            if before.is_some_and(|before| has_more(before, after, BranchState::Waiting)) && !sets(Timer::Absence) =>
         {
             "nobody watches for the absent participant"
         }
         State::Preparing | State::OnePhase
-            if fired(Timer::Absence) && waits_for(|state| state == BranchState::Waiting) && !waits_for_good =>
+            if fired(Timer::Absence) && waits_for(|state| state == BranchState::Waiting) =>
         {
             "the absence was long enough"
         }
         State::OnePhase if (fired(Timer::Resend) || fired(Timer::Deadline)) && !sets(Timer::Resend) => {
             "the only branch is not asked again"
         }
+        State::Delegating
+            if before.is_none_or(|before| before.state != State::Delegating) == output.forced().is_none() =>
+        {
+            "it is delegated without one record on the way"
+        }
         State::Deciding(_)
             if before.is_none_or(|before| !matches!(before.state, State::Deciding(_))) == output.forced().is_none() =>
         {
             "it is decided without one record on the way"
         }
-        State::Committing | State::Aborting => {
+        State::Committing | State::Aborting | State::Recalling => {
             let has_news = before.is_none_or(|before| before.state != after.state) || fired(Timer::Resend);
             let is_released = matches!(event, Some(Event::Appended(Appended::Durable(_))));
             let is_told = |branch: &Branch| !branch.state.needs_order() || is_released || sends_to(branch);
@@ -465,9 +547,13 @@ fn something_will_wake_it(
                 return Ok(());
             }
         }
-        State::Active | State::Preparing | State::OnePhase | State::Deciding(_) | State::Committed | State::Aborted => {
-            return Ok(());
-        }
+        State::Active
+        | State::Preparing
+        | State::Delegating
+        | State::OnePhase
+        | State::Deciding(_)
+        | State::Committed
+        | State::Aborted => return Ok(()),
     };
     violation("I12 every transaction ends", format!("{:?} by {event:?}: {problem}", after.state))
 }
@@ -484,7 +570,7 @@ fn nobody_was_prepared(machine: &TwoPhase) -> bool {
 
 fn decision_of(state: State) -> Option<Decision> {
     match state {
-        State::Active | State::Preparing | State::OnePhase => None,
+        State::Active | State::Preparing | State::Delegating | State::OnePhase | State::Recalling => None,
         State::Deciding(decision) => Some(decision),
         State::Committing | State::Committed => Some(Decision::Commit),
         State::Aborting | State::Aborted => Some(Decision::Abort),

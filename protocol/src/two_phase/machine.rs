@@ -9,7 +9,7 @@ use super::{
 use crate::durable::{Appended, Output};
 use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::{AbortCode, AbortReason, Refusal, Wait};
-use crate::record::{Attempted, Decided, Decision, Ended, EndedBranch, Outcome, Protocol, Record};
+use crate::record::{Attempted, Decided, Decision, Delegated, Ended, EndedBranch, Outcome, Protocol, Record};
 
 /// Stands in a record for the digest of a commit request that never came.
 const NO_REQUEST: BodyDigest = BodyDigest(0);
@@ -38,6 +38,23 @@ impl TwoPhase {
         let mut effects = machine.orders();
         let output = machine.finish_if_all_ended(&mut effects);
         (machine, output.unwrap_or_else(|| Output::effects(effects)))
+    }
+
+    /// Takes up a delegation that the log holds: nobody here knows whether the only branch has committed by itself, so it is told to
+    /// abort until it tells.
+    pub fn recover_delegated(delegated: &Delegated, epoch: Epoch) -> (Self, Output<Effect>) {
+        let mut machine = Self::new(delegated.gtid, epoch, delegated.begun_at_ms, State::Recalling);
+        machine.digest = (delegated.digest != NO_REQUEST).then_some(delegated.digest);
+        machine.has_open_row = true;
+        machine.reason = Some(AbortReason::by(
+            AbortCode::Forgotten,
+            &delegated.participant,
+            "the coordinator restarted before the only branch had answered, and that branch had not committed",
+        ));
+        let participant = delegated.participant.clone();
+        machine.branches.push(Branch { participant, state: BranchState::Asked, instance: None, payload: Bytes::new() });
+        let orders = machine.orders();
+        (machine, Output::effects(orders))
     }
 
     /// Takes up a three-phase transaction whose voters have yet to agree: the log has 'attempt 1 sent', so every branch voted yes.
@@ -93,7 +110,7 @@ impl TwoPhase {
             branches: Vec::new(),
             digest: None,
             may_recur: false,
-            may_have_run: false,
+            was_asked_elsewhere: false,
             has_open_row: false,
             is_overruled: false,
             reason: None,
@@ -134,7 +151,9 @@ impl TwoPhase {
     fn begin_requested(&mut self, caller: Caller) -> Output<Effect> {
         match self.state {
             State::Active => reply(caller, Reply::Begun),
-            State::Preparing | State::OnePhase | State::Deciding(_) => refuse(caller, self.frozen()),
+            State::Preparing | State::Delegating | State::OnePhase | State::Recalling | State::Deciding(_) => {
+                refuse(caller, self.frozen())
+            }
             State::Committing | State::Aborting | State::Committed | State::Aborted => {
                 reply(caller, self.outcome_reply())
             }
@@ -204,17 +223,15 @@ impl TwoPhase {
                 }
                 self.digest = Some(digest);
                 self.may_recur = may_recur;
-                self.may_have_run = may_recur;
                 self.waiters.push(waiter);
-                // A branch that commits by itself leaves nothing in the log: after a crash only the repeated request can ask
-                // it again, so that request has to name it. Branches from before it are unknown then.
-                let one_phase = one_phase && self.branches.is_empty();
                 self.branches.extend(carried.into_iter().map(Branch::named));
                 self.prepare(one_phase)
             }
             // It comes again, and may come once more after this answer: then to a coordinator that has forgotten.
             State::Preparing
+            | State::Delegating
             | State::OnePhase
+            | State::Recalling
             | State::Deciding(_)
             | State::Committing
             | State::Aborting
@@ -231,16 +248,75 @@ impl TwoPhase {
             self.state = State::Preparing;
             return self.decide_if_all_voted();
         }
-        let alone = one_phase && asked == 1 && !voted_yes;
-        self.state = if alone { State::OnePhase } else { State::Preparing };
-        let mut effects = Vec::with_capacity(asked);
-        for branch in &mut self.branches {
-            if branch.state == BranchState::Named {
-                branch.state = BranchState::Asked;
-                effects.push(branch.order(Order::Prepare { payload: branch.payload.clone(), one_phase: alone }));
-            }
+        if one_phase && asked == 1 && !voted_yes {
+            return self.delegate();
         }
-        Output::effects(effects)
+        self.state = State::Preparing;
+        Output::effects(self.ask(false))
+    }
+
+    /// Asks each branch that was named and not asked yet.
+    fn ask(&mut self, one_phase: bool) -> Vec<Effect> {
+        let named = self.branches.iter_mut().filter(|branch| branch.state == BranchState::Named);
+        named
+            .map(|branch| {
+                branch.state = BranchState::Asked;
+                branch.order(Order::Prepare { payload: branch.payload.clone(), one_phase })
+            })
+            .collect()
+    }
+
+    // ---- the delegation ----------------------------------------------------------------------------------------------
+
+    /// Leaves the decision to the only branch that was named: once that is durable, the branch is ordered to commit by itself.
+    fn delegate(&mut self) -> Output<Effect> {
+        let Some(only) = self.branches.iter().find(|branch| branch.state == BranchState::Named) else {
+            return Output::none();
+        };
+        let record = Record::Delegated(Delegated {
+            gtid: self.gtid,
+            participant: only.participant.clone(),
+            digest: self.digest.unwrap_or(NO_REQUEST),
+            begun_at_ms: self.begun_at_ms,
+        });
+        self.state = State::Delegating;
+        // The order is not sealed behind the record: were it, a deadline that passes meanwhile could not stop it. It leaves with the
+        // receipt, in `delegation_appended`.
+        Output::after(record, Vec::new())
+    }
+
+    /// The log has answered the delegation.
+    fn delegation_appended(&mut self, appended: &Appended) -> Output<Effect> {
+        match appended {
+            Appended::Durable(receipt) if receipt.gtid() != self.gtid => Output::none(),
+            Appended::Undecided => Output::none(),
+            Appended::Durable(_) => {
+                self.has_open_row = true;
+                if self.reason.is_some() {
+                    // The branch was not asked, and is not: but the row is there, and only the log takes it back.
+                    return self.decide(Decision::Abort);
+                }
+                self.state = State::OnePhase;
+                Output::effects(self.ask(true))
+            }
+            Appended::Overruled(theirs) => self.overruled(*theirs),
+        }
+    }
+
+    /// Nobody here knows whether the only branch has committed by itself, or will: told to abort, it tells.
+    fn recall(&mut self) -> Output<Effect> {
+        self.state = State::Recalling;
+        self.resends = 0;
+        Output::effects(self.orders())
+    }
+
+    /// The only branch has told how the transaction ended. It tells the same whenever it is asked, and the delegation stands in the log
+    /// until the end does, so nothing more has to be durable before others are told.
+    fn end_delegation(&mut self, outcome: Outcome) -> Output<Effect> {
+        if outcome == Outcome::Committed {
+            self.reason = None;
+        }
+        self.end(outcome, Vec::new())
     }
 
     fn abort_requested(&mut self, reason: String, caller: Caller) -> Output<Effect> {
@@ -251,8 +327,14 @@ impl TwoPhase {
                 self.waiters.push(Waiter::new(caller, Wait::Decided));
                 self.abort(AbortReason::new(AbortCode::Requested, reason))
             }
+            State::Delegating => {
+                // The record may be durable already: the abort is decided over it, once the log has answered.
+                self.reason.get_or_insert_with(|| AbortReason::new(AbortCode::Requested, reason));
+                self.outcome_awaited(Waiter::new(caller, Wait::Decided))
+            }
             // Too late to ask: the outcome is the answer.
             State::OnePhase
+            | State::Recalling
             | State::Deciding(_)
             | State::Committing
             | State::Aborting
@@ -265,7 +347,12 @@ impl TwoPhase {
         // Whoever is told here may not be the initiator, whose request may come again: it must not run anew after a crash.
         self.may_recur |= self.digest.is_some();
         let is_due = match self.state {
-            State::Active | State::Preparing | State::OnePhase | State::Deciding(_) => false,
+            State::Active
+            | State::Preparing
+            | State::Delegating
+            | State::OnePhase
+            | State::Recalling
+            | State::Deciding(_) => false,
             State::Aborting if self.may_recur && !self.has_open_row => {
                 self.waiters.push(waiter);
                 return self.decide(Decision::Abort);
@@ -299,6 +386,9 @@ impl TwoPhase {
                 State::Preparing | State::OnePhase | State::Aborting | State::Deciding(Decision::Abort),
                 Route::Instance(instance),
             ) if is_asked => {
+                if one_phase {
+                    self.was_asked_elsewhere |= branch.instance.is_some_and(|earlier| earlier != instance);
+                }
                 branch.instance = Some(instance);
                 if !one_phase {
                     // One-phase may have to be asked again; every other prepare is handed over once.
@@ -308,10 +398,6 @@ impl TwoPhase {
             }
             (State::Preparing | State::OnePhase, Route::Absent) if is_asked && !was_handed_over => {
                 branch.state = BranchState::Waiting;
-                if one_phase && self.may_have_run {
-                    // It is waited for until it comes: only it can tell what became of the first request.
-                    return Output::none();
-                }
                 Output::effects(vec![self.absence_timer()])
             }
             (State::Preparing | State::OnePhase, Route::Unknown) if is_asked && !was_handed_over => {
@@ -332,7 +418,9 @@ impl TwoPhase {
             (
                 State::Active
                 | State::Preparing
+                | State::Delegating
                 | State::OnePhase
+                | State::Recalling
                 | State::Deciding(_)
                 | State::Committing
                 | State::Aborting
@@ -361,7 +449,19 @@ impl TwoPhase {
         match self.state {
             State::Preparing => self.vote_counted(position, instance, vote),
             State::OnePhase => self.one_phase_answered(position, instance, vote),
-            State::Active | State::Deciding(_) => Output::none(),
+            State::Recalling => match vote {
+                Vote::Committed => {
+                    let branch = &mut self.branches[position];
+                    if !branch.state.needs_order() {
+                        return Output::none();
+                    }
+                    branch.state = BranchState::Committed;
+                    self.end_delegation(Outcome::Committed)
+                }
+                // What one instance says, another may contradict: only an abort that is acknowledged keeps all of them from committing.
+                Vote::Yes | Vote::ReadOnly | Vote::No(_) | Vote::Unknown(_) => self.repeat_order(position, instance),
+            },
+            State::Active | State::Delegating | State::Deciding(_) => Output::none(),
             State::Committing | State::Aborting | State::Committed | State::Aborted => match vote {
                 // It is prepared, or may be, and has to learn the decision.
                 Vote::Yes | Vote::Unknown(_) => self.repeat_order(position, instance),
@@ -412,20 +512,25 @@ impl TwoPhase {
         if branch.state != BranchState::Asked {
             return Output::none();
         }
+        let was_asked_elsewhere = self.was_asked_elsewhere || branch.instance.is_some_and(|asked| asked != instance);
         branch.instance = Some(instance);
         match vote {
             Vote::Committed => {
                 branch.state = BranchState::Committed;
-                self.end_unlogged(Outcome::Committed)
+                self.end_delegation(Outcome::Committed)
             }
             Vote::ReadOnly => {
+                // It keeps nothing by which it could tell once more: recalled, it would acknowledge an abort.
                 branch.state = BranchState::ReadOnly;
-                self.end_unlogged(Outcome::Committed)
+                self.decide(Decision::Commit)
             }
             Vote::No(message) => {
-                branch.state = BranchState::No;
                 self.reason = Some(AbortReason::by(AbortCode::Refused, &branch.participant, message));
-                self.end_unlogged(Outcome::Aborted)
+                if was_asked_elsewhere {
+                    return self.recall();
+                }
+                branch.state = BranchState::No;
+                self.end_delegation(Outcome::Aborted)
             }
             Vote::Yes => {
                 branch.state = BranchState::Yes;
@@ -447,7 +552,7 @@ impl TwoPhase {
         }
         if !self.branches.iter().any(|branch| branch.state.needs_order()) {
             // Nobody waits for a decision, so there is none to keep.
-            return self.end_unlogged(Outcome::Committed);
+            return self.commit_unprepared();
         }
         self.decide(Decision::Commit)
     }
@@ -486,35 +591,47 @@ impl TwoPhase {
     }
 
     fn appended(&mut self, appended: &Appended) -> Output<Effect> {
-        let State::Deciding(ours) = self.state else { return Output::none() };
-        let overruled_by = match appended {
-            Appended::Durable(receipt) if receipt.gtid() != self.gtid => return Output::none(),
-            Appended::Undecided => return Output::none(),
-            Appended::Durable(_) => None,
-            Appended::Overruled(theirs) => Some(*theirs),
+        let ours = match self.state {
+            State::Delegating => return self.delegation_appended(appended),
+            State::Deciding(ours) => ours,
+            State::Active
+            | State::Preparing
+            | State::OnePhase
+            | State::Recalling
+            | State::Committing
+            | State::Aborting
+            | State::Committed
+            | State::Aborted => return Output::none(),
         };
+        match appended {
+            Appended::Durable(receipt) if receipt.gtid() != self.gtid => Output::none(),
+            Appended::Undecided => Output::none(),
+            Appended::Durable(_) => {
+                self.has_open_row = true;
+                self.resends = 0;
+                self.waiters.retain(|waiter| !waiter.is_answer_held);
+                self.proceed(ours, Vec::new())
+            }
+            Appended::Overruled(theirs) => self.overruled(*theirs),
+        }
+    }
+
+    /// Another writer's decision stands in the log.
+    fn overruled(&mut self, theirs: Decision) -> Output<Effect> {
         self.has_open_row = true;
         self.resends = 0;
-        let (decision, effects) = match overruled_by {
-            None => {
-                self.waiters.retain(|waiter| !waiter.is_answer_held);
-                (ours, Vec::new())
-            }
-            Some(theirs) => {
-                // The held orders and answers are never released; these take their place.
-                self.is_overruled = true;
-                self.reason = match theirs {
-                    Decision::Commit => None,
-                    Decision::Abort => {
-                        let message = "a prepared branch had asked before the commit was durable; presumed abort";
-                        Some(AbortReason::new(AbortCode::Forgotten, message))
-                    }
-                };
-                self.stop_preparing(theirs);
-                (theirs, self.orders_for(theirs))
+        // The held orders and answers are never released; these take their place.
+        self.is_overruled = true;
+        self.reason = match theirs {
+            Decision::Commit => None,
+            Decision::Abort => {
+                let message = "a prepared branch had asked before the commit was durable; presumed abort";
+                Some(AbortReason::new(AbortCode::Forgotten, message))
             }
         };
-        self.proceed(decision, effects)
+        self.stop_preparing(theirs);
+        let effects = self.orders_for(theirs);
+        self.proceed(theirs, effects)
     }
 
     /// The voters of a three-phase transaction have agreed. Their quorum holds the decision, and each of its records is durable:
@@ -538,7 +655,9 @@ impl TwoPhase {
             | (
                 // The log has its own word to say about an abort that was to be logged.
                 State::Deciding(Decision::Abort)
+                | State::Delegating
                 | State::OnePhase
+                | State::Recalling
                 | State::Committing
                 | State::Aborting
                 | State::Committed
@@ -563,7 +682,8 @@ impl TwoPhase {
 
     fn abort(&mut self, reason: AbortReason) -> Output<Effect> {
         self.reason = Some(reason);
-        if self.may_recur {
+        // A delegation that was never ordered stands in the log: only the log takes it back.
+        if self.may_recur || self.has_open_row {
             return self.decide(Decision::Abort);
         }
         self.stop_preparing(Decision::Abort);
@@ -580,10 +700,12 @@ impl TwoPhase {
     fn acknowledged(&mut self, participant: &ParticipantName, result: BranchResult) -> Output<Effect> {
         let Some(position) = self.position(participant) else { return Output::none() };
         let decision = match self.state {
+            State::Recalling => return self.recalled(position, result),
             State::Committing => Decision::Commit,
             State::Aborting => Decision::Abort,
             State::Active
             | State::Preparing
+            | State::Delegating
             | State::OnePhase
             | State::Deciding(_)
             | State::Committed
@@ -600,6 +722,24 @@ impl TwoPhase {
             (Decision::Abort, BranchResult::HeuristicCommitted) => BranchState::HeuristicCommitted,
         };
         self.finish_if_all_ended(&mut Vec::new()).unwrap_or_else(Output::none)
+    }
+
+    /// The only branch has obeyed the order to abort, or tells that it is too late.
+    fn recalled(&mut self, position: usize, result: BranchResult) -> Output<Effect> {
+        let branch = &mut self.branches[position];
+        if !branch.state.needs_order() {
+            return Output::none();
+        }
+        match result {
+            BranchResult::HeuristicCommitted => {
+                branch.state = BranchState::Committed;
+                self.end_delegation(Outcome::Committed)
+            }
+            BranchResult::Done | BranchResult::HeuristicAborted => {
+                branch.state = BranchState::Aborted;
+                self.end_delegation(Outcome::Aborted)
+            }
+        }
     }
 
     fn inquired(&mut self, participant: &ParticipantName, instance: InstanceId) -> Output<Effect> {
@@ -621,9 +761,11 @@ impl TwoPhase {
 
     fn repeat_order(&mut self, position: usize, instance: InstanceId) -> Output<Effect> {
         let order = match self.state {
-            State::Active | State::Preparing | State::OnePhase | State::Deciding(_) => return Output::none(),
+            State::Active | State::Preparing | State::Delegating | State::OnePhase | State::Deciding(_) => {
+                return Output::none();
+            }
             State::Committing | State::Committed => Order::Commit,
-            State::Aborting | State::Aborted => Order::Abort,
+            State::Recalling | State::Aborting | State::Aborted => Order::Abort,
         };
         let branch = &self.branches[position];
         Output::effects(vec![Effect::Send { to: branch.participant.clone(), prefer: Some(instance), order }])
@@ -637,7 +779,12 @@ impl TwoPhase {
             // The log may yet know another decision, and another roster with it. It will ask again.
             State::Deciding(_) => false,
             State::Committing | State::Committed => !self.is_overruled,
-            State::Preparing | State::OnePhase | State::Aborting | State::Aborted => true,
+            State::Preparing
+            | State::Delegating
+            | State::OnePhase
+            | State::Recalling
+            | State::Aborting
+            | State::Aborted => true,
         };
         if !is_outside {
             return Output::none();
@@ -661,12 +808,14 @@ impl TwoPhase {
                 branch.state = BranchState::Asked;
                 Output::effects(vec![branch.order(Order::Prepare { payload: branch.payload.clone(), one_phase })])
             }
-            State::Committing | State::Aborting => {
+            State::Committing | State::Aborting | State::Recalling => {
                 let order = if self.state == State::Committing { Order::Commit } else { Order::Abort };
                 let branch = &self.branches[position];
                 if branch.state.needs_order() { Output::effects(vec![branch.order(order)]) } else { Output::none() }
             }
-            State::Active | State::Deciding(_) | State::Committed | State::Aborted => Output::none(),
+            State::Active | State::Delegating | State::Deciding(_) | State::Committed | State::Aborted => {
+                Output::none()
+            }
         }
     }
 
@@ -685,7 +834,9 @@ impl TwoPhase {
             State::OnePhase if was_asked => Output::effects(vec![self.resend_timer()]),
             State::Active
             | State::Preparing
+            | State::Delegating
             | State::OnePhase
+            | State::Recalling
             | State::Deciding(_)
             | State::Committing
             | State::Aborting
@@ -697,10 +848,21 @@ impl TwoPhase {
     fn deadline_passed(&mut self) -> Output<Effect> {
         let may_abort = match self.state {
             State::Active | State::Preparing => true,
+            State::Delegating => {
+                // The record may be durable already: the abort is decided over it, once the log has answered.
+                let message = "the log did not take the delegation to the only branch in time";
+                self.reason.get_or_insert_with(|| AbortReason::new(AbortCode::DeadlineExceeded, message));
+                return Output::none();
+            }
             State::OnePhase if self.was_never_asked() => true,
             // It may have committed by itself, so only its answer ends this; and the first question may have been lost.
             State::OnePhase => return self.resend(),
-            State::Deciding(_) | State::Committing | State::Aborting | State::Committed | State::Aborted => false,
+            State::Recalling
+            | State::Deciding(_)
+            | State::Committing
+            | State::Aborting
+            | State::Committed
+            | State::Aborted => false,
         };
         if !may_abort {
             return Output::none();
@@ -724,7 +886,9 @@ impl TwoPhase {
             State::Preparing => {}
             State::OnePhase if self.was_never_asked() => {}
             State::Active
+            | State::Delegating
             | State::OnePhase
+            | State::Recalling
             | State::Deciding(_)
             | State::Committing
             | State::Aborting
@@ -741,16 +905,19 @@ impl TwoPhase {
 
     fn resend(&mut self) -> Output<Effect> {
         let mut effects = match self.state {
-            State::Committing | State::Aborting => self.orders(),
+            State::Committing | State::Aborting | State::Recalling => self.orders(),
             State::OnePhase => self
                 .branches
                 .iter()
                 .filter(|branch| branch.state == BranchState::Asked)
                 .map(|branch| branch.order(Order::Prepare { payload: branch.payload.clone(), one_phase: true }))
                 .collect(),
-            State::Active | State::Preparing | State::Deciding(_) | State::Committed | State::Aborted => {
-                return Output::none();
-            }
+            State::Active
+            | State::Preparing
+            | State::Delegating
+            | State::Deciding(_)
+            | State::Committed
+            | State::Aborted => return Output::none(),
         };
         self.resends = self.resends.saturating_add(1);
         effects.retain(|effect| !matches!(effect, Effect::SetTimer { .. }));
@@ -769,7 +936,9 @@ impl TwoPhase {
             State::Aborting => Outcome::Aborted,
             State::Active
             | State::Preparing
+            | State::Delegating
             | State::OnePhase
+            | State::Recalling
             | State::Deciding(_)
             | State::Committed
             | State::Aborted => return None,
@@ -777,15 +946,12 @@ impl TwoPhase {
         Some(self.end(outcome, std::mem::take(effects)))
     }
 
-    /// Ends a transaction in which nobody waits for a decision: it is kept only where the request may come again.
-    fn end_unlogged(&mut self, outcome: Outcome) -> Output<Effect> {
+    /// Commits a transaction in which no branch waits for a decision: it is logged only where the request may come again.
+    fn commit_unprepared(&mut self) -> Output<Effect> {
         if self.may_recur {
-            return self.decide(match outcome {
-                Outcome::Committed | Outcome::Completed => Decision::Commit,
-                Outcome::Aborted | Outcome::Compensated => Decision::Abort,
-            });
+            return self.decide(Decision::Commit);
         }
-        self.end(outcome, Vec::new())
+        self.end(Outcome::Committed, Vec::new())
     }
 
     fn end(&mut self, outcome: Outcome, mut effects: Vec<Effect>) -> Output<Effect> {
@@ -876,7 +1042,12 @@ impl TwoPhase {
         let outcome = match self.state {
             State::Committing | State::Committed => Outcome::Committed,
             State::Aborting | State::Aborted => Outcome::Aborted,
-            State::Active | State::Preparing | State::OnePhase | State::Deciding(_) => {
+            State::Active
+            | State::Preparing
+            | State::Delegating
+            | State::OnePhase
+            | State::Recalling
+            | State::Deciding(_) => {
                 unreachable!("an outcome is told only once there is one")
             }
         };
@@ -903,9 +1074,9 @@ impl TwoPhase {
             .map(|(_, branch)| branch.participant.clone())
     }
 
-    /// Whether the only branch cannot have committed by itself: it was not asked, now or in an earlier life of this transaction.
+    /// Whether the only branch cannot have committed by itself: it was not asked.
     fn was_never_asked(&self) -> bool {
-        !self.may_have_run && self.branches.iter().all(|branch| branch.state != BranchState::Asked)
+        self.branches.iter().all(|branch| branch.state != BranchState::Asked)
     }
 }
 

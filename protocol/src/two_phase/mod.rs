@@ -2,20 +2,23 @@
 //!
 //! The protocol is that of Mohan, Lindsay and Obermarck, *Transaction Management in the R\* Distributed Database Management
 //! System* (1986): nothing is logged before the decision, only a commit is forced, and a transaction that the log does
-//! not know was aborted.
+//! not know was aborted. One record precedes a decision: the delegation to an only branch.
 //!
 //! | state | commit requested | abort requested | enlisted | voted | acknowledged | inquired | joined / left | absent / unknown | deadline | appended |
 //! |---|---|---|---|---|---|---|---|---|---|---|
-//! | active | roster frozen, prepare sent: **preparing**, or **one-phase**; all had voted: **deciding** | **aborting** | branch added | ignored | ignored | kept waiting | ignored | ignored | **aborting** | - |
+//! | active | roster frozen, prepare sent: **preparing**; the only branch may commit by itself: **delegating**; all had voted: **deciding** | **aborting** | branch added | ignored | ignored | kept waiting | ignored | ignored | **aborting** | - |
 //! | preparing | waits | **deciding** abort | refused | all yes: **deciding**; no or unknown: **aborting** | ignored | kept waiting | prepare sent / asked instance gone: **aborting** | waited for / **aborting** | **aborting** | - |
-//! | one-phase | waits | waits | refused | committed: **committed**; no: **aborted**; yes: **deciding**; unknown: asked again | ignored | kept waiting | asked again | waited for / **aborting**; if it may have been asked before, asked again | **aborting** while it was never asked, else asked again | - |
+//! | delegating | waits | waits; noted | refused | ignored | ignored | kept waiting | ignored | ignored | noted | durable: order sent, **one-phase**; an abort noted: **deciding** abort; overruled: what the log says; undecided: ignored |
+//! | one-phase | waits | waits | refused | committed: **committed**; no: **aborted**, or **recalling** if another instance was asked too; read-only, yes: **deciding** commit; unknown: asked again | ignored | kept waiting | asked again | waited for / **deciding** abort; if it was asked before, asked again | **deciding** abort while it was never asked, else asked again | - |
+//! | recalling | waits | waits | refused | committed: **committed**; all else: abort sent again | done: **aborted**; had committed: **committed** | abort sent | abort sent / ignored | ignored | ignored | - |
 //! | deciding | waits | waits | refused | ignored | ignored | kept waiting | ignored | ignored | ignored | durable: **committing** or **aborting**; overruled: what the log says; undecided: ignored |
 //! | committing | told committed | told committed | refused | commit sent again | all: **committed** | commit sent | commit sent / ignored | ignored | ignored | - |
 //! | aborting | told aborted; if the request may recur and there is no record yet: **deciding** abort | as for a commit | refused | yes, unknown: abort sent again; no: branch ended, all: **aborted** | all: **aborted** | abort sent | abort sent / ignored | never asked: branch ended, all: **aborted** | ignored | - |
 //! | committed, aborted | told | told | refused | order sent again | ignored | order sent again | ignored | ignored | ignored | - |
 //!
 //! Where the table says **aborting**, **aborted** or **committed** and the request may recur, the transaction passes through **deciding**. It
-//! skips **committing** and **aborting** when no branch has to be told. An enlistment that comes again is answered as it was the first time,
+//! skips **committing** and **aborting** when no branch has to be told. From **one-phase** and **recalling** it need not pass through **deciding** to end: the
+//! delegation stands in the log until the end does, and whoever finds it there asks the branch once more. An enlistment that comes again is answered as it was the first time,
 //! in every state.
 //!
 //! Whoever asks from outside of the frozen roster is told to abort, except while the log has yet to answer, or when it has overruled this
@@ -23,6 +26,14 @@
 //!
 //! The resend timer repeats the order of the state (prepare is never repeated to an instance that may be working on it,
 //! except for one-phase, whose participants promise that asking again is safe) and is ignored in every other state.
+//!
+//! **One-phase is a delegation.** `Delegated` is durable before the only branch is ordered to commit by itself, and from then on only that branch's answer
+//! decides. The order leaves with the log's word, not with a timer or a request, so an abort that is asked for while the record is on its way
+//! still comes before it. That abort goes through the log, for the delegation may be durable already. A coordinator that finds
+//! a delegation in the log **recalls** it: it orders the branch to abort. 'It had committed' is the commit; an
+//! acknowledged abort is the abort, for a branch that has acknowledged it never commits by itself, however late the order to do so reaches it. A no is final
+//! only where one instance was asked: another one may still be at work, or have the order in its queue.
+//! A transaction that the log does not know was never delegated, so nobody has committed it.
 //!
 //! Under three-phase commit the voters' agreement stands in the log's place (`TwoPhase::agreed`, which only that machine can call): it leads out of
 //! deciding commit as the log's word does, to commit or abort; out of active and preparing, where it can only be an abort, as the deadline does; and
@@ -67,10 +78,9 @@ pub struct TwoPhase {
     digest: Option<BodyDigest>,
     /// The commit request may come again, even after its answer: the outcome is forced to the log whatever it is.
     may_recur: bool,
-    /// The request may have come before, to a coordinator that has forgotten it: an only branch may have committed by itself
-    /// then, although nobody has asked it now.
-    may_have_run: bool,
-    /// The log holds an open row of this transaction.
+    /// The only branch was ordered to commit by itself at more than one instance: an earlier one may still be at work.
+    was_asked_elsewhere: bool,
+    /// The log holds an open row of this transaction: its decision, or the delegation to its only branch.
     has_open_row: bool,
     /// The log's decision is another writer's, whose roster is not known here.
     is_overruled: bool,
@@ -87,8 +97,12 @@ pub enum State {
     Active,
     /// The roster is frozen; votes are being collected.
     Preparing,
-    /// The only branch was asked to commit by itself.
+    /// The delegation to the only branch is on its way to the log. That branch was not asked yet.
+    Delegating,
+    /// The only branch was asked to commit by itself: it decides.
     OnePhase,
+    /// The delegation is taken back: the only branch is told to abort, and tells whether it had committed by itself.
+    Recalling,
     /// The decision is on its way to the log. Nobody knows it yet.
     Deciding(Decision),
     /// Commit is durable; branches are being told.
@@ -229,7 +243,7 @@ pub enum Event {
         /// Whether an only branch may be asked to commit by itself.
         one_phase: bool,
         /// Whether the request may have come before, or may come again after its answer (unary calls, retries): every
-        /// outcome is then made durable before it is told, and an only branch is asked until it answers.
+        /// outcome is then made durable before it is told.
         may_recur: bool,
         /// Who waits.
         caller: Caller,

@@ -14,7 +14,7 @@ use super::{
 use crate::durable::{Appended, Durable, Output};
 use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::Wait;
-use crate::record::{Decided, Decision, Ended, Outcome, Record};
+use crate::record::{Decided, Decision, Delegated, Ended, Outcome, Record};
 
 const EPOCH: Epoch = Epoch(3);
 const INSTANCE: InstanceId = InstanceId(1);
@@ -211,10 +211,20 @@ impl Driven {
         }
     }
 
+    /// The delegation that has to be durable before the only branch is ordered to commit by itself.
+    fn delegated(&self) -> Option<&Delegated> {
+        match self.output.forced() {
+            Some(Record::Delegated(delegated)) => Some(delegated),
+            Some(other) => panic!("only a delegation is forced: {other:?}"),
+            None => None,
+        }
+    }
+
     fn ended(&self) -> Option<&Ended> {
         self.output.records().find_map(|record| match record {
             Record::Ended(ended) => Some(ended),
             Record::Decided(_)
+            | Record::Delegated(_)
             | Record::Attempted(_)
             | Record::Agreed(_)
             | Record::Voter(_)

@@ -25,7 +25,9 @@ impl TwoPhase {
     pub fn state_word(&self) -> &'static str {
         match self.state {
             State::Active => "active",
-            State::Preparing | State::OnePhase | State::Deciding(_) => "preparing",
+            State::Preparing | State::Delegating | State::OnePhase | State::Recalling | State::Deciding(_) => {
+                "preparing"
+            }
             State::Committing => "committing",
             State::Aborting => "aborting",
             State::Committed => "committed",
@@ -94,7 +96,12 @@ impl TwoPhase {
                     format!("an instance of {absent} to connect; start it, or wait for the abort")
                 }
             }
+            State::Delegating => "the log, to make the delegation to the only branch durable".to_owned(),
             State::OnePhase => format!("the outcome from {}", who(|state| state != BranchState::ReadOnly)),
+            State::Recalling => format!(
+                "{} to tell whether it has committed by itself; it is told to abort until it does",
+                who(BranchState::needs_order)
+            ),
             State::Deciding(_) => "the log, to make the decision durable".to_owned(),
             State::Committing => {
                 format!("{} to commit; it is asked again until it does", who(BranchState::needs_order))

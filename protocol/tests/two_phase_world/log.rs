@@ -1,6 +1,6 @@
 //! The log: the first decision of the transaction wins.
 
-use assent_protocol::record::{Decided, Ended};
+use assent_protocol::record::{Decided, Delegated, Ended};
 use assent_protocol::{Appended, Decision, Durable, Gtid, Outcome, Record};
 
 /// What the log knows about the one transaction of this world.
@@ -8,6 +8,8 @@ use assent_protocol::{Appended, Decision, Durable, Gtid, Outcome, Record};
 pub(crate) struct Log {
     /// Open: decided, and not known to have ended.
     pub(crate) open: Option<Decided>,
+    /// Open: delegated to the only branch, and neither decided nor known to have ended.
+    pub(crate) delegated: Option<Delegated>,
     /// The replica that wrote the open row, and takes it up again when it restarts.
     pub(crate) owner: usize,
     /// In the history.
@@ -32,9 +34,15 @@ impl Log {
 
     /// Appends a forced record. Doing it again gives the same answer.
     pub(crate) fn append(&mut self, writer: usize, record: &Record) -> Appended {
-        let Record::Decided(decided) = record else { panic!("only decisions are forced: {record:?}") };
+        let decided = match record {
+            Record::Decided(decided) => decided,
+            Record::Delegated(delegated) => return self.delegate(writer, delegated),
+            other => panic!("only decisions and delegations are forced: {other:?}"),
+        };
         match self.decision() {
+            None if self.delegated.is_some() && self.owner != writer => Appended::Undecided,
             None => {
+                self.delegated = None;
                 self.open = Some(decided.clone());
                 self.owner = writer;
                 Appended::Durable(attest(decided.gtid))
@@ -44,11 +52,24 @@ impl Log {
         }
     }
 
+    fn delegate(&mut self, writer: usize, delegated: &Delegated) -> Appended {
+        match self.decision() {
+            Some(known) => Appended::Overruled(known),
+            None if self.delegated.is_some() && self.owner != writer => Appended::Undecided,
+            None => {
+                self.delegated = Some(delegated.clone());
+                self.owner = writer;
+                Appended::Durable(attest(delegated.gtid))
+            }
+        }
+    }
+
     /// Appends what rode along.
     pub(crate) fn append_lazily(&mut self, record: &Record) {
         let Record::Ended(ended) = record else { panic!("only ends are lazy: {record:?}") };
         if ended.has_open_row {
             self.open = None;
+            self.delegated = None;
         }
         if self.open.is_none() && self.ended.is_none() {
             self.ended = Some(ended.clone());

@@ -244,7 +244,7 @@ fn a_transaction_that_was_forgotten_never_runs_anew() {
     assert!(problem.contains("commit is durable, and its work is gone"), "{problem}");
 }
 
-/// Why an unknown vote is no inquiry: a lone branch that was asked to commit by itself may have done so.
+/// Why a delegation is recalled, and not presumed aborted: a lone branch that was asked to commit by itself may have done so.
 fn vote_unknown_after_a_restart(driver: Driver) -> Result<(), String> {
     let mut world = World::new(Setup {
         behaviours: vec![Behaviour::UnknownPrepared],
@@ -258,6 +258,8 @@ fn vote_unknown_after_a_restart(driver: Driver) -> Result<(), String> {
     let actions = [
         Action::AskCommit,
         Action::RequestArrives,
+        Action::AppendApplied { replica },
+        Action::AppendAnswered { replica },
         Action::ToInstance { replica, place },
         Action::HookTakesEffect { place },
         Action::CrashReplica { replica },
@@ -275,8 +277,8 @@ fn vote_unknown_after_a_restart(driver: Driver) -> Result<(), String> {
 
 #[test]
 fn a_lone_branch_that_does_not_know_is_not_presumed_aborted() {
-    vote_unknown_after_a_restart(Driver::Sound).expect("it is asked again, and knows");
-    let problem = vote_unknown_after_a_restart(Driver::TakesUnknownForAnInquiry).expect_err("it has committed");
+    vote_unknown_after_a_restart(Driver::Sound).expect("it is told to abort, and tells that it has committed");
+    let problem = vote_unknown_after_a_restart(Driver::PresumesAbortOfADelegation).expect_err("it has committed");
     assert!(problem.contains("abort is durable, and it committed"), "{problem}");
 }
 

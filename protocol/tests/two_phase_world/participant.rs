@@ -39,6 +39,8 @@ pub(crate) struct Resource {
     pub(crate) applied: u32,
     /// What became of a one-phase commit, recorded in the same local transaction.
     pub(crate) one_phase: Option<Vote>,
+    /// It commits by itself when it is asked to, and records each end: an abort that finds nothing leaves a record too.
+    pub(crate) keeps_records: bool,
 }
 
 /// What an instance says to a replica.
@@ -267,6 +269,10 @@ impl Instance {
             Hook::Abort => {
                 resource.is_prepared = false;
                 let is_committed = resource.one_phase == Some(Vote::Committed);
+                if resource.keeps_records && !is_committed {
+                    // Whatever order to commit by itself is still on its way finds this, and does nothing.
+                    resource.one_phase = Some(Vote::No("aborted before".to_owned()));
+                }
                 let result = if is_committed { BranchResult::HeuristicCommitted } else { BranchResult::Done };
                 Answer::Ended(HookEnd::Ended(result))
             }

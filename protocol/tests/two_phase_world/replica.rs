@@ -22,13 +22,13 @@ const DIGEST: BodyDigest = BodyDigest(7);
 /// The driver around the machine: a sound one, and mistakes that the machine cannot prevent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Driver {
-    /// A commit request that comes again, and of which nobody knows, meets a presumed abort; only a lone branch, which may have
-    /// committed by itself, is asked again. An inquiry about an unknown transaction aborts it, and so does a yes.
+    /// A commit request that comes again, and of which nobody knows, meets a presumed abort; only a lone branch, which was never
+    /// ordered to commit by itself then, is asked again. An inquiry about an unknown transaction aborts it, and so does a yes.
     Sound,
     /// Such a request runs as if it were the first.
     RunsAnew,
-    /// An unknown vote counts as an inquiry too.
-    TakesUnknownForAnInquiry,
+    /// A delegation that is found in the log is taken for an abort.
+    PresumesAbortOfADelegation,
 }
 
 /// What the requests look like.
@@ -76,10 +76,17 @@ impl Replica {
     pub(crate) fn start(at: usize, driver: Driver, epoch: Epoch, log: &Log, net: &mut Net) -> Result<Self, String> {
         let mut replica =
             Self { at, driver, epoch, machine: None, timers: BTreeSet::new(), append: None, lazy: Vec::new() };
-        if let Some(decided) = &log.open
-            && at == log.owner
-        {
-            replica.install(TwoPhase::recover(decided, epoch), net)?;
+        if at == log.owner {
+            if let Some(decided) = &log.open {
+                replica.install(TwoPhase::recover(decided, epoch), net)?;
+            } else if let Some(delegated) = &log.delegated {
+                if driver == Driver::PresumesAbortOfADelegation {
+                    let (whose, instance) = (delegated.participant.clone(), InstanceId(0));
+                    replica.install(TwoPhase::presume_abort(gtid(), epoch, 0, whose, instance), net)?;
+                    return Ok(replica);
+                }
+                replica.install(TwoPhase::recover_delegated(delegated, epoch), net)?;
+            }
         }
         Ok(replica)
     }
@@ -229,13 +236,8 @@ impl Replica {
         net: &mut Net,
     ) -> Result<(), String> {
         match said {
-            // A yes of which nobody knows is as good as an inquiry. An unknown is not: an only branch may have committed by itself.
+            // A yes of which nobody knows is as good as an inquiry. An unknown is not: it may be an only branch's.
             Said::Message(Message::Vote(Vote::Yes)) if self.machine.is_none() => {
-                self.inquired(participant, instance, log, net)
-            }
-            Said::Message(Message::Vote(Vote::Unknown(_)))
-                if self.machine.is_none() && self.driver == Driver::TakesUnknownForAnInquiry =>
-            {
                 self.inquired(participant, instance, log, net)
             }
             Said::Message(Message::Vote(vote)) => self.take(Event::Voted { participant, instance, vote }, net),
@@ -266,6 +268,9 @@ impl Replica {
         net: &mut Net,
     ) -> Result<(), String> {
         // The log answers for a transaction that another replica drives.
+        if log.delegated.is_some() {
+            return Ok(());
+        }
         if let Some(open) = &log.open {
             let takes_part = open.participants.contains(&participant);
             let decision = if takes_part { open.decision } else { Decision::Abort };
@@ -336,7 +341,12 @@ impl Replica {
             net.reply(caller, Some(Reply::Outcome { outcome, reason }));
             return Ok(());
         }
-        // It may have committed by itself: it is asked again. Nothing else of an earlier life can have survived it.
+        if log.delegated.is_some() {
+            // Another replica drives it.
+            net.reply(caller, None);
+            return Ok(());
+        }
+        // It was never delegated, so its branch has not committed by itself. Nothing else of an earlier life can have survived it.
         let is_lone = !ask.is_begun && ask.one_phase && ask.roster.len() == 1;
         let has_come_before = ask.is_unary || matches!(request, Request::Commit { attempt } if attempt > 1);
         match request {

@@ -107,10 +107,11 @@ pub(crate) enum Action {
 
 impl World {
     pub(crate) fn new(setup: Setup) -> Self {
+        let keeps_records = setup.one_phase && !setup.is_begun && setup.behaviours.len() == 1;
         let participants = setup.behaviours.iter().enumerate().map(|(at, &behaviour)| Participant {
             name: ParticipantName::new(&format!("participant-{at}")).expect("valid"),
             behaviour,
-            resource: Resource::default(),
+            resource: Resource { keeps_records, ..Resource::default() },
             instances: vec![None; setup.instances],
         });
         let mut world = Self {

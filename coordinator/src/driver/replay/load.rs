@@ -196,13 +196,13 @@ impl Load {
         let timeout_ms = if branches.iter().any(|branch| branch.payload == SILENT) { 50 } else { 0 };
         for attempt in [1, 2] {
             let (branches, wait) = (branches.clone(), Wait::Decided);
-            let commit = Commit { branches, attempt, begun: false, timeout_ms, wait, protocol };
+            let commit = Commit { branches, attempt, begun: false, timeout_ms, wait, protocol, first_epoch: None };
             self.ask(session, gtid, Ask::Commit(commit)).await;
         }
     }
 
     async fn begun(&self, session: SessionId, gtid: Gtid) {
-        self.ask(session, gtid, Ask::Begin { timeout_ms: 0, protocol: Protocol::TwoPhase }).await;
+        self.ask(session, gtid, Ask::Begin { timeout_ms: 0, protocol: Protocol::TwoPhase, first_epoch: None }).await;
         let (changes, mut watched) = mpsc::channel(16);
         self.driver.give(self.driver.shard_of(gtid), Input::Watch { gtid, changes }).await;
         self.request(gtid, |request_id| {
@@ -219,6 +219,7 @@ impl Load {
             timeout_ms: 0,
             wait: Wait::Ended,
             protocol: Protocol::TwoPhase,
+            first_epoch: None,
         };
         self.ask(session, gtid, Ask::Commit(commit)).await;
         watched.recv().await;
@@ -243,7 +244,7 @@ fn answer(message: FromReplica) -> Option<FromClient> {
             REFUSED if !compensation => StepResult::Refused("refused".into()),
             _ => StepResult::Done(Bytes::from_static(b"done")),
         };
-        Some(FromClient::Step(StepAnswer { gtid, step, compensation, attempt, epoch, result }))
+        Some(FromClient::Step(StepAnswer { gtid, step, compensation, attempt, epoch, result, is_final: false }))
     };
     match message {
         FromReplica::Prepare { payload, .. } if payload == SILENT => None,

@@ -9,6 +9,7 @@
 //! ```
 
 mod decisions;
+mod delegation;
 mod epochs;
 mod history;
 mod leases;
@@ -26,6 +27,7 @@ use futures::future::BoxFuture;
 use super::Log;
 
 pub use decisions::*;
+pub use delegation::*;
 pub use epochs::*;
 pub use history::*;
 pub use leases::*;
@@ -118,6 +120,10 @@ macro_rules! log_conformance {
             reads_go_on_beside_appends
             random_batches_do_what_the_model_does
             an_end_keeps_the_digest_that_opened_the_row
+            a_delegation_is_found_as_it_was_written
+            a_delegation_is_its_owners
+            a_decision_is_written_over_its_own_delegation
+            an_end_brings_what_the_only_branch_did
             an_attempt_is_found_as_it_was_written
             each_attempt_of_a_batch_keeps_its_roster
             the_logs_vote_is_compared_and_set

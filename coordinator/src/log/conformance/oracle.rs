@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use assent_protocol::record::{Attempted, Decided, Ended, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
 use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::three_phase::{Ballot, NodeId, Standing, VoterState};
 use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Outcome, Protocol, Record};
@@ -85,6 +85,9 @@ fn without_owners(found: Vec<(Gtid, crate::log::Found)>) -> Vec<String> {
         Found::Open(OpenTransaction::Decided { record, roster, decided_at_ms, .. }) => {
             Found::Open(OpenTransaction::Decided { record, roster, decided_at_ms, owner: Epoch(0) })
         }
+        Found::Open(OpenTransaction::Delegated { record, delegated_at_ms, .. }) => {
+            Found::Open(OpenTransaction::Delegated { record, delegated_at_ms, owner: Epoch(0) })
+        }
         Found::Open(OpenTransaction::Attempted { record, state, attempted_at_ms, .. }) => {
             Found::Open(OpenTransaction::Attempted { record, state, attempted_at_ms, owner: Epoch(0) })
         }
@@ -144,7 +147,14 @@ impl World {
             (0..random.random_range(0..4)).map(|n| all[n]).collect()
         });
         let decision = if random.random_bool(0.7) { Decision::Commit } else { Decision::Abort };
-        let protocol = if gtid.as_bytes()[15].is_multiple_of(4) { Protocol::ThreePhase } else { Protocol::TwoPhase };
+        let is_three_phase = gtid.as_bytes()[15].is_multiple_of(4);
+        if let ([only], false) = (roster.as_slice(), is_three_phase)
+            && random.random_bool(0.3)
+        {
+            let digest = if random.random_bool(0.9) { sample::delegated(gtid).digest } else { BodyDigest(9) };
+            return Record::Delegated(Delegated { participant: name(only), digest, ..sample::delegated(gtid) });
+        }
+        let protocol = if is_three_phase { Protocol::ThreePhase } else { Protocol::TwoPhase };
         if random.random_bool(0.6) {
             return Record::Decided(Decided { protocol, ..sample::decided(gtid, decision, roster) });
         }
@@ -221,9 +231,12 @@ fn saga_record(random: &mut StdRng, gtid: Gtid) -> Record {
 
 fn opens(record: &Record) -> bool {
     match record {
-        Record::Decided(_) | Record::Attempted(_) | Record::Agreed(_) | Record::Voter(_) | Record::SagaStarted(_) => {
-            true
-        }
+        Record::Decided(_)
+        | Record::Delegated(_)
+        | Record::Attempted(_)
+        | Record::Agreed(_)
+        | Record::Voter(_)
+        | Record::SagaStarted(_) => true,
         Record::Ended(ended) => !ended.has_open_row,
         Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_) => false,
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use assent_protocol::record::{Attempted, Decided, Ended, EndedBranch, SagaPaused, SagaStarted, SagaStep, SagaTurned};
+use assent_protocol::record::{
+    Attempted, Decided, Delegated, Ended, EndedBranch, SagaPaused, SagaStarted, SagaStep, SagaTurned,
+};
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::three_phase::{PeerAddress, Roster, Seat, StoreId, VoterName, VoterRecord, VoterState};
 use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record, RetryPolicy};
@@ -69,6 +71,12 @@ pub(super) fn ended(gtid: Gtid, decision: Decision) -> Ended {
 
 pub(super) fn branch(participant: &str, end: BranchEnd) -> EndedBranch {
     EndedBranch { participant: name(participant), step: None, end }
+}
+
+/// The decision is left to the branch of `inventory`.
+pub(super) fn delegated(gtid: Gtid) -> Delegated {
+    let Decided { digest, begun_at_ms, .. } = commit(gtid);
+    Delegated { gtid, participant: name("inventory"), digest, begun_at_ms }
 }
 
 /// 'Attempt 1 sent', of [`commit`]'s branches.

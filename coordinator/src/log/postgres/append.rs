@@ -69,10 +69,10 @@ async fn read_back(
 ) -> Result<BTreeMap<Gtid, Standing>, Trouble> {
     let rows = sqlx::query(
         "select gtid, protocol = 'saga' as saga, decision::text as decision, owner_epoch, digest, voter, roster::text as roster,
-                null as outcome
+                protocol = '2pc' and decision is null as delegated, null as outcome
          from assent.open_transaction where gtid = any($1)
          union all
-         select gtid, protocol = 'saga', null, 0, digest, null, null, outcome::text from assent.history where gtid = any($1)",
+         select gtid, protocol = 'saga', null, 0, digest, null, null, false, outcome::text from assent.history where gtid = any($1)",
     )
     .bind(uuids(gtids))
     .fetch_all(connection)
@@ -85,6 +85,10 @@ async fn read_back(
         let decision: Option<&str> = row.try_get("decision")?;
         let standing = match outcome {
             Some(word) => Standing::Ended(stored::parse_outcome(word).map_err(unreadable)?),
+            None if row.try_get("delegated")? => Standing::Delegated {
+                owner: epoch_from_column(row.try_get("owner_epoch")?),
+                digest: stored::digest_from_column(row.try_get("digest")?),
+            },
             None => Standing::Open {
                 saga: row.try_get("saga")?,
                 decision: decision.map(stored::parse_decision).transpose().map_err(unreadable)?,

@@ -17,7 +17,11 @@ pub(super) static MIGRATIONS: [Migration; 4] = [
         name: "three_phase",
         sql: include_str!("../../../../migrations/postgres/0003_three_phase.sql"),
     },
-    Migration { version: 4, name: "leases", sql: include_str!("../../../../migrations/postgres/0004_leases.sql") },
+    Migration {
+        version: 4,
+        name: "leases and delegations",
+        sql: include_str!("../../../../migrations/postgres/0004_leases_and_delegations.sql"),
+    },
 ];
 
 /// Two migrators wait for each other here; see `pg_advisory_xact_lock`.

@@ -10,6 +10,8 @@
 //! | `known` | finds newcomers that have already ended: their decision stands too |
 //! | `committed` | inserts plain 2PC commit decisions |
 //! | `decided` | inserts all other decisions |
+//! | `settled` | decides our own delegations; only where the inserts met a conflict |
+//! | `delegated` | inserts 2PCs whose only branch decides |
 //! | `attempted` | inserts 3PCs whose voters are to agree |
 //! | `agreed` | decides 3PCs whose voters have agreed |
 //! | `voted` | moves the log on as a voter |
@@ -24,7 +26,7 @@
 //!
 //! Whatever writes to a row that is open already compares its owner with the epoch: a foreign row is left as it is.
 
-use assent_protocol::record::{Decided, Ended, EndedBranch};
+use assent_protocol::record::{Decided, Delegated, Ended, EndedBranch};
 use assent_protocol::saga::StepResult;
 use assent_protocol::three_phase::{Roster, VoterState};
 use assent_protocol::{BranchEnd, Decision, Outcome, Protocol};
@@ -96,6 +98,10 @@ impl Statement {
         );
         let context = Context { epoch, at, at_ms, on_conflict: on_conflict.clause() };
         statement.newcomers(plan, &context)?;
+        // A decision over a delegation is a conflict at first, and there are few of them.
+        if !plan.decisions.is_empty() && on_conflict == OnConflict::Skip {
+            statement.settled(&plan.decisions, &context)?;
+        }
         if !plan.agreements.is_empty() {
             statement.agreed(&plan.agreements, &context)?;
         }
@@ -163,6 +169,9 @@ impl Statement {
         if !decisions.is_empty() {
             self.decided(&decisions, context)?;
         }
+        if !plan.delegations.is_empty() {
+            self.delegated(&plan.delegations, context)?;
+        }
         if !plan.attempts.is_empty() {
             self.attempted(plan, context)?;
         }
@@ -224,22 +233,54 @@ impl Statement {
         Ok(())
     }
 
-    /// Into our own rows, which keep what they were opened with. By `= any` and not by a join, as [`Self::changed`].
+    fn delegated(&mut self, delegations: &[&Delegated], context: &Context) -> Encoded {
+        let Context { epoch, at, on_conflict, .. } = context;
+        let gtids = self.bind_each(delegations, |delegated| delegated.gtid.as_uuid())?;
+        let participant = self.bind_each(delegations, |delegated| delegated.participant.as_str().to_owned())?;
+        let digest = self.bind_each(delegations, |delegated| stored::digest_column(delegated.digest))?;
+        let begun_at = self.bind_each(delegations, |delegated| Timestamp(delegated.begun_at_ms))?;
+        self.opened.push("delegated");
+        self.part(
+            "delegated as",
+            &format!(
+                "insert into assent.open_transaction (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '2pc', n.participant
+                 from unnest(${gtids}::uuid[], ${participant}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[])
+                      as n (gtid, participant, digest, begun_at)
+                 where exists (select from fence) and n.gtid <> all (select gtid from known)
+                 {on_conflict} returning 1"
+            ),
+        );
+        Ok(())
+    }
+
+    /// Decisions over our own delegations.
+    fn settled(&mut self, decisions: &[&Decided], context: &Context) -> Encoded {
+        self.opened.push("settled");
+        self.decided_over("settled as", "2pc", decisions, context)
+    }
+
+    /// What the voters agreed on.
     fn agreed(&mut self, agreements: &[&Decided], context: &Context) -> Encoded {
+        self.decided_over("agreed as", "3pc", agreements, context)
+    }
+
+    /// Into our own rows, which keep what they were opened with. By `= any` and not by a join, as [`Self::changed`].
+    fn decided_over(&mut self, part: &str, protocol: &str, decisions: &[&Decided], context: &Context) -> Encoded {
         let Context { epoch, at, .. } = context;
-        let gtids = self.bind_each(agreements, |decided| decided.gtid.as_uuid())?;
-        let decision = self.bind_each(agreements, |decided| decided.decision.as_str())?;
-        let participants = self.bind_each(agreements, |decided| stored::roster(&decided.participants))?;
+        let gtids = self.bind_each(decisions, |decided| decided.gtid.as_uuid())?;
+        let decision = self.bind_each(decisions, |decided| decided.decision.as_str())?;
+        let participants = self.bind_each(decisions, |decided| stored::roster(&decided.participants))?;
         let reason =
-            self.bind_each(agreements, |decided| decided.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
+            self.bind_each(decisions, |decided| decided.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
         let of = |array: usize| format!("(${array}::text[])[array_position(${gtids}::uuid[], o.gtid)]");
         let (decision, participants, reason) = (of(decision), of(participants), of(reason));
         self.part(
-            "agreed as",
+            part,
             &format!(
                 "update assent.open_transaction o
                  set decision = {decision}::assent.decision, participants = {participants}, reason = {reason}, decided_at = ${at}
-                 where o.gtid = any(${gtids}) and o.protocol = '3pc' and o.decision is null and o.owner_epoch = ${epoch}
+                 where o.gtid = any(${gtids}) and o.protocol = '{protocol}' and o.decision is null and o.owner_epoch = ${epoch}
                    and exists (select from fence)
                  returning 1"
             ),
@@ -412,12 +453,8 @@ impl Statement {
             if those.is_empty() {
                 continue;
             }
-            if protocol == Protocol::ThreePhase {
-                let (condition, decided_at) = agreed_row(decision, context);
-                self.ended_as(name, &those, (&condition, &decided_at), context)?;
-            } else {
-                self.ended_as(name, &those, (&is_decided(decision), "decided_at"), context)?;
-            }
+            let (condition, decided_at) = ended_row(protocol, decision, context);
+            self.ended_as(name, &those, (&condition, &decided_at), context)?;
         }
         if !sagas.is_empty() {
             self.ended_as("saga_ended", &sagas, ("protocol = 'saga'", "decided_at"), context)?;
@@ -432,7 +469,8 @@ impl Statement {
         let Context { at, on_conflict, .. } = context;
         let gtids = self.bind_each(closed, |ended| ended.gtid.as_uuid())?;
         self.ended.push("closed");
-        self.part("closed as", &deletion(gtids, "protocol = '2pc' and decision = 'commit'", "decided_at", context));
+        let (condition, decided_at) = ended_row(Protocol::TwoPhase, Decision::Commit, context);
+        self.part("closed as", &deletion(gtids, &format!("protocol = '2pc' and {condition}"), &decided_at, context));
         self.part(
             "closed_history as",
             &format!(
@@ -449,7 +487,7 @@ impl Statement {
         let Context { at, on_conflict, .. } = context;
         let gtids = self.bind_each(closed, |ended| ended.gtid.as_uuid())?;
         let branches = self.bind(stored::branches(Outcome::Committed, branches))?;
-        let (condition, decided_at) = agreed_row(Decision::Commit, context);
+        let (condition, decided_at) = ended_row(Protocol::ThreePhase, Decision::Commit, context);
         self.ended.push("closed_3pc");
         self.part("closed_3pc as", &deletion(gtids, &condition, &decided_at, context));
         self.part(
@@ -578,10 +616,10 @@ fn is_decided(decision: Decision) -> String {
     format!("protocol <> 'saga' and decision = '{}'", decision.as_str())
 }
 
-/// Which row a 3PC's end is an end of, and when that was decided: what the voters agreed on may come with the end.
-fn agreed_row(decision: Decision, context: &Context) -> (String, String) {
+/// Which row an end is an end of, and when that was decided: what the voters agreed on, or what the only branch did, may come with the end.
+fn ended_row(protocol: Protocol, decision: Decision, context: &Context) -> (String, String) {
     let at = context.at;
-    let undecided = "protocol = '3pc' and decision is null";
+    let undecided = format!("protocol = '{protocol}' and decision is null");
     let condition = format!("({} or {undecided})", is_decided(decision));
     let decided_at = format!("case when {undecided} then ${at} else decided_at end as decided_at");
     (condition, decided_at)

@@ -15,7 +15,7 @@ use super::trouble::Trouble;
 use crate::log::plan::{Plan, Written};
 use crate::log::verdict::{Standing, durable, verdict};
 use crate::log::{Batch, stored};
-use assent_protocol::record::{Decided, Ended};
+use assent_protocol::record::{Decided, Delegated, Ended};
 use assent_protocol::saga::StepResult;
 use assent_protocol::three_phase::VoterState;
 
@@ -83,7 +83,16 @@ async fn write(connection: &mut SqliteConnection, held: &Held, plan: &Plan<'_>, 
     let mut written = Written::default();
     let epoch = epoch_column(held.epoch);
     if !plan.decisions.is_empty() {
-        written.opened += execute(connection, DECISIONS, &decisions(&plan.decisions), &[at, epoch]).await?;
+        let rows = decisions(&plan.decisions);
+        let inserted = execute(connection, DECISIONS, &rows, &[at, epoch]).await?;
+        written.opened += inserted;
+        if !usize::try_from(inserted).is_ok_and(|inserted| inserted == plan.decisions.len()) {
+            // A decision over a delegation is a conflict, and there are few of them.
+            written.opened += execute(connection, SETTLED, &rows, &[at, epoch]).await?;
+        }
+    }
+    if !plan.delegations.is_empty() {
+        written.opened += execute(connection, DELEGATIONS, &delegations(plan), &[at, epoch]).await?;
     }
     if !plan.agreements.is_empty() {
         written.agreed = execute(connection, AGREEMENTS, &decisions(&plan.agreements), &[at, epoch]).await?;
@@ -152,6 +161,27 @@ update open_transaction as o
 set decision = n.decision, participants = n.participants, reason = n.reason, decided_at = ?2
 from (select value ->> 0 as gtid, value ->> 4 as decision, value ->> 5 as participants, value ->> 6 as reason from json_each(?1)) n
 where o.gtid = n.gtid and o.protocol = '3pc' and o.decision is null and o.owner_epoch = ?3";
+
+/// The same over our own delegation.
+const SETTLED: &str = "
+update open_transaction as o
+set decision = n.decision, participants = n.participants, reason = n.reason, decided_at = ?2
+from (select value ->> 0 as gtid, value ->> 4 as decision, value ->> 5 as participants, value ->> 6 as reason from json_each(?1)) n
+where o.gtid = n.gtid and o.protocol = '2pc' and o.decision is null and o.owner_epoch = ?3";
+
+const DELEGATIONS: &str = "
+insert into open_transaction (gtid, digest, begun_at, participants, protocol, decided_at, owner_epoch)
+select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, '2pc', ?2, ?3
+from json_each(?1) n
+where not exists (select 1 from history h where h.gtid = n.value ->> 0)
+on conflict (gtid) do nothing";
+
+fn delegations(plan: &Plan<'_>) -> String {
+    json(plan.delegations.iter().map(|delegated: &&Delegated| {
+        let (digest, begun_at) = (stored::digest_column(delegated.digest), time_column(delegated.begun_at_ms));
+        (delegated.gtid, digest, begun_at, delegated.participant.as_str())
+    }))
+}
 
 const ATTEMPTS: &str = "
 insert into open_transaction (gtid, digest, begun_at, participants, voter, roster, protocol, decided_at, owner_epoch)
@@ -240,13 +270,13 @@ fn steps(plan: &Plan<'_>) -> String {
 /// An end moves only the row that it is an end of, as [`crate::log::verdict::ends`] has it.
 const ENDS: &str = "
 insert into history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
-select o.gtid, ?2, o.begun_at, iif(o.protocol = '3pc' and o.decision is null, ?2, o.decided_at), o.digest, o.protocol,
+select o.gtid, ?2, o.begun_at, iif(o.protocol <> 'saga' and o.decision is null, ?2, o.decided_at), o.digest, o.protocol,
        n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
 from json_each(?1) n join open_transaction o on o.gtid = n.value ->> 0
 where o.owner_epoch = ?3 and case n.value ->> 3
           when 'saga' then o.protocol = 'saga'
           else o.decision = iif(n.value ->> 4 = 'committed', 'commit', 'abort') and o.protocol <> 'saga'
-              or o.decision is null and o.protocol = '3pc' and n.value ->> 3 = '3pc'
+              or o.decision is null and o.protocol <> 'saga' and n.value ->> 3 = o.protocol
       end
 on conflict (gtid, ended_at) do nothing";
 
@@ -284,10 +314,11 @@ async fn read_back(
     gtids: impl Iterator<Item = Gtid>,
 ) -> Result<BTreeMap<Gtid, Standing>, Trouble> {
     let rows = sqlx::query(
-        "select gtid, protocol = 'saga' as saga, decision, owner_epoch, digest, voter, roster, null as outcome
+        "select gtid, protocol = 'saga' as saga, decision, owner_epoch, digest, voter, roster,
+                protocol = '2pc' and decision is null as delegated, null as outcome
          from open_transaction where gtid in (select value from json_each(?1))
          union all
-         select gtid, protocol = 'saga', null, 0, digest, null, null, outcome from history where gtid in (select value from json_each(?1))",
+         select gtid, protocol = 'saga', null, 0, digest, null, null, 0, outcome from history where gtid in (select value from json_each(?1))",
     )
     .bind(json(gtids))
     .fetch_all(connection)
@@ -301,6 +332,10 @@ async fn read_back(
         let owner: i64 = row.try_get("owner_epoch")?;
         let standing = match outcome {
             Some(word) => Standing::Ended(stored::parse_outcome(word).map_err(unreadable)?),
+            None if row.try_get("delegated")? => Standing::Delegated {
+                owner: Epoch(u64::try_from(owner).unwrap_or_default()),
+                digest: stored::digest_from_column(row.try_get("digest")?),
+            },
             None => Standing::Open {
                 saga: row.try_get("saga")?,
                 decision: decision.map(stored::parse_decision).transpose().map_err(unreadable)?,

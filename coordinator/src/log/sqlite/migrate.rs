@@ -11,13 +11,18 @@ use crate::log::OpenError;
 use crate::log::migration::{Migration, MigrationReport, pending};
 
 /// All of them, in order.
-pub(super) static MIGRATIONS: [Migration; 3] = [
+pub(super) static MIGRATIONS: [Migration; 4] = [
     Migration { version: 1, name: "log", sql: include_str!("../../../../migrations/sqlite/0001_log.sql") },
     Migration { version: 2, name: "views", sql: include_str!("../../../../migrations/sqlite/0002_views.sql") },
     Migration {
         version: 3,
         name: "three_phase",
         sql: include_str!("../../../../migrations/sqlite/0003_three_phase.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "delegation",
+        sql: include_str!("../../../../migrations/sqlite/0004_delegation.sql"),
     },
 ];
 

@@ -331,7 +331,9 @@ async fn what_an_earlier_schema_holds_comes_along() {
     let open = log.open_transactions(None, 10).await.expect("there");
     let steps = open.iter().filter_map(|(_, read)| match &**read.as_ref().expect("readable") {
         crate::log::OpenTransaction::Saga(saga) => Some(saga.steps.len()),
-        crate::log::OpenTransaction::Decided { .. } | crate::log::OpenTransaction::Attempted { .. } => None,
+        crate::log::OpenTransaction::Decided { .. }
+        | crate::log::OpenTransaction::Delegated { .. }
+        | crate::log::OpenTransaction::Attempted { .. } => None,
     });
     assert_eq!((open.len(), steps.collect::<Vec<_>>()), (2, vec![1]));
     let ended = Batch {

@@ -46,7 +46,7 @@ fn fits_its_protocol(row: &OpenRow, protocol: Protocol, violate: &mut Violate<'_
     let fits = match protocol {
         Protocol::Saga => definition && row.decision.as_deref() != Some("commit") && !voter && !roster,
         Protocol::ThreePhase => !definition && !remedy && (decision || voter) && voter == roster,
-        Protocol::TwoPhase => decision && !definition && !remedy && !voter && !roster,
+        Protocol::TwoPhase => (decision || is_delegated(row)) && !definition && !remedy && !voter && !roster,
     };
     if !fits {
         let there: Vec<&str> = has.iter().filter(|(_, is_there)| *is_there).map(|(what, _)| *what).collect();
@@ -56,6 +56,11 @@ fn fits_its_protocol(row: &OpenRow, protocol: Protocol, violate: &mut Violate<'_
             format!("a {protocol} row cannot have {there:?} and nothing else; its decision is {decision}"),
         );
     }
+}
+
+/// One participant is named, and decides.
+fn is_delegated(row: &OpenRow) -> bool {
+    row.decision.is_none() && stored::parse_roster(&row.participants).is_ok_and(|names| names.len() == 1)
 }
 
 /// An abort may have been presumed before any request came; everything else has one.
@@ -152,7 +157,8 @@ fn saga(row: &OpenRow, steps: Vec<StepRow>, violate: &mut Violate<'_>) {
                 violate(invariant, error.to_string());
             }
         }
-        Ok(OpenTransaction::Decided { .. } | OpenTransaction::Attempted { .. }) => {}
+        Ok(OpenTransaction::Decided { .. } | OpenTransaction::Delegated { .. } | OpenTransaction::Attempted { .. }) => {
+        }
         Err(unreadable) => violate(Invariant::RowReadable, unreadable.reason),
     }
     if row.decision.as_deref().map(stored::parse_decision) == Some(Ok(Decision::Abort)) && row.reason.is_none() {

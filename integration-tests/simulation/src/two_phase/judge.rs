@@ -94,7 +94,9 @@ impl World {
             if participant.applied > 1 {
                 return Err((ONCE, format!("p{at} has committed {} times", participant.applied)));
             }
-            if participant.applied > 0 && durable != Some(Decision::Commit) && !alone {
+            // Who commits alone does so behind its delegation.
+            let may_decide = alone && self.log.delegated.is_some();
+            if participant.applied > 0 && durable != Some(Decision::Commit) && !may_decide {
                 return Err((I4, format!("p{at} has committed, and the log has {durable:?}")));
             }
             if participant.undone && participant.told_yes && !participant.heard_abort {
@@ -117,6 +119,11 @@ impl World {
         }
         if everybody().any(|(_, it)| it.applied > 0) && everybody().any(|(_, it)| it.undone) {
             return Err((I1, format!("{:?}", self.participants)));
+        }
+        if let (Some(told), Some(durable)) = (self.told, durable)
+            && (told == Outcome::Committed) != (durable == Decision::Commit)
+        {
+            return Err((I5, format!("{told} was told, and {durable} is durable")));
         }
         let is_commit_out = self.net.iter().any(|packet| matches!(packet, Packet::Decide { commit: true, .. }));
         let somebody_has_work = everybody().any(|(_, it)| it.is_prepared || it.applied > 0);
@@ -185,7 +192,7 @@ impl World {
 
     fn has_ended(&self) -> bool {
         self.told.is_some()
-            && self.log.open.is_none()
+            && !self.log.is_open()
             && self.replicas.iter().flatten().all(|process| process.machine.is_none())
             && self.participants.iter().all(|it| it.is_up && it.branch.is_none() && !it.is_prepared)
     }

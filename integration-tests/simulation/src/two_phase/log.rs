@@ -1,6 +1,6 @@
 //! The log of the model: first writer wins, and a fenced writer never does.
 
-use assent_protocol::record::{Decided, Ended};
+use assent_protocol::record::{Decided, Delegated, Ended};
 use assent_protocol::{Appended, BranchEnd, Decision, Outcome, ParticipantName, Record};
 
 use crate::append::Answer;
@@ -20,6 +20,8 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Log {
     pub(crate) open: Option<Decided>,
+    /// Its only branch decides, and nobody has heard how.
+    pub(crate) delegated: Option<Delegated>,
     /// The replica that drives the open row.
     pub(crate) owner: usize,
     pub(crate) ended: Option<Ended>,
@@ -28,17 +30,24 @@ pub(crate) struct Log {
     /// The life of each replica that may write; zero once it was fenced.
     pub(crate) lives: [u8; 2],
     /// Before the last append, for a log that loses it.
-    before: Option<Box<(Option<Decided>, Option<Ended>)>>,
+    before: Option<Box<Rows>>,
 }
+
+type Rows = (Option<Decided>, Option<Delegated>, Option<Ended>);
 
 impl Log {
     pub(crate) fn new() -> Self {
-        Self { open: None, owner: 0, ended: None, removed: None, lives: [0; 2], before: None }
+        Self { open: None, delegated: None, owner: 0, ended: None, removed: None, lives: [0; 2], before: None }
     }
 
     pub(crate) fn decision(&self) -> Option<Decision> {
         let of_end = || self.ended.as_ref().map(|ended| decision_of(ended.outcome));
         self.open.as_ref().map(|row| row.decision).or_else(of_end)
+    }
+
+    /// Whether there is something for its owner to resume.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.is_some() || self.delegated.is_some()
     }
 
     /// Appends what rode along, and a decision: in one statement, with the writer's epoch checked in it.
@@ -52,12 +61,14 @@ impl Log {
         if self.lives[writer.0] != writer.1 {
             return Answer::Fenced;
         }
-        let before = (kind == Kind::LosesItsTail).then(|| Box::new((self.open.clone(), self.ended.clone())));
+        let before = (kind == Kind::LosesItsTail).then(|| Box::new(self.rows()));
         for record in lazy {
             let Record::Ended(ended) = record else { panic!("only ends are lazy: {record:?}") };
-            // An end never contradicts the decision.
-            if self.decision().is_none_or(|known| known == decision_of(ended.outcome)) {
+            // Only who drives a delegation knows how it ended, and an end never contradicts the decision.
+            let is_driven = self.delegated.is_none() || (self.owner == writer.0 && ended.has_open_row);
+            if is_driven && self.decision().is_none_or(|known| known == decision_of(ended.outcome)) {
                 self.open = None;
+                self.delegated = None;
                 self.ended.get_or_insert_with(|| ended.clone());
             }
         }
@@ -66,18 +77,33 @@ impl Log {
             Some(Record::Decided(decided)) => match self.decision() {
                 Some(known) if known != decided.decision && kind != Kind::Upserts => Appended::Overruled(known),
                 Some(known) if known == decided.decision => Appended::Durable(attest()),
+                None if self.delegated.is_some() && self.owner != writer.0 => Appended::Undecided,
                 Some(_) | None => {
+                    self.delegated = None;
                     self.open = Some(decided.clone());
                     self.owner = writer.0;
                     Appended::Durable(attest())
                 }
             },
-            Some(other) => panic!("only decisions are forced: {other:?}"),
+            Some(Record::Delegated(delegated)) => match self.decision() {
+                Some(known) => Appended::Overruled(known),
+                None if self.delegated.is_some() && self.owner != writer.0 => Appended::Undecided,
+                None => {
+                    self.delegated = Some(delegated.clone());
+                    self.owner = writer.0;
+                    Appended::Durable(attest())
+                }
+            },
+            Some(other) => panic!("only decisions and delegations are forced: {other:?}"),
         };
-        if before.as_ref().is_some_and(|before| (&before.0, &before.1) != (&self.open, &self.ended)) {
+        if before.as_ref().is_some_and(|before| **before != self.rows()) {
             self.before = before;
         }
         Answer::Appended(appended)
+    }
+
+    fn rows(&self) -> Rows {
+        (self.open.clone(), self.delegated.clone(), self.ended.clone())
     }
 
     /// Its retention is over: what has ended is as if it had never been.
@@ -92,13 +118,16 @@ impl Log {
 
     pub(crate) fn lose_its_tail(&mut self) {
         if let Some(before) = self.before.take() {
-            (self.open, self.ended) = *before;
+            (self.open, self.delegated, self.ended) = *before;
         }
     }
 
     /// What stands in it, in words.
     pub(crate) fn words(&self) -> String {
         match (&self.open, &self.ended) {
+            (None, _) if let Some(delegated) = &self.delegated => {
+                format!("delegated to {}, coordinator {} drives it", delegated.participant, self.owner)
+            }
             (Some(open), _) => format!("{} is durable, coordinator {} drives it", open.decision, self.owner),
             (None, Some(ended)) => format!("ended: {}", ended.outcome),
             (None, None) => "nothing".to_owned(),

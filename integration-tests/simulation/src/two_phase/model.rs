@@ -8,7 +8,7 @@ use stateright::{Model, Property};
 use super::cells::{self, CELLS};
 use super::judge::{I3, I4, INVARIANTS};
 use super::log::Kind;
-use super::world::{Action, Faults, MACHINE, Says, Setup, World};
+use super::world::{Action, Faults, MACHINE, Packet, Says, Setup, World};
 use crate::shared::{Extent, explore, prove, refute};
 
 impl Model for Setup {
@@ -172,6 +172,25 @@ fn sound() -> Vec<(&'static str, &'static str, Setup, Extent)> {
             Extent::States(100_000),
         ),
         (
+            "2pc-alone-crash",
+            "1 participant that commits by itself, every answer, 1 crash of the coordinator, 1 of the participant, 1 deadline, 1 request more",
+            Setup {
+                participants: 1,
+                says: ALONE,
+                one_phase: true,
+                faults: Faults {
+                    replica_crashes: 1,
+                    participant_crashes: 1,
+                    deadlines: 1,
+                    requests: 1,
+                    lost_answers: 1,
+                    ..NO_FAULTS
+                },
+                ..TWO
+            },
+            Extent::Exhaustive,
+        ),
+        (
             "2pc-early",
             "2 services that prepare while they are called, 1 crash of the coordinator, 1 deadline, 1 request more",
             Setup {
@@ -256,6 +275,43 @@ fn services_that_prepare_early_and_crash() {
 #[test]
 fn a_lone_branch_that_commits_by_itself() {
     prove_named("2pc-alone");
+}
+
+#[test]
+fn a_lone_branch_that_commits_by_itself_while_its_coordinator_crashes() {
+    prove_named("2pc-alone-crash");
+}
+
+/// The shortest way to an outcome that was told and not true, while an order to commit alone left no trace: the coordinator crashes behind the
+/// order, and whoever was told *in doubt* asks how it ended.
+#[test]
+fn the_outcome_of_a_lone_branch_outlives_its_coordinator() {
+    let faults = Faults { replica_crashes: 1, requests: 1, ..NO_FAULTS };
+    let setup = Setup { participants: 1, says: &[Says::UnknownPrepared], one_phase: true, faults, ..TWO };
+    let ordered = Packet::Prepare { to: 0, instance: 1, epoch: 1, replica: 0, one_phase: true };
+    let recalled = Packet::Decide { to: 0, instance: 1, epoch: 2, replica: 0, commit: false };
+    let mut world = World::new(&setup);
+    for action in [
+        Action::AskCommit { replica: 0 },
+        Action::Apply { replica: 0 },
+        Action::Answer { replica: 0 },
+        Action::Prepare { packet: ordered, says: Says::UnknownPrepared },
+        Action::CrashReplica { replica: 0 },
+        Action::StartReplica { replica: 0 },
+        // It is nothing to go by: the branch may have committed.
+        Action::Deliver(Packet::Vote { from: 0, instance: 1, replica: 0, says: Says::UnknownNot }),
+        Action::Resume { replica: 0 },
+        Action::AskOutcome { replica: 0 },
+        Action::Deliver(recalled),
+        Action::Deliver(Packet::Acknowledge { from: 0, replica: 0, heuristic: true }),
+    ] {
+        world = world.step(&setup, action).unwrap_or_else(|| {
+            assert!(matches!(action, Action::Deliver(Packet::Vote { .. })), "{action:?} does nothing in {world:#?}");
+            world.clone()
+        });
+        assert_eq!(world.broken, None, "{action:?}");
+    }
+    assert_eq!(world.told, Some(Outcome::Committed));
 }
 
 #[test]

@@ -22,6 +22,7 @@ impl Swarm for World {
         "inquiry meanwhile",
         "history removed",
         "request repeated",
+        "outcome asked for",
     ];
 
     fn draw(random: &mut Random) -> Setup {
@@ -96,6 +97,7 @@ impl Swarm for World {
             Action::Inquire { .. } => Some("inquiry meanwhile"),
             Action::Retention => Some("history removed"),
             Action::AskCommit { .. } | Action::AskAbort { .. } => Some("request repeated"),
+            Action::AskOutcome { .. } => Some("outcome asked for"),
             Action::Deliver(_)
             | Action::Prepare { .. }
             | Action::PrepareReturns { .. }
@@ -146,7 +148,8 @@ impl Swarm for World {
             | Action::Absence { replica }
             | Action::Resend { replica }
             | Action::AskCommit { replica }
-            | Action::AskAbort { replica } => at(replica),
+            | Action::AskAbort { replica }
+            | Action::AskOutcome { replica } => at(replica),
             Action::Apply { replica }
             | Action::Answer { replica }
             | Action::Flush { replica }
@@ -202,6 +205,7 @@ impl Swarm for World {
             | Action::CallService { .. }
             | Action::AskCommit { .. }
             | Action::AskAbort { .. }
+            | Action::AskOutcome { .. }
             | Action::CrashReplica { .. }
             | Action::CrashParticipant { .. }
             | Action::Resume { .. } => 20,
@@ -239,6 +243,9 @@ impl Swarm for World {
             Action::CallService { at } => (participant(at), "is called, prepares and enlists".to_owned()),
             Action::AskCommit { replica } => ("initiator".to_owned(), format!("asks coordinator {replica} to commit")),
             Action::AskAbort { replica } => ("initiator".to_owned(), format!("asks coordinator {replica} to abort")),
+            Action::AskOutcome { replica } => {
+                ("initiator".to_owned(), format!("asks coordinator {replica} how it ended"))
+            }
             Action::CrashReplica { replica } => (coordinator(replica), "CRASHES".to_owned()),
             Action::StartReplica { replica } => (coordinator(replica), "starts".to_owned()),
             Action::TakeOver => (coordinator(1), "takes over, while coordinator 0 lives".to_owned()),

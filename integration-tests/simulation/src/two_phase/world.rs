@@ -95,8 +95,9 @@ pub(crate) struct Participant {
     // The database:
     pub(crate) is_prepared: bool,
     pub(crate) applied: u8,
-    /// Its answer to a one-phase prepare, recorded with its work.
+    /// Its answer to a one-phase prepare, recorded with its work; or that it was told to abort before.
     alone: Option<Says>,
+    keeps_records: bool,
     // For judgement:
     /// It has durably promised to commit, or has nothing to.
     pub(crate) agreed: bool,
@@ -160,6 +161,7 @@ pub(crate) enum Action {
     CallService { at: usize },
     AskCommit { replica: usize },
     AskAbort { replica: usize },
+    AskOutcome { replica: usize },
     CrashReplica { replica: usize },
     StartReplica { replica: usize },
     TakeOver,
@@ -168,6 +170,15 @@ pub(crate) enum Action {
     CrashParticipant { at: usize },
     StartParticipant { at: usize },
     FailOver,
+}
+
+/// What the initiator asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Commit,
+    Abort,
+    /// Nothing but the outcome: it was told *in doubt* before.
+    Outcome,
 }
 
 type Step = Result<(), (&'static str, String)>;
@@ -202,6 +213,7 @@ impl World {
             is_prepared: false,
             applied: 0,
             alone: None,
+            keeps_records: setup.one_phase && setup.participants == 1,
             agreed: false,
             undone: false,
             told_yes: false,
@@ -320,7 +332,7 @@ impl World {
                         actions.push(Action::Resend { replica });
                     }
                 }
-                None if self.log.open.is_some() && self.log.owner == replica && self.may_write(replica) => {
+                None if self.log.is_open() && self.log.owner == replica && self.may_write(replica) => {
                     actions.push(Action::Resume { replica });
                 }
                 None => {}
@@ -413,6 +425,7 @@ impl World {
                 actions.push(Action::AskCommit { replica });
             }
             actions.push(Action::AskAbort { replica });
+            actions.push(Action::AskOutcome { replica });
         }
     }
 
@@ -501,8 +514,9 @@ impl World {
                 self.net.insert(Packet::Enlist { from: at, instance });
                 Ok(())
             }
-            Action::AskCommit { replica } => self.ask(setup, replica, false),
-            Action::AskAbort { replica } => self.ask(setup, replica, true),
+            Action::AskCommit { replica } => self.ask(setup, replica, Ask::Commit),
+            Action::AskAbort { replica } => self.ask(setup, replica, Ask::Abort),
+            Action::AskOutcome { replica } => self.ask(setup, replica, Ask::Outcome),
             Action::CrashReplica { replica } => {
                 self.left.replica_crashes -= 1;
                 let process = self.replicas[replica].take();
@@ -533,8 +547,12 @@ impl World {
             }
             Action::Resume { replica } => {
                 let Some(process) = &self.replicas[replica] else { return Ok(()) };
-                let Some(open) = &self.log.open else { return Ok(()) };
-                let recovered = TwoPhase::recover(open, Epoch(process.epoch));
+                let epoch = Epoch(process.epoch);
+                let recovered = match (&self.log.open, &self.log.delegated) {
+                    (Some(decided), _) => TwoPhase::recover(decided, epoch),
+                    (None, Some(delegated)) => TwoPhase::recover_delegated(delegated, epoch),
+                    (None, None) => return Ok(()),
+                };
                 self.install(replica, recovered)
             }
             Action::Retention => {
@@ -625,7 +643,7 @@ impl World {
                 let (participant, id) = (name(from), instance_id(from, instance));
                 match self.machine(replica) {
                     Some(_) => self.takes(replica, Event::Voted { participant, instance: id, vote: vote(says) }),
-                    // A yes of which nobody knows is as good as an inquiry.
+                    // A yes of which nobody knows is as good as an inquiry. An unknown is not: it may be an only branch's.
                     None if says == Says::Yes => self.inquired(replica, from, instance),
                     None => Ok(()),
                 }
@@ -679,11 +697,15 @@ impl World {
             }
             return Ok(());
         }
+        if self.log.delegated.is_some() {
+            // Who drives it recalls it.
+            return Ok(());
+        }
         let presumed = TwoPhase::presume_abort(gtid(), Epoch(epoch), 0, name(from), instance_id(from, instance));
         self.install(replica, presumed)
     }
 
-    fn ask(&mut self, setup: &Setup, replica: usize, is_abort: bool) -> Step {
+    fn ask(&mut self, setup: &Setup, replica: usize, ask: Ask) -> Step {
         if self.requests > 0 {
             self.left.requests = self.left.requests.saturating_sub(1);
         }
@@ -693,23 +715,23 @@ impl World {
         }
         let is_first = self.requests == 0;
         self.requests += 1;
-        self.wants_abort |= is_abort;
+        self.wants_abort |= ask == Ask::Abort;
         self.listens = Some((self.requests, replica));
         let caller = Caller { session: u64::from(self.requests), request: 1 };
         let carried = (0..self.participants.len())
             .map(|at| CarriedBranch { participant: name(at), payload: "work".into() })
             .collect();
-        let event = if is_abort {
-            Event::AbortRequested { reason: "enough".into(), caller }
-        } else {
-            Event::CommitRequested {
+        let event = match ask {
+            Ask::Abort => Event::AbortRequested { reason: "enough".into(), caller },
+            Ask::Outcome => Event::OutcomeAwaited { caller, wait: Wait::Decided },
+            Ask::Commit => Event::CommitRequested {
                 branches: if setup.early { Vec::new() } else { carried },
                 digest: DIGEST,
                 one_phase: setup.one_phase,
                 may_recur: !is_first,
                 caller,
                 wait: Wait::Decided,
-            }
+            },
         };
         if self.machine(replica).is_some() {
             return self.takes(replica, event);
@@ -723,12 +745,20 @@ impl World {
                 },
             );
         }
+        if self.log.delegated.is_some() {
+            // It is refused until whoever drives it has taken it up.
+            return self.hear_nothing();
+        }
         let Some(process) = &self.replicas[replica] else { return Ok(()) };
         let epoch = Epoch(process.epoch);
         let is_lone = setup.one_phase && setup.participants == 1;
-        if is_abort {
+        match ask {
+            Ask::Commit => {}
+            // Not found: who was told that it is in doubt learns by this that it was aborted without a trace.
+            Ask::Outcome => return self.hear(caller, Outcome::Aborted),
             // Begun and unknown is aborted; of a carried one only its commit request finds out.
-            return if setup.early { self.hear(caller, Outcome::Aborted) } else { self.hear_nothing() };
+            Ask::Abort if setup.early => return self.hear(caller, Outcome::Aborted),
+            Ask::Abort => return self.hear_nothing(),
         }
         if setup.early || (!is_first && !is_lone) {
             self.install(replica, TwoPhase::forgotten(gtid(), epoch, 0, DIGEST))?;
@@ -1016,6 +1046,10 @@ impl World {
         } else {
             participant.undone |= participant.is_prepared;
             participant.is_prepared = false;
+            if participant.keeps_records {
+                // Whatever order to commit by itself is still on its way finds this, and does nothing.
+                participant.alone = Some(Says::No);
+            }
         }
         self.branch_takes(&PLAIN, at, branch::Event::EndFinished(HookEnd::Ended(result)))
     }

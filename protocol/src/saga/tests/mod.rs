@@ -160,6 +160,7 @@ impl Run {
                 }
                 Record::Ended(record) => format!("{mark}ended:{}", record.outcome),
                 Record::Decided(_) => "decided".into(),
+                Record::Delegated(_) => "delegated".into(),
                 Record::Attempted(_) => "attempted".into(),
                 Record::Agreed(_) => "agreed".into(),
                 Record::Voter(_) => "voter".into(),

@@ -136,6 +136,7 @@ impl World {
         self.log.iter().find_map(|record| match record {
             Record::Ended(ended) => Some(ended.outcome),
             Record::Decided(_)
+            | Record::Delegated(_)
             | Record::Attempted(_)
             | Record::Agreed(_)
             | Record::Voter(_)
@@ -324,8 +325,12 @@ impl World {
                 Record::SagaTurned(SagaTurned { reason, .. }) => kept.turned = Some(reason.clone()),
                 Record::SagaStep(step) => kept.steps.push(step.clone()),
                 Record::SagaPaused(SagaPaused { remedy, .. }) => kept.paused = remedy.clone(),
-                Record::Decided(_) | Record::Attempted(_) | Record::Agreed(_) | Record::Voter(_) | Record::Ended(_) => {
-                }
+                Record::Decided(_)
+                | Record::Delegated(_)
+                | Record::Attempted(_)
+                | Record::Agreed(_)
+                | Record::Voter(_)
+                | Record::Ended(_) => {}
             }
         }
         found.map(|started| Kept { started, ..kept })

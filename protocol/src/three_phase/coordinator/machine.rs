@@ -223,6 +223,7 @@ impl Coordinator {
             match record {
                 Record::Ended(ended) => self.ended(Ended { protocol: Protocol::ThreePhase, ..ended }, draft),
                 record @ (Record::Decided(_)
+                | Record::Delegated(_)
                 | Record::Attempted(_)
                 | Record::Agreed(_)
                 | Record::Voter(_)

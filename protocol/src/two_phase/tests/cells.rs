@@ -15,7 +15,7 @@ use crate::record::Decision;
 #[rustfmt::skip]
 const WAYS_OUT: &[(&str, &str, &str)] = &[
     ("active", "abort requested", "aborted, aborting"),
-    ("active", "commit requested", "active, committed, deciding commit, one-phase, preparing"),
+    ("active", "commit requested", "active, committed, deciding commit, delegating, preparing"),
     ("active", "deadline", "aborted, aborting"),
     ("preparing", "abort requested", "deciding abort"),
     ("preparing", "absence", "aborted, aborting, deciding abort, preparing"),
@@ -23,10 +23,15 @@ const WAYS_OUT: &[(&str, &str, &str)] = &[
     ("preparing", "left", "aborting, deciding abort, preparing"),
     ("preparing", "routed, unknown", "aborted, aborting, deciding abort, preparing"),
     ("preparing", "voted", "aborted, aborting, committed, deciding abort, deciding commit, preparing"),
-    ("one-phase", "absence", "aborted, deciding abort, one-phase"),
-    ("one-phase", "deadline", "aborted, deciding abort, one-phase"),
-    ("one-phase", "routed, unknown", "aborted, deciding abort, one-phase"),
-    ("one-phase", "voted", "aborted, committed, deciding abort, deciding commit, one-phase"),
+    ("delegating", "appended, durable", "deciding abort, one-phase"),
+    ("delegating", "appended, overruled by commit", "committed"),
+    ("delegating", "appended, overruled by abort", "aborted"),
+    ("one-phase", "absence", "deciding abort, one-phase"),
+    ("one-phase", "deadline", "deciding abort, one-phase"),
+    ("one-phase", "routed, unknown", "deciding abort, one-phase"),
+    ("one-phase", "voted", "aborted, committed, deciding commit, one-phase, recalling"),
+    ("recalling", "acknowledged", "aborted, committed, recalling"),
+    ("recalling", "voted", "committed, recalling"),
     ("deciding commit", "appended, durable", "committed, committing"),
     ("deciding commit", "appended, overruled by commit", "committed, committing"),
     ("deciding commit", "appended, overruled by abort", "aborted, aborting"),
@@ -51,7 +56,7 @@ fn every_cell_of_the_table_is_reached_and_leads_where_it_says() {
             let found = cells.get(&(state, event)).map(|to| to.iter().copied().collect::<Vec<_>>().join(", "));
             let way_out = WAYS_OUT.iter().find(|(from, by, _)| (*from, *by) == (state, event));
             // The log answers only who asked it.
-            let is_possible = !event.starts_with("appended") || state.starts_with("deciding");
+            let is_possible = !event.starts_with("appended") || state.starts_with("deciding") || state == "delegating";
             let expected = is_possible.then(|| way_out.map_or(state, |(_, _, to)| to).to_owned());
             assert_eq!(found, expected, "{state} | {event}");
         }
@@ -59,10 +64,12 @@ fn every_cell_of_the_table_is_reached_and_leads_where_it_says() {
     assert_eq!(branch_states, BRANCH_STATES.into(), "every state of a branch is reached");
 }
 
-const STATES: [&str; 9] = [
+const STATES: [&str; 11] = [
     "active",
     "preparing",
+    "delegating",
     "one-phase",
+    "recalling",
     "deciding commit",
     "deciding abort",
     "committing",
@@ -144,7 +151,10 @@ fn walk() -> (Cells, BTreeSet<BranchState>) {
 /// The machine without what no transition looks at.
 fn essence(machine: &TwoPhase) -> TwoPhase {
     let mut essence = machine.clone();
-    essence.reason = None;
+    if machine.state != State::Delegating {
+        // There it is the abort that was asked for.
+        essence.reason = None;
+    }
     essence
 }
 
@@ -188,6 +198,9 @@ fn events(machine: &TwoPhase) -> Vec<Event> {
         for to in [Route::Instance(INSTANCE), Route::Absent, Route::Unknown] {
             events.push(Event::Routed { participant: whose(), to });
         }
+        if machine.state == State::OnePhase {
+            events.push(Event::Routed { participant: whose(), to: Route::Instance(OTHER_INSTANCE) });
+        }
         // One of the participants has a second instance.
         let instances = if participant == &a { [INSTANCE, OTHER_INSTANCE].as_slice() } else { &[INSTANCE] };
         for &instance in instances {
@@ -217,7 +230,7 @@ fn events(machine: &TwoPhase) -> Vec<Event> {
     } else if machine.state != State::OnePhase {
         events.push(Event::TimerFired(Timer::Deadline));
     }
-    if let State::Deciding(_) = machine.state {
+    if let State::Deciding(_) | State::Delegating = machine.state {
         events.push(Event::Appended(Appended::Durable(receipt())));
         events.push(Event::Appended(Appended::Overruled(Decision::Commit)));
         events.push(Event::Appended(Appended::Overruled(Decision::Abort)));
@@ -234,7 +247,9 @@ fn word(state: State) -> &'static str {
     match state {
         State::Active => "active",
         State::Preparing => "preparing",
+        State::Delegating => "delegating",
         State::OnePhase => "one-phase",
+        State::Recalling => "recalling",
         State::Deciding(Decision::Commit) => "deciding commit",
         State::Deciding(Decision::Abort) => "deciding abort",
         State::Committing => "committing",

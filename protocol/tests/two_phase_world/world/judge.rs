@@ -110,7 +110,7 @@ impl World {
                 return Err(format!("{} has not ended", self.participants[place.0].name));
             }
         }
-        if self.log.open.is_some() {
+        if self.log.open.is_some() || self.log.delegated.is_some() {
             return Err("the log has it open".to_owned());
         }
         if self.initiator.told.is_empty() {
