@@ -7,9 +7,7 @@ use assent_protocol::record::Delegated;
 use assent_protocol::replica::{Config, Input, Known, Limits, Peer, Replica, SessionId};
 use assent_protocol::three_phase::StoreId;
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, Vote};
-use assent_protocol::{
-    Appended, Durable, Epoch, Gtid, InstanceId, Outcome, ParticipantName, Protocol, Record, Wait,
-};
+use assent_protocol::{Appended, Durable, Epoch, Gtid, InstanceId, Outcome, ParticipantName, Protocol, Record, Wait};
 
 const INITIATOR: SessionId = SessionId(1);
 const TILL: SessionId = SessionId(2);

@@ -7,8 +7,9 @@ use assent::log::{Batch, Found, Log};
 use assent::server::Coordinator;
 use assent_proto::error::Reason;
 use assent_proto::v1::client_message::Kind as Said;
+use assent_proto::v1::server_message::Kind as Heard;
 use assent_proto::v1::{self, AbortRequest, GetRequest, Outcome, SagaDefinition, StartSagaRequest};
-use assent_protocol::record::{Decided, SagaStarted, SagaStep};
+use assent_protocol::record::{Decided, Delegated, SagaStarted, SagaStep};
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::{BodyDigest, Decision, Gtid, Name, Protocol, Record, RetryPolicy};
 use bytes::Bytes;
@@ -165,4 +166,42 @@ async fn what_is_asked_about_a_parked_transaction_is_refused_with_its_reason() {
     let as_it_is = open().await;
     assert_eq!(as_it_is.iter().map(|(gtid, _)| *gtid).collect::<Vec<_>>(), [left.damaged, left.contradictory]);
     assert_eq!(as_it_is, as_it_was, "they stand in the log as they were");
+}
+
+/// A branch that was ordered to commit by itself, by a replica that died before it heard how that went.
+#[tokio::test]
+async fn a_delegation_is_recalled_and_whoever_asks_hears_what_the_branch_did() {
+    for (result, outcome) in
+        [(v1::BranchResult::HeuristicCommitted, Outcome::Committed), (v1::BranchResult::Done, Outcome::Aborted)]
+    {
+        let home = Home::new();
+        let log = MemoryLog::new();
+        log.acquire(&name("assent")).await.expect("an epoch");
+        let gtid: Gtid = gtid().parse().expect("a gtid");
+        let begun_at_ms = gtid.minted_at_ms();
+        let record = Delegated { gtid, participant: name("bank"), digest: BodyDigest(7), begun_at_ms };
+        let batch = Batch { at_ms: begun_at_ms, forced: vec![Record::Delegated(record)], lazy: Vec::new() };
+        log.append(&batch).await.expect("appended");
+        let coordinator = recovered(&home, &log).await;
+        let waits = shown(&coordinator, gtid).await;
+        assert_eq!(waits.state(), v1::TransactionState::Preparing);
+        assert!(waits.waiting_for.contains("bank to tell whether it has committed"), "{waits:?}");
+
+        let bytes = Bytes::copy_from_slice(gtid.as_bytes());
+        let mut bank = Session::open(&coordinator, "bank").await;
+        let heard = bank.hear().await.expect("the session lives");
+        assert!(matches!(&heard, Heard::AbortBranch(order) if order.gtid == bytes), "{heard:?}");
+        // It does not know, and is asked once more; nothing is presumed from that.
+        let vote = v1::VoteKind::Unknown.into();
+        bank.say(Said::Vote(v1::Vote { gtid: bytes.clone(), vote, reason: "timeout".to_owned() }));
+        let heard = bank.hear().await.expect("the session lives");
+        assert!(matches!(&heard, Heard::AbortBranch(_)), "{heard:?}");
+        bank.say(Said::Acknowledge(v1::Acknowledge { gtid: bytes.clone(), result: result.into() }));
+
+        let mut initiator = Session::open(&coordinator, "").await;
+        let asked = |request_id| Said::Await(v1::Await { request_id, gtid: bytes.clone(), ..Default::default() });
+        let told = initiator.ask(asked).await;
+        assert!(matches!(&told, v1::reply::Kind::Outcome(told) if told.outcome() == outcome), "{told:?}");
+        until("its end is logged", async || shown(&coordinator, gtid).await.ended_at.is_some()).await;
+    }
 }

@@ -153,6 +153,14 @@ async fn an_illegal_row_is_refused_by_the_schema() {
         let refused = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect_err(what).to_string();
         assert!(refused.contains("a_row_fits_its_protocol") || what == "an unknown protocol", "{what}: {refused}");
     }
+    for (participants, is_legal) in [("a", true), ("a,b", false)] {
+        let sql = format!(
+            "insert into assent.open_transaction ({columns}) values ('{}', 1, 1, now(), now(), '{participants}', '2pc', null, null, null, null, null)",
+            Uuid::now_v7()
+        );
+        let taken = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
+        assert_eq!(taken.is_ok(), is_legal, "delegated to {participants}: {taken:?}");
+    }
     for (what, values) in
         [("a 2PC that was compensated", "'2pc', 'compensated'"), ("a saga that committed", "'saga', 'committed'")]
     {

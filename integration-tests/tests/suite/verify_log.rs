@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use assent::log::verify::{Invariant, Verified, verify};
 use assent::log::{self, Batch, Log, Options};
-use assent_protocol::record::{Attempted, Decided, Ended, EndedBranch, SagaStarted, SagaStep, SagaTurned};
+use assent_protocol::record::{Attempted, Decided, Delegated, Ended, EndedBranch, SagaStarted, SagaStep, SagaTurned};
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::three_phase::{PeerAddress, Roster, Seat, StoreId};
 use assent_protocol::{BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record, RetryPolicy};
@@ -49,6 +49,10 @@ fn decided(n: u8, decision: Decision) -> Decided {
         begun_at_ms: NOW_MS - 20,
         reason: (decision == Decision::Abort).then(|| "sold out".to_owned()),
     }
+}
+
+fn delegated(n: u8) -> Delegated {
+    Delegated { gtid: gtid(n), participant: name("till"), digest: BodyDigest(7), begun_at_ms: NOW_MS - 20 }
 }
 
 fn attempted(n: u8) -> Attempted {
@@ -112,6 +116,7 @@ fn ended(n: u8, outcome: Outcome, has_open_row: bool) -> Record {
 /// | 3, 4 | 3pc: attempted, agreed |
 /// | 5 | a saga past its pivot |
 /// | 6 | a saga that turned back |
+/// | 7 | 2pc: delegated to its only branch |
 /// | 11 to 14 | ended: committed, aborted without a decision, completed, compensated |
 async fn fill(log: &dyn Log) {
     let replica = name("r1");
@@ -128,6 +133,7 @@ async fn fill(log: &dyn Log) {
             Record::Attempted(attempted(4)),
             Record::SagaStarted(saga(5)),
             Record::SagaStarted(saga(6)),
+            Record::Delegated(delegated(7)),
             Record::Decided(decided(11, Decision::Commit)),
             Record::SagaStarted(saga(13)),
             Record::SagaStarted(saga(14)),
@@ -171,6 +177,15 @@ const DAMAGE: &[(&str, &[Invariant])] = &[
         &[Invariant::RowFitsProtocol, Invariant::RowReadable],
     ),
     ("update open_transaction set remedy = 'call us' where gtid = 'G1'", &[Invariant::RowFitsProtocol]),
+    (
+        "update open_transaction set participants = 'till,bank' where gtid = 'G7'",
+        &[Invariant::RowFitsProtocol, Invariant::RowReadable],
+    ),
+    (
+        "update open_transaction set participants = '' where gtid = 'G7'",
+        &[Invariant::RowFitsProtocol, Invariant::RowReadable],
+    ),
+    ("update open_transaction set digest = 0 where gtid = 'G7'", &[Invariant::DigestOfRequest]),
     (
         "update open_transaction set voter = null where gtid = 'G3'",
         &[Invariant::RowFitsProtocol, Invariant::RowReadable],
@@ -275,7 +290,7 @@ async fn damage_in_a_postgres_log_is_found_and_named() {
     let url = ground.database.url();
     fill(&*log::open(&url, Options::default()).await.expect("it opens")).await;
     let clean = verified(&url).await;
-    assert_eq!((clean.violations.as_slice(), clean.counts.open, clean.counts.in_motion), (&[][..], 6, 6));
+    assert_eq!((clean.violations.as_slice(), clean.counts.open, clean.counts.in_motion), (&[][..], 7, 7));
     assert_eq!((clean.counts.steps, clean.counts.ended, clean.schema), (4, 4, 4));
 
     let mut connection = ground.database.connect().await;
@@ -310,7 +325,7 @@ async fn damage_in_an_sqlite_log_is_found_and_named() {
     fill(&*log).await;
     log.close().await;
     let clean = verified(&format!("sqlite:{}", sound.display())).await;
-    assert_eq!((clean.violations.as_slice(), clean.counts.open, clean.counts.ended), (&[][..], 6, 4));
+    assert_eq!((clean.violations.as_slice(), clean.counts.open, clean.counts.ended), (&[][..], 7, 4));
 
     let spoilt = directory.path().join("spoilt.db");
     for (damage, expected) in DAMAGE {

@@ -180,6 +180,11 @@ fn only_the_branch_ends_a_delegation(
     if is_ordered && !(after.has_open_row && after.state == State::OnePhase) {
         return violation(INVARIANT, format!("a branch is ordered to commit by itself while {:?}", after.state));
     }
+    let is_ordered_to_commit =
+        output.peek_effects().iter().any(|effect| matches!(effect, Effect::Send { order: Order::Commit, .. }));
+    if is_ordered_to_commit && after.is_delegated && output.forced().is_none() {
+        return violation(INVARIANT, format!("a branch is ordered to commit what was delegated: {:?}", after.state));
+    }
     if !matches!(before.state, State::OnePhase | State::Recalling) || !after.is_ended() {
         return Ok(());
     }

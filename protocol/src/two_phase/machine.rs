@@ -45,7 +45,7 @@ impl TwoPhase {
     pub fn recover_delegated(delegated: &Delegated, epoch: Epoch) -> (Self, Output<Effect>) {
         let mut machine = Self::new(delegated.gtid, epoch, delegated.begun_at_ms, State::Recalling);
         machine.digest = (delegated.digest != NO_REQUEST).then_some(delegated.digest);
-        machine.has_open_row = true;
+        (machine.has_open_row, machine.is_delegated) = (true, true);
         machine.reason = Some(AbortReason::by(
             AbortCode::Forgotten,
             &delegated.participant,
@@ -112,6 +112,7 @@ impl TwoPhase {
             may_recur: false,
             was_asked_elsewhere: false,
             has_open_row: false,
+            is_delegated: false,
             is_overruled: false,
             reason: None,
             waiters: Vec::new(),
@@ -291,7 +292,7 @@ impl TwoPhase {
             Appended::Durable(receipt) if receipt.gtid() != self.gtid => Output::none(),
             Appended::Undecided => Output::none(),
             Appended::Durable(_) => {
-                self.has_open_row = true;
+                (self.has_open_row, self.is_delegated) = (true, true);
                 if self.reason.is_some() {
                     // The branch was not asked, and is not: but the row is there, and only the log takes it back.
                     return self.decide(Decision::Abort);
@@ -607,7 +608,7 @@ impl TwoPhase {
             Appended::Durable(receipt) if receipt.gtid() != self.gtid => Output::none(),
             Appended::Undecided => Output::none(),
             Appended::Durable(_) => {
-                self.has_open_row = true;
+                (self.has_open_row, self.is_delegated) = (true, false);
                 self.resends = 0;
                 self.waiters.retain(|waiter| !waiter.is_answer_held);
                 self.proceed(ours, Vec::new())
@@ -618,7 +619,7 @@ impl TwoPhase {
 
     /// Another writer's decision stands in the log.
     fn overruled(&mut self, theirs: Decision) -> Output<Effect> {
-        self.has_open_row = true;
+        (self.has_open_row, self.is_delegated) = (true, false);
         self.resends = 0;
         // The held orders and answers are never released; these take their place.
         self.is_overruled = true;
@@ -683,7 +684,7 @@ impl TwoPhase {
     fn abort(&mut self, reason: AbortReason) -> Output<Effect> {
         self.reason = Some(reason);
         // A delegation that was never ordered stands in the log: only the log takes it back.
-        if self.may_recur || self.has_open_row {
+        if self.may_recur || self.is_delegated {
             return self.decide(Decision::Abort);
         }
         self.stop_preparing(Decision::Abort);
@@ -764,6 +765,8 @@ impl TwoPhase {
             State::Active | State::Preparing | State::Delegating | State::OnePhase | State::Deciding(_) => {
                 return Output::none();
             }
+            // It has committed by itself. Were it ordered to, the acknowledgement could reach a coordinator that recalls the delegation.
+            State::Committed if self.is_delegated => return Output::none(),
             State::Committing | State::Committed => Order::Commit,
             State::Recalling | State::Aborting | State::Aborted => Order::Abort,
         };

@@ -14,7 +14,7 @@
 //! | deciding | waits | waits | refused | ignored | ignored | kept waiting | ignored | ignored | ignored | durable: **committing** or **aborting**; overruled: what the log says; undecided: ignored |
 //! | committing | told committed | told committed | refused | commit sent again | all: **committed** | commit sent | commit sent / ignored | ignored | ignored | - |
 //! | aborting | told aborted; if the request may recur and there is no record yet: **deciding** abort | as for a commit | refused | yes, unknown: abort sent again; no: branch ended, all: **aborted** | all: **aborted** | abort sent | abort sent / ignored | never asked: branch ended, all: **aborted** | ignored | - |
-//! | committed, aborted | told | told | refused | order sent again | ignored | order sent again | ignored | ignored | ignored | - |
+//! | committed, aborted | told | told | refused | order sent again, save to commit what was delegated | ignored | as for a vote | ignored | ignored | ignored | - |
 //!
 //! Where the table says **aborting**, **aborted** or **committed** and the request may recur, the transaction passes through **deciding**. It
 //! skips **committing** and **aborting** when no branch has to be told. From **one-phase** and **recalling** it need not pass through **deciding** to end: the
@@ -33,7 +33,9 @@
 //! a delegation in the log **recalls** it: it orders the branch to abort. 'It had committed' is the commit; an
 //! acknowledged abort is the abort, for a branch that has acknowledged it never commits by itself, however late the order to do so reaches it. A no is final
 //! only where one instance was asked: another one may still be at work, or have the order in its queue.
-//! A transaction that the log does not know was never delegated, so nobody has committed it.
+//! A transaction that the log does not know was never delegated, so nobody has committed it. While the row has no decision the branch is never
+//! ordered to commit, not even when it votes once more after the end: the acknowledgement could reach the next coordinator, which
+//! would take it for that of its order to abort.
 //!
 //! Under three-phase commit the voters' agreement stands in the log's place (`TwoPhase::agreed`, which only that machine can call): it leads out of
 //! deciding commit as the log's word does, to commit or abort; out of active and preparing, where it can only be an abort, as the deadline does; and
@@ -82,6 +84,8 @@ pub struct TwoPhase {
     was_asked_elsewhere: bool,
     /// The log holds an open row of this transaction: its decision, or the delegation to its only branch.
     has_open_row: bool,
+    /// That row is a delegation, and has no decision.
+    is_delegated: bool,
     /// The log's decision is another writer's, whose roster is not known here.
     is_overruled: bool,
     reason: Option<AbortReason>,

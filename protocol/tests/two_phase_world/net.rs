@@ -67,6 +67,11 @@ impl Net {
         }
     }
 
+    /// Whether an instance of the participant has a session with the replica.
+    pub(crate) fn is_there(&self, replica: usize, participant: &ParticipantName) -> bool {
+        self.links.iter().any(|((at, _), link)| *at == replica && link.participant == *participant)
+    }
+
     /// Answers a caller, if its session is still there.
     pub(crate) fn reply(&mut self, to: Caller, reply: Option<Reply>) {
         if let Some(link) = &mut self.initiator

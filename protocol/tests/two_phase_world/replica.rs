@@ -322,7 +322,8 @@ impl Replica {
             Request::Commit { attempt } => Event::CommitRequested {
                 branches: if ask.is_begun { Vec::new() } else { ask.carried() },
                 digest: DIGEST,
-                one_phase: ask.one_phase && !ask.is_begun,
+                // Only of a participant that is there is it known that it can.
+                one_phase: ask.one_phase && !ask.is_begun && ask.roster.iter().all(|it| net.is_there(self.at, it)),
                 may_recur: ask.is_unary || attempt > 1,
                 caller,
                 wait: ask.wait,

@@ -282,6 +282,7 @@ async fn an_illegal_row_is_refused_by_the_schema() {
         ),
         ("an unknown protocol", format!("'{gtid}', 1, 1, 1, 1, '4pc', 'commit', '', null, null, null, null, null")),
         ("no decision", format!("'{gtid}', 1, 1, 1, 1, '2pc', null, '', null, null, null, null, null")),
+        ("two branches that decide", format!("'{gtid}', 1, 1, 1, 1, '2pc', null, 'a,b', null, null, null, null, null")),
         ("a saga that committed", format!("'{gtid}', 1, 1, 1, 1, 'saga', 'commit', '', null, null, '[]', null, null")),
         (
             "a saga without a definition",

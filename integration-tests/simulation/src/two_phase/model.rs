@@ -108,6 +108,16 @@ fn sound() -> Vec<(&'static str, &'static str, Setup, Extent)> {
             Extent::Exhaustive,
         ),
         (
+            "2pc-one",
+            "1 participant, yes or no, 1 crash of the coordinator, 1 deadline, 1 request more",
+            Setup {
+                participants: 1,
+                faults: Faults { replica_crashes: 1, deadlines: 1, requests: 1, ..NO_FAULTS },
+                ..TWO
+            },
+            Extent::Exhaustive,
+        ),
+        (
             "2pc-crashes",
             "2 participants, yes or no, a crash of each side, 1 deadline, 1 request more",
             Setup {
@@ -240,6 +250,11 @@ fn three_participants() {
 #[test]
 fn three_participants_and_a_crash() {
     prove_named("2pc-three-deadline");
+}
+
+#[test]
+fn one_participant_and_a_crash() {
+    prove_named("2pc-one");
 }
 
 #[test]

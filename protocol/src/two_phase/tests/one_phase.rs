@@ -186,6 +186,22 @@ fn a_refusal_is_final_only_where_no_other_instance_was_asked() {
     assert_eq!(driven.machine.reason().map(|reason| reason.code), Some(AbortCode::Refused));
 }
 
+/// Its acknowledgement would say no more than that an order was carried out, and the next coordinator gives another one.
+#[test]
+fn a_branch_that_has_committed_by_itself_is_never_ordered_to_commit() {
+    let mut driven = asked();
+    driven.votes("a", Vote::Committed);
+    for vote in [unknown(), Vote::Yes] {
+        driven.votes("a", vote);
+        assert_eq!((driven.orders(), driven.state()), (vec![], State::Committed));
+    }
+    driven.inquires("a").joins("a");
+    assert_eq!(driven.orders(), [""; 0]);
+    let mut refused = asked();
+    refused.votes("a", no()).votes("a", unknown());
+    assert_eq!(refused.orders(), ["a: abort"], "which it is told by whoever recalls it, too");
+}
+
 #[test]
 fn a_branch_that_was_never_asked_is_given_up() {
     for timer in [Timer::Absence, Timer::Deadline] {
