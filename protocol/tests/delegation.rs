@@ -104,7 +104,7 @@ fn recovered() -> Replica {
 }
 
 #[test]
-fn whoever_asks_after_a_restart_hears_what_the_only_branch_did() {
+fn an_initiator_that_asks_after_a_restart_hears_what_the_only_branch_did() {
     for (result, outcome) in
         [(BranchResult::HeuristicCommitted, Outcome::Committed), (BranchResult::Done, Outcome::Aborted)]
     {

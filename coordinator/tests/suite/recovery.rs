@@ -170,7 +170,7 @@ async fn what_is_asked_about_a_parked_transaction_is_refused_with_its_reason() {
 
 /// A branch that was ordered to commit by itself, by a replica that died before it heard how that went.
 #[tokio::test]
-async fn a_delegation_is_recalled_and_whoever_asks_hears_what_the_branch_did() {
+async fn a_delegation_is_recalled_and_the_initiator_hears_what_the_branch_did() {
     for (result, outcome) in
         [(v1::BranchResult::HeuristicCommitted, Outcome::Committed), (v1::BranchResult::Done, Outcome::Aborted)]
     {

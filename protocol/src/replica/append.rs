@@ -190,7 +190,7 @@ impl Replica {
 /// Whether a transaction would be lost, or held up, if its coordinator left now.
 fn is_undecided(machine: &Machine) -> bool {
     let is_open = |machine: &TwoPhase| {
-        // A delegation that is being recalled is in the log, and whoever takes over recalls it too.
+        // A delegation that is being recalled is in the log: the next coordinator recalls it too.
         matches!(
             machine.state(),
             State::Active | State::Preparing | State::Delegating | State::OnePhase | State::Deciding(_)

@@ -125,7 +125,7 @@ fn nothing_is_told_before_it_is_durable(
         let allowed = match (after.state, decision) {
             (State::Deciding(_), Decision::Commit | Decision::Abort) => false,
             (State::Preparing | State::Delegating | State::OnePhase, Decision::Abort) => is_stranger,
-            // The order asks as much as it tells: whoever waits is told once it was answered.
+            // The order asks as much as it tells: callers are told once the branch has answered.
             (State::Recalling, Decision::Abort) => matches!(told, Told::Participant(_)),
             (State::Committing | State::Committed, Decision::Abort) => is_stranger && !after.is_overruled,
             (State::Aborting | State::Aborted, Decision::Abort) => {

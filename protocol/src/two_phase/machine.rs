@@ -40,8 +40,8 @@ impl TwoPhase {
         (machine, output.unwrap_or_else(|| Output::effects(effects)))
     }
 
-    /// Takes up a delegation that the log holds: nobody here knows whether the only branch has committed by itself, so it is told to
-    /// abort until it tells.
+    /// Takes up a delegation that the log holds. The only branch may have committed by itself: the machine orders it to abort
+    /// until it tells.
     pub fn recover_delegated(delegated: &Delegated, epoch: Epoch) -> (Self, Output<Effect>) {
         let mut machine = Self::new(delegated.gtid, epoch, delegated.begun_at_ms, State::Recalling);
         machine.digest = (delegated.digest != NO_REQUEST).then_some(delegated.digest);
@@ -304,7 +304,7 @@ impl TwoPhase {
         }
     }
 
-    /// Nobody here knows whether the only branch has committed by itself, or will: told to abort, it tells.
+    /// The only branch may have committed by itself, or may still do so: the machine orders it to abort, and it tells.
     fn recall(&mut self) -> Output<Effect> {
         self.state = State::Recalling;
         self.resends = 0;

@@ -18,7 +18,7 @@
 //!
 //! Where the table says **aborting**, **aborted** or **committed** and the request may recur, the transaction passes through **deciding**. It
 //! skips **committing** and **aborting** when no branch has to be told. From **one-phase** and **recalling** it need not pass through **deciding** to end: the
-//! delegation stands in the log until the end does, and whoever finds it there asks the branch once more. An enlistment that comes again is answered as it was the first time,
+//! delegation stands in the log until the end does, and a coordinator that finds it there asks the branch once more. An enlistment that comes again is answered as it was the first time,
 //! in every state.
 //!
 //! Whoever asks from outside of the frozen roster is told to abort, except while the log has yet to answer, or when it has overruled this
@@ -33,7 +33,7 @@
 //! a delegation in the log **recalls** it: it orders the branch to abort. 'It had committed' is the commit; an
 //! acknowledged abort is the abort, for a branch that has acknowledged it never commits by itself, however late the order to do so reaches it. A no is final
 //! only where one instance was asked: another one may still be at work, or have the order in its queue.
-//! A transaction that the log does not know was never delegated, so nobody has committed it. While the row has no decision the branch is never
+//! A transaction that the log does not know was never delegated, so no branch has committed it by itself. While the row has no decision the branch is never
 //! ordered to commit, not even when it votes once more after the end: the acknowledgement could reach the next coordinator, which
 //! would take it for that of its order to abort.
 //!

@@ -270,7 +270,7 @@ impl Instance {
                 resource.is_prepared = false;
                 let is_committed = resource.one_phase == Some(Vote::Committed);
                 if resource.keeps_records && !is_committed {
-                    // Whatever order to commit by itself is still on its way finds this, and does nothing.
+                    // A late order to commit by itself finds this, and does nothing.
                     resource.one_phase = Some(Vote::No("aborted before".to_owned()));
                 }
                 let result = if is_committed { BranchResult::HeuristicCommitted } else { BranchResult::Done };

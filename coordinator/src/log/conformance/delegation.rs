@@ -73,7 +73,7 @@ pub async fn a_delegation_is_its_owners(ground: &dyn Ground) {
         is_untold(&log, record).await;
     }
     append(&log, &lazy([ended(gtid(2), Outcome::Aborted, BranchEnd::Aborted)])).await;
-    assert_eq!(find(&log, gtid(2)).await, untouched, "whoever does not own it cannot know how it ended");
+    assert_eq!(find(&log, gtid(2)).await, untouched, "another replica cannot know how it ended");
 }
 
 /// A branch that prepares instead, one that had nothing to commit, an abort before the order: then the row gets a decision.

@@ -20,7 +20,7 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Log {
     pub(crate) open: Option<Decided>,
-    /// Its only branch decides, and nobody has heard how.
+    /// Its only branch decides; the log does not know how yet.
     pub(crate) delegated: Option<Delegated>,
     /// The replica that drives the open row.
     pub(crate) owner: usize,

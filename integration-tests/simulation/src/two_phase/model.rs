@@ -109,10 +109,10 @@ fn sound() -> Vec<(&'static str, &'static str, Setup, Extent)> {
         ),
         (
             "2pc-one",
-            "1 participant, yes or no, 1 crash of the coordinator, 1 deadline, 1 request more",
+            "1 participant, yes or no, a crash of each side, 1 deadline, 1 request more",
             Setup {
                 participants: 1,
-                faults: Faults { replica_crashes: 1, deadlines: 1, requests: 1, ..NO_FAULTS },
+                faults: Faults { replica_crashes: 1, participant_crashes: 1, deadlines: 1, requests: 1, ..NO_FAULTS },
                 ..TWO
             },
             Extent::Exhaustive,
@@ -253,7 +253,7 @@ fn three_participants_and_a_crash() {
 }
 
 #[test]
-fn one_participant_and_a_crash() {
+fn one_participant_and_every_crash() {
     prove_named("2pc-one");
 }
 
@@ -298,7 +298,7 @@ fn a_lone_branch_that_commits_by_itself_while_its_coordinator_crashes() {
 }
 
 /// The shortest way to an outcome that was told and not true, while an order to commit alone left no trace: the coordinator crashes behind the
-/// order, and whoever was told *in doubt* asks how it ended.
+/// order, and the initiator, which was told *in doubt*, asks how it ended.
 #[test]
 fn the_outcome_of_a_lone_branch_outlives_its_coordinator() {
     let faults = Faults { replica_crashes: 1, requests: 1, ..NO_FAULTS };

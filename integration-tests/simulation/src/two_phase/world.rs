@@ -698,7 +698,7 @@ impl World {
             return Ok(());
         }
         if self.log.delegated.is_some() {
-            // Who drives it recalls it.
+            // Its owner recalls it.
             return Ok(());
         }
         let presumed = TwoPhase::presume_abort(gtid(), Epoch(epoch), 0, name(from), instance_id(from, instance));
@@ -746,7 +746,7 @@ impl World {
             );
         }
         if self.log.delegated.is_some() {
-            // It is refused until whoever drives it has taken it up.
+            // The replica refuses it until it has taken up the delegation.
             return self.hear_nothing();
         }
         let Some(process) = &self.replicas[replica] else { return Ok(()) };
@@ -1047,7 +1047,7 @@ impl World {
             participant.undone |= participant.is_prepared;
             participant.is_prepared = false;
             if participant.keeps_records {
-                // Whatever order to commit by itself is still on its way finds this, and does nothing.
+                // A late order to commit by itself finds this, and does nothing.
                 participant.alone = Some(Says::No);
             }
         }

@@ -199,7 +199,7 @@ fn a_branch_that_has_committed_by_itself_is_never_ordered_to_commit() {
     assert_eq!(driven.orders(), [""; 0]);
     let mut refused = asked();
     refused.votes("a", no()).votes("a", unknown());
-    assert_eq!(refused.orders(), ["a: abort"], "which it is told by whoever recalls it, too");
+    assert_eq!(refused.orders(), ["a: abort"], "the order that a recall gives, too");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_delegation_in_the_log_is_recalled_by_an_order_to_abort() {
 }
 
 #[test]
-fn whoever_asks_while_a_delegation_is_recalled_waits_for_the_branch() {
+fn callers_wait_for_the_branch_while_its_delegation_is_recalled() {
     let mut driven = recalling();
     driven.commit(&Commit::one_phase(&["a"]).repeated()).aborts(3).awaits(4, Wait::Decided).fires(Timer::Deadline);
     assert_eq!((driven.told(2), driven.told(3), driven.told(4)), (None, None, None));
