@@ -362,7 +362,7 @@ async fn a_long_log_is_read_to_its_end() {
     let open = "insert into assent.open_transaction (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants)
                 select ('01890a5d-ac96-774b-bccf-' || lpad(to_hex(n), 12, '0'))::uuid, (select epoch from assent.replica), 7, to_timestamp(1795000000), to_timestamp(1795000000),
                        '2pc', 'commit', 'a,b'
-                from generate_series(1, 2994) n";
+                from generate_series(1, 2993) n";
     for sql in [history, open] {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("inserted");
     }
@@ -418,7 +418,7 @@ async fn the_exit_code_tells_what_is_wrong_from_what_could_not_be_read() {
     let finished = command(&url, "jsonl").await;
     let lines: Vec<serde_json::Value> =
         finished.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!((lines.len(), &lines[0]["invariant"], &lines[1]["open"]), (2, &name.into(), &6.into()));
+    assert_eq!((lines.len(), &lines[0]["invariant"], &lines[1]["open"]), (2, &name.into(), &7.into()));
 }
 
 /// Beside a running server, and after it was killed.
