@@ -70,7 +70,9 @@ impl Log {
         self.question = None;
         for row in self.open.values_mut() {
             match row {
-                OpenTransaction::Decided { owner, .. } | OpenTransaction::Attempted { owner, .. } => *owner = epoch,
+                OpenTransaction::Decided { owner, .. }
+                | OpenTransaction::Delegated { owner, .. }
+                | OpenTransaction::Attempted { owner, .. } => *owner = epoch,
                 OpenTransaction::Saga(saga) => saga.owner = epoch,
             }
         }
@@ -83,6 +85,9 @@ impl Log {
             Record::Decided(record) => {
                 let row = OpenTransaction::Decided { record, roster: None, decided_at_ms: at_ms, owner };
                 self.open.insert(gtid, row);
+            }
+            Record::Delegated(record) => {
+                self.open.insert(gtid, OpenTransaction::Delegated { record, delegated_at_ms: at_ms, owner });
             }
             Record::Attempted(record) => {
                 let state = VoterState::ATTEMPTED;

@@ -21,6 +21,7 @@ pub(crate) fn record(record: &Record) -> String {
                 why(decided.reason.as_deref())
             )
         }
+        Record::Delegated(delegated) => format!("delegated {} to {}", delegated.gtid, delegated.participant),
         Record::Attempted(attempted) => format!("attempted {}, {}", attempted.gtid, voters(&attempted.roster)),
         Record::Agreed(agreed) => {
             format!("agreed {} {}, for {}", agreed.gtid, agreed.decision, names(&agreed.participants))
@@ -191,6 +192,7 @@ pub(crate) fn found(found: &Found) -> String {
 pub(crate) fn open(open: &OpenTransaction) -> String {
     match open {
         OpenTransaction::Decided { record, .. } => format!("decided to {}", record.decision),
+        OpenTransaction::Delegated { record, .. } => format!("delegated to {}", record.participant),
         OpenTransaction::Attempted { state, .. } => {
             format!("attempted, the log as a voter is {}", state.standing.as_str())
         }

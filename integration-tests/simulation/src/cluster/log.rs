@@ -3,18 +3,25 @@
 use std::collections::BTreeMap;
 
 use assent_protocol::found::{EndedTransaction, Found, OpenTransaction, Owned};
-use assent_protocol::record::{Decided, Ended};
+use assent_protocol::record::{Decided, Delegated, Ended};
 use assent_protocol::replica::Batch;
 use assent_protocol::{Appended, Decision, Durable, Epoch, Gtid, Outcome, Record};
 
 /// What stands in it, and who may write.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
-    pub(crate) open: BTreeMap<Gtid, (Decided, Epoch)>,
+    pub(crate) open: BTreeMap<Gtid, (Row, Epoch)>,
     pub(crate) ended: BTreeMap<Gtid, Ended>,
     /// The epoch of each replica's name that may write.
     owners: BTreeMap<usize, Epoch>,
     last_epoch: u64,
+}
+
+/// An open row.
+#[derive(Clone, Debug)]
+pub(crate) enum Row {
+    Decided(Decided),
+    Delegated(Delegated),
 }
 
 /// Why nothing was appended: another process has acquired the name.
@@ -45,8 +52,12 @@ impl Log {
         self.open.values().filter_map(|row| Owned::by(epoch, Self::open_row(row))).collect()
     }
 
-    fn open_row((record, owner): &(Decided, Epoch)) -> OpenTransaction {
-        OpenTransaction::Decided { record: record.clone(), roster: None, decided_at_ms: 0, owner: *owner }
+    fn open_row((row, owner): &(Row, Epoch)) -> OpenTransaction {
+        let owner = *owner;
+        match row.clone() {
+            Row::Decided(record) => OpenTransaction::Decided { record, roster: None, decided_at_ms: 0, owner },
+            Row::Delegated(record) => OpenTransaction::Delegated { record, delegated_at_ms: 0, owner },
+        }
     }
 
     /// What it has of these transactions.
@@ -70,36 +81,51 @@ impl Log {
             let Record::Ended(ended) = record else {
                 panic!("of a two-phase transaction only the end is lazy: {record:?}")
             };
-            self.end(ended);
+            self.end(epoch, ended);
         }
         Ok(batch.forced.iter().map(|record| self.force(epoch, record)).collect())
     }
 
-    fn end(&mut self, ended: &Ended) {
-        // An end never contradicts the decision.
-        if self.decision(ended.gtid).is_none_or(|known| known == decision_of(ended.outcome)) {
+    fn end(&mut self, epoch: Epoch, ended: &Ended) {
+        // An end never contradicts the decision, and over a delegation it is its owner's.
+        let may_end = match self.open.get(&ended.gtid) {
+            Some((Row::Decided(decided), _)) => decided.decision == decision_of(ended.outcome),
+            Some((Row::Delegated(_), owner)) => *owner == epoch,
+            None => true,
+        };
+        if may_end {
             self.open.remove(&ended.gtid);
             self.ended.entry(ended.gtid).or_insert_with(|| ended.clone());
         }
     }
 
     fn force(&mut self, epoch: Epoch, record: &Record) -> Appended {
-        let Record::Decided(decided) = record else {
-            panic!("of a two-phase transaction only the decision is forced: {record:?}")
-        };
-        let standing = self.decision(decided.gtid);
-        if standing.is_none() {
-            self.open.insert(decided.gtid, (decided.clone(), epoch));
+        let gtid = record.gtid();
+        let durable = Appended::Durable(attest(gtid));
+        if let Some(ended) = self.ended.get(&gtid) {
+            let decision = decision_of(ended.outcome);
+            let is_same = matches!(record, Record::Decided(mine) if mine.decision == decision);
+            return if is_same { durable } else { Appended::Overruled(decision) };
         }
-        match standing {
-            Some(other) if other != decided.decision => Appended::Overruled(other),
-            Some(_) | None => Appended::Durable(attest(decided.gtid)),
+        match (record, self.open.get(&gtid)) {
+            (Record::Decided(mine), Some((Row::Decided(known), _))) if mine.decision == known.decision => durable,
+            (Record::Decided(_) | Record::Delegated(_), Some((Row::Decided(known), _))) => {
+                Appended::Overruled(known.decision)
+            }
+            (Record::Decided(_) | Record::Delegated(_), Some((Row::Delegated(_), owner))) if *owner != epoch => {
+                Appended::Undecided
+            }
+            (Record::Delegated(_), Some((Row::Delegated(_), _))) => durable,
+            (Record::Decided(mine), Some((Row::Delegated(_), _)) | None) => {
+                self.open.insert(gtid, (Row::Decided(mine.clone()), epoch));
+                durable
+            }
+            (Record::Delegated(mine), None) => {
+                self.open.insert(gtid, (Row::Delegated(mine.clone()), epoch));
+                durable
+            }
+            (other, _) => panic!("of a two-phase transaction this is never forced: {other:?}"),
         }
-    }
-
-    pub(crate) fn decision(&self, gtid: Gtid) -> Option<Decision> {
-        let of_end = || self.ended.get(&gtid).map(|ended| decision_of(ended.outcome));
-        self.open.get(&gtid).map(|(decided, _)| decided.decision).or_else(of_end)
     }
 
     /// The retention of what has ended is over.

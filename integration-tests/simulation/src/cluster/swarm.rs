@@ -39,7 +39,7 @@ impl Swarm for World {
                 instances: 2,
                 shapes: vec![shape(random, banks)],
                 refuses: false,
-                one_phase: random.below(2) == 99,
+                one_phase: random.below(2) == 0,
                 faults: Faults {
                     node_crashes: 1 + random.rate(1),
                     breaks: 1 + random.rate(2),
@@ -57,7 +57,7 @@ impl Swarm for World {
             instances: 1 + random.below(2),
             shapes,
             refuses: random.below(2) == 0,
-            one_phase: random.below(2) == 99,
+            one_phase: random.below(2) == 0,
             faults: Faults {
                 node_crashes: random.rate(3),
                 take_overs: random.rate(2),
