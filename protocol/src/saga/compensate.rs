@@ -27,13 +27,13 @@ impl Saga {
 
     /// Asks for every compensation whose turn it is.
     ///
-    /// It is enough to look at direct dependents: a step that was never sent has none that was, and a compensated one was itself
-    /// preceded by its dependents.
+    /// A step waits for all steps behind it, not only for those right behind it: a step between them that was finally refused is settled
+    /// at once, while what an earlier coordinator may have sent behind it is still being compensated.
     pub(super) fn compensate_ready(&mut self, draft: &mut Draft) {
         let mut blocked = vec![false; self.steps.len()];
         for index in self.indices().rev() {
             let step = self.step(index);
-            if !step.is_settled() {
+            if !step.is_settled() || blocked[usize::from(index.0)] {
                 for after in &self.definition.step(index).after {
                     blocked[usize::from(after.0)] = true;
                 }

@@ -1,5 +1,6 @@
 //! Any events, and any rows in the log, for a saga.
 
+use crate::record::{RecordId, RecordKind};
 use bytes::Bytes;
 
 use super::step::Progress;
@@ -162,7 +163,7 @@ pub(crate) fn event(tape: &mut Tape<'_>, saga: &Saga, row: usize) -> Event {
 
 #[expect(clippy::disallowed_methods, reason = "the tape plays the log")]
 fn durable() -> Appended {
-    Appended::Durable(crate::durable::Durable::attest(gtid()))
+    Appended::Durable(crate::durable::Durable::attest(RecordId { gtid: gtid(), kind: RecordKind::SagaStarted }))
 }
 
 /// A step, rather one with an attempt in flight.

@@ -6,6 +6,7 @@ mod promises;
 mod recovery;
 mod world;
 
+use crate::record::{RecordId, RecordKind};
 use bytes::Bytes;
 
 use super::{Definition, Effect, Event, Kept, Saga, StepDefinition, StepIndex, StepResult, Timer, Wait, invariant};
@@ -59,7 +60,7 @@ fn definition(steps: Vec<StepDefinition>) -> Definition {
 /// A log's word. Tests are a log.
 #[expect(clippy::disallowed_methods, reason = "the test plays the log")]
 fn durable() -> Event {
-    Event::Appended(Appended::Durable(Durable::attest(gtid())))
+    Event::Appended(Appended::Durable(Durable::attest(RecordId { gtid: gtid(), kind: RecordKind::SagaStarted })))
 }
 
 fn done(step: u16, attempt: u32, output: &str) -> Event {

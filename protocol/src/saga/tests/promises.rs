@@ -1,5 +1,6 @@
 //! What the machine promises, one test for each promise.
 
+use crate::record::{RecordId, RecordKind};
 use bytes::Bytes;
 
 use super::*;
@@ -467,7 +468,10 @@ fn a_start_that_another_writer_overruled_sends_nothing() {
 #[test]
 fn a_receipt_of_another_transaction_opens_nothing() {
     #[expect(clippy::disallowed_methods, reason = "the test plays the log")]
-    let foreign = Durable::attest("01890a5d-ac96-774b-bcce-b302099a8058".parse().expect("a version 7"));
+    let foreign = Durable::attest(RecordId {
+        gtid: "01890a5d-ac96-774b-bcce-b302099a8058".parse().expect("a version 7"),
+        kind: RecordKind::SagaStarted,
+    });
     let mut run = Run::start(vec![step("a", &[])]);
     run.sees(Event::Appended(Appended::Durable(foreign)), "");
     assert_eq!(run.saga.view().waits_for, WaitsFor::Log);
