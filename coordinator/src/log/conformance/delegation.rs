@@ -6,7 +6,7 @@ use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Outcome, 
 
 use super::sample::{self, NOW_MS, abort, append, attempted, branch, commit, decided, delegated, find, forced, gtid};
 use super::sample::{lazy, moved, name};
-use super::{Ground, start};
+use super::{Ground, SharedGround, start, two_live};
 use crate::log::{Batch, Found, Log, OpenTransaction, Owned, State};
 use std::sync::Arc;
 
@@ -45,8 +45,8 @@ pub async fn a_delegation_is_found_as_it_was_written(ground: &dyn Ground) {
 }
 
 /// First writer wins: a presumed abort and a delegation, in either order. Over a delegation its owner alone decides.
-pub async fn a_delegation_is_its_owners(ground: &dyn Ground) {
-    let log = start(ground).await;
+pub async fn a_delegation_is_its_owners(ground: &dyn SharedGround) {
+    let (log, other) = two_live(ground).await;
     append(&log, &forced([Record::Decided(abort(gtid(1)))])).await;
     assert_eq!(append(&log, &forced([Record::Delegated(delegated(gtid(1)))])).await, [Some(Decision::Abort)]);
     append(&log, &lazy([Record::Ended(sample::ended(gtid(1), Decision::Abort))])).await;
@@ -68,11 +68,10 @@ pub async fn a_delegation_is_its_owners(ground: &dyn Ground) {
     append(&log, &lazy([Record::Ended(unopened)])).await;
     assert_eq!(find(&log, gtid(2)).await, untouched);
 
-    log.acquire(&name("r2")).await.expect("another name");
     for record in [Record::Decided(abort(gtid(2))), Record::Delegated(delegated(gtid(2)))] {
-        is_untold(&log, record).await;
+        is_untold(&other, record).await;
     }
-    append(&log, &lazy([ended(gtid(2), Outcome::Aborted, BranchEnd::Aborted)])).await;
+    append(&other, &lazy([ended(gtid(2), Outcome::Aborted, BranchEnd::Aborted)])).await;
     assert_eq!(find(&log, gtid(2)).await, untouched, "another replica cannot know how it ended");
 }
 

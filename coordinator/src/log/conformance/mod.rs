@@ -121,7 +121,6 @@ macro_rules! log_conformance {
             random_batches_do_what_the_model_does
             an_end_keeps_the_digest_that_opened_the_row
             a_delegation_is_found_as_it_was_written
-            a_delegation_is_its_owners
             a_decision_is_written_over_its_own_delegation
             an_end_brings_what_the_only_branch_did
             an_attempt_is_found_as_it_was_written
@@ -145,6 +144,7 @@ macro_rules! log_conformance_shared {
             replicas_draw_epochs_from_one_sequence
             a_zombie_is_told_which_epoch_fenced_it
             a_row_without_a_decision_is_its_owners
+            a_delegation_is_its_owners
             a_second_live_name_is_refused
             a_lapsed_lease_is_taken_over_with_all_that_is_open
             a_lapsed_lease_is_renewed_while_nobody_has_taken_over
