@@ -2,7 +2,7 @@
 //!
 //! A machine's [`Output`] holds at most one forced record and keeps its effects out of reach. [`Output::split`] gives them freely only where nothing has to
 //! be on disk first; else it gives the record, and the effects sealed in [`Held`]. A `Held` opens only against the
-//! [`Durable`] receipt of its own transaction, and receipts come from logs alone.
+//! [`Durable`] receipt for that very record, and receipts come from logs alone.
 //!
 //! ```compile_fail,E0616
 //! use assent_protocol::durable::Held;
@@ -12,14 +12,14 @@
 //! ```
 //!
 //! ```compile_fail,E0451
-//! use assent_protocol::{durable::Durable, Gtid};
-//! fn forge(gtid: Gtid) -> Durable {
-//!     Durable { gtid } // private: only a log attests
+//! use assent_protocol::{durable::Durable, record::RecordId};
+//! fn forge(record: RecordId) -> Durable {
+//!     Durable { record } // private: only a log attests
 //! }
 //! ```
 
 use crate::ids::Gtid;
-use crate::record::{Decision, Record};
+use crate::record::{Decision, Record, RecordId};
 
 /// What one event led to.
 #[must_use = "an output that is dropped loses records and messages"]
@@ -57,7 +57,7 @@ impl<E> Output<E> {
         match self.forced {
             None => Parts::Free { lazy: self.lazy, effects: self.effects },
             Some(forced) => {
-                let held = Held { gtid: forced.gtid(), effects: self.effects };
+                let held = Held { record: forced.id(), effects: self.effects };
                 Parts::AfterAppend { forced, lazy: self.lazy, held }
             }
         }
@@ -109,7 +109,7 @@ pub enum Parts<E> {
 #[must_use = "held effects are messages that somebody waits for"]
 #[derive(Clone, Debug)]
 pub struct Held<E> {
-    gtid: Gtid,
+    record: RecordId,
     effects: Vec<E>,
 }
 
@@ -117,32 +117,32 @@ impl<E> Held<E> {
     /// Opens the seal.
     ///
     /// # Panics
-    /// If the receipt is another transaction's: to go on would be to send before logging.
+    /// If the receipt is for another record, of this transaction or of another one: to go on would be to send before logging.
     pub fn release(self, receipt: &Durable) -> Vec<E> {
-        assert_eq!(receipt.gtid, self.gtid, "a receipt opens the effects of its own transaction only");
+        assert_eq!(receipt.record, self.record, "a receipt opens only what is sealed behind its own record");
         self.effects
     }
 }
 
-/// A log's word that a forced record of one transaction is on stable storage.
+/// A log's word that one forced record, or one that says the same, is on stable storage.
 ///
 /// A log implementation makes it, after the storage confirmed the append (for Postgres: after the implicit transaction
 /// of the statement committed with `synchronous_commit` on).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durable {
-    gtid: Gtid,
+    record: RecordId,
 }
 
 impl Durable {
-    /// For implementations of a log, after the append was confirmed, and for nobody else: the workspace's clippy
+    /// For implementations of a log, after the append was confirmed, and for nothing else: the workspace's clippy
     /// configuration disallows this call outside of them.
-    pub fn attest(gtid: Gtid) -> Self {
-        Self { gtid }
+    pub fn attest(record: RecordId) -> Self {
+        Self { record }
     }
 
     /// Whose record is durable.
     pub fn gtid(&self) -> Gtid {
-        self.gtid
+        self.record.gtid
     }
 }
 
@@ -170,30 +170,44 @@ mod tests {
         Gtid::from_bytes(&bytes).expect("valid")
     }
 
-    fn held() -> Held<&'static str> {
-        let decided = Decided {
-            gtid: gtid(1),
+    fn decided(last: u8, decision: Decision) -> Record {
+        Record::Decided(Decided {
+            gtid: gtid(last),
             protocol: Protocol::TwoPhase,
-            decision: Decision::Commit,
+            decision,
             participants: Vec::new(),
             digest: BodyDigest(7),
             begun_at_ms: 0,
             reason: None,
-        };
-        match Output::after(Record::Decided(decided), vec!["commit"]).split() {
+        })
+    }
+
+    fn held() -> Held<&'static str> {
+        match Output::after(decided(1, Decision::Commit), vec!["commit"]).split() {
             Parts::AfterAppend { held, .. } => held,
             Parts::Free { .. } => panic!("a forced record seals the effects"),
         }
     }
 
-    #[test]
-    fn a_receipt_opens_its_own_effects() {
-        assert_eq!(held().release(&Durable { gtid: gtid(1) }), ["commit"]);
+    #[expect(clippy::disallowed_methods, reason = "the test is the log")]
+    fn receipt(record: &Record) -> Durable {
+        Durable::attest(record.id())
     }
 
     #[test]
-    #[should_panic(expected = "its own transaction only")]
+    fn a_receipt_opens_its_own_effects() {
+        assert_eq!(held().release(&receipt(&decided(1, Decision::Commit))), ["commit"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "its own record")]
     fn a_receipt_of_another_transaction_opens_nothing() {
-        held().release(&Durable { gtid: gtid(2) });
+        held().release(&receipt(&decided(2, Decision::Commit)));
+    }
+
+    #[test]
+    #[should_panic(expected = "its own record")]
+    fn a_receipt_for_another_record_of_the_transaction_opens_nothing() {
+        held().release(&receipt(&decided(1, Decision::Abort)));
     }
 }

@@ -9,6 +9,7 @@
 //! What the driver owes a machine is kept: the log answers what it was asked, once ([`durable`](crate::durable) sees to that), and its word about a
 //! transaction does not change.
 
+use crate::record::{RecordId, RecordKind};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
@@ -155,7 +156,7 @@ impl<'a> Tape<'a> {
     #[expect(clippy::disallowed_methods, reason = "the tape plays the log")]
     pub(crate) fn appended(&mut self, gtid: Gtid) -> Appended {
         match self.below(8) {
-            0..=4 => Appended::Durable(Durable::attest(gtid)),
+            0..=4 => Appended::Durable(Durable::attest(RecordId { gtid, kind: RecordKind::Decided(Decision::Commit) })),
             5 => Appended::Overruled(Decision::Abort),
             6 => Appended::Overruled(Decision::Commit),
             _ => Appended::Undecided,

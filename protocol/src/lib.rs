@@ -39,5 +39,5 @@ pub use ids::{
     BodyDigest, Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, InvalidGtid, InvalidName, Name, ParticipantName,
 };
 pub use reason::{AbortCode, AbortReason, Refusal, Wait};
-pub use record::{BranchEnd, Decision, Outcome, Protocol, Record};
+pub use record::{BranchEnd, Decision, Outcome, Protocol, Record, RecordId, RecordKind};
 pub use retry::RetryPolicy;

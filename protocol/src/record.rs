@@ -74,6 +74,23 @@ pub enum Record {
 }
 
 impl Record {
+    /// Which record it is.
+    pub fn id(&self) -> RecordId {
+        let kind = match self {
+            Self::Decided(record) => RecordKind::Decided(record.decision),
+            Self::Delegated(_) => RecordKind::Delegated,
+            Self::Attempted(_) => RecordKind::Attempted,
+            Self::Agreed(record) => RecordKind::Agreed(record.decision),
+            Self::Voter(record) => return record.id(),
+            Self::SagaStarted(_) => RecordKind::SagaStarted,
+            Self::SagaTurned(_) => RecordKind::SagaTurned,
+            Self::SagaStep(record) => RecordKind::SagaStep(record.step, record.compensation, record.attempt),
+            Self::SagaPaused(_) => RecordKind::SagaPaused,
+            Self::Ended(record) => RecordKind::Ended(record.outcome),
+        };
+        RecordId { gtid: self.gtid(), kind }
+    }
+
     /// Whose record it is.
     pub fn gtid(&self) -> Gtid {
         match self {
@@ -88,6 +105,41 @@ impl Record {
             Self::Ended(record) => record.gtid,
         }
     }
+}
+
+/// Which record of which transaction: what a receipt is for. Two records with the same id say the same as far as effects that wait
+/// for them go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecordId {
+    /// Of which transaction.
+    pub gtid: Gtid,
+    /// Which record.
+    pub kind: RecordKind,
+}
+
+/// The kind of a record, with what tells it from others of the same transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RecordKind {
+    /// [`Record::Decided`], to this end.
+    Decided(Decision),
+    /// [`Record::Delegated`].
+    Delegated,
+    /// [`Record::Attempted`].
+    Attempted,
+    /// [`Record::Agreed`], on this end.
+    Agreed(Decision),
+    /// [`Record::Voter`], with the [digest](crate::three_phase::VoterState::digest) of its state.
+    Voter(u64),
+    /// [`Record::SagaStarted`].
+    SagaStarted,
+    /// [`Record::SagaTurned`].
+    SagaTurned,
+    /// [`Record::SagaStep`]: which step, whether it is the compensation's, and which attempt.
+    SagaStep(StepIndex, bool, u32),
+    /// [`Record::SagaPaused`].
+    SagaPaused,
+    /// [`Record::Ended`], with this outcome.
+    Ended(Outcome),
 }
 
 /// The decision, with the branches that have to learn it.

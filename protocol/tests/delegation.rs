@@ -66,7 +66,7 @@ fn finds_nothing(replica: &mut Replica) {
 #[expect(clippy::disallowed_methods, reason = "the test is the log")]
 fn takes_a_batch(replica: &mut Replica) -> Vec<Record> {
     let Some(batch) = replica.take_batch() else { return Vec::new() };
-    let appended = batch.forced.iter().map(|record| Appended::Durable(Durable::attest(record.gtid()))).collect();
+    let appended = batch.forced.iter().map(|record| Appended::Durable(Durable::attest(record.id()))).collect();
     replica.handle(now_ms(), Input::Appended(appended));
     batch.forced.into_iter().chain(batch.lazy).collect()
 }

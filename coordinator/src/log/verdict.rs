@@ -192,7 +192,7 @@ pub(super) fn durable(record: &Record) -> Appended {
         clippy::disallowed_methods,
         reason = "this is where the logs give their word, after the storage gave its own"
     )]
-    let receipt = Durable::attest(record.gtid());
+    let receipt = Durable::attest(record.id());
     Appended::Durable(receipt)
 }
 

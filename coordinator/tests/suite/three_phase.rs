@@ -145,9 +145,10 @@ impl Citizen {
                 effects
             }
             Parts::AfterAppend { forced: Record::Voter(record), held, .. } => {
+                let id = record.id();
                 records.insert(gtid, *record);
                 #[expect(clippy::disallowed_methods, reason = "the map is this test's durable store")]
-                let receipt = Durable::attest(gtid);
+                let receipt = Durable::attest(id);
                 held.release(&receipt)
             }
             Parts::AfterAppend { forced, .. } => panic!("{forced:?} is no voter's record"),

@@ -8,6 +8,8 @@ use assent_protocol::{Appended, Output};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Appended(Appended),
+    /// There was no forced record to answer.
+    Nothing,
     Fenced,
 }
 
@@ -29,6 +31,7 @@ impl<E: Hash> Hash for Append<E> {
             Some(Answer::Appended(Appended::Overruled(decision))) => decision.hash(state),
             Some(Answer::Appended(Appended::Undecided)) => 3_u8.hash(state),
             Some(Answer::Fenced) => 2_u8.hash(state),
+            Some(Answer::Nothing) => 4_u8.hash(state),
         }
     }
 }

@@ -35,6 +35,6 @@ pub(crate) fn gtid() -> assent_protocol::Gtid {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the model's log")]
-pub(crate) fn attest() -> assent_protocol::Durable {
-    assent_protocol::Durable::attest(gtid())
+pub(crate) fn attest(record: &assent_protocol::Record) -> assent_protocol::Durable {
+    assent_protocol::Durable::attest(record.id())
 }

@@ -322,14 +322,14 @@ impl Clerk {
                     cache.clear();
                 }
                 for (Write { record, .. }, answer) in writes.into_iter().zip(answers) {
-                    let gtid = record.gtid;
+                    let (gtid, id) = (record.gtid, record.id());
                     let is_kept = kept.contains(&gtid.as_uuid());
                     if is_kept {
                         cache.insert(gtid, record);
                     } else {
                         cache.remove(&gtid);
                     }
-                    answer.send(Ok(if is_kept { durable(gtid) } else { Kept::Overtaken })).ok();
+                    answer.send(Ok(if is_kept { durable(id) } else { Kept::Overtaken })).ok();
                 }
             }
             Err(error) => {

@@ -179,12 +179,12 @@ impl Store for FileVoters {
                 // It was noted meanwhile how the transaction has ended: whoever asked is to hear that.
                 Verdict::Written if memory.is_decided(record.gtid) => Ok(Kept::Overtaken),
                 Verdict::Written => {
-                    let gtid = record.gtid;
+                    let (gtid, id) = (record.gtid, record.id());
                     // Another append, or its end, may have come between the flush and this.
                     if self.file.begins_with(gtid, &beginning(&record.state)) {
                         memory.records.insert(gtid, record);
                     }
-                    Ok(durable(gtid))
+                    Ok(durable(id))
                 }
                 Verdict::Overtaken => {
                     if !memory.is_decided(record.gtid) {

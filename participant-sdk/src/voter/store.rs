@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use assent_protocol::three_phase::{StoreId, VoterRecord, VoterState};
-use assent_protocol::{Durable, Gtid, ParticipantName};
+use assent_protocol::{Durable, Gtid, ParticipantName, RecordId};
 use futures::future::BoxFuture;
 
 use crate::journal::JournalError;
@@ -156,11 +156,11 @@ pub(crate) use sealed::Store;
 pub(crate) type AnyStore = Arc<dyn Store>;
 
 /// The receipt for a record that the storage has confirmed.
-pub(crate) fn durable(gtid: Gtid) -> Kept {
+pub(crate) fn durable(record: RecordId) -> Kept {
     #[expect(
         clippy::disallowed_methods,
         reason = "this is where the voters' stores give their word, after the storage gave its own"
     )]
-    let receipt = Durable::attest(gtid);
+    let receipt = Durable::attest(record);
     Kept::Durable(receipt)
 }

@@ -31,7 +31,7 @@ use super::ballot::Ballot;
 use super::roster::{Roster, StoreId, VoterName};
 use crate::durable::Output;
 use crate::ids::Gtid;
-use crate::record::{Decision, Record};
+use crate::record::{Decision, Record, RecordId, RecordKind};
 
 /// Where a voter stands. A voter that has not voted has no state at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -113,6 +113,26 @@ pub struct VoterRecord {
     pub state: VoterState,
     /// What has to stand in the store for this record to be appended: nothing, or this state. Not stored itself.
     pub before: Option<VoterState>,
+}
+
+impl VoterState {
+    /// A digest that tells it from other states of the same voter.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        hasher.update(self.standing.as_str().as_bytes());
+        for ballot in [Some(self.joined), self.accepted].into_iter().flatten() {
+            hasher.update(&ballot.round.to_le_bytes());
+            hasher.update(&ballot.node.0.to_le_bytes());
+        }
+        hasher.digest()
+    }
+}
+
+impl VoterRecord {
+    /// Which record it is.
+    pub fn id(&self) -> RecordId {
+        RecordId { gtid: self.gtid, kind: RecordKind::Voter(self.state.digest()) }
+    }
 }
 
 /// What a proposal says.

@@ -15,6 +15,7 @@ use crate::durable::{Appended, Durable, Output};
 use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::Wait;
 use crate::record::{Decided, Decision, Delegated, Ended, Outcome, Record};
+use crate::record::{RecordId, RecordKind};
 
 const EPOCH: Epoch = Epoch(3);
 const INSTANCE: InstanceId = InstanceId(1);
@@ -40,7 +41,7 @@ fn carried(participant: &str) -> CarriedBranch {
 
 #[expect(clippy::disallowed_methods, reason = "the test is the log")]
 fn receipt() -> Durable {
-    Durable::attest(gtid())
+    Durable::attest(RecordId { gtid: gtid(), kind: RecordKind::Decided(Decision::Commit) })
 }
 
 fn caller(request: u64) -> Caller {

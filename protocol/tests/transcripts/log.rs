@@ -37,7 +37,7 @@ impl Log {
     #[expect(clippy::disallowed_methods, reason = "it is the log of the transcript")]
     pub(crate) fn append(&mut self, at_ms: u64, owner: Epoch) -> Result<Vec<Appended>, String> {
         let Batch { forced, lazy } = self.oldest()?;
-        let appended = forced.iter().map(|record| Appended::Durable(Durable::attest(record.gtid()))).collect();
+        let appended = forced.iter().map(|record| Appended::Durable(Durable::attest(record.id()))).collect();
         for record in forced.into_iter().chain(lazy) {
             self.keep(record, at_ms, owner);
         }

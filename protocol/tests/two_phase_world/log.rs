@@ -1,7 +1,7 @@
 //! The log: the first decision of the transaction wins.
 
 use assent_protocol::record::{Decided, Delegated, Ended};
-use assent_protocol::{Appended, Decision, Durable, Gtid, Outcome, Record};
+use assent_protocol::{Appended, Decision, Durable, Outcome, Record};
 
 /// What the log knows about the one transaction of this world.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ impl Log {
     pub(crate) fn append(&mut self, writer: usize, record: &Record) -> Appended {
         let decided = match record {
             Record::Decided(decided) => decided,
-            Record::Delegated(delegated) => return self.delegate(writer, delegated),
+            Record::Delegated(delegated) => return self.delegate(writer, record, delegated),
             other => panic!("only decisions and delegations are forced: {other:?}"),
         };
         match self.decision() {
@@ -45,21 +45,21 @@ impl Log {
                 self.delegated = None;
                 self.open = Some(decided.clone());
                 self.owner = writer;
-                Appended::Durable(attest(decided.gtid))
+                Appended::Durable(attest(record))
             }
-            Some(known) if known == decided.decision => Appended::Durable(attest(decided.gtid)),
+            Some(known) if known == decided.decision => Appended::Durable(attest(record)),
             Some(known) => Appended::Overruled(known),
         }
     }
 
-    fn delegate(&mut self, writer: usize, delegated: &Delegated) -> Appended {
+    fn delegate(&mut self, writer: usize, record: &Record, delegated: &Delegated) -> Appended {
         match self.decision() {
             Some(known) => Appended::Overruled(known),
             None if self.delegated.is_some() && self.owner != writer => Appended::Undecided,
             None => {
                 self.delegated = Some(delegated.clone());
                 self.owner = writer;
-                Appended::Durable(attest(delegated.gtid))
+                Appended::Durable(attest(record))
             }
         }
     }
@@ -78,6 +78,6 @@ impl Log {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is a log")]
-pub(crate) fn attest(gtid: Gtid) -> Durable {
-    Durable::attest(gtid)
+fn attest(record: &Record) -> Durable {
+    Durable::attest(record.id())
 }

@@ -101,7 +101,7 @@ impl Log {
 
     fn force(&mut self, epoch: Epoch, record: &Record) -> Appended {
         let gtid = record.gtid();
-        let durable = Appended::Durable(attest(gtid));
+        let durable = Appended::Durable(attest(record));
         if let Some(ended) = self.ended.get(&gtid) {
             let decision = decision_of(ended.outcome);
             let is_same = matches!(record, Record::Decided(mine) if mine.decision == decision);
@@ -135,8 +135,8 @@ impl Log {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the world's log")]
-fn attest(gtid: Gtid) -> Durable {
-    Durable::attest(gtid)
+fn attest(record: &Record) -> Durable {
+    Durable::attest(record.id())
 }
 
 pub(crate) fn decision_of(outcome: Outcome) -> Decision {

@@ -52,15 +52,15 @@ impl Log {
         for record in lazy {
             self.keep(record);
         }
-        let appended = forced.map_or_else(|| Appended::Durable(attest()), |forced| self.force(writer, forced));
+        let appended = forced.map(|forced| self.force(writer, forced));
         if before.as_deref().is_some_and(|before| *before != self.rows) {
             self.before = before;
         }
-        Answer::Appended(appended)
+        appended.map_or(Answer::Nothing, Answer::Appended)
     }
 
     fn force(&mut self, writer: usize, record: &Record) -> Appended {
-        let durable = Appended::Durable(attest());
+        let durable = Appended::Durable(attest(record));
         let decision = self.rows.ended.map(decision_of);
         match (record, decision) {
             (Record::SagaStarted(_), Some(_)) => return Appended::Overruled(Decision::Commit),

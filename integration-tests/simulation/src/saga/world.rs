@@ -650,7 +650,7 @@ impl World {
         let Some(process) = &mut self.replicas[replica] else { return Ok(()) };
         let Some(append) = process.append.take() else { return Ok(()) };
         match append.answer.clone() {
-            None => Ok(()),
+            None | Some(Answer::Nothing) => Ok(()),
             Some(Answer::Fenced) => {
                 self.stop(replica);
                 Ok(())

@@ -51,13 +51,13 @@ impl Log {
                 self.ended.get_or_insert(ended.outcome);
             }
         }
-        Answer::Appended(forced.map_or_else(|| Appended::Durable(attest()), |record| self.take(writer, record)))
+        forced.map_or(Answer::Nothing, |record| Answer::Appended(self.take(writer, record)))
     }
 
     fn take(&mut self, writer: usize, record: &Record) -> Appended {
-        let durable = Appended::Durable(attest());
+        let durable = Appended::Durable(attest(record));
         let by = |mine: Decision, theirs: Decision| {
-            if mine == theirs { Appended::Durable(attest()) } else { Appended::Overruled(theirs) }
+            if mine == theirs { Appended::Durable(attest(record)) } else { Appended::Overruled(theirs) }
         };
         let is_owner = self.owner == writer;
         match (record, self.decision()) {

@@ -531,6 +531,7 @@ impl World {
         match answer {
             // It ends.
             append::Answer::Fenced => drop(self.stop_replica(replica)),
+            append::Answer::Nothing => {}
             append::Answer::Appended(Appended::Undecided) => {
                 let hub = &mut self.hubs[replica];
                 hub.machine = None;
@@ -553,7 +554,7 @@ impl World {
         let lazy = std::mem::take(&mut hub.lazy);
         match self.log.append((replica, hub.life), &lazy, None) {
             append::Answer::Fenced => drop(self.stop_replica(replica)),
-            append::Answer::Appended(_) => self.let_go_if_logged(replica),
+            append::Answer::Appended(_) | append::Answer::Nothing => self.let_go_if_logged(replica),
         }
     }
 

@@ -72,34 +72,33 @@ impl Log {
                 self.ended.get_or_insert_with(|| ended.clone());
             }
         }
-        let appended = match forced {
-            None => Appended::Durable(attest()),
-            Some(Record::Decided(decided)) => match self.decision() {
+        let appended = forced.map(|record| match record {
+            Record::Decided(decided) => match self.decision() {
                 Some(known) if known != decided.decision && kind != Kind::Upserts => Appended::Overruled(known),
-                Some(known) if known == decided.decision => Appended::Durable(attest()),
+                Some(known) if known == decided.decision => Appended::Durable(attest(record)),
                 None if self.delegated.is_some() && self.owner != writer.0 => Appended::Undecided,
                 Some(_) | None => {
                     self.delegated = None;
                     self.open = Some(decided.clone());
                     self.owner = writer.0;
-                    Appended::Durable(attest())
+                    Appended::Durable(attest(record))
                 }
             },
-            Some(Record::Delegated(delegated)) => match self.decision() {
+            Record::Delegated(delegated) => match self.decision() {
                 Some(known) => Appended::Overruled(known),
                 None if self.delegated.is_some() && self.owner != writer.0 => Appended::Undecided,
                 None => {
                     self.delegated = Some(delegated.clone());
                     self.owner = writer.0;
-                    Appended::Durable(attest())
+                    Appended::Durable(attest(record))
                 }
             },
-            Some(other) => panic!("only decisions and delegations are forced: {other:?}"),
-        };
+            other => panic!("only decisions and delegations are forced: {other:?}"),
+        });
         if before.as_ref().is_some_and(|before| **before != self.rows()) {
             self.before = before;
         }
-        Answer::Appended(appended)
+        appended.map_or(Answer::Nothing, Answer::Appended)
     }
 
     fn rows(&self) -> Rows {

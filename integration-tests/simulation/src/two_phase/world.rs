@@ -908,7 +908,7 @@ impl World {
         let Some(process) = &mut self.replicas[replica] else { return Ok(()) };
         let Some(append) = process.append.take() else { return Ok(()) };
         match append.answer.clone() {
-            None => Ok(()),
+            None | Some(Answer::Nothing) => Ok(()),
             Some(Answer::Fenced) => {
                 self.stops_driving(replica);
                 Ok(())
@@ -938,7 +938,7 @@ impl World {
         let answer = self.log.append(setup.log, (replica, process.life), &lazy, None);
         match answer {
             Answer::Fenced => self.stops_driving(replica),
-            Answer::Appended(_) => self.forget_if_logged(replica),
+            Answer::Appended(_) | Answer::Nothing => self.forget_if_logged(replica),
         }
     }
 

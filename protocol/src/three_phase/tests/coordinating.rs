@@ -61,8 +61,8 @@ impl Driven {
 
     #[expect(clippy::disallowed_methods, reason = "the test is the log")]
     fn durable(&mut self) -> (Record, Vec<Effect>) {
-        let receipt = Durable::attest(gtid());
         let (record, held) = self.held.take().expect("an append is on its way");
+        let receipt = Durable::attest(record.id());
         let released = held.release(&receipt);
         self.plain(two_phase::Event::Appended(Appended::Durable(receipt)));
         (record, released)
