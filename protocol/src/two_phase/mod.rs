@@ -45,14 +45,34 @@
 //! `committing`. Should the coordinator crash, a participant that still asks finds nothing, which *is* the abort. Where the
 //! request may come again after its answer (unary calls, retries), or somebody besides its sender has asked for the outcome,
 //! every outcome is logged: else the repetition, met by a coordinator that has forgotten, would run the transaction anew.
+//!
+//! Where each transition stands:
+//!
+//! | file | subject |
+//! |---|---|
+//! | `machine.rs` | the way in |
+//! | `request.rs` | callers: begin, enlist, commit, abort, await |
+//! | `prepare.rs` | prepares and votes, participants that join and leave, the deadline |
+//! | `one_phase.rs` | the delegation to an only branch, and its recall |
+//! | `decide.rs` | the decision, and the log's answer |
+//! | `end.rs` | orders, acknowledgements, inquiries, the end |
+//! | `recover.rs` | from what the log holds, or does not hold, to a machine |
+//! | `view.rs` | what status displays show |
+//! | `invariant.rs` | what must hold after every event |
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod invariant;
 
+mod decide;
+mod end;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod machine;
+mod one_phase;
+mod prepare;
+mod recover;
+mod request;
 mod view;
 
 #[cfg(test)]
