@@ -5,6 +5,7 @@ mod chaos;
 mod crash_points;
 mod demo;
 mod deploy;
+mod forgotten;
 mod harness;
 mod hot_row;
 mod left_prepared;
