@@ -1,8 +1,9 @@
 //! Nothing is sent before it is durable: the types that make the other order impossible to write.
 //!
-//! A machine's [`Output`] holds at most one forced record and keeps its effects out of reach. [`Output::split`] gives them freely only where nothing has to
-//! be on disk first; else it gives the record, and the effects sealed in [`Held`]. A `Held` opens only against the
-//! [`Durable`] receipt for that very record, and receipts come from logs alone.
+//! A machine's [`Output`] holds at most one forced record and keeps its effects out of reach.
+//! [`Output::split`] gives them freely only where nothing has to be on disk first; else it gives
+//! the record, and the effects sealed in [`Held`]. A `Held` opens only against the [`Durable`]
+//! receipt for that very record, and receipts come from logs alone.
 //!
 //! ```compile_fail,E0616
 //! use assent_protocol::durable::Held;
@@ -105,7 +106,8 @@ pub enum Parts<E> {
     },
 }
 
-/// Effects that wait for a receipt. A clone, as checkers make them of whole states, opens only against the same receipt.
+/// Effects that wait for a receipt. A clone, as checkers make them of whole states, opens only
+/// against the same receipt.
 #[must_use = "held effects are messages that somebody waits for"]
 #[derive(Clone, Debug)]
 pub struct Held<E> {
@@ -117,7 +119,8 @@ impl<E> Held<E> {
     /// Opens the seal.
     ///
     /// # Panics
-    /// If the receipt is for another record, of this transaction or of another one: to go on would be to send before logging.
+    /// If the receipt is for another record, of this transaction or of another one: to go on would
+    /// be to send before logging.
     pub fn release(self, receipt: &Durable) -> Vec<E> {
         assert_eq!(receipt.record, self.record, "a receipt opens only what is sealed behind its own record");
         self.effects
@@ -126,16 +129,16 @@ impl<E> Held<E> {
 
 /// A log's word that one forced record, or one that says the same, is on stable storage.
 ///
-/// A log implementation makes it, after the storage confirmed the append (for Postgres: after the implicit transaction
-/// of the statement committed with `synchronous_commit` on).
+/// A log implementation makes it, after the storage confirmed the append (for Postgres: after the
+/// implicit transaction of the statement committed with `synchronous_commit` on).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durable {
     record: RecordId,
 }
 
 impl Durable {
-    /// For implementations of a log, after the append was confirmed, and for nothing else: the workspace's clippy
-    /// configuration disallows this call outside of them.
+    /// For implementations of a log, after the append was confirmed, and for nothing else: the
+    /// workspace's clippy configuration disallows this call outside of them.
     pub fn attest(record: RecordId) -> Self {
         Self { record }
     }
@@ -153,8 +156,8 @@ pub enum Appended {
     Durable(Durable),
     /// Another writer's decision was there first, and it is the one that counts.
     Overruled(Decision),
-    /// The row is another's, and it has no decision yet: nothing was written, and nobody may be told anything. Whoever drives the
-    /// machine lets it go.
+    /// The row is another's, and it has no decision yet: nothing was written, and nobody may be
+    /// told anything. Whoever drives the machine lets it go.
     Undecided,
 }
 

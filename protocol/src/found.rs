@@ -76,7 +76,8 @@ impl OpenTransaction {
 
 /// An open transaction whose row belongs to the epoch that drives: what may be recovered.
 ///
-/// A row that a look-up gives is an [`OpenTransaction`], and may be another's: it cannot be handed to recovery.
+/// A row that a look-up gives is an [`OpenTransaction`], and may be another's: it cannot be handed
+/// to recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owned(OpenTransaction);
 
@@ -109,7 +110,8 @@ pub struct OpenSaga {
     pub turned: Option<String>,
     /// What a human must do, while it is paused.
     pub paused: Option<String>,
-    /// The latest answer of each step and each compensation, by step, the action's before the compensation's.
+    /// The latest answer of each step and each compensation, by step, the action's before the
+    /// compensation's.
     pub steps: Vec<LoggedStep>,
     /// When the start became durable, in Unix milliseconds.
     pub started_at_ms: u64,
@@ -131,7 +133,8 @@ pub struct LoggedStep {
 pub struct EndedTransaction {
     /// How it ended. `has_open_row` is always false: the row has moved to history.
     pub record: Ended,
-    /// When the decision became durable, in Unix milliseconds; `None` if it aborted without one. For a saga, when its start did.
+    /// When the decision became durable, in Unix milliseconds; `None` if it aborted without one.
+    /// For a saga, when its start did.
     pub decided_at_ms: Option<u64>,
     /// When the end was logged, in Unix milliseconds.
     pub ended_at_ms: u64,
@@ -154,6 +157,7 @@ pub enum Found {
     Open(OpenTransaction),
     /// It is over.
     Ended(EndedTransaction),
-    /// There is a row, and it cannot be understood: treat the transaction as neither committed nor aborted.
+    /// There is a row, and it cannot be understood: treat the transaction as neither committed nor
+    /// aborted.
     Unreadable(Unreadable),
 }

@@ -7,7 +7,8 @@ use crate::ids::{BodyDigest, Gtid, ParticipantName};
 use crate::saga::{Definition, StepIndex, StepResult};
 use crate::three_phase::{Roster, VoterRecord};
 
-/// Commit or abort; the one fact that the log keeps for a transaction. The first that is written wins (I3).
+/// Commit or abort; the one fact that the log keeps for a transaction. The first that is written
+/// wins (I3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
@@ -48,17 +49,21 @@ pub enum Outcome {
 pub enum Record {
     /// Opens the transaction's row with its decision. Forced; the first writer wins.
     Decided(Decided),
-    /// Opens the row of a two-phase transaction without a decision: its only branch decides. Forced, before that branch is ordered to
-    /// commit by itself; the first writer wins. A [`Decided`](Self::Decided) is taken over such a row from its owner alone.
+    /// Opens the row of a two-phase transaction without a decision: its only branch decides.
+    /// Forced, before that branch is ordered to commit by itself; the first writer wins. A
+    /// [`Decided`](Self::Decided) is taken over such a row from its owner alone.
     Delegated(Delegated),
-    /// Opens the row of a three-phase transaction without a decision: 'attempt 1 sent'. Forced; the first writer wins.
+    /// Opens the row of a three-phase transaction without a decision: 'attempt 1 sent'. Forced; the
+    /// first writer wins.
     Attempted(Attempted),
-    /// What the voters of a three-phase transaction agreed on, in the row that its attempt opened: over no other row, and over no other
-    /// decision. Forced. A [`Decided`](Self::Decided) in its place, which is somebody's presumption, must not be taken over such a row: it opens one, or
+    /// What the voters of a three-phase transaction agreed on, in the row that its attempt opened:
+    /// over no other row, and over no other decision. Forced. A [`Decided`](Self::Decided) in its
+    /// place, which is somebody's presumption, must not be taken over such a row: it opens one, or
     /// finds it decided.
     Agreed(Decided),
-    /// What a voter keeps, in a participant's store or, where the voter is the log, in the transaction's row. Forced, but for a commit that it stands
-    /// pre-committed to; it is appended only over the state that it names.
+    /// What a voter keeps, in a participant's store or, where the voter is the log, in the
+    /// transaction's row. Forced, but for a commit that it stands pre-committed to; it is appended
+    /// only over the state that it names.
     Voter(Box<VoterRecord>),
     /// Opens the saga's row, before its start is acknowledged. Forced; the first writer wins.
     SagaStarted(SagaStarted),
@@ -68,8 +73,9 @@ pub enum Record {
     SagaStep(SagaStep),
     /// The saga waits for a human, or goes on after one. Lazy.
     SagaPaused(SagaPaused),
-    /// The transaction is over: its row moves from the open table to history. Lazy for 2PC; forced for a saga's outcome. Of a 3PC that has no
-    /// [`Agreed`](Self::Agreed), it is forced too: what the voters agreed on comes with it, into the writer's own row.
+    /// The transaction is over: its row moves from the open table to history. Lazy for 2PC; forced
+    /// for a saga's outcome. Of a 3PC that has no [`Agreed`](Self::Agreed), it is forced too: what
+    /// the voters agreed on comes with it, into the writer's own row.
     Ended(Ended),
 }
 
@@ -107,8 +113,8 @@ impl Record {
     }
 }
 
-/// Which record of which transaction: what a receipt is for. Two records with the same id say the same as far as effects that wait
-/// for them go.
+/// Which record of which transaction: what a receipt is for. Two records with the same id say the
+/// same as far as effects that wait for them go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RecordId {
     /// Of which transaction.
@@ -163,8 +169,8 @@ pub struct Decided {
 
 /// The decision is left to the only branch, which is ordered to commit by itself.
 ///
-/// While the row is open, only that branch can tell how the transaction ended. A transaction without a row was never delegated, so its
-/// branch was never ordered to commit by itself.
+/// While the row is open, only that branch can tell how the transaction ended. A transaction
+/// without a row was never delegated, so its branch was never ordered to commit by itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Delegated {
     /// Whose delegation.
@@ -177,10 +183,12 @@ pub struct Delegated {
     pub begun_at_ms: u64,
 }
 
-/// 'Attempt 1 sent': every voter of the roster voted yes, and the proposal to commit may be under way.
+/// 'Attempt 1 sent': every voter of the roster voted yes, and the proposal to commit may be under
+/// way.
 ///
 /// It is the log's own acceptance of that proposal too: its row has the voter state
-/// [`VoterState::ATTEMPTED`](crate::three_phase::VoterState::ATTEMPTED). From here on only the voters together decide.
+/// [`VoterState::ATTEMPTED`](crate::three_phase::VoterState::ATTEMPTED). From here on only the
+/// voters together decide.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attempted {
     /// Whose attempt.
@@ -248,7 +256,8 @@ pub struct Ended {
     pub protocol: Protocol,
     /// How it ended.
     pub outcome: Outcome,
-    /// Whether the log has an open row of it. A transaction that aborted without one goes straight to history.
+    /// Whether the log has an open row of it. A transaction that aborted without one goes straight
+    /// to history.
     pub has_open_row: bool,
     /// When it began, in Unix milliseconds.
     pub begun_at_ms: u64,

@@ -1,7 +1,7 @@
 //! The committer: one task that turns what shards have queued into appends, one at a time.
 //!
-//! Group commit falls out of the waiting: a shard has at most one batch under way and collects the next one meanwhile, so
-//! the slower the log, the larger the batch.
+//! Group commit falls out of the waiting: a shard has at most one batch under way and collects the
+//! next one meanwhile, so the slower the log, the larger the batch.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,8 +61,9 @@ pub(super) async fn run(
 
 /// Repeats the batch until the log confirms it; `None` once the replica is fenced.
 ///
-/// There is no other way out: an append that failed may have happened, and only the log can tell. Meanwhile nothing is
-/// acknowledged, undecided transactions abort at their deadlines, and what queues up is bounded by admission.
+/// There is no other way out: an append that failed may have happened, and only the log can tell.
+/// Meanwhile nothing is acknowledged, undecided transactions abort at their deadlines, and what
+/// queues up is bounded by admission.
 async fn append(log: &dyn Log, batch: &Batch, statistics: &Statistics) -> Option<Receipts> {
     let mut bound = RETRY_INITIAL;
     let mut failures = 0_u64;

@@ -1,17 +1,20 @@
-//! The driver: tasks around the [replicas](assent_protocol::replica), which decide. Here is only I/O.
+//! The driver: tasks around the [replicas](assent_protocol::replica), which decide. Here is only
+//! I/O.
 //!
 //! ```text
 //!  sessions, unary calls ──inputs──▶ shard (a replica's task) ──batch──▶ committer ──append──▶ log
 //!                        ◀─messages─                          ◀─receipts─
 //! ```
 //!
-//! A shard is one task. It takes whatever inputs have queued, lets its replica handle them, and hands all records to the
-//! committer at once; what arrives while an append is in flight makes up the next batch. Effects that wait for a record are
-//! released with the log's receipt. There is no lock and no task per transaction on this path.
+//! A shard is one task. It takes whatever inputs have queued, lets its replica handle them, and
+//! hands all records to the committer at once; what arrives while an append is in flight makes up
+//! the next batch. Effects that wait for a record are released with the log's receipt. There is no
+//! lock and no task per transaction on this path.
 //!
-//! What bounds memory (I13): the open transactions and their payloads by admission ([`Limits`]), the inputs by bounded
-//! channels (a full one stops the reading of sessions, and so the clients, through HTTP/2 flow control), the outgoing messages of a
-//! session by cutting the session, the answers of ended transactions by a bounded cache.
+//! What bounds memory (I13): the open transactions and their payloads by admission ([`Limits`]),
+//! the inputs by bounded channels (a full one stops the reading of sessions, and so the clients,
+//! through HTTP/2 flow control), the outgoing messages of a session by cutting the session, the
+//! answers of ended transactions by a bounded cache.
 
 mod committer;
 mod lookup;
@@ -102,12 +105,14 @@ pub(crate) enum Input {
 /// Why the driver has stopped by itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
-    /// Another process took over, under this replica's name or, its lease having lapsed, under another.
+    /// Another process took over, under this replica's name or, its lease having lapsed, under
+    /// another.
     #[error(
         "another process took over from this one; run one coordinator for each log, and look why this one was started twice or did not renew its lease"
     )]
     Fenced,
-    /// A task of the driver panicked: its part of the transactions stands still until the process is started again.
+    /// A task of the driver panicked: its part of the transactions stands still until the process
+    /// is started again.
     #[error(
         "a task of the driver panicked, see the log lines before; start the process again, nothing durable is lost"
     )]
@@ -211,8 +216,8 @@ impl Driver {
         }
     }
 
-    /// Drops this handle and waits until the shards have handed their last records to the log. Every other handle must
-    /// have been dropped, or this never ends.
+    /// Drops this handle and waits until the shards have handed their last records to the log.
+    /// Every other handle must have been dropped, or this never ends.
     pub async fn close(self) {
         let tasks = self.tasks.clone();
         drop(self);

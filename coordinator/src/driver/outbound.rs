@@ -17,8 +17,8 @@ pub struct Outbound {
 
 /// How many messages wait for a session.
 ///
-/// The queue itself is unbounded so that a shard never waits for a slow peer; this count is the bound: a session beyond
-/// it is cut, and whatever was lost with it is asked for again.
+/// The queue itself is unbounded so that a shard never waits for a slow peer; this count is the
+/// bound: a session beyond it is cut, and whatever was lost with it is asked for again.
 #[derive(Debug, Default)]
 pub struct Backlog {
     messages: AtomicUsize,

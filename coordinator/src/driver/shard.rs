@@ -1,5 +1,5 @@
-//! One shard: the task around a [`Replica`]. It turns what reaches it into the replica's inputs, and what the replica wants done
-//! into calls. It chooses when, and decides nothing.
+//! One shard: the task around a [`Replica`]. It turns what reaches it into the replica's inputs,
+//! and what the replica wants done into calls. It chooses when, and decides nothing.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -26,8 +26,9 @@ use super::timers::Timers;
 use super::{Input, now_ms};
 use crate::log::{Batch, Log};
 
-/// Records that nobody waits for are appended after this long, if no other batch takes them along. So are ends of
-/// three-phase transactions, although they are forced: what is sealed behind them is orders to forget.
+/// Records that nobody waits for are appended after this long, if no other batch takes them along.
+/// So are ends of three-phase transactions, although they are forced: what is sealed behind them is
+/// orders to forget.
 const LINGER: Duration = Duration::from_millis(20);
 /// Or as soon as there are so many of them.
 const LAZY_MAX: usize = 1_024;
@@ -196,7 +197,8 @@ impl Shard {
         let Some(replica::Batch { forced, lazy }) = self.replica.take_batch() else { return };
         crash_point!(APPEND_DUE);
         let batch = Batch { at_ms: 0, forced, lazy };
-        // There is room: a shard has at most one batch under way. A committer that has stopped closes the receipts too.
+        // There is room: a shard has at most one batch under way. A committer that has stopped
+        // closes the receipts too.
         self.batches.try_send(ShardBatch { shard: self.number, batch }).ok();
         crash_point!(APPEND_SENT);
         self.is_appending = true;
@@ -205,7 +207,8 @@ impl Shard {
     fn appended(&mut self, appended: Receipts) {
         crash_point!(APPEND_CONFIRMED);
         self.is_appending = false;
-        // What has queued meanwhile goes first, so that the log works while the effects are carried out.
+        // What has queued meanwhile goes first, so that the log works while the effects are carried
+        // out.
         self.send_batch(false);
         self.handle(replica::Input::Appended(appended));
         crash_point!(EFFECTS_RELEASED);

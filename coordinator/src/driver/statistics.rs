@@ -13,7 +13,8 @@ macro_rules! counters {
         pub struct Snapshot { $($(#[$doc])* pub $name: u64),+ }
 
         impl Statistics {
-            /// The counters now. They are read one after the other, so sums may be off by what happened meanwhile.
+            /// The counters now. They are read one after the other, so sums may be off by what
+            /// happened meanwhile.
             pub fn snapshot(&self) -> Snapshot {
                 Snapshot { $($name: self.$name.load(Relaxed)),+ }
             }

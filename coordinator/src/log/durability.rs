@@ -13,7 +13,8 @@ pub(crate) enum Durability {
     Postgres {
         /// `fsync` of the server: with `off` nothing is forced to the disk.
         fsync: String,
-        /// `synchronous_commit` as a new connection gets it: the participants' and the baselines' statements run under it.
+        /// `synchronous_commit` as a new connection gets it: the participants' and the baselines'
+        /// statements run under it.
         synchronous_commit: String,
         /// The same on the connection that appends to the log, which sets it for itself.
         appends_synchronous_commit: String,

@@ -10,8 +10,8 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// An append that was not confirmed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Another process took over, under this replica's name or, its lease having lapsed, under another: nothing was appended, and
-    /// nothing ever will be under this epoch. Stop driving.
+    /// Another process took over, under this replica's name or, its lease having lapsed, under
+    /// another: nothing was appended, and nothing ever will be under this epoch. Stop driving.
     #[error("epoch {} was fenced by epoch {}: another process took over from this replica", held.0, current.0)]
     Fenced {
         /// The epoch of the batch; zero if none was acquired.
@@ -27,7 +27,8 @@ pub enum AppendError {
         /// What failed.
         source: Cause,
     },
-    /// The log took too long, or others held its locks for too long: nothing was appended. Repeat the batch.
+    /// The log took too long, or others held its locks for too long: nothing was appended. Repeat
+    /// the batch.
     #[error("the log at {log} took too long")]
     Busy {
         /// Which log.
@@ -43,7 +44,8 @@ pub enum AppendError {
         /// What failed.
         source: Cause,
     },
-    /// The log's disk is full: nothing was appended. Repeat the batch; it succeeds once there is space again.
+    /// The log's disk is full: nothing was appended. Repeat the batch; it succeeds once there is
+    /// space again.
     #[error("the disk of the log at {log} is full: make space, the log goes on by itself")]
     Full {
         /// Which log.
@@ -51,7 +53,8 @@ pub enum AppendError {
         /// What failed.
         source: Cause,
     },
-    /// The log answered, and refused: its schema or its data is not what this binary expects. Repeating helps only after a repair.
+    /// The log answered, and refused: its schema or its data is not what this binary expects.
+    /// Repeating helps only after a repair.
     #[error(
         "the log at {log} refused the append: check its schema with `assent migrate --check` and the database's own messages"
     )]
@@ -107,7 +110,8 @@ pub enum LogError {
         /// What failed.
         source: Cause,
     },
-    /// A replica of another name is alive: two that drive the same transactions would run each of them twice.
+    /// A replica of another name is alive: two that drive the same transactions would run each of
+    /// them twice.
     #[error(
         "replica {replica} serves the log at {log}, and its lease lasts until {until} ({} more); stop it, or start this one \
          with --replica {replica} to take over from it, or wait until its lease lapses",
@@ -118,7 +122,8 @@ pub enum LogError {
         log: String,
         /// The name of the replica that is alive.
         replica: String,
-        /// When its lease lapses unless it is renewed (RFC 3339), on the clock of the log's database.
+        /// When its lease lapses unless it is renewed (RFC 3339), on the clock of the log's
+        /// database.
         until: String,
         /// How long that is from now.
         left: Duration,

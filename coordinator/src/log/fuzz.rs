@@ -15,7 +15,8 @@ use super::rows::{HistoryRow, OpenRow, StepRow};
 use super::stored;
 use super::url::{Target, redacted};
 
-/// Reads each stored form: of a sample, as it is written; and damaged. What is read is read as the same once it is written again.
+/// Reads each stored form: of a sample, as it is written; and damaged. What is read is read as the
+/// same once it is written again.
 ///
 /// # Panics
 /// If that is not so.
@@ -41,7 +42,8 @@ pub fn stored(bytes: &[u8]) {
         4 => {
             let definition = fuzz::definition(tape);
             again(tape, definition, stored::definition, |text| {
-                // U+0000 may be escaped in damaged JSON. It is written without, and so it is read from then on.
+                // U+0000 may be escaped in damaged JSON. It is written without, and so it is read
+                // from then on.
                 stored::parse_definition(text).and_then(|read| stored::parse_definition(&stored::definition(&read)))
             });
         }
@@ -208,7 +210,8 @@ pub fn log_url(bytes: &[u8]) {
     let scheme = tape.pick(&["postgres://", "postgresql://", "mysql://", "postgres:"]);
     let more = tape.damaged_text("?");
     let host = tape.damaged_text("@db:5432/assent?sslmode=disable");
-    // Without an `@` there is no telling a password from a port; and a host may be called like the password.
+    // Without an `@` there is no telling a password from a port; and a host may be called like the
+    // password.
     if host.contains('@') && !host.contains(PASSWORD) && !more.contains(PASSWORD) {
         let url = format!("{scheme}me:{PASSWORD}{more}{host}");
         let shown = redacted(&url);

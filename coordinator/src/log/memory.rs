@@ -1,7 +1,8 @@
-//! The log in memory, for simulation and tests: deterministic, with failures on demand. It keeps nothing.
+//! The log in memory, for simulation and tests: deterministic, with failures on demand. It keeps
+//! nothing.
 //!
-//! A [`MemoryLog`] is one process's handle; [`MemoryLog::another`] gives another process's handle to the same storage.
-//! So a crash is to drop a handle, and a zombie is to keep one.
+//! A [`MemoryLog`] is one process's handle; [`MemoryLog::another`] gives another process's handle
+//! to the same storage. So a crash is to drop a handle, and a zombie is to keep one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,7 +144,8 @@ impl MemoryLog {
         Self { storage: Arc::clone(&self.storage), handle: Mutex::default() }
     }
 
-    /// Makes the next append of this handle fail; more calls make the ones after it fail too, in order.
+    /// Makes the next append of this handle fail; more calls make the ones after it fail too, in
+    /// order.
     pub fn fail_next_append(&self, failure: Failure) {
         self.handle().failures.push_back(failure);
     }
@@ -153,7 +155,8 @@ impl MemoryLog {
         self.handle().is_out = is_out;
     }
 
-    /// Draws a higher epoch for the replica of this handle, as another process of its name would: this one is fenced.
+    /// Draws a higher epoch for the replica of this handle, as another process of its name would:
+    /// this one is fenced.
     pub fn fence(&self) {
         if let Some((name, _)) = &self.handle().held {
             // One of the same name is never refused.
@@ -271,7 +274,8 @@ impl Storage {
         }
     }
 
-    /// `None`: what stands is older than a record, as it can only be when a batch breaks its contract.
+    /// `None`: what stands is older than a record, as it can only be when a batch breaks its
+    /// contract.
     fn append(&mut self, batch: &Batch, held: Epoch) -> Option<Vec<Appended>> {
         let plan = Plan::new(batch);
         let written = self.write(&plan, batch.at_ms, held);

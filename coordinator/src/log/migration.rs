@@ -27,8 +27,8 @@ pub struct MigrationReport {
     pub migrations: Vec<Migration>,
 }
 
-/// Brings the schema of a log to the version that this binary needs. Doing it again, or twice at the same time, does no harm.
-/// An SQLite file is created if it is not there.
+/// Brings the schema of a log to the version that this binary needs. Doing it again, or twice at
+/// the same time, does no harm. An SQLite file is created if it is not there.
 ///
 /// # Errors
 /// [`OpenError`]; a migration that failed has left nothing behind.

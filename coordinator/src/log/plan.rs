@@ -9,19 +9,22 @@ use assent_protocol::{Gtid, Protocol};
 
 use super::Batch;
 
-/// The writes of one batch: at most one for each row of each table, so that they can be made by one statement each, in
-/// any order.
+/// The writes of one batch: at most one for each row of each table, so that they can be made by one
+/// statement each, in any order.
 #[derive(Debug, Default)]
 pub(super) struct Plan<'a> {
-    /// Inserts into the open table; first writer wins. Over the appender's own delegation it is an update.
+    /// Inserts into the open table; first writer wins. Over the appender's own delegation it is an
+    /// update.
     pub(super) decisions: Vec<&'a Decided>,
     /// Inserts into the open table, without a decision; first writer wins.
     pub(super) delegations: Vec<&'a Delegated>,
     /// Inserts into the open table, without a decision; first writer wins.
     pub(super) attempts: Vec<&'a Attempted>,
-    /// Updates of the appender's own rows without a decision: they get the one that their voters agreed on. The first of each row.
+    /// Updates of the appender's own rows without a decision: they get the one that their voters
+    /// agreed on. The first of each row.
     pub(super) agreements: Vec<&'a Decided>,
-    /// Updates of the appender's own rows without a decision: the log moves on as a voter. The first of each row.
+    /// Updates of the appender's own rows without a decision: the log moves on as a voter. The
+    /// first of each row.
     pub(super) votes: Vec<Vote>,
     /// Inserts into the open table; first writer wins.
     pub(super) starts: Vec<&'a SagaStarted>,
@@ -35,14 +38,16 @@ pub(super) struct Plan<'a> {
     pub(super) unopened: Vec<&'a Ended>,
     /// Whether something was left out for an end in the same batch.
     pub(super) is_subsumed: bool,
-    /// Whether an agreement or a vote was left out: for another one of the same transaction, or because it cannot be one.
+    /// Whether an agreement or a vote was left out: for another one of the same transaction, or
+    /// because it cannot be one.
     pub(super) is_contradictory: bool,
 }
 
 /// How many rows a storage wrote.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Written {
-    /// Decisions, delegations, attempts and starts that were inserted, and delegations that got a decision.
+    /// Decisions, delegations, attempts and starts that were inserted, and delegations that got a
+    /// decision.
     pub(super) opened: u64,
     /// 3PCs that got the decision that was agreed on.
     pub(super) agreed: u64,
@@ -52,13 +57,14 @@ pub(super) struct Written {
     pub(super) changed: u64,
     /// Answers of steps that were kept.
     pub(super) stepped: u64,
-    /// Rows that moved to history. A storage may leave out those of 2PC, whose end nobody waits for.
+    /// Rows that moved to history. A storage may leave out those of 2PC, whose end nobody waits
+    /// for.
     pub(super) ended: u64,
 }
 
 impl Written {
-    /// Whether it follows from the numbers alone that every forced record is durable and came first. If not, one
-    /// has to look what stands.
+    /// Whether it follows from the numbers alone that every forced record is durable and came
+    /// first. If not, one has to look what stands.
     pub(super) fn settles(&self, batch: &Batch, plan: &Plan<'_>) -> bool {
         let all = |written: u64, wanted: usize| u64::try_from(wanted).is_ok_and(|wanted| written == wanted);
         let openings = plan.decisions.len() + plan.delegations.len() + plan.attempts.len() + plan.starts.len();
@@ -100,7 +106,8 @@ pub(super) struct Change<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Sorts a batch. What a transaction's end makes superfluous is left out: its end carries all that history keeps.
+    /// Sorts a batch. What a transaction's end makes superfluous is left out: its end carries all
+    /// that history keeps.
     pub(super) fn new(batch: &'a Batch) -> Self {
         let mut plan = Self::default();
         let mut ended = BTreeSet::new();
@@ -108,15 +115,16 @@ impl<'a> Plan<'a> {
         let mut agreements: BTreeMap<Gtid, &'a Decided> = BTreeMap::new();
         let mut votes: BTreeMap<Gtid, Vote> = BTreeMap::new();
         let mut steps: BTreeMap<(Gtid, StepIndex, bool), &'a SagaStep> = BTreeMap::new();
-        // Lazy records first: those that were queued behind a forced one of the same saga could not have been emitted
-        // before its receipt, so within one batch they are the older ones.
+        // Lazy records first: those that were queued behind a forced one of the same saga could not
+        // have been emitted before its receipt, so within one batch they are the older ones.
         for record in batch.lazy.iter().chain(&batch.forced) {
             match record {
                 Record::Decided(decided) => plan.decisions.push(decided),
                 Record::Delegated(delegated) => plan.delegations.push(delegated),
                 Record::Attempted(attempted) => plan.attempts.push(attempted),
                 Record::Voter(vote) => {
-                    // A participant's voter has its store elsewhere, and the log's own has a state from its first record on.
+                    // A participant's voter has its store elsewhere, and the log's own has a state
+                    // from its first record on.
                     if let (VoterName::Log, Some(before)) = (&vote.voter, vote.before) {
                         votes.entry(vote.gtid).or_insert(Vote { gtid: vote.gtid, before, state: vote.state });
                     }
@@ -135,7 +143,8 @@ impl<'a> Plan<'a> {
                     steps.insert((step.gtid, step.step, step.compensation), step);
                 }
                 Record::Ended(end) => {
-                    // A 2PC's end is none of a saga's row: one that only presumes, of a gtid that it does not know, ends nothing.
+                    // A 2PC's end is none of a saga's row: one that only presumes, of a gtid that
+                    // it does not know, ends nothing.
                     if ended.insert((end.gtid, end.protocol == Protocol::Saga)) {
                         if end.has_open_row { plan.ends.push(end) } else { plan.unopened.push(end) }
                     }
@@ -155,7 +164,8 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// The gtids whose history has to be looked at before the insert: an ended transaction's decision stands too.
+    /// The gtids whose history has to be looked at before the insert: an ended transaction's
+    /// decision stands too.
     pub(super) fn newcomers(&self) -> impl Iterator<Item = Gtid> + Clone {
         let decisions = self.decisions.iter().map(|decided| decided.gtid);
         let delegations = self.delegations.iter().map(|delegated| delegated.gtid);
@@ -164,7 +174,8 @@ impl<'a> Plan<'a> {
         decisions.chain(delegations).chain(attempts).chain(starts).chain(self.unopened.iter().map(|ended| ended.gtid))
     }
 
-    /// When newcomers can have ended, if they have: how far history has to be looked at, in Unix milliseconds, both ends included.
+    /// When newcomers can have ended, if they have: how far history has to be looked at, in Unix
+    /// milliseconds, both ends included.
     pub(super) fn newcomers_ended_ms(&self, at_ms: u64) -> (u64, u64) {
         let decisions = self.decisions.iter().map(|decided| decided.begun_at_ms);
         let starts = self.starts.iter().map(|started| started.begun_at_ms);
@@ -184,5 +195,6 @@ fn change<'a, 'm>(changes: &'m mut BTreeMap<Gtid, Change<'a>>, gtid: Gtid) -> &'
     changes.entry(gtid).or_insert(Change { gtid, turned: None, paused: None })
 }
 
-/// How far the clocks of replicas may be apart for the first decision to be found in history too, in milliseconds.
+/// How far the clocks of replicas may be apart for the first decision to be found in history too,
+/// in milliseconds.
 pub(super) const CLOCK_SKEW_MAX_MS: u64 = 3_600_000;

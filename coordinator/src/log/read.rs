@@ -14,7 +14,8 @@ use super::LogError;
 /// What only the owner's memory knows has no row, and so no state here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// 3PC: every branch voted yes, and the voters are agreeing. 2PC: the only branch decides, and has yet to tell how.
+    /// 3PC: every branch voted yes, and the voters are agreeing. 2PC: the only branch decides, and
+    /// has yet to tell how.
     Preparing,
     /// Commit is decided; branches have yet to acknowledge it.
     Committing,
@@ -130,7 +131,8 @@ pub struct Transaction {
     pub protocol: Protocol,
     /// How far it is.
     pub state: State,
-    /// The participants of its branches or steps, each once, in roster order. Of an open 2PC, those that wait for the decision.
+    /// The participants of its branches or steps, each once, in roster order. Of an open 2PC, those
+    /// that wait for the decision.
     pub participants: Vec<ParticipantName>,
     /// When it began, in Unix milliseconds.
     pub begun_at_ms: u64,

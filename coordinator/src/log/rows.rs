@@ -129,7 +129,8 @@ impl OpenRow {
         })
     }
 
-    /// As it stands in a listing. What cannot be read is left out: [`OpenRow::parse`] says what that is.
+    /// As it stands in a listing. What cannot be read is left out: [`OpenRow::parse`] says what
+    /// that is.
     fn list(self) -> Transaction {
         let protocol = stored::parse_protocol(&self.protocol).unwrap_or(Protocol::TwoPhase);
         let decision = self.decision.as_deref().and_then(|word| stored::parse_decision(word).ok());
@@ -227,13 +228,15 @@ pub(super) fn open_transactions(
     rows.iter().map(|row| (row.gtid, row.parse(by_saga.remove(&row.gtid).unwrap_or_default()))).collect()
 }
 
-/// Those of them that the epoch owns. The caller has asked for no others: a row that the check refuses was given to another epoch just now.
+/// Those of them that the epoch owns. The caller has asked for no others: a row that the check
+/// refuses was given to another epoch just now.
 pub(super) fn owned(rows: &[OpenRow], steps: Vec<StepRow>, held: Epoch) -> Vec<(Gtid, Result<Owned, Unreadable>)> {
     let read = open_transactions(rows, steps).into_iter();
     read.filter_map(|(gtid, read)| Some((gtid, read.map(|open| Owned::by(held, open)).transpose()?))).collect()
 }
 
-/// What was found, by gtid. An open row counts before history, and of two rows of history the first.
+/// What was found, by gtid. An open row counts before history, and of two rows of history the
+/// first.
 pub(super) fn found(open: &[OpenRow], steps: Vec<StepRow>, history: &[HistoryRow]) -> Vec<(Gtid, Found)> {
     let mut found: BTreeMap<Gtid, Found> = BTreeMap::new();
     for (gtid, read) in open_transactions(open, steps) {
@@ -253,8 +256,8 @@ pub(super) fn shown(open: Vec<OpenRow>, steps: Vec<StepRow>, history: Vec<Histor
     Some(Shown { transaction, found })
 }
 
-/// One page out of what was open and, read after it, what had ended. Both are sorted by gtid, newest first, and one
-/// longer than the page where there is more.
+/// One page out of what was open and, read after it, what had ended. Both are sorted by gtid,
+/// newest first, and one longer than the page where there is more.
 pub(super) fn page(open: Vec<OpenRow>, history: Vec<HistoryRow>, limit: usize) -> Page {
     let mut by_gtid: BTreeMap<Gtid, Transaction> = open.into_iter().map(|row| (row.gtid, row.list())).collect();
     let mut gtids: BTreeSet<Gtid> = by_gtid.keys().copied().collect();

@@ -1,4 +1,5 @@
-//! How records are written into columns, the same in every SQL log: words, lists of names, JSON for sagas.
+//! How records are written into columns, the same in every SQL log: words, lists of names, JSON for
+//! sagas.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +16,8 @@ use uuid::Uuid;
 
 use super::State;
 
-/// Text as a database takes it: Postgres refuses U+0000, and one such character in a reason that a participant made up would
-/// stop every batch.
+/// Text as a database takes it: Postgres refuses U+0000, and one such character in a reason that a
+/// participant made up would stop every batch.
 pub(super) fn text(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
@@ -44,7 +45,8 @@ pub(super) fn saga_roster(definition: &Definition) -> Vec<&ParticipantName> {
     names
 }
 
-/// Reads what [`roster`] wrote. Nobody is in it twice: the second branch would be waited for without end, since answers are the first's.
+/// Reads what [`roster`] wrote. Nobody is in it twice: the second branch would be waited for
+/// without end, since answers are the first's.
 pub(super) fn parse_roster(text: &str) -> Result<Vec<ParticipantName>, String> {
     let mut names = Vec::new();
     let mut seen = BTreeSet::new();
@@ -58,7 +60,8 @@ pub(super) fn parse_roster(text: &str) -> Result<Vec<ParticipantName>, String> {
     Ok(names)
 }
 
-/// Ended branches: `participant[/step][=end]`, without `=end` where it ended as the transaction did.
+/// Ended branches: `participant[/step][=end]`, without `=end` where it ended as the transaction
+/// did.
 pub(super) fn branches(outcome: Outcome, branches: &[EndedBranch]) -> String {
     let mut text = String::new();
     for branch in branches {
@@ -153,8 +156,9 @@ pub(super) fn open_state(protocol: Protocol, decision: Option<Decision>, is_paus
     }
 }
 
-/// What the log keeps as a voter, as three words: where it stands, the last ballot it joined, the last one it accepted or `-`.
-/// One state has one text, so that a compare-and-set can compare texts.
+/// What the log keeps as a voter, as three words: where it stands, the last ballot it joined, the
+/// last one it accepted or `-`. One state has one text, so that a compare-and-set can compare
+/// texts.
 pub(super) fn voter(state: &VoterState) -> String {
     let VoterState { standing, joined, accepted } = state;
     match accepted {

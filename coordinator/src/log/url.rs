@@ -48,7 +48,8 @@ pub(super) fn redacted(url: &str) -> String {
     // One that forgets the slashes is refused, and shown with what is wrong.
     let scheme = url.split_once("://").filter(|(scheme, _)| !scheme.contains([':', '@']));
     let (scheme, rest) = scheme.map_or(("", url), |(scheme, _)| url.split_at(scheme.len() + 3));
-    // Where it was not escaped, a password holds `@`, `/` and `?`: what follows the last `@` of all is not it.
+    // Where it was not escaped, a password holds `@`, `/` and `?`: what follows the last `@` of all
+    // is not it.
     let rest = match rest.rsplit_once('@') {
         Some((login, host)) => format!("{}@{host}", login.split(':').next().unwrap_or_default()),
         None => rest.to_owned(),

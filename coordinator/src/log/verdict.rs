@@ -12,10 +12,11 @@
 //! | saga's step, pause | overruled (abort) | overruled | undecided | undecided | ours: durable; another's: undecided | durable: the end carries it |
 //! | end | overruled (abort) | ours, and of this decision: repeat; else overruled | ours, and a 2PC's end: repeat; else undecided | ours, and a 3PC's end: repeat; else undecided | a saga's end: repeat if ours, undecided if another's; else overruled | durable if the same decision, else overruled |
 //!
-//! A row without a decision is for its voters, or for the only branch that it was delegated to, to decide, and only its owner writes down what came of it, by
-//! itself or with the end. Whoever else meets it learns
-//! nothing from the log, and neither does an owner whose row is gone: to answer with a decision would be to invent one, and to repeat would hold
-//! up everybody behind this batch. So it is with an open saga, which only its owner drives: any other replica drops its machine.
+//! A row without a decision is for its voters, or for the only branch that it was delegated to, to
+//! decide, and only its owner writes down what came of it, by itself or with the end. Whoever else
+//! meets it learns nothing from the log, and neither does an owner whose row is gone: to answer
+//! with a decision would be to invent one, and to repeat would hold up everybody behind this batch.
+//! So it is with an open saga, which only its owner drives: any other replica drops its machine.
 
 use assent_protocol::record::Ended;
 use assent_protocol::three_phase::{Roster, VoterState};
@@ -56,8 +57,9 @@ pub(super) const fn decision_of(outcome: Outcome) -> Decision {
     }
 }
 
-/// Whether this end is one of an open row that is a saga's or not, has this decision, and is the writer's own or not. An end never contradicts the
-/// decision (I3); a 3PC's brings it along where there is none, and a saga's follows from its steps.
+/// Whether this end is one of an open row that is a saga's or not, has this decision, and is the
+/// writer's own or not. An end never contradicts the decision (I3); a 3PC's brings it along where
+/// there is none, and a saga's follows from its steps.
 pub(super) fn ends(ended: &Ended, saga: bool, decision: Option<Decision>, is_own: bool) -> bool {
     if !is_own {
         return false;
@@ -70,7 +72,8 @@ pub(super) fn ends(ended: &Ended, saga: bool, decision: Option<Decision>, is_own
     }
 }
 
-/// Whether this end is one of an open row that was delegated to its only branch, and that is the writer's own or not.
+/// Whether this end is one of an open row that was delegated to its only branch, and that is the
+/// writer's own or not.
 pub(super) fn ends_delegation(ended: &Ended, is_own: bool) -> bool {
     ended.protocol == Protocol::TwoPhase && is_own
 }
@@ -179,7 +182,8 @@ pub(super) fn verdict(record: &Record, standing: Option<&Standing>, held: Epoch)
         }
         (Record::Ended(mine), Some(Standing::Ended(outcome))) => by(decision_of(mine.outcome), decision_of(*outcome)),
 
-        // Somebody removed the row by hand. Whoever goes on with this transaction goes on alone: let it stop.
+        // Somebody removed the row by hand. Whoever goes on with this transaction goes on alone:
+        // let it stop.
         (Record::SagaTurned(_) | Record::SagaStep(_) | Record::SagaPaused(_) | Record::Ended(_), None) => {
             overruled(Decision::Abort)
         }
@@ -267,8 +271,8 @@ mod tests {
         }))
     }
 
-    /// The storage confirmed an append that left nothing: the first column of the table. To answer that it is durable would be to acknowledge what
-    /// nobody will find after a crash.
+    /// The storage confirmed an append that left nothing: the first column of the table. To answer
+    /// that it is durable would be to acknowledge what nobody will find after a crash.
     #[test]
     fn what_left_nothing_is_never_durable() {
         for record in [Record::Decided(decided(Decision::Commit)), delegated(), attempted(), started()] {

@@ -1,4 +1,5 @@
-//! `assent bench` on a real Postgres: what it says beside its figures, and the baseline of prepared branches.
+//! `assent bench` on a real Postgres: what it says beside its figures, and the baseline of prepared
+//! branches.
 
 use std::time::Duration;
 

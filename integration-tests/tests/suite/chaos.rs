@@ -1,4 +1,5 @@
-//! A coordinator and its participants, as real processes that are killed at random moments and started again.
+//! A coordinator and its participants, as real processes that are killed at random moments and
+//! started again.
 
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ impl Cast {
         self.processes.push(participant);
     }
 
-    /// Kills one of them after the other, at random moments, until told to stop; then all of them run. Answers how often.
+    /// Kills one of them after the other, at random moments, until told to stop; then all of them
+    /// run. Answers how often.
     pub(super) async fn kill_at_random(mut self, seed: u64, stop: watch::Receiver<bool>) -> (Self, u32) {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut kills = 0;

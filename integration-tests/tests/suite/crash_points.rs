@@ -1,12 +1,15 @@
-//! Every crash point, in real processes: one of them dies, fails or stops there in the middle of a handful of transactions, and what the
-//! participants' ledgers show is what the clients were told.
+//! Every crash point, in real processes: one of them dies, fails or stops there in the middle of a
+//! handful of transactions, and what the participants' ledgers show is what the clients were told.
 //!
-//! The oracle reads the participants' own tables and the clients' own histories, and knows nothing of the coordinator. What is open is asked
-//! of the log itself, by the code behind `assent verify-log`, which has to find nothing wrong there either.
+//! The oracle reads the participants' own tables and the clients' own histories, and knows nothing
+//! of the coordinator. What is open is asked of the log itself, by the code behind `assent
+//! verify-log`, which has to find nothing wrong there either.
 //!
-//! Two-phase commits, one-phase commits and sagas meet every action of every point that they come to, on the SQLite log; three-phase
-//! commits meet the aborts; and the points around the Postgres log are met on that. `ASSENT_DEEP=1` does all of it on both logs. The figures go
-//! to `$ASSENT_PROOF`, or to `target/proof/`: `crash-points.json`, and `crash-points.tsv` for the table at the end of `./test`.
+//! Two-phase commits, one-phase commits and sagas meet every action of every point that they come
+//! to, on the SQLite log; three-phase commits meet the aborts; and the points around the Postgres
+//! log are met on that. `ASSENT_DEEP=1` does all of it on both logs. The figures go to
+//! `$ASSENT_PROOF`, or to `target/proof/`: `crash-points.json`, and `crash-points.tsv` for the
+//! table at the end of `./test`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -544,7 +547,8 @@ async fn whoever_dies_fails_or_stops_anywhere_the_ledgers_agree_with_what_was_to
     proof(&planned, &hit, deep).expect("the figures are written");
 }
 
-/// Only cases that were met and held come here: one that was not met, or did not hold, has failed the test.
+/// Only cases that were met and held come here: one that was not met, or did not hold, has failed
+/// the test.
 fn proof(planned: &[Case], hit: &[Case], deep: bool) -> std::io::Result<()> {
     let directory = std::env::var_os("ASSENT_PROOF")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/proof"), PathBuf::from);

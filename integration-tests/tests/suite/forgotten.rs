@@ -1,5 +1,6 @@
-//! What became of a transaction that a coordinator has forgotten, or never heard all of: nothing runs anew under its gtid, what may have
-//! committed is not told aborted, and what never took part does not commit.
+//! What became of a transaction that a coordinator has forgotten, or never heard all of: nothing
+//! runs anew under its gtid, what may have committed is not told aborted, and what never took part
+//! does not commit.
 
 use std::time::Duration;
 
@@ -176,8 +177,9 @@ async fn a_commit_that_comes_again_after_a_restart_never_runs_anew() {
     assert_eq!((booked(&payer).await, booked(&payee).await), (vec![-7], vec![7]));
 }
 
-/// The initiator of a lone branch, whose coordinator dies at this point and comes back, asks what became of it. The instance that may have
-/// committed the branch is gone by then: another one knows. Answers what the initiator is told, and what is booked.
+/// The initiator of a lone branch, whose coordinator dies at this point and comes back, asks what
+/// became of it. The instance that may have committed the branch is gone by then: another one
+/// knows. Answers what the initiator is told, and what is booked.
 async fn lone_branch(point: &Point) -> (Outcome, Vec<i64>) {
     let mut scene = Scene::set(Some(point)).await;
     let till = scene.bank().await;
@@ -235,7 +237,8 @@ async fn call(
     guard.prepare(assent).await
 }
 
-/// A branch is prepared and its enlistment never arrives; the initiator calls another bank instead, and commits.
+/// A branch is prepared and its enlistment never arrives; the initiator calls another bank instead,
+/// and commits.
 async fn left_out(coordinator_restarts: bool) {
     let mut scene = Scene::set(None).await;
     let (out, used) = (scene.bank().await, scene.bank().await);

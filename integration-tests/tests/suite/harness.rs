@@ -99,7 +99,8 @@ async fn a_paused_server_does_not_answer_until_it_is_resumed() {
 
     postgres.pause().await;
     let question = tokio::spawn(async move { count(&mut connection, "select 42::bigint").await });
-    // Whoever connects now must not be answered; a server that is not frozen answers within milliseconds.
+    // Whoever connects now must not be answered; a server that is not frozen answers within
+    // milliseconds.
     let url = database.url();
     tokio::time::timeout(Duration::from_secs(1), PgConnection::connect(&url))
         .await

@@ -1,4 +1,5 @@
-//! Branches whose instance is gone for good, and whose coordinator has forgotten them: another instance ends them.
+//! Branches whose instance is gone for good, and whose coordinator has forgotten them: another
+//! instance ends them.
 
 use std::time::Duration;
 
@@ -99,7 +100,8 @@ async fn an_instance_that_joins_again_ends_what_the_coordinator_has_forgotten() 
     let mut scene = Scene::set().await;
     let (_living, _) = scene.join(NEVER).await;
     let (dying, its_resource) = scene.join(NEVER).await;
-    // The initiator is gone once it has begun, and so is the instance once it has enlisted its branch.
+    // The initiator is gone once it has begun, and so is the instance once it has enlisted its
+    // branch.
     let mut initiator = TransactionServiceClient::connect(scene.endpoint.clone()).await.expect("connects");
     let begin = BeginRequest { timeout_ms: 600_000, ..Default::default() };
     let begun = initiator.begin(begin).await.expect("begun").into_inner().gtid.parse().expect("a gtid");

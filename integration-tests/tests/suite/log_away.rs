@@ -24,8 +24,9 @@ use uuid::Uuid;
 use crate::chaos::{Cast, nothing_is_open};
 use crate::sdk_postgres::{DEADLINE, Work, balance, furnished, name};
 
-/// What was minted about when a replica started is looked up in the log first: a transaction that is to get as far as its decision without a
-/// log has to be younger by more than the clocks' skew, a second.
+/// What was minted about when a replica started is looked up in the log first: a transaction that
+/// is to get as far as its decision without a log has to be younger by more than the clocks' skew,
+/// a second.
 const FRESH_AFTER: Duration = Duration::from_millis(1_500);
 /// A replica counts as unfit after half a minute of silence.
 const TOLD_MAX: Duration = Duration::from_secs(120);
@@ -81,8 +82,8 @@ async fn a_log_that_stops_in_the_middle_is_waited_for_and_nothing_is_told_meanwh
 
     tokio::time::sleep(FRESH_AFTER).await;
     log_server.stop().await;
-    // Both votes are in, and the decision is on its way to a log that is not there: it is told only when it is durable, be that before the
-    // deadline or after it.
+    // Both votes are in, and the decision is on its way to a log that is not there: it is told only
+    // when it is durable, be that before the deadline or after it.
     let waiting = transfer(&assent);
     let committing = tokio::spawn(async move { waiting.commit().await });
     for bank in [&bank_a, &bank_b] {
@@ -172,7 +173,8 @@ async fn a_log_that_will_never_do_is_told_at_once() {
     }
 }
 
-/// A participant whose database cannot prepare does not join: nobody counts on it, and nothing is left in it.
+/// A participant whose database cannot prepare does not join: nobody counts on it, and nothing is
+/// left in it.
 #[tokio::test]
 async fn a_participant_that_cannot_prepare_does_not_join() {
     let server = Postgres::start_with(&[("max_prepared_transactions", "0")]).await;

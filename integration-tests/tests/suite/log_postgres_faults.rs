@@ -1,4 +1,5 @@
-//! The log on a Postgres that fails: lost connections, lost answers, a server that dies, hangs or lets nobody in.
+//! The log on a Postgres that fails: lost connections, lost answers, a server that dies, hangs or
+//! lets nobody in.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -132,7 +133,8 @@ async fn a_commit_whose_answer_was_lost_is_found_again() {
     let (log, network) = behind_network(&ground, &server).await;
     // It holds no name: only one may be alive.
     let reader = ground.open().await;
-    // A statement that is new to the connection asks for a plan first, and would lose that answer already.
+    // A statement that is new to the connection asks for a plan first, and would lose that answer
+    // already.
     let warm = gtid();
     append(&log, &forced([decided(warm, Decision::Commit)])).await;
     append(&log, &Batch { lazy: vec![ended(warm)], ..forced([decided(gtid(), Decision::Commit)]) }).await;
@@ -158,7 +160,8 @@ async fn a_commit_whose_answer_was_lost_is_found_again() {
     }
 }
 
-/// The statement of a connection that the log has given up arrives after all: it must not change anything any more.
+/// The statement of a connection that the log has given up arrives after all: it must not change
+/// anything any more.
 #[tokio::test]
 async fn a_statement_that_arrives_too_late_changes_nothing() {
     let server = Postgres::shared().await;
@@ -170,7 +173,8 @@ async fn a_statement_that_arrives_too_late_changes_nothing() {
     // The log gives up, and tries on a connection of its own, which hangs too.
     let error = log.append(&first).await.expect_err("nothing arrives");
     assert!(matches!(error, AppendError::UnknownOutcome { .. }), "{error:?}");
-    // Now over another way: the same process, a new connection, another decision (as after a restart it might be).
+    // Now over another way: the same process, a new connection, another decision (as after a
+    // restart it might be).
     let other = ground.start("r1").await;
     assert!(is_durable(&append(&other, &forced([decided(gtid, Decision::Abort)])).await.0));
     network.traffic.send_replace(Traffic::Flows);
@@ -234,7 +238,8 @@ async fn connections_that_are_cut_at_random_lose_and_invent_nothing() {
                         where datname = current_database() and application_name = 'assent/r1'";
             sqlx::query(kill).execute(&mut admin).await.expect("terminated");
             tokio::task::yield_now().await;
-            // Mostly for some milliseconds, and now and then for so long that an append gets through on any machine.
+            // Mostly for some milliseconds, and now and then for so long that an append gets
+            // through on any machine.
             let sleep = "select pg_sleep(least(3, 0.01 / (random() + 0.001)))";
             sqlx::query(sleep).execute(&mut admin).await.expect("slept");
         }
@@ -310,7 +315,8 @@ async fn a_lock_that_others_hold_is_not_waited_for_without_end() {
     assert!(is_durable(&append(&log, &batch).await.0));
 }
 
-/// Each open row is written once at the start. The time that an append may take bounds a page of them, not all.
+/// Each open row is written once at the start. The time that an append may take bounds a page of
+/// them, not all.
 #[tokio::test]
 async fn a_start_takes_over_however_much_is_open() {
     let ground = PostgresGround::fresh().await;

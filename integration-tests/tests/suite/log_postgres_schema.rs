@@ -277,7 +277,8 @@ async fn days_are_partitions_that_come_and_go() {
     assert!(partition_of(late).await.is_some());
 }
 
-/// A table that was analyzed while it was empty, and a plan that was made then, must not lead to scans of all that has come since.
+/// A table that was analyzed while it was empty, and a plan that was made then, must not lead to
+/// scans of all that has come since.
 #[tokio::test]
 async fn rows_are_found_by_their_key_whatever_the_statistics_say() {
     let ground = PostgresGround::fresh().await;
@@ -285,7 +286,8 @@ async fn rows_are_found_by_their_key_whatever_the_statistics_say() {
     log.maintain(NOW_MS, Duration::from_millis(DAY_MS)).await.expect("there");
     log.close().await;
     let mut connection = ground.database.connect().await;
-    // A backend hands in its numbers when it ends, at the latest; those of the partitions' making do not count here.
+    // A backend hands in its numbers when it ends, at the latest; those of the partitions' making
+    // do not count here.
     eventually("the first log's connections end", Duration::from_secs(20), async || {
         let sql = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'assent%'";
         match sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut ground.database.connect().await).await.expect("counted") {

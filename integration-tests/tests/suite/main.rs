@@ -1,4 +1,5 @@
-//! All tests that need real processes or a real Postgres: one binary, so that it is linked once. One module per subject.
+//! All tests that need real processes or a real Postgres: one binary, so that it is linked once.
+//! One module per subject.
 
 mod bench;
 mod chaos;

@@ -1,6 +1,8 @@
-//! A pooler as PgBouncer is with `pool_mode = transaction`: clients share a few sessions of the server, one transaction at a time.
+//! A pooler as PgBouncer is with `pool_mode = transaction`: clients share a few sessions of the
+//! server, one transaction at a time.
 //!
-//! The first clients' own logins open the server's sessions. Later clients are let in with what the server said at the first.
+//! The first clients' own logins open the server's sessions. Later clients are let in with what the
+//! server said at the first.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +29,8 @@ struct Pool {
 }
 
 impl TransactionPooler {
-    /// Listens, and hands out at most so many sessions of the server, the one first that came back first.
+    /// Listens, and hands out at most so many sessions of the server, the one first that came back
+    /// first.
     pub(crate) async fn start(server: SocketAddr, sessions_max: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -128,7 +131,8 @@ impl Pool {
     }
 }
 
-/// Passes the server's messages on, up to ReadyForQuery, and returns the transaction's state that this tells.
+/// Passes the server's messages on, up to ReadyForQuery, and returns the transaction's state that
+/// this tells.
 async fn until_ready(session: &mut TcpStream, client: &mut TcpStream) -> io::Result<u8> {
     loop {
         let message = typed(session).await?;

@@ -1,5 +1,5 @@
-//! The transaction context over real sockets: HTTP/1.1 into axum, gRPC between tonic's client and server, and both in a
-//! row.
+//! The transaction context over real sockets: HTTP/1.1 into axum, gRPC between tonic's client and
+//! server, and both in a row.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -58,7 +58,8 @@ async fn http_bytes(server: SocketAddr, path: &str, header_lines: &[u8]) -> Vec<
     request.extend_from_slice(header_lines);
     request.extend_from_slice(b"content-length: 0\r\n\r\n");
     let mut answer = Vec::new();
-    // A server that finds the headers too large hangs up before it has read them, and then either may fail.
+    // A server that finds the headers too large hangs up before it has read them, and then either
+    // may fail.
     let _ = connection.write_all(&request).await;
     let _ = connection.read_to_end(&mut answer).await;
     answer
@@ -73,7 +74,8 @@ async fn http(server: SocketAddr, path: &str, header_lines: impl AsRef<[u8]>) ->
     (status.expect("a status"), head.to_owned(), body.to_owned())
 }
 
-/// A gRPC service that notes which context each of its calls came in, by every way that a service can ask.
+/// A gRPC service that notes which context each of its calls came in, by every way that a service
+/// can ask.
 #[derive(Clone, Default)]
 struct Noting {
     seen: Arc<Mutex<Vec<Option<Context>>>>,

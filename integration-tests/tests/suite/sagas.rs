@@ -1,4 +1,5 @@
-//! Every step of a saga has a net effect of 0 or 1, in agreement with the saga's outcome, whoever dies.
+//! Every step of a saga has a net effect of 0 or 1, in agreement with the saga's outcome, whoever
+//! dies.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,8 +71,8 @@ async fn every_step_has_a_net_effect_of_zero_or_one_whoever_is_killed() {
     assert!(effects.is_empty(), "no step of a saga that nobody started: {effects:?}");
 }
 
-/// A bank whose first call dawdles before its database until the second, at another instance, was refused. Only then is the coordinator told
-/// of the refusal.
+/// A bank whose first call dawdles before its database until the second, at another instance, was
+/// refused. Only then is the coordinator told of the refusal.
 #[derive(Clone)]
 struct DawdlingBank {
     pool: PgPool,
@@ -158,8 +159,8 @@ async fn an_attempt_of_a_pivot_that_dawdles_does_nothing_once_a_later_one_is_ref
     assert_eq!(net, [0], "the reservation was compensated");
 }
 
-/// Sagas from many initiators at once; a tenth has a step that is refused. What each was told, by gtid: completed,
-/// compensated, or nothing.
+/// Sagas from many initiators at once; a tenth has a step that is refused. What each was told, by
+/// gtid: completed, compensated, or nothing.
 async fn run(assent: &Assent, seed: u64) -> Arc<Mutex<BTreeMap<Gtid, Option<bool>>>> {
     let told = Arc::new(Mutex::new(BTreeMap::new()));
     let left = Arc::new(AtomicU32::new(SAGAS));
@@ -175,7 +176,8 @@ async fn run(assent: &Assent, seed: u64) -> Arc<Mutex<BTreeMap<Gtid, Option<bool
                             Ok(gtid) => break (gtid, true),
                             // It may have started all the same: it is told nothing, and counts.
                             Err(Error::NoAnswer { gtid }) => break (gtid, false),
-                            // A coordinator that has just started may not have met its participants again.
+                            // A coordinator that has just started may not have met its participants
+                            // again.
                             Err(Error::Refused(refused)) if refused.retry_after_ms.is_some() => {
                                 tokio::time::sleep(Duration::from_millis(100)).await;
                             }

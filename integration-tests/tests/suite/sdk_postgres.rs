@@ -484,7 +484,8 @@ async fn ends_do_not_wait_behind_work() {
     let bank = bank().await;
     let resource = instance(&bank).with_connections(3);
     let first = prepared(&resource, "yes").await;
-    // They take all connections for work and wait for the lock that the end of the first will release.
+    // They take all connections for work and wait for the lock that the end of the first will
+    // release.
     let waiting: Vec<_> = (0..6)
         .map(|_| {
             let (resource, gtid) = (resource.clone(), gtid());

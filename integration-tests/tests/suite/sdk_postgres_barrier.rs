@@ -1,4 +1,5 @@
-//! The barrier: a step takes effect once, and never after its compensation, whatever comes in which order and at the same time.
+//! The barrier: a step takes effect once, and never after its compensation, whatever comes in which
+//! order and at the same time.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -214,8 +215,8 @@ async fn somebody_waits(database: &Database) {
     .await;
 }
 
-/// Attempt 1 times out before it has reached the database, and attempt 2 is refused over another connection: on the strength of that the
-/// saga turns back, and does not compensate the pivot.
+/// Attempt 1 times out before it has reached the database, and attempt 2 is refused over another
+/// connection: on the strength of that the saga turns back, and does not compensate the pivot.
 #[tokio::test]
 async fn an_attempt_of_a_pivot_that_comes_after_a_later_one_was_refused_does_nothing() {
     let database = Database::create().await;
@@ -382,7 +383,8 @@ async fn a_table_of_the_first_version_gets_its_new_columns_once_nothing_holds_it
 async fn whoever_comes_second_waits_for_the_first_and_finds_what_it_has_left() {
     let database = Database::create().await;
     let hotel = Hotel::open(&database).await;
-    // First: an action or a compensation (of nothing, or of an action), which commits or rolls back. Second: either.
+    // First: an action or a compensation (of nothing, or of an action), which commits or rolls
+    // back. Second: either.
     for first_is_action in [true, false] {
         for was_done in [true, false] {
             for first_commits in [true, false] {
@@ -431,7 +433,8 @@ async fn whoever_comes_second_waits_for_the_first_and_finds_what_it_has_left() {
                             }
                         }
                     });
-                    // An action that was done before is not rewritten by its undoing: to look at it, nobody waits.
+                    // An action that was done before is not rewritten by its undoing: to look at
+                    // it, nobody waits.
                     if first_action.is_some() || first_undo.is_some() {
                         somebody_waits_or_is_done(&database, &second).await;
                     }

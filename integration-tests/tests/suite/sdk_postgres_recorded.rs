@@ -1,4 +1,5 @@
-//! Branches with a record: one-phase commit, and the truth about branches that somebody has ended by hand.
+//! Branches with a record: one-phase commit, and the truth about branches that somebody has ended
+//! by hand.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,7 +132,8 @@ async fn a_branch_that_was_ended_by_hand_is_a_heuristic() {
     assert_eq!(balance(&bank).await, 1);
 }
 
-/// A process that does a branch's work and is held up before its PREPARE TRANSACTION reaches the server.
+/// A process that does a branch's work and is held up before its PREPARE TRANSACTION reaches the
+/// server.
 async fn held_up(bank: &Database, gtid: Gtid) -> (Arc<Relay>, JoinHandle<Result<Vote, BoxError>>) {
     struct HoldsUp(Arc<Relay>);
     impl PostgresWork for HoldsUp {

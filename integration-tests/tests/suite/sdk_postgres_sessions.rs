@@ -1,4 +1,5 @@
-//! What one branch does to its session is nothing to the next, and a session is the participant's own.
+//! What one branch does to its session is nothing to the next, and a session is the participant's
+//! own.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -12,7 +13,8 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use crate::pooler::TransactionPooler;
 use crate::sdk_postgres::{balance, bank, branch, coordinator, ending, furnished, gtid, name};
 
-/// Notes what it finds in its session, runs the payload's SQL, and votes what the payload's first word says.
+/// Notes what it finds in its session, runs the payload's SQL, and votes what the payload's first
+/// word says.
 #[derive(Default)]
 struct Unruly {
     found: Mutex<Vec<String>>,

@@ -48,7 +48,8 @@ async fn roles_that_cannot_do_their_part_are_told() {
     let options: PgConnectOptions = bank.url().parse().expect("a URL");
     let of = |role| PostgresResource::new(name(), options.clone().username(role).password("x"), Work);
 
-    // Prepared by one role and not to be ended by the other: listed, refused with the reason, and left in doubt.
+    // Prepared by one role and not to be ended by the other: listed, refused with the reason, and
+    // left in doubt.
     let (teller, clerk) = (of("teller"), of("clerk"));
     let gtid = gtid();
     assert_eq!(teller.prepare(&branch(gtid, "yes")).await.expect("prepares"), Vote::Yes);

@@ -1,4 +1,5 @@
-//! A voter's state in Postgres: the same promises as every store, the table's constraints, and what happens when the database goes away.
+//! A voter's state in Postgres: the same promises as every store, the table's constraints, and what
+//! happens when the database goes away.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -103,7 +103,8 @@ async fn transfer(assent: &Assent, seed: u64) -> Arc<Mutex<Told>> {
                         Ok(Outcome::Committed) => told.committed.push(gtid),
                         Ok(Outcome::Aborted(_)) => told.aborted.push(gtid),
                         Ok(Outcome::InDoubt { gtid }) => told.in_doubt.push(gtid),
-                        // One that has just started may be slow to look whether it knows it already: nothing was changed.
+                        // One that has just started may be slow to look whether it knows it
+                        // already: nothing was changed.
                         Err(Error::Refused(refused)) if refused.retry_after_ms.is_some() => told.aborted.push(gtid),
                         Err(error) => panic!("{gtid} is refused: {error}"),
                     }

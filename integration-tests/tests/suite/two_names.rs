@@ -82,7 +82,8 @@ async fn a_second_live_name_is_refused_and_takes_over_once_the_first_is_dead() {
     let held = Assent::dial(&endpoint).participant("held", Gated { gate, committed }).connect().await.expect("joined");
     let initiator = Assent::dial(&endpoint).connect().await.expect("the coordinator answers");
     let outcome = initiator.transaction().branch("held", "work").commit().await.expect("no refusal");
-    // The only branch votes in its prepare, so that the decision is logged, and its commit is still to come.
+    // The only branch votes in its prepare, so that the decision is logged, and its commit is still
+    // to come.
     assert_eq!(outcome, Outcome::Committed);
 
     // For longer than a lease: the first one renews its own.
@@ -105,7 +106,8 @@ async fn a_second_live_name_is_refused_and_takes_over_once_the_first_is_dead() {
     tokio::time::timeout(DEADLINE, done.wait_for(|committed| *committed > 0)).await.expect("in time").expect("there");
     drop(held);
 
-    // The other name is as good as the first once nobody has it any more: it was stopped, so that nothing has to lapse.
+    // The other name is as good as the first once nobody has it any more: it was stopped, so that
+    // nothing has to lapse.
     second.terminate();
     assert!(second.exit(DEADLINE).await.success());
     first.restart();

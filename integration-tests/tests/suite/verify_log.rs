@@ -1,4 +1,5 @@
-//! `assent verify-log`: nothing is found in a log after real traffic, and each planted damage is found and named.
+//! `assent verify-log`: nothing is found in a log after real traffic, and each planted damage is
+//! found and named.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -160,7 +161,8 @@ async fn fill(log: &dyn Log) {
 
 // ---- planted damage ------------------------------------------------------------------------------------------------------
 
-/// What is done to the rows, in words that both databases understand: `G3` stands for the third gtid, `LATER` for two hours after the end.
+/// What is done to the rows, in words that both databases understand: `G3` stands for the third
+/// gtid, `LATER` for two hours after the end.
 const DAMAGE: &[(&str, &[Invariant])] = &[
     ("update migration set version = 90 where version = 3", &[Invariant::SchemaVersion]),
     ("delete from identity", &[Invariant::OneIdentity]),

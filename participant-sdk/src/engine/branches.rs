@@ -1,4 +1,5 @@
-//! The branches of this process: machines of the protocol, driven by the session's orders and the participant's hooks.
+//! The branches of this process: machines of the protocol, driven by the session's orders and the
+//! participant's hooks.
 //!
 //! What is particular to three-phase transactions is in `voting`.
 
@@ -27,7 +28,8 @@ pub(super) struct Entry {
     timers: [Option<Running>; 4],
     /// How long a vote is of use; from the order to prepare.
     pub(super) timeout: Duration,
-    /// What the own voter has yet to be asked, in order. There is nothing while no question is under way.
+    /// What the own voter has yet to be asked, in order. There is nothing while no question is
+    /// under way.
     pub(super) asks: VecDeque<Request>,
     /// The question before those is under way.
     pub(super) is_asking: bool,
@@ -111,7 +113,8 @@ impl Engine {
         self.set_timers_of(gtid, output);
     }
 
-    /// Prepared by the service itself, and about to be enlisted. Answers false if this process has a branch of that gtid already.
+    /// Prepared by the service itself, and about to be enlisted. Answers false if this process has
+    /// a branch of that gtid already.
     pub(super) fn prepared_early(&mut self, gtid: Gtid) -> bool {
         if self.branches.entries.contains_key(&gtid) {
             return false;
@@ -304,8 +307,9 @@ impl Engine {
         }
     }
 
-    /// The branch is told how it ends. If its prepare hook still waits for a place, the end would wait behind all work that came before: the
-    /// hook is taken back, and the branch is met as if it had never been asked to prepare.
+    /// The branch is told how it ends. If its prepare hook still waits for a place, the end would
+    /// wait behind all work that came before: the hook is taken back, and the branch is met as if
+    /// it had never been asked to prepare.
     fn take_back_prepare(&mut self, gtid: Gtid, epoch: Epoch) {
         let seen = match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
             Some(Machine::TwoPhase(machine)) => machine.epoch(),

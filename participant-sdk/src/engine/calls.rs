@@ -1,8 +1,10 @@
 //! Hooks that run, and hooks that wait for a place.
 //!
-//! Work waits for locks that only the end of another branch releases. If ends queued behind work, then as many prepares as there are places
-//! could wait for one row, and the commit that frees the row would wait for one of their places. So each [`Purpose`] has places and a queue of
-//! its own. Compensations do not share the places of ends: a compensation may wait for the lock of a prepared branch, as any other work.
+//! Work waits for locks that only the end of another branch releases. If ends queued behind work,
+//! then as many prepares as there are places could wait for one row, and the commit that frees the
+//! row would wait for one of their places. So each [`Purpose`] has places and a queue of its own.
+//! Compensations do not share the places of ends: a compensation may wait for the lock of a
+//! prepared branch, as any other work.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +63,8 @@ impl Calls {
         }
     }
 
-    /// Runs a branch's prepare hook as soon as there is a place for it, unless it is [taken back](Self::take_back_prepare).
+    /// Runs a branch's prepare hook as soon as there is a place for it, unless it is [taken
+    /// back](Self::take_back_prepare).
     pub(super) fn prepare(&mut self, gtid: Gtid, hook: BoxFuture<'static, ()>) {
         self.start_or_queue(Purpose::Work, Waiting { prepares: Some(gtid), hook });
     }
@@ -100,7 +103,8 @@ impl Calls {
         }
     }
 
-    /// Drops a branch's prepare hook if it waits for a place. Answers whether it did: then the hook was not called, and will not be.
+    /// Drops a branch's prepare hook if it waits for a place. Answers whether it did: then the hook
+    /// was not called, and will not be.
     pub(super) fn take_back_prepare(&mut self, gtid: Gtid) -> bool {
         let Some(ticket) = self.waiting_prepares.remove(&gtid) else { return false };
         self.work.waiting.remove(&ticket).is_some()

@@ -1,14 +1,18 @@
 //! The look for branches that were left prepared.
 //!
-//! An engine starts with the branches that its participant lists as in doubt. Afterwards another instance may prepare a branch and be gone
-//! for good, and the coordinator and the initiator may have forgotten the transaction: then nobody tells how the branch ends, and it keeps its
-//! locks. So every engine looks again, on every new session and every [`Settings::in_doubt_interval`](super::Settings), and asks about what it finds.
+//! An engine starts with the branches that its participant lists as in doubt. Afterwards another
+//! instance may prepare a branch and be gone for good, and the coordinator and the initiator may
+//! have forgotten the transaction: then nobody tells how the branch ends, and it keeps its locks.
+//! So every engine looks again, on every new session and every
+//! [`Settings::in_doubt_interval`](super::Settings), and asks about what it finds.
 //!
-//! A look lists twice. Most branches of the first list are at work in another instance, which is about to vote or to enlist them; what is
-//! still there after [`Settings::in_doubt_grace`](super::Settings), and not in this engine's memory, counts as left behind. The engine only
-//! inquires: the coordinator decides, and presumes an abort of a transaction that it does not know. The grace keeps it from being asked
-//! about a branch whose vote or enlistment is on its way.
-//! The two lists show the age of a branch, so a participant need not know when it was prepared.
+//! A look lists twice. Most branches of the first list are at work in another instance, which is
+//! about to vote or to enlist them; what is still there after
+//! [`Settings::in_doubt_grace`](super::Settings), and not in this engine's memory, counts as left
+//! behind. The engine only inquires: the coordinator decides, and presumes an abort of a
+//! transaction that it does not know. The grace keeps it from being asked about a branch whose vote
+//! or enlistment is on its way. The two lists show the age of a branch, so a participant need not
+//! know when it was prepared.
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +32,8 @@ use super::{AnyParticipant, Done, Engine};
 use crate::participant::{BoxError, Coordinator};
 use crate::voter::store::AnyStore;
 
-/// What another instance has left prepared, with its voter's record if it has voted in three phases.
+/// What another instance has left prepared, with its voter's record if it has voted in three
+/// phases.
 pub(super) type Left = (Gtid, Option<Arc<VoterRecord>>);
 
 /// How long the participant may take to list its branches.
@@ -45,7 +50,8 @@ struct Look {
 }
 
 impl Engine {
-    /// Starts the task that looks, one look after the other, for as long as the engine lives. It tells what it has found as [`Done::Look`].
+    /// Starts the task that looks, one look after the other, for as long as the engine lives. It
+    /// tells what it has found as [`Done::Look`].
     pub(super) fn keep_looking(&self) {
         let Some(participant) = self.settings.branches.clone() else { return };
         let look = Look {
@@ -65,7 +71,8 @@ impl Engine {
         });
     }
 
-    /// A look is over. What it has found and this engine does not know is taken up, and asked about.
+    /// A look is over. What it has found and this engine does not know is taken up, and asked
+    /// about.
     pub(super) fn looked(&mut self, outbox: &mut Outbox, found: Vec<Left>) {
         if self.is_shutting_down {
             return;
@@ -90,8 +97,9 @@ impl Engine {
         }
     }
 
-    /// An order to prepare what a look has found. The instance that prepared it may live after all, and may have rolled it back since:
-    /// memory is no ground for a yes. The branch is met as one that is not known, and the hook finds out what stands in the resource.
+    /// An order to prepare what a look has found. The instance that prepared it may live after all,
+    /// and may have rolled it back since: memory is no ground for a yes. The branch is met as one
+    /// that is not known, and the hook finds out what stands in the resource.
     pub(super) fn doubt_what_was_left(&mut self, gtid: Gtid) {
         if let Some(Entry { machine: Machine::TwoPhase(machine), is_left_behind: true, .. }) =
             self.branches.entries.get(&gtid)
@@ -143,7 +151,8 @@ impl Look {
             };
             match record {
                 Ok(record) => found.push((gtid, record)),
-                // The next look tries again. Without the record it might be taken for a branch of two phases.
+                // The next look tries again. Without the record it might be taken for a branch of
+                // two phases.
                 Err(error) => {
                     tracing::warn!(%gtid, error = &error as &dyn std::error::Error, "in doubt, and its voter's record cannot be read");
                 }

@@ -32,7 +32,8 @@ pub(crate) trait AnySagaParticipant: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct StepEnd {
     pub(crate) result: StepResult,
-    /// Whether a refusal is final for the attempt that the hook was called with, and for those before it.
+    /// Whether a refusal is final for the attempt that the hook was called with, and for those
+    /// before it.
     pub(crate) is_final: bool,
 }
 
@@ -65,7 +66,8 @@ impl<P: Participant> AnyParticipant for P {
     fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Finished> {
         async move {
             match hook {
-                // A coordinator that cannot know may ask for one phase; a participant that has only two prepares.
+                // A coordinator that cannot know may ask for one phase; a participant that has only
+                // two prepares.
                 Hook::Prepare { one_phase, .. } if !one_phase || !P::ONE_PHASE => {
                     let vote = caught(async { self.prepare(&branch).await }).await;
                     Finished::Prepare(verdict(vote, two_phase::Vote::Yes))

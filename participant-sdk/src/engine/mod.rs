@@ -1,9 +1,11 @@
 //! The engine: one task that owns a process's session, its branches and its requests.
 //!
-//! Everything that happens is an event that it takes in turn: frames from the replica, requests of the process, hooks that
-//! finished, timers. After each turn it sends one frame with all that there is to say. Hooks run in tasks of their own, in the order that
-//! `calls` gives them, and so do questions to the own voter's store and to peers. When the session breaks it dials again, repeats the requests that may be repeated,
-//! and asks about every branch in doubt. Meanwhile elections of three-phase transactions go on.
+//! Everything that happens is an event that it takes in turn: frames from the replica, requests of
+//! the process, hooks that finished, timers. After each turn it sends one frame with all that there
+//! is to say. Hooks run in tasks of their own, in the order that `calls` gives them, and so do
+//! questions to the own voter's store and to peers. When the session breaks it dials again, repeats
+//! the requests that may be repeated, and asks about every branch in doubt. Meanwhile elections of
+//! three-phase transactions go on.
 
 mod branches;
 mod calls;
@@ -71,7 +73,8 @@ pub(crate) struct VoterSettings {
 pub(crate) enum Command {
     /// A request, to be answered.
     Request { gtid: Gtid, ask: Ask, answer: oneshot::Sender<Reply> },
-    /// A branch that is prepared, to be enlisted. Answers false if there is one of that gtid already.
+    /// A branch that is prepared, to be enlisted. Answers false if there is one of that gtid
+    /// already.
     Enlist { gtid: Gtid, vote: EarlyVote, is_first: oneshot::Sender<bool>, answer: oneshot::Sender<Reply> },
     /// A branch that was not enlisted, and is undone by whoever prepared it.
     Withdraw { gtid: Gtid },
@@ -137,15 +140,16 @@ const COMMANDS_MAX: usize = 4_096;
 /// The bounds of the waits between attempts to dial.
 const REDIAL_INITIAL: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(5);
-/// While at least so many hooks run, frames go out at least this far apart: each of them is about to have something to say. Whoever does
-/// one thing after the other never waits.
+/// While at least so many hooks run, frames go out at least this far apart: each of them is about
+/// to have something to say. Whoever does one thing after the other never waits.
 const PACED_FROM: usize = 8;
 const FRAME_PACE: Duration = Duration::from_millis(1);
 /// How often requests that were refused for the moment are looked at.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Engine {
-    /// Dials, lets the participant check itself and list its branches in doubt, and starts the engine's task.
+    /// Dials, lets the participant check itself and list its branches in doubt, and starts the
+    /// engine's task.
     pub(crate) async fn start(
         settings: Settings,
     ) -> Result<(mpsc::Sender<Command>, Arc<Shared>, tokio::task::JoinHandle<()>), ConnectError> {
@@ -216,7 +220,8 @@ impl Engine {
         if !doubts.is_empty() {
             tracing::info!(branches = doubts.len(), "found branches in doubt; asking about them");
         }
-        // One without a record may have voted in two phases, and nobody can tell: it waits to be told.
+        // One without a record may have voted in two phases, and nobody can tell: it waits to be
+        // told.
         for gtid in doubts {
             engine.found_in_doubt(gtid);
         }
@@ -269,8 +274,9 @@ impl Engine {
         outbox
     }
 
-    /// Dials until somebody answers, or the process wants to end. Meanwhile requests are kept, and hooks go on; what branches and
-    /// steps would say is dropped, as it would be on a broken session, and asked for again over the next one.
+    /// Dials until somebody answers, or the process wants to end. Meanwhile requests are kept, and
+    /// hooks go on; what branches and steps would say is dropped, as it would be on a broken
+    /// session, and asked for again over the next one.
     async fn redial(&mut self) -> Option<link::Link> {
         let mut bound = REDIAL_INITIAL;
         let mut dropped = Outbox::default();
@@ -312,7 +318,8 @@ impl Engine {
                 Ok(link) => {
                     crash_point!(REDIALLED, continue);
                     tracing::info!(address = %self.settings.address, "joined again");
-                    // The coordinator may have restarted, and forgotten what an instance that is gone has prepared.
+                    // The coordinator may have restarted, and forgotten what an instance that is
+                    // gone has prepared.
                     self.look_is_wanted.notify_one();
                     return Some(link);
                 }
@@ -360,7 +367,8 @@ impl Engine {
                     Err(status) => return Over::Broken(status.message().to_owned()),
                 },
                 _ = self.finished.recv_many(&mut finished, TURN_MAX) => {
-                    // One flush ends many waits, whose tasks are woken one by one: what they have to say shares a frame.
+                    // One flush ends many waits, whose tasks are woken one by one: what they have
+                    // to say shares a frame.
                     tokio::task::yield_now().await;
                     while finished.len() < TURN_MAX
                         && let Ok(done) = self.finished.try_recv()

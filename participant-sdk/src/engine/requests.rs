@@ -30,15 +30,16 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Gives a request its number and keeps it until it is answered. It names the epoch of the session over which it is written
-    /// first.
+    /// Gives a request its number and keeps it until it is answered. It names the epoch of the
+    /// session over which it is written first.
     pub(super) fn add(&mut self, gtid: Gtid, ask: Ask, answer: oneshot::Sender<Reply>) -> FromClient {
         self.last += 1;
         let mut request = Request { request_id: self.last, gtid, ask };
         if let Some(epoch) = self.epoch {
             stamp(&mut request.ask, epoch);
         }
-        // An enlistment whose answer is lost is in doubt: asking again would meet the branch's own first enlistment.
+        // An enlistment whose answer is lost is in doubt: asking again would meet the branch's own
+        // first enlistment.
         let again = (!matches!(request.ask, Ask::Enlist { .. })).then(|| request.clone());
         self.waiting.insert(self.last, Waiting { again, is_written: self.epoch.is_some(), answer, due: None });
         FromClient::Request(request)
@@ -46,8 +47,9 @@ impl Requests {
 
     /// An answer came.
     ///
-    /// A first attempt that is refused has changed nothing. A later one may be refused for the moment (the log does not answer, the
-    /// replica is overloaded or leaving) although the first has taken effect: it is asked again, until somebody knows.
+    /// A first attempt that is refused has changed nothing. A later one may be refused for the
+    /// moment (the log does not answer, the replica is overloaded or leaving) although the first
+    /// has taken effect: it is asked again, until somebody knows.
     pub(super) fn answer(&mut self, request_id: u64, reply: Reply) {
         if let (Reply::Refused(refused), Some(waiting)) = (&reply, self.waiting.get_mut(&request_id))
             && waiting.again.as_ref().is_some_and(|request| attempt_of(&request.ask) > 1)
@@ -63,7 +65,8 @@ impl Requests {
         }
     }
 
-    /// The session broke. What was queued for it and never written is still to be asked for the first time.
+    /// The session broke. What was queued for it and never written is still to be asked for the
+    /// first time.
     pub(super) fn session_broke(&mut self, unwritten: &[FromClient]) {
         self.epoch = None;
         for message in unwritten {
@@ -78,8 +81,8 @@ impl Requests {
         }
     }
 
-    /// There is a new session, with a replica of this epoch: what may be asked again is, as a further attempt if it was written
-    /// before; the rest is dropped, which its callers see.
+    /// There is a new session, with a replica of this epoch: what may be asked again is, as a
+    /// further attempt if it was written before; the rest is dropped, which its callers see.
     pub(super) fn over_a_new_session(&mut self, epoch: Epoch) -> Vec<FromClient> {
         self.epoch = Some(epoch);
         self.waiting.retain(|_, waiting| waiting.again.is_some() && !waiting.answer.is_closed());

@@ -52,7 +52,8 @@ pub(super) struct Steps {
 }
 
 impl Engine {
-    /// An order to execute or compensate. One that repeats a hook that still runs is answered when that one finishes.
+    /// An order to execute or compensate. One that repeats a hook that still runs is answered when
+    /// that one finishes.
     pub(super) fn step_order(&mut self, outbox: &mut Outbox, order: StepOrder, work: Work) {
         let StepOrder { gtid, epoch, step, name, attempt, input, timeout_ms } = order;
         let (compensation, outputs, is_pivot, output) = match work {
@@ -107,7 +108,8 @@ impl Engine {
         if let StepResult::Unknown(error) = &result {
             tracing::warn!(gtid = %key.gtid, step = key.step.0, error, "a step's hook failed");
         }
-        // A hook refuses for the attempts up to its own. Between that and the latest one there may be others, at other instances.
+        // A hook refuses for the attempts up to its own. Between that and the latest one there may
+        // be others, at other instances.
         let is_final = is_final && called == latest;
         let (Key { gtid, step, compensation }, (epoch, attempt)) = (key, latest);
         outbox.send(FromClient::Step(StepAnswer { gtid, step, compensation, attempt, epoch, result, is_final }));

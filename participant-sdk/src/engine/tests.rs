@@ -110,7 +110,8 @@ pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"));
 }
 
-/// Prepares one branch, which holds the row's lock, and lets so many others wait for it. All of them run.
+/// Prepares one branch, which holds the row's lock, and lets so many others wait for it. All of
+/// them run.
 async fn row_with_waiters(hub: &mut Hub, row: &HotRow, waiters: usize) -> (Gtid, Vec<Gtid>) {
     let holder = mint();
     hub.tell("bank-a", prepare(holder));

@@ -1,8 +1,9 @@
 //! Timers of branches, nearly all of which are stopped long before they are due.
 //!
-//! To set one is to append to the list of a tick, and to stop one is to forget for which tick it was set: the list is looked at when the tick is over, and
-//! what is not set for it any more is passed over. One that is set anew for later stays where it is, and is moved on from there. So a timer fires up
-//! to a tick late, and what was stopped takes room until then.
+//! To set one is to append to the list of a tick, and to stop one is to forget for which tick it
+//! was set: the list is looked at when the tick is over, and what is not set for it any more is
+//! passed over. One that is set anew for later stays where it is, and is moved on from there. So a
+//! timer fires up to a tick late, and what was stopped takes room until then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,7 +72,8 @@ impl Timers {
         self.lists.entry(tick).or_default().push((gtid, timer));
     }
 
-    /// The next one to be looked at, and for which tick it was listed; never, while none was set. Cancelled, nothing is lost.
+    /// The next one to be looked at, and for which tick it was listed; never, while none was set.
+    /// Cancelled, nothing is lost.
     pub(super) async fn next(&mut self) -> (Gtid, Timer, Tick) {
         loop {
             if let Some((gtid, timer)) = self.due.1.pop() {

@@ -1,12 +1,15 @@
 //! Branches of three-phase transactions: their machines, the own voter, and the peers.
 //!
-//! The own voter is asked by tasks: one for all questions of a turn, so that they share an append, and one for each that this could not answer; only an
-//! outcome for which nothing has to be kept is answered at once. A branch asks one question at a time and in order, for as long as its store is away, and
-//! after those of the coordinator that came before: a commit that two of three have accepted meets the acceptance of the third. A
-//! peer's question goes to the store beside that; the store's compare-and-set puts them in order, and the engine is told, so that its machine knows
+//! The own voter is asked by tasks: one for all questions of a turn, so that they share an append,
+//! and one for each that this could not answer; only an outcome for which nothing has to be kept is
+//! answered at once. A branch asks one question at a time and in order, for as long as its store is
+//! away, and after those of the coordinator that came before: a commit that two of three have
+//! accepted meets the acceptance of the third. A peer's question goes to the store beside that; the
+//! store's compare-and-set puts them in order, and the engine is told, so that its machine knows
 //! who is at work.
 //!
-//! A branch that is not in memory is met with what its voter's store has: another instance may have voted, or an earlier life of this one.
+//! A branch that is not in memory is met with what its voter's store has: another instance may have
+//! voted, or an earlier life of this one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +47,8 @@ pub(super) struct Voting {
     forget_at: Instant,
 }
 
-/// About which transaction, in whose name (the own, or the log's if it is the coordinator), and what.
+/// About which transaction, in whose name (the own, or the log's if it is the coordinator), and
+/// what.
 pub(super) type Question = (Gtid, VoterName, Request);
 
 /// What a task about a branch's voter came back with.
@@ -61,14 +65,16 @@ pub(super) enum Answered {
     Kept(Decision),
 }
 
-/// A record that may go stays for so long, so that many go at once; were it much longer, what is kept in memory would outgrow the processor's
-/// caches. Nothing rests on it; see [`OwnVoter::has_forgotten`] for what does.
+/// A record that may go stays for so long, so that many go at once; were it much longer, what is
+/// kept in memory would outgrow the processor's caches. Nothing rests on it; see
+/// [`OwnVoter::has_forgotten`] for what does.
 const FORGET_TOGETHER: Duration = Duration::from_millis(15);
 /// How often it is looked for outcomes that were noted and not forgotten.
 const NOTES_KEPT_EVERY: Duration = if cfg!(test) { Duration::from_secs(3_600) } else { Duration::from_secs(1) };
 /// How long an engine that ends waits for its last ones to be deleted.
 const FORGET_LAST_MAX: Duration = Duration::from_secs(1);
-/// An ended record that is older than this, and still there so long after a session began, is one whose order to forget was lost.
+/// An ended record that is older than this, and still there so long after a session began, is one
+/// whose order to forget was lost.
 const KEPT_TOO_LONG: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(60) };
 /// The bounds of the waits between attempts to reach the store.
 const STORE_RETRY_INITIAL: Duration = Duration::from_millis(50);
@@ -124,7 +130,8 @@ impl Voting {
         tokio::time::timeout(FORGET_LAST_MAX, forgetting).await.ok();
     }
 
-    /// Deletes the records of transactions that have ended everywhere, once they are due. Cancelled, nothing is lost.
+    /// Deletes the records of transactions that have ended everywhere, once they are due.
+    /// Cancelled, nothing is lost.
     pub(super) async fn forgetting(voting: &mut Option<Self>) {
         let Some(voting) = voting else { return std::future::pending().await };
         if voting.forgotten.is_empty() {
@@ -146,7 +153,8 @@ impl Voting {
 }
 
 impl Engine {
-    /// An outcome that was only noted is kept after a while, if nobody has ordered it to be forgotten by then.
+    /// An outcome that was only noted is kept after a while, if nobody has ordered it to be
+    /// forgotten by then.
     pub(super) fn keep_notes(&self) {
         let Some(voting) = &self.voting else { return };
         let (own, finish) = (Arc::clone(&voting.own), self.finish.clone());
@@ -170,8 +178,9 @@ impl Engine {
         self.revive(&mut dropped, record);
     }
 
-    /// An order to forget is lost with its session, or with the replica that ended the transaction. Some time after each new session, whatever has
-    /// ended and is still kept is told to the log: it answers whether anybody needs it.
+    /// An order to forget is lost with its session, or with the replica that ended the transaction.
+    /// Some time after each new session, whatever has ended and is still kept is told to the log:
+    /// it answers whether anybody needs it.
     pub(super) fn look_for_kept(&self) {
         let Some(voting) = &self.voting else { return };
         let (store, finish) = (Arc::clone(voting.own.store()), self.finish.clone());
@@ -201,7 +210,8 @@ impl Engine {
     fn revive(&mut self, outbox: &mut Outbox, record: &VoterRecord) {
         let Some(voting) = &self.voting else { return };
         let me = voting.own.participant().clone();
-        // Another instance may have voted, and had nothing to commit. What was found prepared here has to be ended all the same.
+        // Another instance may have voted, and had nothing to commit. What was found prepared here
+        // has to be ended all the same.
         let is_read_only = record.is_read_only && !self.branches.entries.contains_key(&record.gtid);
         let record = VoterRecord { is_read_only, ..record.clone() };
         let (machine, output) = Participant::recover(&record, me, draw_node());
@@ -339,7 +349,8 @@ impl Engine {
         let me = voting.own.participant().clone();
         match self.branches.entries.get_mut(&gtid).map(|entry| (&entry.machine, &mut entry.timeout)) {
             Some((Machine::ThreePhase(_), _)) => {}
-            // Prepared by the service itself, or found so, before anybody said that this is a three-phase transaction.
+            // Prepared by the service itself, or found so, before anybody said that this is a
+            // three-phase transaction.
             Some((Machine::TwoPhase(machine), _)) if machine.state() == State::InDoubt && machine.is_prepared() => {
                 let (machine, output) = Participant::prepared(gtid, me, draw_node());
                 self.adopt(outbox, gtid, machine, timeout, output);
@@ -502,7 +513,8 @@ impl Engine {
 
     fn log_is_answered(&mut self, outbox: &mut Outbox, gtid: Gtid) {
         if let Some(entry) = self.branches.entries.get_mut(&gtid) {
-            // One that came before the branch was met, or after a question of its own, is not counted.
+            // One that came before the branch was met, or after a question of its own, is not
+            // counted.
             entry.asked_by_log = entry.asked_by_log.saturating_sub(1);
         }
         self.ask_what_waits(outbox, gtid);
@@ -553,7 +565,8 @@ impl Engine {
             let is_to_be_met = match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
                 // Another instance's branch, perhaps of one that is gone.
                 None => has_changed || is_undecided,
-                // Found prepared, and as it turns out it has not voted. A hook that runs is left to finish.
+                // Found prepared, and as it turns out it has not voted. A hook that runs is left to
+                // finish.
                 Some(Machine::TwoPhase(machine)) => has_changed && machine.state() == State::InDoubt,
                 Some(Machine::ThreePhase(_)) => false,
             };
@@ -635,7 +648,8 @@ fn decided(epoch: Epoch, decision: Decision) -> Event {
     Event::Decided { epoch, decision }
 }
 
-/// An election that fails again: whoever looks after this process has to know for whom it waits. The more seldom, the longer it lasts.
+/// An election that fails again: whoever looks after this process has to know for whom it waits.
+/// The more seldom, the longer it lasts.
 fn tell_who_is_missing(gtid: Gtid, machine: &Participant) {
     let failures = machine.leader().map_or(0, Leader::failures);
     if failures > 0 && failures.is_power_of_two() {

@@ -1,13 +1,16 @@
 //! Connections of the resource's own, with two lanes to them.
 //!
-//! Two, because work waits for row locks that only the end of another branch releases. Were the connections for work all waiting like
-//! this, and the ends queued behind them for a connection, neither would ever move. So some connections are for ends alone; all others
-//! serve whoever comes first, since how long prepares and commits take, and so how many of each are under way, depends on the disk.
+//! Two, because work waits for row locks that only the end of another branch releases. Were the
+//! connections for work all waiting like this, and the ends queued behind them for a connection,
+//! neither would ever move. So some connections are for ends alone; all others serve whoever comes
+//! first, since how long prepares and commits take, and so how many of each are under way, depends
+//! on the disk.
 //!
-//! Not a `sqlx::PgPool`: that sends a round trip when it hands out a connection and another when it gets it back. A branch has four
-//! statements and takes two connections, so those would double what is sent. Here the first statement is the
-//! test: if a connection that lay idle turns out to be dead, that statement is sent again on a new one. That is right because the first
-//! statement is always one that may be repeated: BEGIN, COMMIT PREPARED, ROLLBACK PREPARED, a query.
+//! Not a `sqlx::PgPool`: that sends a round trip when it hands out a connection and another when it
+//! gets it back. A branch has four statements and takes two connections, so those would double what
+//! is sent. Here the first statement is the test: if a connection that lay idle turns out to be
+//! dead, that statement is sent again on a new one. That is right because the first statement is
+//! always one that may be repeated: BEGIN, COMMIT PREPARED, ROLLBACK PREPARED, a query.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,10 +22,12 @@ use tokio::time::timeout;
 
 use super::error::{PostgresError, is_connection_lost};
 
-/// How long a server may take to accept a connection, and to answer a statement that waits for nobody.
+/// How long a server may take to accept a connection, and to answer a statement that waits for
+/// nobody.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// A connection is replaced when it is this old: its backend's caches grow, and names are resolved anew.
+/// A connection is replaced when it is this old: its backend's caches grow, and names are resolved
+/// anew.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// A bounded number of connections to one database.
@@ -51,7 +56,8 @@ pub(super) struct Session {
     /// The OID of the database.
     pub(super) database: u32,
     pub(super) backend: Backend,
-    /// The `lock_timeout` from the role, the database or the server, in milliseconds; zero for none.
+    /// The `lock_timeout` from the role, the database or the server, in milliseconds; zero for
+    /// none.
     configured_lock_timeout_ms: u64,
     /// The `idle_in_transaction_session_timeout` from there, in milliseconds; zero for none.
     configured_idle_timeout_ms: u64,
@@ -64,11 +70,12 @@ pub(super) struct Session {
 
 /// What the work of a branch may leave in its session, beyond what ends with its transaction.
 ///
-/// `discard all` would do it and takes the statements along that sqlx has prepared. Statements that the work has prepared by SQL's
-/// PREPARE stay, since to look for them costs more than all of this.
+/// `discard all` would do it and takes the statements along that sqlx has prepared. Statements that
+/// the work has prepared by SQL's PREPARE stay, since to look for them costs more than all of this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leftovers {
-    /// Settings, roles, the last values of sequences, and session-level advisory locks. PREPARE TRANSACTION refuses all others.
+    /// Settings, roles, the last values of sequences, and session-level advisory locks. PREPARE
+    /// TRANSACTION refuses all others.
     OfPrepared,
     /// Also temporary tables, cursors `with hold` and `listen`.
     OfCommitted,
@@ -92,13 +99,13 @@ impl Leftovers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backend {
     pub(super) process_id: i32,
-    /// When it started, by the server's clock, in Unix microseconds; zero where the role may not see it. The system gives process ids
-    /// out again.
+    /// When it started, by the server's clock, in Unix microseconds; zero where the role may not
+    /// see it. The system gives process ids out again.
     pub(super) started_unix_us: i64,
 }
 
-/// A connection on loan. It goes back only through [`release`](Self::release): whoever is interrupted in the middle drops it, which
-/// closes the connection, and Postgres rolls back.
+/// A connection on loan. It goes back only through [`release`](Self::release): whoever is
+/// interrupted in the middle drops it, which closes the connection, and Postgres rolls back.
 pub(super) struct Checkout {
     pub(super) session: Session,
     pool: Arc<Pool>,
@@ -106,8 +113,8 @@ pub(super) struct Checkout {
     was_idle: bool,
 }
 
-/// Two ways to at most `connections_max` connections, and at least two: for transactions that do a branch's work, and so wait for locks;
-/// and for what ends branches, which waits for nobody.
+/// Two ways to at most `connections_max` connections, and at least two: for transactions that do a
+/// branch's work, and so wait for locks; and for what ends branches, which waits for nobody.
 pub(super) fn lanes(options: PgConnectOptions, connections_max: usize) -> (Arc<Lane>, Arc<Lane>) {
     let connections_max = connections_max.clamp(2, Semaphore::MAX_PERMITS);
     let reserved = (connections_max / CONNECTIONS_PER_RESERVED).max(1);
@@ -125,8 +132,9 @@ impl Lane {
         &self.pool.options
     }
 
-    /// Takes a connection and runs a first statement on it, which is repeated when it turns out that the connection had been lost
-    /// while it was idle. `sql` may hold several statements; it is made by us alone, and waits for nobody.
+    /// Takes a connection and runs a first statement on it, which is repeated when it turns out
+    /// that the connection had been lost while it was idle. `sql` may hold several statements; it
+    /// is made by us alone, and waits for nobody.
     pub(super) async fn first(
         self: &Arc<Self>,
         wait_max: Duration,
@@ -143,8 +151,9 @@ impl Lane {
         }
     }
 
-    /// Takes a connection and begins a transaction on it that is of no use after `time_left`; zero for no limit. Its waits for locks
-    /// end by then. The server ends it where this process does not: it may stand still, or be cut off, with the locks held.
+    /// Takes a connection and begins a transaction on it that is of no use after `time_left`; zero
+    /// for no limit. Its waits for locks end by then. The server ends it where this process does
+    /// not: it may stand still, or be cut off, with the locks held.
     pub(super) async fn begin(self: &Arc<Self>, time_left: Duration) -> Result<Checkout, PostgresError> {
         let doing = "begin a transaction";
         let wait_max = if time_left.is_zero() { ANSWER_WITHIN } else { time_left };
@@ -160,8 +169,8 @@ impl Lane {
 
     /// Takes a connection: an idle one, or a new one. An idle one may be dead.
     pub(super) async fn acquire(self: &Arc<Self>, wait_max: Duration) -> Result<Checkout, PostgresError> {
-        // The share comes first: whoever waits for a connection of the pool keeps none from the other lane, and those for ends alone are
-        // never work's.
+        // The share comes first: whoever waits for a connection of the pool keeps none from the
+        // other lane, and those for ends alone are never work's.
         let permits = async {
             let share = Arc::clone(&self.share).acquire_owned().await?;
             let connection = Arc::clone(&self.pool.permits).acquire_owned().await?;
@@ -192,13 +201,15 @@ impl Pool {
 }
 
 impl Checkout {
-    /// Whether the connection was lost while nobody used it. The server was restarted, most likely, and the others are lost too.
+    /// Whether the connection was lost while nobody used it. The server was restarted, most likely,
+    /// and the others are lost too.
     fn was_lost_idle(&self, error: &sqlx::Error) -> bool {
         self.was_idle && is_connection_lost(error)
     }
 
-    /// Gives the connection back. It must be outside of any transaction and must have finished its last statement. One that work has
-    /// touched, and that was not [cleared](Session::end_and_clear), is closed instead.
+    /// Gives the connection back. It must be outside of any transaction and must have finished its
+    /// last statement. One that work has touched, and that was not
+    /// [cleared](Session::end_and_clear), is closed instead.
     pub(super) fn release(self) {
         if !self.session.is_touched && self.session.made_at.elapsed() < CONNECTION_AGE_MAX {
             self.pool.idle().push(self.session);
@@ -216,9 +227,9 @@ impl Session {
 
     async fn connect_without_limit(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
         let mut connection = PgConnection::connect_with(options).await?;
-        // From here on sqlx believes that a transaction is open, for as long as the connection lives; BEGIN and PREPARE TRANSACTION are
-        // sent behind its back. So what the work begins on this connection becomes a savepoint, and the work's commit does not
-        // commit the branch.
+        // From here on sqlx believes that a transaction is open, for as long as the connection
+        // lives; BEGIN and PREPARE TRANSACTION are sent behind its back. So what the work begins on
+        // this connection becomes a savepoint, and the work's commit does not commit the branch.
         std::mem::forget(connection.begin().await?);
         let row = sqlx::query(
             "select pg_backend_pid() as process_id, oid::int8 as database,
@@ -238,7 +249,8 @@ impl Session {
         let idle_timeout_ms: i64 = row.try_get("idle_timeout_ms")?;
         let backend =
             Backend { process_id: row.try_get("process_id")?, started_unix_us: row.try_get("started_unix_us")? };
-        // A commit in one phase is told to the coordinator, so it must not be lost. Prepared transactions are always flushed.
+        // A commit in one phase is told to the coordinator, so it must not be lost. Prepared
+        // transactions are always flushed.
         let commits_are_lazy: bool = row.try_get("commits_are_lazy")?;
         let has_role: bool = row.try_get("has_role")?;
         let restore = match (commits_are_lazy, has_role) {
@@ -271,7 +283,8 @@ impl Session {
             .map_err(|_| PostgresError::NoAnswer { doing, waited_ms: ANSWER_WITHIN.as_millis() })
     }
 
-    /// Runs the statements that end a transaction, and clears in the same message what its work has left in the session.
+    /// Runs the statements that end a transaction, and clears in the same message what its work has
+    /// left in the session.
     pub(super) async fn end_and_clear(
         &mut self,
         doing: &'static str,
@@ -284,7 +297,8 @@ impl Session {
         Ok(result)
     }
 
-    /// BEGIN with its limits, which a shorter configured limit overrides. They hold for this transaction alone.
+    /// BEGIN with its limits, which a shorter configured limit overrides. They hold for this
+    /// transaction alone.
     fn begin_message(&self, time_left: Duration) -> String {
         let lock_timeout_ms = limit_ms(time_left, self.configured_lock_timeout_ms);
         let idle_max = if time_left.is_zero() { time_left } else { time_left.saturating_add(IDLE_GRACE) };
@@ -300,7 +314,8 @@ impl Session {
     }
 }
 
-/// How much later than this process the server ends a transaction whose time is up: this process says why, the server does not.
+/// How much later than this process the server ends a transaction whose time is up: this process
+/// says why, the server does not.
 const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// A limit for Postgres in milliseconds: zero is none, and the shorter of two holds.

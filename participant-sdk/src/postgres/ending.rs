@@ -29,13 +29,15 @@ pub(super) enum Ended {
 /// What is known of a branch that is not prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coming {
-    /// It voted, so its preparing is over; or it is fenced, so what it prepares is seen to afterwards.
+    /// It voted, so its preparing is over; or it is fenced, so what it prepares is seen to
+    /// afterwards.
     IsFenced,
     /// A session of the server may be preparing it.
     MayCome,
 }
 
-/// How long another session may be at work on the same branch before this one gives up, to be called again.
+/// How long another session may be at work on the same branch before this one gives up, to be
+/// called again.
 pub(super) const BUSY_MAX: Duration = Duration::from_secs(2);
 
 impl End {
@@ -62,8 +64,9 @@ impl End {
 }
 
 impl Shared {
-    /// Ends the branch. Where it returns `Before` of one that may come, no session of this server is executing its PREPARE
-    /// TRANSACTION either. One whose message has yet to reach the server is not seen: only a record's tombstone keeps that from preparing.
+    /// Ends the branch. Where it returns `Before` of one that may come, no session of this server
+    /// is executing its PREPARE TRANSACTION either. One whose message has yet to reach the server
+    /// is not seen: only a record's tombstone keeps that from preparing.
     pub(super) async fn end(
         &self,
         end: End,
@@ -96,7 +99,8 @@ impl Shared {
             Prefix::new(coordinator, session.database, &self.participant).map(|prefix| prefix.gid(gtid))
         };
         crash_point!(END_DUE, return Err(PostgresError::NoAnswer { doing: end.doing(), waited_ms: 0 }));
-        // After a lost connection it is sent again, and then finds nothing if the first one had arrived.
+        // After a lost connection it is sent again, and then finds nothing if the first one had
+        // arrived.
         let (mut checkout, mut result) =
             self.ends.first(ANSWER_WITHIN, end.doing(), |session| Ok(end.statement(&gid_in(session)?))).await?;
         let mut is_coming_no_more = coming == Coming::IsFenced;
@@ -110,7 +114,8 @@ impl Shared {
             let ended = match sqlstate_of(&error).as_deref() {
                 Some(sqlstate::UNDEFINED_OBJECT) if is_coming_no_more => Ok(Ended::Before),
                 Some(sqlstate::UNDEFINED_OBJECT) if !is_being_prepared(&mut checkout.session, &gid).await? => {
-                    // That was over, or came to its end since the first look: what a second one does not find will never be there.
+                    // That was over, or came to its end since the first look: what a second one
+                    // does not find will never be there.
                     is_coming_no_more = true;
                     result = checkout.session.execute(end.doing(), end.statement(&gid)).await?;
                     continue;
@@ -130,8 +135,9 @@ impl Shared {
 
 /// Whether a session is preparing this gid at this moment.
 ///
-/// A process that dies, or loses its connection, just after it has sent PREPARE TRANSACTION leaves a backend that carries it out. A rollback
-/// in between finds nothing; were it taken for done, the branch would be prepared afterwards and nobody would end it.
+/// A process that dies, or loses its connection, just after it has sent PREPARE TRANSACTION leaves
+/// a backend that carries it out. A rollback in between finds nothing; were it taken for done, the
+/// branch would be prepared afterwards and nobody would end it.
 async fn is_being_prepared(session: &mut Session, gid: &Gid) -> Result<bool, PostgresError> {
     sqlx::query_scalar(
         "select exists (

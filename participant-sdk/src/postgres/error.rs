@@ -4,8 +4,8 @@ use assent_protocol::{Gtid, ParticipantName};
 
 /// Why a branch could not be prepared or ended, or a participant not started.
 ///
-/// The work of a branch was rolled back, or will be as soon as Postgres notices the closed connection, unless the variant says
-/// otherwise.
+/// The work of a branch was rolled back, or will be as soon as Postgres notices the closed
+/// connection, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PostgresError {
@@ -24,7 +24,8 @@ pub enum PostgresError {
         /// How long it waited.
         waited_ms: u128,
     },
-    /// A statement failed. Whether it took effect is unknown when the connection was lost meanwhile.
+    /// A statement failed. Whether it took effect is unknown when the connection was lost
+    /// meanwhile.
     #[error("cannot {doing}")]
     Statement {
         /// What the statement was to do.
@@ -58,8 +59,8 @@ pub enum PostgresError {
         /// How long ago the branch began.
         open_ms: u128,
     },
-    /// A statement of the work failed, and the work went on as if it had not. PREPARE TRANSACTION would have answered this with a
-    /// silent rollback.
+    /// A statement of the work failed, and the work went on as if it had not. PREPARE TRANSACTION
+    /// would have answered this with a silent rollback.
     #[error(
         "the transaction had failed before it was to be prepared: a statement of the work failed and its error was dropped; return it"
     )]
@@ -115,7 +116,8 @@ pub enum PostgresError {
          ignore_startup_parameters, and set pool_mode = session for this database"
     )]
     PoolerRefuses(#[source] sqlx::Error),
-    /// The server does not show what its sessions do, so an abort could not see that its branch is being prepared.
+    /// The server does not show what its sessions do, so an abort could not see that its branch is
+    /// being prepared.
     #[error(
         "track_activities is off: an abort could not see a prepare that is still under way; set track_activities = on, in \
          postgresql.conf or for this database and role"
@@ -197,7 +199,8 @@ impl PostgresError {
 
 /// The SQLSTATEs that mean something here, by their names in the manual's appendix A.
 pub(super) mod sqlstate {
-    /// Class 23: the work broke a constraint. For deferred ones Postgres finds out when it prepares.
+    /// Class 23: the work broke a constraint. For deferred ones Postgres finds out when it
+    /// prepares.
     pub(in crate::postgres) const INTEGRITY_CONSTRAINT_CLASS: &str = "23";
     /// A statement that needs a transaction block was run outside of one.
     pub(in crate::postgres) const NO_ACTIVE_SQL_TRANSACTION: &str = "25P01";
@@ -215,15 +218,18 @@ pub(super) mod sqlstate {
     pub(in crate::postgres) const UNDEFINED_OBJECT: &str = "42704";
     /// The gid is in use.
     pub(in crate::postgres) const DUPLICATE_OBJECT: &str = "42710";
-    /// `max_prepared_transactions` are prepared. Postgres files this under its shared memory being full.
+    /// `max_prepared_transactions` are prepared. Postgres files this under its shared memory being
+    /// full.
     pub(in crate::postgres) const OUT_OF_MEMORY: &str = "53200";
-    /// Ending: another session has the prepared transaction. Preparing: `max_prepared_transactions` is 0.
+    /// Ending: another session has the prepared transaction. Preparing: `max_prepared_transactions`
+    /// is 0.
     pub(in crate::postgres) const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
     /// Classes 57P and 08: the server ends the connection, or it is not there.
     pub(in crate::postgres) const CONNECTION_ENDED_CLASSES: [&str; 2] = ["57P", "08"];
 }
 
-/// The SQLSTATE of an error that Postgres answered with; `None` where the connection failed instead.
+/// The SQLSTATE of an error that Postgres answered with; `None` where the connection failed
+/// instead.
 pub(super) fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
 }

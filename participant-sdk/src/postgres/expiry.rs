@@ -1,8 +1,10 @@
 //! The end of a transaction whose time is up while somebody else holds it.
 //!
-//! A handler that hangs, or runs a statement that does not end, holds its guard and with it row locks, long after the coordinator has
-//! aborted. The connection is in the handler's hands, so the server is asked on another one to terminate its backend: that rolls
-//! back at once, whether a statement runs or not. To cancel the statement would not do: what precedes a savepoint would keep its locks.
+//! A handler that hangs, or runs a statement that does not end, holds its guard and with it row
+//! locks, long after the coordinator has aborted. The connection is in the handler's hands, so the
+//! server is asked on another one to terminate its backend: that rolls back at once, whether a
+//! statement runs or not. To cancel the statement would not do: what precedes a savepoint would
+//! keep its locks.
 //!
 //! ```text
 //!        arm            the guard prepares, or has rolled back
@@ -12,8 +14,8 @@
 //!               expired     the connection never returns to the pool
 //! ```
 //!
-//! A process that stands still cannot ask. For that case BEGIN has told the server how long the transaction may idle
-//! ([`Lane::begin`](super::connections::Lane::begin)).
+//! A process that stands still cannot ask. For that case BEGIN has told the server how long the
+//! transaction may idle ([`Lane::begin`](super::connections::Lane::begin)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -87,7 +89,8 @@ impl Expiry {
 }
 
 impl Shared {
-    /// Ends a transaction that was interrupted within a statement. A closed connection is noticed only when the statement has run.
+    /// Ends a transaction that was interrupted within a statement. A closed connection is noticed
+    /// only when the statement has run.
     pub(super) fn give_up(self: &Arc<Self>, gtid: Gtid, checkout: Checkout) {
         let shared = Arc::clone(self);
         tokio::spawn(async move {
@@ -96,7 +99,8 @@ impl Shared {
         });
     }
 
-    /// Has the server end a connection, and with it what runs there and the open transaction. Returns when that is seen to.
+    /// Has the server end a connection, and with it what runs there and the open transaction.
+    /// Returns when that is seen to.
     pub(super) async fn terminate(&self, gtid: Gtid, backend: Backend) {
         let mut pause = Duration::from_millis(100);
         for _ in 0..ATTEMPTS_MAX {

@@ -1,12 +1,15 @@
 //! The abort of a recorded branch, for good.
 //!
-//! A process may have sent PREPARE TRANSACTION and died; or the message is still on its way, held up by the network, and will arrive after the
-//! abort has been acknowledged. Then a branch would be prepared that belongs to no transaction any more. So an abort commits a tombstone
-//! under the key of the branch's record ([`barrier::branch`](super::barrier)), and is acknowledged only when that stands.
+//! A process may have sent PREPARE TRANSACTION and died; or the message is still on its way, held
+//! up by the network, and will arrive after the abort has been acknowledged. Then a branch would be
+//! prepared that belongs to no transaction any more. So an abort commits a tombstone under the key
+//! of the branch's record ([`barrier::branch`](super::barrier)), and is acknowledged only when that
+//! stands.
 //!
-//! The tombstone must not wait for the work, which holds the key while its transaction is open: it may be open for long, at a process that
-//! stands still. The work is in vain, so the server is asked to terminate its backend. If it has prepared meanwhile, that is
-//! rolled back like any prepared branch.
+//! The tombstone must not wait for the work, which holds the key while its transaction is open: it
+//! may be open for long, at a process that stands still. The work is in vain, so the server is
+//! asked to terminate its backend. If it has prepared meanwhile, that is rolled back like any
+//! prepared branch.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -27,7 +30,8 @@ const WAIT_MAX: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Shared {
-    /// Rolls a recorded branch back and sees to it that it never commits. Returns how it has ended: it may have committed.
+    /// Rolls a recorded branch back and sees to it that it never commits. Returns how it has ended:
+    /// it may have committed.
     pub(super) async fn abort_recorded(
         &self,
         barrier: &Barrier,
@@ -45,7 +49,8 @@ impl Shared {
         }
     }
 
-    /// Commits the tombstone, or finds what stands in its place; `None` if another transaction held its key to the end.
+    /// Commits the tombstone, or finds what stands in its place; `None` if another transaction held
+    /// its key to the end.
     async fn bury(&self, barrier: &Barrier, gtid: Gtid) -> Result<Option<BranchRecord>, PostgresError> {
         let doing = "write the tombstone of a branch";
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
@@ -69,7 +74,8 @@ impl Shared {
         Ok(record)
     }
 
-    /// Goes on for as long as it is polled: who has the key next may be another attempt at the same branch.
+    /// Goes on for as long as it is polled: who has the key next may be another attempt at the same
+    /// branch.
     async fn terminate_holders(&self, gtid: Gtid, waiting: Backend) -> Infallible {
         loop {
             tokio::time::sleep(PATIENCE).await;
@@ -83,8 +89,8 @@ impl Shared {
     /// Ends the transaction that a backend waits for, unless that is prepared.
     async fn terminate_holder(&self, waiting: Backend) -> Result<(), PostgresError> {
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
-        // Only who has inserted the same key, which is this branch's work: not who holds the table, say to change it. Nor another
-        // abort, which commits this moment.
+        // Only who has inserted the same key, which is this branch's work: not who holds the table,
+        // say to change it. Nor another abort, which commits this moment.
         sqlx::query(
             "select pg_terminate_backend(holder.pid)
              from pg_locks waiting join pg_locks holder using (locktype, transactionid)

@@ -1,8 +1,9 @@
 //! The names under which branches are prepared.
 //!
-//! `assent:{coordinator}:{database}:{participant}:{gtid}`. The coordinator, because only it can end the branch: two coordinators may use one
-//! server. The database by its OID, because gids are unique in the whole server, not in a database; the OID outlives a
-//! renaming, and every kind of move that prepared transactions survive. The participant, because two of them may share a
+//! `assent:{coordinator}:{database}:{participant}:{gtid}`. The coordinator, because only it can end
+//! the branch: two coordinators may use one server. The database by its OID, because gids are
+//! unique in the whole server, not in a database; the OID outlives a renaming, and every kind of
+//! move that prepared transactions survive. The participant, because two of them may share a
 //! database and still have a branch each.
 
 use std::fmt;
@@ -11,7 +12,8 @@ use assent_protocol::{Gtid, ParticipantName};
 
 use super::error::PostgresError;
 
-/// What Postgres takes at most, in bytes, as the identifier of a prepared transaction; its `GIDSIZE` without the final zero.
+/// What Postgres takes at most, in bytes, as the identifier of a prepared transaction; its
+/// `GIDSIZE` without the final zero.
 const GID_BYTES_MAX: usize = 199;
 
 /// The longest id of a coordinator, in bytes.
@@ -20,14 +22,16 @@ const COORDINATOR_BYTES_MAX: usize = 36;
 // `assent`, four colons, a 32-bit OID and a UUID beside the two names.
 const _: () = assert!(6 + 4 + COORDINATOR_BYTES_MAX + 10 + ParticipantName::BYTES_MAX + 36 <= GID_BYTES_MAX);
 
-/// What all gids of one participant in one database begin with. Whatever begins otherwise is somebody else's and is not touched.
+/// What all gids of one participant in one database begin with. Whatever begins otherwise is
+/// somebody else's and is not touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Prefix(String);
 
 impl Prefix {
     /// # Errors
-    /// [`PostgresError::CoordinatorId`] unless the id is 1 to 36 of `a-z 0-9 -`: it came over the wire and ends up in SQL text, since
-    /// PREPARE TRANSACTION takes a literal and no parameter. The other parts cannot hold a quote by their types.
+    /// [`PostgresError::CoordinatorId`] unless the id is 1 to 36 of `a-z 0-9 -`: it came over the
+    /// wire and ends up in SQL text, since PREPARE TRANSACTION takes a literal and no parameter.
+    /// The other parts cannot hold a quote by their types.
     pub(super) fn new(coordinator: &str, database: u32, participant: &ParticipantName) -> Result<Self, PostgresError> {
         let is_fit = (1..=COORDINATOR_BYTES_MAX).contains(&coordinator.len())
             && coordinator.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -50,7 +54,8 @@ impl Prefix {
         self.0.len() + uuid::fmt::Hyphenated::LENGTH
     }
 
-    /// The transaction of a gid with this prefix; `None` where what follows it is no gtid as this SDK writes it.
+    /// The transaction of a gid with this prefix; `None` where what follows it is no gtid as this
+    /// SDK writes it.
     pub(super) fn gtid_of(&self, gid: &str) -> Option<Gtid> {
         let gtid: Gtid = gid.strip_prefix(&self.0)?.parse().ok()?;
         // Only the one spelling that would be used to end it.

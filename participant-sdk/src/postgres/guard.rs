@@ -1,4 +1,5 @@
-//! Early prepare: a service does its part of a transaction while it answers a call, and prepares before it answers.
+//! Early prepare: a service does its part of a transaction while it answers a call, and prepares
+//! before it answers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,13 +22,14 @@ use crate::error::EnlistError;
 use crate::participant::BoxError;
 use crate::propagation::Context;
 
-/// Whoever tells the coordinator that a branch has prepared by itself: [`Assent`], or a double of it in the tests of a service.
+/// Whoever tells the coordinator that a branch has prepared by itself: [`Assent`], or a double of
+/// it in the tests of a service.
 pub trait Enlist: Clone + Send + Sync + 'static {
     /// Makes the branch part of the transaction.
     ///
     /// # Errors
-    /// [`EnlistError`]. After [`EnlistError::Unknown`] it goes on asking what became of the branch, and calls the participant's hooks with the
-    /// answer, as for any branch in doubt.
+    /// [`EnlistError`]. After [`EnlistError::Unknown`] it goes on asking what became of the branch,
+    /// and calls the participant's hooks with the answer, as for any branch in doubt.
     fn enlist(&self, gtid: Gtid, vote: EarlyVote) -> impl Future<Output = Result<(), EnlistError>> + Send;
 }
 
@@ -41,23 +43,26 @@ impl Enlist for Assent {
 /// Why a guard's branch takes no part.
 #[derive(Debug, thiserror::Error)]
 pub enum EarlyPrepareError {
-    /// It could not be prepared, and is rolled back. Where the database did not answer, that is seen to in the background.
+    /// It could not be prepared, and is rolled back. Where the database did not answer, that is
+    /// seen to in the background.
     #[error("the branch could not be prepared")]
     NotPrepared(#[from] PostgresError),
     /// A deferred constraint refused the work, and it is rolled back.
     #[error("the work breaks a constraint: {0}")]
     WorkRefused(String),
-    /// The branch is not part of the transaction, and is rolled back: the transaction is decided already, or unknown.
+    /// The branch is not part of the transaction, and is rolled back: the transaction is decided
+    /// already, or unknown.
     #[error("the branch could not be enlisted, and is rolled back")]
     NotEnlisted(#[source] EnlistError),
-    /// It is prepared and may be part of the transaction. It ends as that is decided; answer the caller with an error, so that
-    /// the initiator aborts.
+    /// It is prepared and may be part of the transaction. It ends as that is decided; answer the
+    /// caller with an error, so that the initiator aborts.
     #[error("the branch is prepared, and it is not known whether it is part of the transaction")]
     InDoubt(#[source] BoxError),
 }
 
 impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
-    /// Begins a branch's transaction, for a service that works while it is called. The context came with the call.
+    /// Begins a branch's transaction, for a service that works while it is called. The context came
+    /// with the call.
     ///
     /// ```no_run
     /// # use assent_sdk::postgres::{PostgresResource, EarlyOnly};
@@ -70,9 +75,10 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     /// ```
     ///
     /// # Errors
-    /// [`PostgresError::AlreadyPrepared`] when this participant has a prepared branch in the transaction: the call came twice, or a second
-    /// one belongs to the same transaction. [`PostgresError::AbortedBefore`] when it is recorded that the branch was aborted. Others when no
-    /// transaction can be begun.
+    /// [`PostgresError::AlreadyPrepared`] when this participant has a prepared branch in the
+    /// transaction: the call came twice, or a second one belongs to the same transaction.
+    /// [`PostgresError::AbortedBefore`] when it is recorded that the branch was aborted. Others
+    /// when no transaction can be begun.
     pub async fn begin(&self, context: &Context) -> Result<PostgresGuard, PostgresError> {
         let coordinator = self.shared.started_for()?;
         let time_left = time_left(context, SystemTime::now());
@@ -101,11 +107,14 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     }
 }
 
-/// An open transaction that becomes a branch. Work on its [`connection`](Self::connection), then [`prepare`](Self::prepare).
+/// An open transaction that becomes a branch. Work on its [`connection`](Self::connection), then
+/// [`prepare`](Self::prepare).
 ///
-/// Dropped before that, it rolls back. The same happens at the transaction's deadline, wherever the guard is then: its locks stand in the
-/// way of others, and the coordinator has aborted. A statement that runs at that moment fails as one does whose connection is
-/// terminated (SQLSTATE 57P01); the next use of the guard says [`PostgresError::PastDeadline`]. A context without a deadline sets no limit.
+/// Dropped before that, it rolls back. The same happens at the transaction's deadline, wherever the
+/// guard is then: its locks stand in the way of others, and the coordinator has aborted. A
+/// statement that runs at that moment fails as one does whose connection is terminated (SQLSTATE
+/// 57P01); the next use of the guard says [`PostgresError::PastDeadline`]. A context without a
+/// deadline sets no limit.
 #[must_use = "dropping the guard rolls its work back"]
 pub struct PostgresGuard {
     shared: Arc<Shared>,
@@ -122,7 +131,8 @@ struct Open {
 }
 
 impl Open {
-    /// The deadline counts until the rollback is done: a statement may run that the server ends only then.
+    /// The deadline counts until the rollback is done: a statement may run that the server ends
+    /// only then.
     async fn roll_back(self) {
         if let Some(checkout) = preparing::rolled_back(self.checkout).await
             && self.expiry.disarm().is_ok()
@@ -148,10 +158,11 @@ impl PostgresGuard {
         Ok(&mut open.checkout.session.connection)
     }
 
-    /// Prepares the work and enlists it with a yes. On success its effect depends on the transaction's decision only.
+    /// Prepares the work and enlists it with a yes. On success its effect depends on the
+    /// transaction's decision only.
     ///
-    /// It runs to its end although the future is dropped: a server drops its handler when the caller hangs up, and a branch that was prepared
-    /// and not enlisted would be forgotten.
+    /// It runs to its end although the future is dropped: a server drops its handler when the
+    /// caller hangs up, and a branch that was prepared and not enlisted would be forgotten.
     ///
     /// # Errors
     /// [`EarlyPrepareError`]: answer the call with an error, so that the initiator aborts.
@@ -166,11 +177,13 @@ impl PostgresGuard {
 
     async fn prepare_and_enlist(mut self, assent: &impl Enlist) -> Result<(), EarlyPrepareError> {
         let Open { checkout, expiry } = self.take();
-        // PREPARE TRANSACTION and its answer are bounded, and what is prepared waits for the decision.
+        // PREPARE TRANSACTION and its answer are bounded, and what is prepared waits for the
+        // decision.
         expiry.disarm()?;
         match preparing::prepare(checkout, &self.gid).await {
             Ok(Prepared::Now) => {}
-            // Of two calls at the same time, the other was first. That branch is enlisted by that call.
+            // Of two calls at the same time, the other was first. That branch is enlisted by that
+            // call.
             Ok(Prepared::Before) => return Err(PostgresError::AlreadyPrepared.into()),
             Ok(Prepared::Refused(reason)) => return Err(EarlyPrepareError::WorkRefused(reason)),
             Err(error) => {
@@ -183,7 +196,8 @@ impl PostgresGuard {
         }
         match assent.enlist(self.gtid, EarlyVote::Yes).await {
             Ok(()) => Ok(()),
-            // There is a branch of this name already that may rest on what is prepared here. It will end both.
+            // There is a branch of this name already that may rest on what is prepared here. It
+            // will end both.
             Err(error @ (EnlistError::Unknown | EnlistError::Duplicate(_))) => {
                 Err(EarlyPrepareError::InDoubt(error.into()))
             }
@@ -199,8 +213,8 @@ impl PostgresGuard {
         self.take().roll_back().await;
     }
 
-    /// Ends a prepared transaction that is no branch of anything; in the background if it cannot be done at once. Should the process die
-    /// over it, it is found in doubt at the next start.
+    /// Ends a prepared transaction that is no branch of anything; in the background if it cannot be
+    /// done at once. Should the process die over it, it is found in doubt at the next start.
     async fn roll_back_prepared(&self) {
         let Ok(coordinator) = self.shared.started_for() else { return };
         if self.shared.end(End::RollBack, Coming::MayCome, coordinator, self.gtid).await.is_ok() {
@@ -232,8 +246,8 @@ impl Drop for PostgresGuard {
     }
 }
 
-/// How long a branch may stay open that begins after its transaction's deadline by this machine's clock. Either the clocks differ, or
-/// the work is in vain and the coordinator will say so.
+/// How long a branch may stay open that begins after its transaction's deadline by this machine's
+/// clock. Either the clocks differ, or the work is in vain and the coordinator will say so.
 const PAST_DEADLINE_MAX: Duration = Duration::from_secs(5);
 
 /// The time until the transaction's deadline; zero, for no limit, where the context tells none.

@@ -1,8 +1,10 @@
 //! Ends that found nothing to end.
 //!
-//! An order to commit or abort comes again until it is acknowledged, so one that finds no prepared transaction is mostly a repetition. But
-//! somebody may have ended the branch by hand, the other way. With a record the database tells the two apart. Without one, this process
-//! tells what it has ended itself, for as long as it remembers; the rest is a hazard: taken for a repetition, counted and logged.
+//! An order to commit or abort comes again until it is acknowledged, so one that finds no prepared
+//! transaction is mostly a repetition. But somebody may have ended the branch by hand, the other
+//! way. With a record the database tells the two apart. Without one, this process tells what it has
+//! ended itself, for as long as it remembers; the rest is a hazard: taken for a repetition, counted
+//! and logged.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,13 +14,16 @@ use assent_protocol::Gtid;
 
 use super::ending::End;
 
-/// How many orders found no prepared transaction, with nothing to tell whether the branch had ended that way; since the resource was made.
+/// How many orders found no prepared transaction, with nothing to tell whether the branch had ended
+/// that way; since the resource was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hazards {
-    /// Orders to commit. Someone may have rolled the branch back by hand, or lost it with the database.
+    /// Orders to commit. Someone may have rolled the branch back by hand, or lost it with the
+    /// database.
     pub commits: u64,
-    /// Orders to abort. Someone may have committed the branch by hand; mostly it never was prepared.
+    /// Orders to abort. Someone may have committed the branch by hand; mostly it never was
+    /// prepared.
     pub aborts: u64,
 }
 
@@ -41,8 +46,8 @@ struct Remembered {
 }
 
 impl Ends {
-    /// This process has ended the branch as it was ordered to. What it rolls back by itself says nothing of the branch: another instance may
-    /// have prepared it since.
+    /// This process has ended the branch as it was ordered to. What it rolls back by itself says
+    /// nothing of the branch: another instance may have prepared it since.
     pub(super) fn remember(&self, gtid: Gtid, end: End) {
         // It is whole after every change, but for the age of one end.
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,7 +62,8 @@ impl Ends {
         }
     }
 
-    /// How a branch without a record has ended that is to end this way and is not prepared. A hazard where nobody knows: then as ordered.
+    /// How a branch without a record has ended that is to end this way and is not prepared. A
+    /// hazard where nobody knows: then as ordered.
     pub(super) fn of_unrecorded(&self, gtid: Gtid, ordered: End) -> End {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(end) = remembered.ends.get(&gtid) {

@@ -8,14 +8,18 @@
 //! | take part in three-phase commits | [`PostgresVoters`] beside the resource |
 //!
 //! What holds, and where it is seen to:
-//! - A yes is only voted when PREPARE TRANSACTION has prepared: it may roll back without an error (`preparing`).
+//! - A yes is only voted when PREPARE TRANSACTION has prepared: it may roll back without an error
+//!   (`preparing`).
 //! - A commit or abort may come twice, to any instance, and after a crash (`ending`).
-//! - A recorded branch that was aborted is never prepared afterwards, however late its prepare comes (`fencing`).
+//! - A recorded branch that was aborted is never prepared afterwards, however late its prepare
+//!   comes (`fencing`).
 //! - A prepared transaction of somebody else is never ended, listed or counted (`gid`).
 //! - An end never waits behind work for a connection (`connections`).
-//! - A transaction that is still open at its deadline is rolled back, whatever its handler does (`expiry`).
+//! - A transaction that is still open at its deadline is rolled back, whatever its handler does
+//!   (`expiry`).
 //! - What one branch sets in its session, the next does not see (`connections`).
-//! - A server that cannot prepare, or would not let its prepared transactions be found, is found out at the start (`starting`).
+//! - A server that cannot prepare, or would not let its prepared transactions be found, is found
+//!   out at the start (`starting`).
 
 pub mod barrier;
 mod connections;

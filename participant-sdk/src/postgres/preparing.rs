@@ -1,11 +1,13 @@
 //! The end of a branch's transaction: prepared, committed in one phase, or rolled back.
 //!
-//! A transaction that has failed answers PREPARE TRANSACTION and COMMIT with `ROLLBACK` as if nothing were wrong; so does, for PREPARE
-//! TRANSACTION, a session that is in no transaction. Only the command tag tells, and sqlx drops it. So the end is sent as one message
-//! with a SAVEPOINT before it, which fails in both cases, and what follows a failed statement in a message is not run. Success therefore
-//! says that the transaction was open and whole when PREPARE TRANSACTION began, and from there it has no silent way out. This costs a tenth of
-//! what reading the gid back from `pg_prepared_xacts` costs; that is done where the answer leaves doubt: when the gid is in use, and
-//! when a branch is ended or found after a crash.
+//! A transaction that has failed answers PREPARE TRANSACTION and COMMIT with `ROLLBACK` as if
+//! nothing were wrong; so does, for PREPARE TRANSACTION, a session that is in no transaction. Only
+//! the command tag tells, and sqlx drops it. So the end is sent as one message with a SAVEPOINT
+//! before it, which fails in both cases, and what follows a failed statement in a message is not
+//! run. Success therefore says that the transaction was open and whole when PREPARE TRANSACTION
+//! began, and from there it has no silent way out. This costs a tenth of what reading the gid back
+//! from `pg_prepared_xacts` costs; that is done where the answer leaves doubt: when the gid is in
+//! use, and when a branch is ended or found after a crash.
 
 use super::connections::{Checkout, Leftovers, Session};
 use super::error::{PostgresError, is_connection_lost, sqlstate, sqlstate_of};
@@ -34,8 +36,8 @@ pub(super) enum Committed {
 
 /// What the message that prepares begins with; an abort looks for it in `pg_stat_activity`.
 ///
-/// Only the role that prepares a transaction may end it, so the work's `set role` is undone first; and before that its deferred
-/// constraints are checked, with the rights that the work has had.
+/// Only the role that prepares a transaction may end it, so the work's `set role` is undone first;
+/// and before that its deferred constraints are checked, with the rights that the work has had.
 pub(super) fn prepare_message(gid: &Gid) -> String {
     message_of(gid.as_str())
 }
@@ -49,7 +51,8 @@ pub(super) fn message_bytes(prefix: &Prefix) -> usize {
     message_of("").len() + prefix.gid_bytes()
 }
 
-/// Prepares the transaction that is open on the connection. The connection goes back, or is closed where the outcome is unknown.
+/// Prepares the transaction that is open on the connection. The connection goes back, or is closed
+/// where the outcome is unknown.
 pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepared, PostgresError> {
     let doing = "prepare the transaction";
     crash_point!(PREPARE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
@@ -82,15 +85,16 @@ pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, Postgres
     }
 }
 
-/// Rolls back the transaction that is open on the connection, or has failed there. Where that fails the connection is closed, with the
-/// same effect.
+/// Rolls back the transaction that is open on the connection, or has failed there. Where that fails
+/// the connection is closed, with the same effect.
 pub(super) async fn roll_back(checkout: Checkout) {
     if let Some(checkout) = rolled_back(checkout).await {
         checkout.release();
     }
 }
 
-/// Rolls back as [`roll_back`] does, and leaves it to the caller to release the connection; `None` where it was closed.
+/// Rolls back as [`roll_back`] does, and leaves it to the caller to release the connection; `None`
+/// where it was closed.
 pub(super) async fn rolled_back(mut checkout: Checkout) -> Option<Checkout> {
     // The work may have committed something by itself.
     match checkout.session.end_and_clear("roll back", "rollback", Leftovers::OfCommitted).await {

@@ -1,4 +1,5 @@
-//! The resource: a participant whose branches are prepared transactions of its own Postgres database.
+//! The resource: a participant whose branches are prepared transactions of its own Postgres
+//! database.
 
 use std::future::Future;
 use std::pin::pin;
@@ -20,17 +21,21 @@ use crate::participant::{BoxError, Branch, Coordinator, Heuristic, Participant, 
 
 /// The work of a branch: what a participant does in its database for a transaction.
 ///
-/// It runs inside a transaction that the resource has begun and will end. It has effect if and only if the distributed transaction commits.
+/// It runs inside a transaction that the resource has begun and will end. It has effect if and only
+/// if the distributed transaction commits.
 pub trait PostgresWork: Send + Sync + 'static {
     /// Does the work and says whether it may commit.
     ///
-    /// After [`Vote::No`], [`Vote::ReadOnly`] and errors it is rolled back. It may be called again for the same transaction after that.
-    /// Return the errors of statements: a transaction in which one failed cannot be prepared. A transaction begun on `connection` is a
-    /// savepoint. Temporary tables, cursors `with hold`, `listen` and `notify` cannot be prepared.
+    /// After [`Vote::No`], [`Vote::ReadOnly`] and errors it is rolled back. It may be called again
+    /// for the same transaction after that. Return the errors of statements: a transaction in which
+    /// one failed cannot be prepared. A transaction begun on `connection` is a savepoint. Temporary
+    /// tables, cursors `with hold`, `listen` and `notify` cannot be prepared.
     ///
-    /// What it sets in its session (roles, settings, session-level advisory locks) is undone when the branch has been prepared, committed
-    /// or rolled back, so that the next branch finds the session as it was configured; only statements made by SQL's PREPARE are the
-    /// work's own to deallocate. The session must be the resource's own: a pooler in front of the database must not pool transactions.
+    /// What it sets in its session (roles, settings, session-level advisory locks) is undone when
+    /// the branch has been prepared, committed or rolled back, so that the next branch finds the
+    /// session as it was configured; only statements made by SQL's PREPARE are the work's own to
+    /// deallocate. The session must be the resource's own: a pooler in front of the database must
+    /// not pool transactions.
     ///
     /// # Errors
     /// An error aborts the transaction, without saying that this participant refused it.
@@ -41,7 +46,8 @@ pub trait PostgresWork: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vote, BoxError>> + Send;
 }
 
-/// For a participant whose service only prepares by itself, through [`PostgresResource::begin`]: it refuses to be asked to prepare.
+/// For a participant whose service only prepares by itself, through [`PostgresResource::begin`]: it
+/// refuses to be asked to prepare.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EarlyOnly;
 
@@ -53,30 +59,37 @@ impl PostgresWork for EarlyOnly {
 
 /// A participant whose branches are prepared transactions in its own Postgres database.
 ///
-/// Prepare is BEGIN, the work, PREPARE TRANSACTION; then COMMIT PREPARED or ROLLBACK PREPARED. All of them may be repeated, by any
-/// instance. The server needs `max_prepared_transactions` of at least `max_connections`, which is checked at the start.
+/// Prepare is BEGIN, the work, PREPARE TRANSACTION; then COMMIT PREPARED or ROLLBACK PREPARED. All
+/// of them may be repeated, by any instance. The server needs `max_prepared_transactions` of at
+/// least `max_connections`, which is checked at the start.
 ///
-/// A clone is the same resource: register one as the participant, and keep another for [`begin`](Self::begin).
+/// A clone is the same resource: register one as the participant, and keep another for
+/// [`begin`](Self::begin).
 ///
 /// # In-doubt branches
-/// They are what `pg_prepared_xacts` lists under gids that begin with `assent:{coordinator}:{database OID}:{participant}:`. Whatever is called
-/// otherwise is never touched. They hold their locks until they end, and survive restarts and failovers of the database.
+/// They are what `pg_prepared_xacts` lists under gids that begin with
+/// `assent:{coordinator}:{database OID}:{participant}:`. Whatever is called otherwise is never
+/// touched. They hold their locks until they end, and survive restarts and failovers of the
+/// database.
 ///
 /// # Recorded branches
-/// [`recorded`](Self::recorded) writes a row for each branch, in the branch's own transaction. It costs an insert, and for an abort a
-/// transaction that commits a tombstone. It gives
+/// [`recorded`](Self::recorded) writes a row for each branch, in the branch's own transaction. It
+/// costs an insert, and for an abort a transaction that commits a tombstone. It gives
 /// - one-phase commit, where a transaction has one branch only;
 /// - the knowledge of how a branch ended that somebody has ended by hand;
-/// - aborts that fence: once one is acknowledged, the branch cannot be prepared any more, not even by a process that has been standing
-///   still, or by a PREPARE TRANSACTION that the network has held up.
+/// - aborts that fence: once one is acknowledged, the branch cannot be prepared any more, not even
+///   by a process that has been standing still, or by a PREPARE TRANSACTION that the network has
+///   held up.
 ///
-/// Without it a branch that is gone, and that this process has not ended itself, counts as ended the way it was decided; such
-/// [`hazards`](Self::hazards) are counted and logged. And an abort sees a PREPARE TRANSACTION that the server is
-/// executing, but none that is still on its way: such a branch is prepared after its abort, and keeps its locks until
-/// it is found by [`in_doubt_for`](Self::in_doubt_for) or at the next start, and aborted again.
+/// Without it a branch that is gone, and that this process has not ended itself, counts as ended
+/// the way it was decided; such [`hazards`](Self::hazards) are counted and logged. And an abort
+/// sees a PREPARE TRANSACTION that the server is executing, but none that is still on its way: such
+/// a branch is prepared after its abort, and keeps its locks until it is found by
+/// [`in_doubt_for`](Self::in_doubt_for) or at the next start, and aborted again.
 ///
-/// Records and tombstones stay until [`Barrier::clean_up`] deletes those of ended transactions that have not changed for the time that it
-/// is given: a tombstone fences for at least as long, so choose a time longer than any process or message is held up.
+/// Records and tombstones stay until [`Barrier::clean_up`] deletes those of ended transactions that
+/// have not changed for the time that it is given: a tombstone fences for at least as long, so
+/// choose a time longer than any process or message is held up.
 ///
 /// ```no_run
 /// use assent_sdk::postgres::{PostgresResource, PostgresWork};
@@ -122,7 +135,8 @@ pub(super) struct Shared {
 /// The most connections, unless [`PostgresResource::with_connections`] says otherwise.
 const CONNECTIONS_MAX: usize = 24;
 
-/// When work has taken this long, it is looked up whether it waits for its own branch, prepared by another instance.
+/// When work has taken this long, it is looked up whether it waits for its own branch, prepared by
+/// another instance.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 impl<W: PostgresWork> PostgresResource<W> {
@@ -134,8 +148,8 @@ impl<W: PostgresWork> PostgresResource<W> {
 
     /// Records each branch in the barrier's table, which must be [installed](Barrier::install).
     ///
-    /// Switch this on or off only while no branch is in doubt: one that was prepared without a record and ends with one
-    /// looks as if it had been rolled back by hand.
+    /// Switch this on or off only while no branch is in doubt: one that was prepared without a
+    /// record and ends with one looks as if it had been rolled back by hand.
     #[must_use]
     pub fn recorded(self, barrier: Barrier) -> PostgresResource<W, true> {
         let shared = self.shared.rebuilt(|shared| shared.recorded_in = Some(barrier));
@@ -144,18 +158,19 @@ impl<W: PostgresWork> PostgresResource<W> {
 }
 
 impl PostgresResource<EarlyOnly> {
-    /// A resource for a participant whose service does all work by itself, between [`begin`](Self::begin) and
-    /// [`prepare`](super::PostgresGuard::prepare).
+    /// A resource for a participant whose service does all work by itself, between
+    /// [`begin`](Self::begin) and [`prepare`](super::PostgresGuard::prepare).
     pub fn early(participant: ParticipantName, database: PgConnectOptions) -> Self {
         Self::new(participant, database, EarlyOnly)
     }
 }
 
 impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
-    /// How many connections it may have; 24 by default, at least 2. One of eight is for committing and aborting prepared branches alone.
+    /// How many connections it may have; 24 by default, at least 2. One of eight is for committing
+    /// and aborting prepared branches alone.
     ///
-    /// A connection is in use for work from BEGIN until PREPARE TRANSACTION; so there are fewer branches at work in this process than it has
-    /// connections, while any number may be prepared.
+    /// A connection is in use for work from BEGIN until PREPARE TRANSACTION; so there are fewer
+    /// branches at work in this process than it has connections, while any number may be prepared.
     #[must_use]
     pub fn with_connections(mut self, connections_max: usize) -> Self {
         let database = self.shared.works.options().clone();
@@ -166,13 +181,15 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
 }
 
 impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
-    /// How often it was not known whether a branch had ended as ordered. With [`recorded`](PostgresResource::recorded) it always is.
+    /// How often it was not known whether a branch had ended as ordered. With
+    /// [`recorded`](PostgresResource::recorded) it always is.
     pub fn hazards(&self) -> Hazards {
         self.shared.ended.hazards()
     }
 
-    /// The branches that have been prepared for at least `prepared_for` and have not ended: those in doubt, without the ones that are
-    /// voting at this moment. For looking again while the participant is up.
+    /// The branches that have been prepared for at least `prepared_for` and have not ended: those
+    /// in doubt, without the ones that are voting at this moment. For looking again while the
+    /// participant is up.
     ///
     /// # Errors
     /// [`PostgresError`], when the database cannot be asked.
@@ -315,7 +332,8 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
             }
             // The lookup is a favour: if it fails, the work goes on and finds out by itself.
             if self.shared.is_prepared(gid).await.unwrap_or(false) {
-                // The backend is this connection's for as long as the connection lives, which `work` borrows.
+                // The backend is this connection's for as long as the connection lives, which
+                // `work` borrows.
                 if let Err(error) = self.shared.cancel(backend).await {
                     tracing::debug!(%error, "work that another instance has done waits on");
                 }
@@ -345,8 +363,8 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
     }
 }
 
-/// The vote of a branch that has ended before this call of its work. After a yes, a commit finds it ended as decided; an abort finds that
-/// it is too late and says so.
+/// The vote of a branch that has ended before this call of its work. After a yes, a commit finds it
+/// ended as decided; an abort finds that it is too late and says so.
 fn vote_again(record: BranchRecord) -> Vote {
     match record {
         BranchRecord::Committed => Vote::Yes,
@@ -434,8 +452,8 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
                 preparing::roll_back(checkout).await;
                 Ok(vote_again(record))
             }
-            // By an order of an earlier coordinator, which went no further: had it decided, this one would carry that out. The decision
-            // is this branch's now.
+            // By an order of an earlier coordinator, which went no further: had it decided, this
+            // one would carry that out. The decision is this branch's now.
             Worked::PreparedBefore => {
                 self.commit(branch).await?;
                 Ok(Vote::Yes)

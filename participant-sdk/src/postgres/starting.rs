@@ -1,4 +1,5 @@
-//! What is looked at before a participant joins: whether the server can do its part, and what was left in doubt.
+//! What is looked at before a participant joins: whether the server can do its part, and what was
+//! left in doubt.
 
 use std::time::Duration;
 
@@ -56,12 +57,14 @@ impl Shared {
         }
     }
 
-    /// Whether sessions are this participant's own. Work leaves locks and settings to the next message on its connection, and it is asked
-    /// by its backend's process id whether it still runs.
+    /// Whether sessions are this participant's own. Work leaves locks and settings to the next
+    /// message on its connection, and it is asked by its backend's process id whether it still
+    /// runs.
     async fn check_sessions(&self) -> Result<(), PostgresError> {
         let mut checkouts = [self.ends.acquire(ANSWER_WITHIN).await?, self.ends.acquire(ANSWER_WITHIN).await?];
         let mut is_pooled = checkouts[0].session.backend == checkouts[1].session.backend;
-        // A pooler that has several sessions gives out the last one that it got back, or the first one.
+        // A pooler that has several sessions gives out the last one that it got back, or the first
+        // one.
         for _ in 0..SESSION_LOOKS {
             for Checkout { session, .. } in &mut checkouts {
                 for _ in 0..2 {
@@ -118,7 +121,8 @@ impl Shared {
                 );
                 continue;
             };
-            // It is listed all the same: one branch that cannot end must not keep the others from ending.
+            // It is listed all the same: one branch that cannot end must not keep the others from
+            // ending.
             if !row.try_get::<bool, _>("may_end").map_err(&unreadable)? {
                 let owner: String = row.try_get("owner").map_err(&unreadable)?;
                 tracing::error!(

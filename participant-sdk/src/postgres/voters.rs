@@ -1,11 +1,12 @@
 //! A voter's state in the participant's own Postgres database.
 //!
-//! One task owns one connection: whatever queued while its last batch was under way goes out as one statement for reading, one for
-//! keeping and one for deleting, so that votes at the same time share a round trip and a flush. Records are kept by compare-and-set
-//! against the state that they replace, in that very statement: instances that share the table find out who was first.
+//! One task owns one connection: whatever queued while its last batch was under way goes out as one
+//! statement for reading, one for keeping and one for deleting, so that votes at the same time
+//! share a round trip and a flush. Records are kept by compare-and-set against the state that they
+//! replace, in that very statement: instances that share the table find out who was first.
 //!
-//! A connection of its own, so that a vote never waits behind work for one, which may itself wait for locks that only the end of a prepared
-//! branch releases.
+//! A connection of its own, so that a vote never waits behind work for one, which may itself wait
+//! for locks that only the end of a prepared branch releases.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -25,7 +26,8 @@ use super::error::{is_connection_lost, sqlstate, sqlstate_of};
 use crate::voter::VoterStoreError;
 use crate::voter::store::{Identity, Kept, Recalled, Store, Write, durable};
 
-/// A voter's state in the participant's own Postgres database, in the table `assent_voter`, which the participant's instances share.
+/// A voter's state in the participant's own Postgres database, in the table `assent_voter`, which
+/// the participant's instances share.
 ///
 /// ```no_run
 /// use assent_sdk::postgres::PostgresVoters;
@@ -41,8 +43,8 @@ use crate::voter::store::{Identity, Kept, Recalled, Store, Write, durable};
 /// # Ok(()) }
 /// ```
 ///
-/// It uses one connection. The record of a vote is not part of the branch's prepared transaction, in which nobody could read it; see
-/// [`voter`](crate::voter) for what a crash in between leaves.
+/// It uses one connection. The record of a vote is not part of the branch's prepared transaction,
+/// in which nobody could read it; see [`voter`](crate::voter) for what a crash in between leaves.
 #[derive(Clone)]
 pub struct PostgresVoters {
     shared: Arc<Shared>,
@@ -57,7 +59,8 @@ struct Shared {
     known: Arc<Mutex<Cache>>,
 }
 
-/// The records that this instance has seen last. Another one may have changed them: whoever appends finds out.
+/// The records that this instance has seen last. Another one may have changed them: whoever appends
+/// finds out.
 type Cache = GtidMap<Arc<VoterRecord>>;
 /// How many of them are remembered.
 const CACHE_MAX: usize = 16_384;
@@ -92,7 +95,8 @@ impl PostgresVoters {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The statements that create the table, for the service's own migrations. They may be run again.
+    /// The statements that create the table, for the service's own migrations. They may be run
+    /// again.
     pub fn schema() -> &'static str {
         SCHEMA
     }
@@ -103,7 +107,8 @@ impl PostgresVoters {
     /// [`VoterStoreError::Database`], for example because the role may not create tables.
     pub async fn install(&self) -> Result<(), VoterStoreError> {
         let mut connection = connect(&self.shared.options).await?;
-        // One message is one transaction, and the lock is for instances that start at the same time; the key is `assent_v` in ASCII.
+        // One message is one transaction, and the lock is for instances that start at the same
+        // time; the key is `assent_v` in ASCII.
         let sql = format!("select pg_advisory_xact_lock(7022083123482746742);\n{SCHEMA}");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map_err(failed("create their table"))?;
         connection.close().await.ok();
@@ -384,8 +389,8 @@ impl Clerk {
         }
     }
 
-    /// Runs a statement; once more on a new connection, where the old one turns out to be lost. Each may be repeated: what was kept the first
-    /// time is found to be there.
+    /// Runs a statement; once more on a new connection, where the old one turns out to be lost.
+    /// Each may be repeated: what was kept the first time is found to be there.
     async fn on_connection(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, Failed> {
         let failed = |error: sqlx::Error| Failed { doing: statement.doing(), error: Arc::new(error) };
         let mut was_idle = self.connection.is_some();

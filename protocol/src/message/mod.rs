@@ -1,7 +1,9 @@
-//! The vocabulary of sessions: what processes and the coordinator say to each other, in strict types.
+//! The vocabulary of sessions: what processes and the coordinator say to each other, in strict
+//! types.
 //!
-//! The wire's own types are in the crate `assent-proto`, which reads them into these and writes these into them. Nothing here is of
-//! the wrong length, breaks the rule for names, or lacks a part.
+//! The wire's own types are in the crate `assent-proto`, which reads them into these and writes
+//! these into them. Nothing here is of the wrong length, breaks the rule for names, or lacks a
+//! part.
 
 mod refused;
 mod size;
@@ -24,7 +26,8 @@ pub use size::{MESSAGE_BYTES_MAX, payload_bytes};
 /// The version of the session protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// The most bytes of one frame: the default limit of gRPC implementations, so that clients in any language can talk.
+/// The most bytes of one frame: the default limit of gRPC implementations, so that clients in any
+/// language can talk.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How many transactions one [`FromReplica::ForgetVoters`] names at most.
@@ -95,7 +98,8 @@ pub enum Ask {
         timeout_ms: u64,
         /// Two-phase or three-phase; never a saga.
         protocol: Protocol,
-        /// The epoch of the replica to which this request was first written; `None` from a client that does not say.
+        /// The epoch of the replica to which this request was first written; `None` from a client
+        /// that does not say.
         first_epoch: Option<Epoch>,
     },
     /// Commit it.
@@ -150,7 +154,8 @@ pub struct StepAnswer {
     pub epoch: Epoch,
     /// The answer.
     pub result: StepResult,
-    /// Of a refusal: the participant has made durable that no attempt up to this one takes effect any more.
+    /// Of a refusal: the participant has made durable that no attempt up to this one takes effect
+    /// any more.
     pub is_final: bool,
 }
 
@@ -231,8 +236,8 @@ pub struct Commit {
     pub wait: Wait,
     /// Two-phase or three-phase; never a saga.
     pub protocol: Protocol,
-    /// The epoch of the replica to which this request was first written; `None` from a client that does not say, and for a unary
-    /// call.
+    /// The epoch of the replica to which this request was first written; `None` from a client that
+    /// does not say, and for a unary call.
     pub first_epoch: Option<Epoch>,
 }
 

@@ -1,4 +1,5 @@
-//! Why something was refused: a stable word, the gRPC code that goes with it, and when to try again.
+//! Why something was refused: a stable word, the gRPC code that goes with it, and when to try
+//! again.
 
 use crate::reason::Refusal;
 
@@ -84,8 +85,8 @@ macro_rules! reasons {
                 match self { $(Self::$variant => Code::$code),+ }
             }
 
-            /// When a retry makes sense if nobody knows better, in milliseconds; `None` where the same request would be
-            /// refused again.
+            /// When a retry makes sense if nobody knows better, in milliseconds; `None` where the
+            /// same request would be refused again.
             pub const fn retry_after_ms(self) -> Option<u64> {
                 match self { $(Self::$variant => $retry_after_ms),+ }
             }

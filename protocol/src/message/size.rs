@@ -1,4 +1,5 @@
-//! How large a message is, as far as users determine it: what frames are closed by, and what fits into none.
+//! How large a message is, as far as users determine it: what frames are closed by, and what fits
+//! into none.
 
 use bytes::Bytes;
 

@@ -53,7 +53,8 @@ pub(super) struct Appends {
 impl Replica {
     /// Queues a record that the transaction waits for.
     pub(super) fn append(&mut self, gtid: Gtid, record: Record, sealed: Sealed) {
-        // What is sealed behind the end of a three-phase transaction is orders to forget, and they can wait.
+        // What is sealed behind the end of a three-phase transaction is orders to forget, and they
+        // can wait.
         self.appends.pending.is_urgent |=
             !matches!(&record, Record::Ended(ended) if ended.protocol == Protocol::ThreePhase);
         self.note_end(gtid, &record);
@@ -161,7 +162,8 @@ impl Replica {
         }
     }
 
-    /// Another writer's word stands in the log for this gtid: this machine is of no use, and the log answers from here on.
+    /// Another writer's word stands in the log for this gtid: this machine is of no use, and the
+    /// log answers from here on.
     pub(super) fn let_go(&mut self, gtid: Gtid) {
         if let Some(entry) = self.entries.remove(&gtid) {
             self.timers.push(TimerChange::CancelAll(gtid));
@@ -178,7 +180,8 @@ impl Replica {
         self.counts.open -= 1;
     }
 
-    /// Whether nothing undecided is left, and the log has answered everything: the process may leave.
+    /// Whether nothing undecided is left, and the log has answered everything: the process may
+    /// leave.
     pub fn is_drained(&self) -> bool {
         self.is_draining
             && self.appends.under_way.is_empty()

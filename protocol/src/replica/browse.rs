@@ -1,7 +1,7 @@
 //! Looking through the transactions in memory, a page at a time.
 //!
-//! A shard does nothing else meanwhile, and may hold a hundred thousand transactions: so it looks at each only as closely as the
-//! question asks, and makes views of no more than fit on the page.
+//! A shard does nothing else meanwhile, and may hold a hundred thousand transactions: so it looks
+//! at each only as closely as the question asks, and makes views of no more than fit on the page.
 
 use std::cmp::Reverse;
 

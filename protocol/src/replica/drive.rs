@@ -39,7 +39,8 @@ pub(super) trait Driven: Clone + Debug {
 }
 
 impl Replica {
-    /// Gives a machine an event, and carries out what comes of it. Nothing happens if the transaction has no such machine.
+    /// Gives a machine an event, and carries out what comes of it. Nothing happens if the
+    /// transaction has no such machine.
     pub(super) fn drive<M: Driven>(&mut self, gtid: Gtid, event: M::Event) {
         let Some(machine) = self.entries.get_mut(&gtid).and_then(|entry| M::of(&mut entry.machine)) else { return };
         let before = machine.stage();
@@ -95,7 +96,8 @@ impl Replica {
         }
     }
 
-    /// Where a machine asks for a wait that is drawn from zero to its bound, the whole wait is by chance.
+    /// Where a machine asks for a wait that is drawn from zero to its bound, the whole wait is by
+    /// chance.
     pub(super) fn set_drawn_timer(&mut self, gtid: Gtid, timer: super::Timer, after_ms: u64, jitter: bool) {
         let (after_ms, jitter_ms) = if jitter { (0, after_ms) } else { (after_ms, 0) };
         self.set_timer(gtid, timer, after_ms, jitter_ms);

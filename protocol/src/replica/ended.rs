@@ -1,4 +1,5 @@
-//! What has ended: the answers that are kept at hand, so that a retried request need not wait for the log, and who is told what.
+//! What has ended: the answers that are kept at hand, so that a retried request need not wait for
+//! the log, and who is told what.
 
 use std::collections::VecDeque;
 
@@ -55,7 +56,8 @@ impl Ended {
         }
     }
 
-    /// Keeps an answer; `None` keeps only the fact that there is one in the log (a saga's outputs may be large).
+    /// Keeps an answer; `None` keeps only the fact that there is one in the log (a saga's outputs
+    /// may be large).
     pub(super) fn keep(&mut self, gtid: Gtid, answer: Option<EndedAnswer>, now_ms: u64) {
         if self.answers.insert(gtid, answer).is_none() {
             self.order.push_back((gtid, now_ms));
@@ -73,23 +75,27 @@ impl Ended {
         self.answers.get(&gtid).map(Option::as_ref)
     }
 
-    /// Whether a gtid that nothing and nobody knows may have been begun with an earlier process, and be lost with its memory.
+    /// Whether a gtid that nothing and nobody knows may have been begun with an earlier process,
+    /// and be lost with its memory.
     ///
-    /// Such a transaction must not be begun anew: branches that enlisted with the earlier process would miss.
+    /// Such a transaction must not be begun anew: branches that enlisted with the earlier process
+    /// would miss.
     pub(super) fn may_be_lost(&self, gtid: Gtid) -> bool {
         self.has_predecessor && gtid.minted_at_ms() < self.started_at_ms + BEGIN_SKEW_MS
     }
 
-    /// Whether a gtid was minted while this process ran, by the initiator's clock: no earlier process can have met it.
+    /// Whether a gtid was minted while this process ran, by the initiator's clock: no earlier
+    /// process can have met it.
     pub(super) fn is_of_this_process(&self, gtid: Gtid, now_ms: u64) -> bool {
         !self.has_predecessor || !self.may_be_lost(gtid) && gtid.minted_at_ms() < now_ms + SKEW_MS
     }
 
-    /// Whether a transaction that is neither in memory nor in this cache cannot have ended before: it was minted after
-    /// everything that this cache may have forgotten had ended.
+    /// Whether a transaction that is neither in memory nor in this cache cannot have ended before:
+    /// it was minted after everything that this cache may have forgotten had ended.
     ///
-    /// The mint time is by the initiator's clock, hence the margin; a clock that is off by more only costs a lookup when it is
-    /// behind or far ahead. An initiator that says that it asks for the first time is believed only together with this.
+    /// The mint time is by the initiator's clock, hence the margin; a clock that is off by more
+    /// only costs a lookup when it is behind or far ahead. An initiator that says that it asks for
+    /// the first time is believed only together with this.
     pub(super) fn is_fresh(&self, gtid: Gtid, now_ms: u64) -> bool {
         let minted_at_ms = gtid.minted_at_ms();
         minted_at_ms > self.horizon_ms + SKEW_MS && minted_at_ms < now_ms + SKEW_MS
@@ -125,7 +131,8 @@ impl From<&record::Ended> for EndedHere {
 impl EndedHere {
     /// Whether a request with this key has another body than the one that ended.
     ///
-    /// A transaction that aborted before its commit was asked for has no digest: any body meets the same abort.
+    /// A transaction that aborted before its commit was asked for has no digest: any body meets the
+    /// same abort.
     fn has_other_body(&self, ask: &Ask) -> bool {
         let is_saga = matches!(self.outcome, Outcome::Completed | Outcome::Compensated);
         let asked = match ask {
@@ -155,7 +162,8 @@ impl Replica {
                 | branch::Message::Acknowledge(_) => {}
             },
             FromClient::Voter(report) => match &report.message {
-                // A voter has the outcome on record, and may not have heard that it need not keep it.
+                // A voter has the outcome on record, and may not have heard that it need not keep
+                // it.
                 VoterMessage::AskLog(three_phase::Request::Decided(_)) => self.peers.forget(session, gtid),
                 VoterMessage::AskLog(_) => self.repeat_decision(gtid, session, &ended),
                 VoterMessage::Answered(_) => {}
@@ -178,8 +186,9 @@ impl Replica {
         }
     }
 
-    /// A branch that is still, or again, prepared although its transaction has ended. Only a branch of the roster is told to
-    /// commit: one whose enlistment never arrived was never part of what was decided.
+    /// A branch that is still, or again, prepared although its transaction has ended. Only a branch
+    /// of the roster is told to commit: one whose enlistment never arrived was never part of what
+    /// was decided.
     fn repeat_decision(&mut self, gtid: Gtid, session: SessionId, ended: &EndedHere) {
         let Some((participant, instance)) = self.participant_of(session) else { return };
         let order = match ended.outcome {

@@ -55,7 +55,8 @@ pub enum Timer {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) machine: Machine,
-    /// When it aborts by itself, in Unix milliseconds; zero for a saga, and for one that recovery took up.
+    /// When it aborts by itself, in Unix milliseconds; zero for a saga, and for one that recovery
+    /// took up.
     pub(super) deadline_unix_ms: u64,
     /// The payload bytes that it holds.
     pub(super) bytes: usize,

@@ -10,7 +10,8 @@ const TIMER_MAX_MS: u64 = 365 * 24 * 3_600 * 1_000;
 pub struct Limits {
     /// Open transactions and sagas per replica; a request beyond is refused as overloaded.
     pub open_max: usize,
-    /// Bytes of payload that open transactions hold per replica; a request beyond is refused as overloaded.
+    /// Bytes of payload that open transactions hold per replica; a request beyond is refused as
+    /// overloaded.
     pub open_bytes_max: usize,
     /// Branches of one transaction.
     pub branches_max: usize,

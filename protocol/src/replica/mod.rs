@@ -1,4 +1,5 @@
-//! The replica: the machine around the machines. It decides what one shard of one coordinator process does with each input.
+//! The replica: the machine around the machines. It decides what one shard of one coordinator
+//! process does with each input.
 //!
 //! It owns the table of gtids. For each gtid it knows one of these, and [`Known`] says which:
 //!
@@ -9,14 +10,17 @@
 //! | ended | the answer for retries, or that the log has it | `ended` |
 //! | unknown | nothing: the gtid is new, has been forgotten, or belongs to another coordinator | `unknown` |
 //!
-//! A replica does no I/O, reads no clock and draws no random number. The order of calls, for its shell:
+//! A replica does no I/O, reads no clock and draws no random number. The order of calls, for its
+//! shell:
 //!
 //! 1. [`Replica::handle`] takes one input, and the time.
-//! 2. [`Replica::take_batch`] gives the records that wait for the log. The log answers with [`Input::Appended`], one answer for
-//!    each forced record and one input for each batch, in their order. Only the log's receipts open what is sealed behind the
-//!    records.
-//! 3. [`Replica::take_question`] gives the gtids to look up. The log answers with [`Input::LookedUp`].
-//! 4. [`Replica::take_messages`], [`Replica::take_timers`] and [`Replica::take_changes`] give what else there is to do.
+//! 2. [`Replica::take_batch`] gives the records that wait for the log. The log answers with
+//!    [`Input::Appended`], one answer for each forced record and one input for each batch, in their
+//!    order. Only the log's receipts open what is sealed behind the records.
+//! 3. [`Replica::take_question`] gives the gtids to look up. The log answers with
+//!    [`Input::LookedUp`].
+//! 4. [`Replica::take_messages`], [`Replica::take_timers`] and [`Replica::take_changes`] give what
+//!    else there is to do.
 //!
 //! The shell chooses the moment of 2 to 4, and nothing else: what is in them is decided here.
 //!
@@ -124,7 +128,8 @@ pub enum Input {
         /// Which timer.
         timer: Timer,
     },
-    /// The log answers the oldest batch that it has not answered: one answer for each forced record.
+    /// The log answers the oldest batch that it has not answered: one answer for each forced
+    /// record.
     Appended(Vec<Appended>),
     /// The log answers a question.
     LookedUp {
@@ -268,7 +273,8 @@ impl Replica {
 
     // ---- what there is to do ---------------------------------------------------------------------------------------
 
-    /// Hands over the messages for each session, in their order. A message for a session that has closed is dropped.
+    /// Hands over the messages for each session, in their order. A message for a session that has
+    /// closed is dropped.
     pub fn take_messages(&mut self, hand_over: impl FnMut(SessionId, Vec<FromReplica>)) {
         self.peers.take_messages(hand_over);
     }
@@ -283,8 +289,8 @@ impl Replica {
         self.changes.drain(..)
     }
 
-    /// What to look up in the log: everything that came up since the last question. To be answered by [`Input::LookedUp`], one
-    /// question at a time.
+    /// What to look up in the log: everything that came up since the last question. To be answered
+    /// by [`Input::LookedUp`], one question at a time.
     pub fn take_question(&mut self) -> Option<Vec<Gtid>> {
         self.lookups.take_question()
     }
@@ -306,7 +312,8 @@ impl Replica {
         self.peers.connected()
     }
 
-    /// A participant and the process behind a session, if the session is open and serves a participant.
+    /// A participant and the process behind a session, if the session is open and serves a
+    /// participant.
     fn participant_of(&self, session: SessionId) -> Option<(ParticipantName, InstanceId)> {
         let peer = self.peers.get(session)?;
         Some((peer.participant.clone()?, peer.instance))
@@ -322,8 +329,8 @@ impl Replica {
         self.reply(to, Reply::Refused(refused.into()));
     }
 
-    /// A name for one machine that may lead elections. No other machine has the same: epochs are drawn once, and within an epoch
-    /// each shard counts in steps of the number of shards.
+    /// A name for one machine that may lead elections. No other machine has the same: epochs are
+    /// drawn once, and within an epoch each shard counts in steps of the number of shards.
     fn next_node(&mut self) -> NodeId {
         self.nodes += 1;
         let number = self.nodes * self.shards as u64 + self.shard as u64;

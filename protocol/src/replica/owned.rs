@@ -106,8 +106,8 @@ impl Replica {
         self.refuse(caller, refused);
     }
 
-    /// Whether another branch would be one too many. A participant that has one already asks again, and is no further branch:
-    /// were it refused, it would undo what the transaction counts on.
+    /// Whether another branch would be one too many. A participant that has one already asks again,
+    /// and is no further branch: were it refused, it would undo what the transaction counts on.
     fn is_full_for(&self, gtid: Gtid, participant: &ParticipantName) -> bool {
         let Some(machine) = self.transaction(gtid) else { return false };
         machine.state() == State::Active
@@ -115,7 +115,8 @@ impl Replica {
             && machine.branches().iter().all(|branch| branch.participant != *participant)
     }
 
-    /// An event that brings payload. Of a request that is refused, or that comes again, nothing is kept, and nothing is counted.
+    /// An event that brings payload. Of a request that is refused, or that comes again, nothing is
+    /// kept, and nothing is counted.
     fn event_with_payload(&mut self, gtid: Gtid, event: Event, bytes: usize) {
         let before = self.branch_count(gtid);
         self.drive_transaction(gtid, event);
@@ -134,7 +135,8 @@ impl Replica {
 
     pub(super) fn commit_event(&self, caller: Caller, commit: Commit) -> Event {
         let digest = digest::of_commit(commit.protocol, &commit.branches);
-        // A repeated request that finds nothing in the log has not run in one phase before: its delegation would be there.
+        // A repeated request that finds nothing in the log has not run in one phase before: its
+        // delegation would be there.
         let one_phase = match commit.branches.as_slice() {
             [branch] => self.peers.commits_in_one_phase(&branch.participant),
             _ => false,
@@ -158,7 +160,8 @@ pub(super) fn not_open() -> Refused {
     Reason::NotFound.refused("no open transaction of this gtid: it has ended, or the coordinator restarted; begin anew")
 }
 
-/// Were this let through, the same commit after a restart would run without the branches that have enlisted.
+/// Were this let through, the same commit after a restart would run without the branches that have
+/// enlisted.
 fn was_begun() -> Refused {
     Reason::Malformed
         .refused("this transaction was opened by Begin, and its commit says that it was not; say begun=true")

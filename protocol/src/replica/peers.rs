@@ -1,6 +1,7 @@
 //! Sessions, and the participants behind them: which can be reached, and which instance is asked.
 //!
-//! What is iterated keeps its order of insertion: the sessions of a participant, and the sessions with something to say.
+//! What is iterated keeps its order of insertion: the sessions of a participant, and the sessions
+//! with something to say.
 
 use std::collections::{HashMap, HashSet};
 
@@ -97,7 +98,8 @@ impl Peers {
         self.known.contains(participant)
     }
 
-    /// Where a participant's voter is: that of the newest of its sessions that has one. The outer `None` if no session is here.
+    /// Where a participant's voter is: that of the newest of its sessions that has one. The outer
+    /// `None` if no session is here.
     pub(super) fn voter(&self, participant: &ParticipantName) -> Option<Option<VoterPlace>> {
         let sessions = self.instances.get(participant).filter(|sessions| !sessions.is_empty())?;
         let voters = sessions.iter().rev().filter_map(|session| self.sessions.get(session)?.peer.voter.clone());
@@ -113,7 +115,8 @@ impl Peers {
                 .all(|session| self.sessions.get(session).is_some_and(|reachable| reachable.peer.one_phase))
     }
 
-    /// The sessions of the same process that this one takes the place of: it has dialled again, and they are dead or dying.
+    /// The sessions of the same process that this one takes the place of: it has dialled again, and
+    /// they are dead or dying.
     pub(super) fn replaced_by(&self, peer: &Peer) -> Vec<SessionId> {
         let same = |other: &&Reachable| {
             peer.instance != InstanceId(0)
@@ -257,7 +260,8 @@ impl Replica {
         })
     }
 
-    /// The transactions whose machine is wanted, by gtid: the table itself has no order that two runs share.
+    /// The transactions whose machine is wanted, by gtid: the table itself has no order that two
+    /// runs share.
     fn in_order(&self, is_wanted: impl Fn(&Machine) -> bool) -> Vec<Gtid> {
         let wanted = self.entries.iter().filter(|(_, entry)| is_wanted(&entry.machine));
         let mut gtids: Vec<Gtid> = wanted.map(|(gtid, _)| *gtid).collect();

@@ -1,7 +1,7 @@
 //! Open rows of the log become machines.
 //!
-//! A row that cannot be resumed is parked with its reason and stops no other: requests about it are refused with that reason, and
-//! it stays in the log as it is.
+//! A row that cannot be resumed is parked with its reason and stops no other: requests about it are
+//! refused with that reason, and it stays in the log as it is.
 
 use super::Replica;
 use super::entry::Machine;
@@ -20,8 +20,8 @@ fn resume(saga: OpenSaga, epoch: Epoch) -> Result<(Saga, Output<Effect>), Unreco
     Saga::recover(epoch, Kept { started, turned, steps, paused })
 }
 
-/// What is wrong with a saga that can be read and not resumed. Its rows are looked at anew each time: nothing is kept of what is parked, however
-/// much that is.
+/// What is wrong with a saga that can be read and not resumed. Its rows are looked at anew each
+/// time: nothing is kept of what is parked, however much that is.
 pub fn contradiction(saga: &OpenSaga, epoch: Epoch) -> Option<Unrecoverable> {
     resume(saga.clone(), epoch).err()
 }
@@ -55,7 +55,8 @@ impl Replica {
             }
             OpenTransaction::Saga(saga) => {
                 let bytes = saga.started.definition.steps().iter().map(|step| step.input.len()).sum();
-                // One whose rows contradict each other stays in the log as it is; requests about it are refused with the reason.
+                // One whose rows contradict each other stays in the log as it is; requests about it
+                // are refused with the reason.
                 if let Ok((machine, output)) = resume(saga, self.epoch) {
                     self.insert(gtid, Machine::Saga(Box::new(machine)), 0, bytes);
                     self.put_out::<Saga>(gtid, output);

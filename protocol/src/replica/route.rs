@@ -1,8 +1,9 @@
 //! Which row of the table of gtids a message meets.
 //!
-//! A gtid that is not in memory is one of three things: new, ended, or lost with the memory of an earlier process. Only the log
-//! can tell, unless the gtid is certain to be new ([`Ended::is_fresh`](super::ended::Ended::is_fresh)). So requests about such a
-//! gtid wait for [`Lookups`](super::lookup::Lookups).
+//! A gtid that is not in memory is one of three things: new, ended, or lost with the memory of an
+//! earlier process. Only the log can tell, unless the gtid is certain to be new
+//! ([`Ended::is_fresh`](super::ended::Ended::is_fresh)). So requests about such a gtid wait for
+//! [`Lookups`](super::lookup::Lookups).
 
 use super::ended::EndedHere;
 use super::entry::Machine;
@@ -64,7 +65,8 @@ impl Replica {
 
     /// One message of a session.
     pub(super) fn message(&mut self, session: SessionId, message: FromClient) {
-        // What a closed session had said is lost, as on the network: its process repeats it over the next one.
+        // What a closed session had said is lost, as on the network: its process repeats it over
+        // the next one.
         let (Some(gtid), true) = (message.gtid(), self.is_open(session)) else { return };
         match self.known(gtid) {
             // Behind those that wait, so that the order stays.

@@ -100,8 +100,8 @@ impl Replica {
     ) {
         let bytes = payload_bytes(&message);
         if bytes > MESSAGE_BYTES_MAX {
-            // Never sent, nor was any other attempt, whose bytes are the same: the saga turns back, or asks for a human where it
-            // cannot.
+            // Never sent, nor was any other attempt, whose bytes are the same: the saga turns back,
+            // or asks for a human where it cannot.
             let reason =
                 format!("the step's input and outputs have {bytes} bytes, and {MESSAGE_BYTES_MAX} fit into a message");
             let result = StepResult::Refused(reason);

@@ -41,7 +41,8 @@ impl Driven for TwoPhase {
     }
 
     fn carry_out(replica: &mut Replica, gtid: Gtid, effects: Vec<Effect>) {
-        // Told only once every effect is carried out: what follows from them must not overtake their messages.
+        // Told only once every effect is carried out: what follows from them must not overtake
+        // their messages.
         let mut routed = Vec::new();
         for effect in effects {
             match effect {
@@ -91,7 +92,8 @@ impl Replica {
         self.reply(to, reply);
     }
 
-    /// Sends an order to prepare, of which only the payload and how to prepare is the machine's. Answers where it went.
+    /// Sends an order to prepare, of which only the payload and how to prepare is the machine's.
+    /// Answers where it went.
     pub(super) fn send_prepare(
         &mut self,
         gtid: Gtid,
@@ -111,7 +113,8 @@ impl Replica {
         }
     }
 
-    /// Hands an order over. Answers where an order to prepare went; the others are repeated by themselves.
+    /// Hands an order over. Answers where an order to prepare went; the others are repeated by
+    /// themselves.
     pub(super) fn send_order(
         &mut self,
         gtid: Gtid,

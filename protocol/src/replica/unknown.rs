@@ -14,12 +14,14 @@ use crate::record::Outcome;
 use crate::three_phase::{self, Bar};
 use crate::two_phase::{Event, TwoPhase, Vote};
 
-/// Whether a request about an unknown gtid may have run before. One that may have is never run anew under its gtid: a branch of
-/// the earlier run could be prepared, and be undone under the feet of the later one.
+/// Whether a request about an unknown gtid may have run before. One that may have is never run anew
+/// under its gtid: a branch of the earlier run could be prepared, and be undone under the feet of
+/// the later one.
 enum Age {
     /// It was first written to this process.
     New,
-    /// It was written to an earlier process, or to this one over a session that is closed: aborted, wherever it had come to.
+    /// It was written to an earlier process, or to this one over a session that is closed: aborted,
+    /// wherever it had come to.
     MayHaveRun,
     /// It was first written to a process that has fenced this one.
     Elsewhere,
@@ -37,9 +39,11 @@ impl Replica {
             }
             FromClient::Branch(report) => match report.message {
                 branch::Message::Inquire | branch::Message::Vote(Vote::Yes) => self.presume_abort(gtid, session),
-                // A branch that may be prepared is in doubt and inquires by itself. One that was ordered to commit by itself is not in
-                // doubt, whatever it has done, and an abort must not be presumed for it: while its delegation is open in the log its
-                // gtid is not unknown, and once retention has removed the end, its commit may be what was told.
+                // A branch that may be prepared is in doubt and inquires by itself. One that was
+                // ordered to commit by itself is not in doubt, whatever it has done, and an abort
+                // must not be presumed for it: while its delegation is open in the log its gtid is
+                // not unknown, and once retention has removed the end, its commit may be what was
+                // told.
                 branch::Message::Vote(Vote::Unknown(_) | Vote::No(_) | Vote::ReadOnly | Vote::Committed)
                 | branch::Message::Acknowledge(_) => {}
             },
@@ -108,10 +112,12 @@ impl Replica {
         match (commit.attempt, commit.first_epoch) {
             (1, Some(first)) => self.age_by_epoch(first),
             (1, None) => Age::New,
-            // It was written before, over a session that is closed since; what came of it is not known any more.
+            // It was written before, over a session that is closed since; what came of it is not
+            // known any more.
             (_, Some(first)) if first > self.epoch => Age::Elsewhere,
             (_, Some(_)) => Age::MayHaveRun,
-            // Every outcome of a unary call is in the log, so an earlier run can only have been another process's.
+            // Every outcome of a unary call is in the log, so an earlier run can only have been
+            // another process's.
             (0, None) if self.ended.is_of_this_process(gtid, self.now_ms) => Age::New,
             (0, None) => Age::MayHaveRun,
             (_, None) if self.ended.is_fresh(gtid, self.now_ms) => Age::New,
@@ -127,8 +133,8 @@ impl Replica {
         }
     }
 
-    /// Whoever drove it before is fenced, or has forgotten it: it can never commit. The answer is kept for a while, so that the
-    /// same is told to all who ask.
+    /// Whoever drove it before is fenced, or has forgotten it: it can never commit. The answer is
+    /// kept for a while, so that the same is told to all who ask.
     fn reply_forgotten(&mut self, gtid: Gtid, caller: Caller, message: &str) {
         let reason = AbortReason::new(AbortCode::Forgotten, message);
         let answer = EndedAnswer {
@@ -141,8 +147,8 @@ impl Replica {
         self.reply(caller, Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() });
     }
 
-    /// A branch is prepared and waits for a decision that was never made: the abort is made durable, so that no commit can come
-    /// after the answer.
+    /// A branch is prepared and waits for a decision that was never made: the abort is made
+    /// durable, so that no commit can come after the answer.
     fn presume_abort(&mut self, gtid: Gtid, session: SessionId) {
         let Some((participant, instance)) = self.participant_of(session) else { return };
         let (machine, output) = TwoPhase::presume_abort(gtid, self.epoch, self.now_ms, participant, instance);
@@ -152,7 +158,8 @@ impl Replica {
 
     fn log_asked_of_unknown(&mut self, gtid: Gtid, session: SessionId, request: three_phase::Request) {
         if request.knows_of_a_vote() {
-            // Every vote was in, so 'attempt 1 sent' was logged: its row is gone since, and no abort may be presumed.
+            // Every vote was in, so 'attempt 1 sent' was logged: its row is gone since, and no
+            // abort may be presumed.
             let answer = three_phase::Answer::Barred(Bar::Forgotten);
             return self.peers.send(session, FromReplica::LogAnswered { gtid, answer });
         }
@@ -160,7 +167,8 @@ impl Replica {
             three_phase::Request::Join { .. } | three_phase::Request::Propose { .. } => {
                 self.presume_abort(gtid, session)
             }
-            // There is nothing to end: the abort was never logged, or retention has removed the row. The record is of no use.
+            // There is nothing to end: the abort was never logged, or retention has removed the
+            // row. The record is of no use.
             three_phase::Request::Decided(_) => self.peers.forget(session, gtid),
             three_phase::Request::VoteYes { .. } | three_phase::Request::VoteNo | three_phase::Request::Elected(_) => {}
         }

@@ -1,4 +1,5 @@
-//! What a three-phase machine wants done: orders for voters, the log's answers, questions to the log.
+//! What a three-phase machine wants done: orders for voters, the log's answers, questions to the
+//! log.
 
 use super::append::Sealed;
 use super::drive::Driven;
@@ -43,7 +44,8 @@ impl Driven for Coordinator {
     }
 
     fn carry_out(replica: &mut Replica, gtid: Gtid, effects: Vec<Effect>) {
-        // Told only once every effect is carried out: what follows from them must not overtake their messages.
+        // Told only once every effect is carried out: what follows from them must not overtake
+        // their messages.
         let mut follow = Vec::new();
         for effect in effects {
             match effect {
@@ -76,7 +78,8 @@ impl Driven for Coordinator {
 }
 
 impl Replica {
-    /// Hands an order over. Answers where an order to prepare went; the others are repeated by themselves.
+    /// Hands an order over. Answers where an order to prepare went; the others are repeated by
+    /// themselves.
     fn send_voter_order(
         &mut self,
         gtid: Gtid,
@@ -125,7 +128,8 @@ impl Replica {
         }
     }
 
-    /// A participant's voter answers, or the participant asks the log, about a transaction that this replica drives.
+    /// A participant's voter answers, or the participant asks the log, about a transaction that
+    /// this replica drives.
     pub(super) fn voter_reports(&mut self, gtid: Gtid, session: SessionId, message: VoterMessage) {
         let Some((participant, instance)) = self.participant_of(session) else { return };
         match message {

@@ -70,7 +70,8 @@ impl Saga {
 
     /// Ends the saga: every step is where the outcome wants it.
     ///
-    /// What the draft would have logged lazily is left out: the final record says what became of every step.
+    /// What the draft would have logged lazily is left out: the final record says what became of
+    /// every step.
     pub(super) fn end(&mut self, outcome: Outcome, mut draft: Draft) -> Output<Effect> {
         let turned = match self.phase {
             Phase::Compensating => true,

@@ -73,7 +73,8 @@ impl Saga {
         if !self.is_last_attempt(step, attempt) {
             return Output::none();
         }
-        // An answer that comes after its attempt timed out is as good as one in time, as long as no other attempt was sent.
+        // An answer that comes after its attempt timed out is as good as one in time, as long as no
+        // other attempt was sent.
         let (is_open, is_in_flight) = match self.step(step).progress {
             Progress::Executing { .. } => (!compensation, true),
             // Unless nothing was ever sent.

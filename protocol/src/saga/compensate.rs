@@ -27,8 +27,9 @@ impl Saga {
 
     /// Asks for every compensation whose turn it is.
     ///
-    /// A step waits for all steps behind it, not only for those right behind it: a step between them that was finally refused is settled
-    /// at once, while what an earlier coordinator may have sent behind it is still being compensated.
+    /// A step waits for all steps behind it, not only for those right behind it: a step between
+    /// them that was finally refused is settled at once, while what an earlier coordinator may have
+    /// sent behind it is still being compensated.
     pub(super) fn compensate_ready(&mut self, draft: &mut Draft) {
         let mut blocked = vec![false; self.steps.len()];
         for index in self.indices().rev() {
@@ -40,8 +41,9 @@ impl Saga {
             }
             let is_due = match step.progress {
                 Progress::Recording | Progress::Completed | Progress::CompensationDue => true,
-                // What had no answer may have taken effect, or may yet; the compensation closes the barrier behind it. So it is with
-                // a refusal after earlier attempts that never answered.
+                // What had no answer may have taken effect, or may yet; the compensation closes the
+                // barrier behind it. So it is with a refusal after earlier attempts that never
+                // answered.
                 Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } | Progress::Refused => {
                     step.in_doubt
                 }
@@ -135,7 +137,8 @@ impl Saga {
         }
     }
 
-    /// The steps that need a human: compensations that cannot succeed, and refusals behind a completed pivot.
+    /// The steps that need a human: compensations that cannot succeed, and refusals behind a
+    /// completed pivot.
     pub(super) fn stuck(&self) -> Vec<StepIndex> {
         let is_forward_only = match self.phase {
             Phase::Running => self.is_past_pivot(),

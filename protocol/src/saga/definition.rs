@@ -32,7 +32,8 @@ pub struct StepDefinition {
     pub retry: RetryPolicy,
     /// How its compensation is retried.
     pub compensation_retry: RetryPolicy,
-    /// Past a completed pivot there is only forward: no step that follows it may fail for good, and nothing is compensated.
+    /// Past a completed pivot there is only forward: no step that follows it may fail for good, and
+    /// nothing is compensated.
     pub pivot: bool,
     /// Whether its result is forced to the log before the saga goes on.
     pub durable: bool,
@@ -121,8 +122,8 @@ impl Definition {
         &self.steps
     }
 
-    /// The same with inputs of its own: inputs that were cut out of a network buffer would keep all of it in memory for
-    /// as long as the saga runs.
+    /// The same with inputs of its own: inputs that were cut out of a network buffer would keep all
+    /// of it in memory for as long as the saga runs.
     #[must_use]
     pub fn detached(mut self) -> Self {
         for step in &mut self.steps {

@@ -26,7 +26,8 @@ pub enum Effect {
         attempt: u32,
         /// The step's input.
         input: Bytes,
-        /// The outputs of the steps it comes after, by their names, in the order in which the definition lists them.
+        /// The outputs of the steps it comes after, by their names, in the order in which the
+        /// definition lists them.
         outputs: Vec<(Name, Bytes)>,
         /// Whether it is a pivot: once it is done there is only forward.
         pivot: bool,
@@ -59,7 +60,8 @@ pub enum Effect {
     SetTimer {
         /// Which one. No other timer of that name is set.
         timer: Timer,
-        /// When, in milliseconds from now; with `jitter` the driver draws the wait uniformly from zero to this.
+        /// When, in milliseconds from now; with `jitter` the driver draws the wait uniformly from
+        /// zero to this.
         after_ms: u64,
         /// Whether the wait is drawn.
         jitter: bool,
@@ -79,24 +81,27 @@ pub enum Reply {
     Started,
     /// The saga has turned back, durably. To whoever asked for it.
     Compensating {
-        /// Why it turned, as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it. The first reason counts, which need not be this
-        /// caller's.
+        /// Why it turned, as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it. The
+        /// first reason counts, which need not be this caller's.
         reason: String,
     },
     /// The saga has ended.
     Ended {
         /// How.
         outcome: Outcome,
-        /// Why, where it was compensated, as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it.
+        /// Why, where it was compensated, as [`AbortReason::to_line`](crate::AbortReason::to_line)
+        /// writes it.
         reason: Option<String>,
         /// The outputs of its steps, by their names; empty where it was compensated.
         outputs: Vec<(Name, Bytes)>,
     },
-    /// It cannot be undone any more: a pivot took effect. It goes on, and the caller may wait for the end.
+    /// It cannot be undone any more: a pivot took effect. It goes on, and the caller may wait for
+    /// the end.
     PastPivot,
     /// The gtid stands for another request's body (I11).
     KeyReused,
-    /// The log holds another writer's word on this gtid, and this replica stopped driving it: ask again, and the log answers.
+    /// The log holds another writer's word on this gtid, and this replica stopped driving it: ask
+    /// again, and the log answers.
     Overruled {
         /// What the log holds.
         decision: Decision,

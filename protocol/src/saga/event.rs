@@ -8,9 +8,11 @@ use crate::ids::{BodyDigest, Caller, InstanceId, ParticipantName};
 
 /// The reason of an attempt that was not answered in time; may stand in a policy's `non_retryable`.
 pub const TIMED_OUT: &str = "timeout";
-/// The reason of an attempt whose session broke before the answer; may stand in a policy's `non_retryable`.
+/// The reason of an attempt whose session broke before the answer; may stand in a policy's
+/// `non_retryable`.
 pub const CONNECTION_LOST: &str = "connection lost";
-/// The reason of an attempt that found no instance to go to. It never counts against a policy: nothing was sent.
+/// The reason of an attempt that found no instance to go to. It never counts against a policy:
+/// nothing was sent.
 pub const NOT_CONNECTED: &str = "not connected";
 
 /// What a caller waits for.
@@ -23,7 +25,8 @@ pub enum Wait {
     Ended,
 }
 
-/// A timer of one step. The attempt is part of its name, so one that fires late is recognised and changes nothing.
+/// A timer of one step. The attempt is part of its name, so one that fires late is recognised and
+/// changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Timer {
@@ -49,7 +52,8 @@ pub enum Timer {
 
 /// What happened.
 ///
-/// Answers, `Sent` and `Undeliverable` belong to attempts of this machine's own epoch: the driver drops what carries another one.
+/// Answers, `Sent` and `Undeliverable` belong to attempts of this machine's own epoch: the driver
+/// drops what carries another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A participant answered an attempt.
@@ -64,11 +68,12 @@ pub enum Event {
         instance: InstanceId,
         /// The answer.
         result: StepResult,
-        /// Of an action's refusal: the participant has made durable that no attempt up to this one takes effect any more.
+        /// Of an action's refusal: the participant has made durable that no attempt up to this one
+        /// takes effect any more.
         is_final: bool,
     },
-    /// The driver handed an attempt to an instance's session. An attempt of which this was not told is never lost with a session: only its
-    /// timeout ends it.
+    /// The driver handed an attempt to an instance's session. An attempt of which this was not told
+    /// is never lost with a session: only its timeout ends it.
     Sent {
         /// Which step.
         step: StepIndex,
@@ -79,7 +84,8 @@ pub enum Event {
         /// Where it went.
         instance: InstanceId,
     },
-    /// No instance of the participant is connected: the attempt was never sent, so it had no effect and counts against no policy.
+    /// No instance of the participant is connected: the attempt was never sent, so it had no effect
+    /// and counts against no policy.
     Undeliverable {
         /// Which step.
         step: StepIndex,
@@ -88,7 +94,8 @@ pub enum Event {
         /// Which attempt.
         attempt: u32,
     },
-    /// An instance of a participant connected: what could not reach the participant is tried again at once.
+    /// An instance of a participant connected: what could not reach the participant is tried again
+    /// at once.
     Joined {
         /// Whose instance.
         participant: ParticipantName,
@@ -102,7 +109,8 @@ pub enum Event {
     },
     /// A timer that the machine set ran out.
     TimerFired(Timer),
-    /// The log answered the forced record that is in flight. Told right after the held effects were released.
+    /// The log answered the forced record that is in flight. Told right after the held effects were
+    /// released.
     Appended(Appended),
     /// The start was asked for again, after a lost connection or at another replica.
     StartRequested {
@@ -122,7 +130,8 @@ pub enum Event {
     },
     /// The initiator wants the saga undone.
     CompensateRequested {
-        /// Why; goes to the log and to callers as it is, so as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it.
+        /// Why; goes to the log and to callers as it is, so as
+        /// [`AbortReason::to_line`](crate::AbortReason::to_line) writes it.
         reason: String,
         /// Who asks.
         caller: Caller,
@@ -137,6 +146,7 @@ pub enum Event {
         /// Why, in the operator's words.
         reason: String,
     },
-    /// A human mended what was wrong: everything open is tried again at once, with a fresh budget of attempts.
+    /// A human mended what was wrong: everything open is tried again at once, with a fresh budget
+    /// of attempts.
     ResumeRequested,
 }

@@ -1,4 +1,5 @@
-//! The way forward: what starts when, which results are forced, and what an action's answer leads to.
+//! The way forward: what starts when, which results are forced, and what an action's answer leads
+//! to.
 
 use bytes::Bytes;
 
@@ -44,8 +45,9 @@ impl Saga {
         }
     }
 
-    /// Sends every action that is due. Dependencies have to be complete, where `recording`, whose record is going to be forced by this very
-    /// output, counts as such: what it sets free is held behind the record.
+    /// Sends every action that is due. Dependencies have to be complete, where `recording`, whose
+    /// record is going to be forced by this very output, counts as such: what it sets free is held
+    /// behind the record.
     pub(super) fn execute_due(&mut self, recording: Option<StepIndex>, draft: &mut Draft) {
         for index in self.indices() {
             let definition = self.definition.step(index);
@@ -92,7 +94,8 @@ impl Saga {
             let output = self.step(*after).output.clone().unwrap_or_default();
             outputs.push((self.definition.step(*after).name.clone(), output));
         }
-        // Before the message: an attempt that turns out to be undeliverable has its timer cancelled.
+        // Before the message: an attempt that turns out to be undeliverable has its timer
+        // cancelled.
         draft.effects.push(Effect::SetTimer {
             timer: Timer::Attempt { step: index, compensation: false, attempt },
             after_ms: definition.retry.attempt_timeout_ms,
@@ -133,8 +136,9 @@ impl Saga {
         }
     }
 
-    /// Whether a refusal of the last attempt may be acted upon. Behind a refused pivot the saga turns back and compensates everything but the
-    /// pivot, so the refusal has to speak for every attempt. Past a completed pivot nothing turns, and any other step can be compensated.
+    /// Whether a refusal of the last attempt may be acted upon. Behind a refused pivot the saga
+    /// turns back and compensates everything but the pivot, so the refusal has to speak for every
+    /// attempt. Past a completed pivot nothing turns, and any other step can be compensated.
     pub(super) fn may_believe_refusal(&self, index: StepIndex, is_final: bool) -> bool {
         let speaks_for_all = is_final || !self.step(index).earlier_in_doubt;
         speaks_for_all || !self.definition.step(index).pivot || self.is_past_pivot()
@@ -164,7 +168,8 @@ impl Saga {
         }
     }
 
-    /// A step that is refused for all its attempts was never done, so no coordinator has sent a step behind it.
+    /// A step that is refused for all its attempts was never done, so no coordinator has sent a
+    /// step behind it.
     fn clear_doubts_behind(&mut self, refused: StepIndex) {
         let mut behind = vec![false; self.steps.len()];
         behind[usize::from(refused.0)] = true;
@@ -190,7 +195,8 @@ impl Saga {
         let (in_doubt, failed) = (step.in_doubt, step.failed);
         match self.phase {
             Phase::Starting | Phase::Running if self.paused.is_some() => return, // the budget is fresh when it is resumed
-            // While starting, the driver may find the root steps undeliverable before it tells of the receipt.
+            // While starting, the driver may find the root steps undeliverable before it tells of
+            // the receipt.
             Phase::Starting | Phase::Running => {}
             // It is compensated instead.
             Phase::Turning | Phase::Compensating | Phase::Ending { .. } | Phase::Ended(_) | Phase::Overruled(_) => {
@@ -198,7 +204,8 @@ impl Saga {
             }
         }
         let definition = self.definition.step(index);
-        // Behind a completed pivot, and for a pivot that may have taken effect, giving up is not among the choices.
+        // Behind a completed pivot, and for a pivot that may have taken effect, giving up is not
+        // among the choices.
         let must_go_on = is_past_pivot || (definition.pivot && in_doubt);
         let may_go_on = !failure.was_sent() || definition.retry.allows(failed, failure.reason());
         if must_go_on || (may_go_on && self.wanted.is_none()) {
@@ -233,12 +240,13 @@ impl Saga {
         self.definition.steps().iter().zip(&self.steps).filter(|(definition, _)| definition.pivot).map(|(_, step)| step)
     }
 
-    /// Whether a step's result is durable before anything starts on the strength of it: where its definition says so, and where it lets a
-    /// pivot start.
+    /// Whether a step's result is durable before anything starts on the strength of it: where its
+    /// definition says so, and where it lets a pivot start.
     ///
-    /// The second is what keeps a saga abortable over a restart. A recovered coordinator has to know whether a pivot may have been sent, since such a
-    /// pivot must be asked before the saga may turn. Were the results before it lazy, a crash could lose them, and every pivot
-    /// would be suspect after every restart.
+    /// The second is what keeps a saga abortable over a restart. A recovered coordinator has to
+    /// know whether a pivot may have been sent, since such a pivot must be asked before the saga
+    /// may turn. Were the results before it lazy, a crash could lose them, and every pivot would be
+    /// suspect after every restart.
     pub(super) fn is_forced(&self, index: StepIndex) -> bool {
         self.definition.step(index).durable
             || self.definition.steps().iter().any(|step| step.pivot && step.after.contains(&index))

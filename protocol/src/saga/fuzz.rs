@@ -13,7 +13,8 @@ use crate::retry::RetryPolicy;
 
 const DIGEST: BodyDigest = BodyDigest(7);
 
-/// The row of the transition table that says what an answer of the log does; the row behind it is of one that overrules.
+/// The row of the transition table that says what an answer of the log does; the row behind it is
+/// of one that overrules.
 const APPENDED: usize = 7;
 
 /// Starts a saga, drives it with what the bytes say, and checks every invariant after each event.

@@ -1,7 +1,8 @@
 //! What must hold of a saga after every event, one function per invariant.
 //!
-//! They run after every event in tests, and as debug assertions in the server. They look at the state before, the event, the state after and
-//! the output; an output with a forced record counts as sent only once that record is durable.
+//! They run after every event in tests, and as debug assertions in the server. They look at the
+//! state before, the event, the state after and the output; an output with a forced record counts
+//! as sent only once that record is durable.
 
 use std::collections::BTreeSet;
 
@@ -189,7 +190,8 @@ fn compensates_only_what_may_have_acted(
     Ok(())
 }
 
-/// I4, its second half: nobody is told a start, a turn or an end that is not durable, and nobody is asked to undo before the turn is.
+/// I4, its second half: nobody is told a start, a turn or an end that is not durable, and nobody is
+/// asked to undo before the turn is.
 fn nobody_is_told_what_is_not_durable(after: &Saga, output: &Output<Effect>) -> Result<(), Violation> {
     let forced = output.forced();
     let is_started = after.phase != Phase::Starting || matches!(forced, Some(Record::SagaStarted(_)));
@@ -217,7 +219,8 @@ fn nobody_is_told_what_is_not_durable(after: &Saga, output: &Output<Effect>) -> 
     }
 }
 
-/// I4 for actions: sent behind the durable start, and behind every result that is forced before them.
+/// I4 for actions: sent behind the durable start, and behind every result that is forced before
+/// them.
 fn actions_start_behind_durable_records(after: &Saga, output: &Output<Effect>) -> Result<(), Violation> {
     let (mut recorded, mut started) = (None, after.phase != Phase::Starting);
     match output.forced() {
@@ -299,7 +302,8 @@ fn compensates_in_reverse_order(after: &Saga, output: &Output<Effect>) -> Result
     Ok(())
 }
 
-/// I10: with a pivot done there is only forward, and while one may be done, or may yet, nothing turns.
+/// I10: with a pivot done there is only forward, and while one may be done, or may yet, nothing
+/// turns.
 fn no_way_back_behind_a_pivot(after: &Saga, output: &Output<Effect>) -> Result<(), Violation> {
     const INVARIANT: &str = "I10 no way back behind a pivot";
     if after.is_past_pivot() && (after.turned.is_some() || compensated(output).next().is_some()) {
@@ -326,7 +330,8 @@ fn something_is_pending(after: &Saga) -> Result<(), Violation> {
     Ok(())
 }
 
-/// I12: the timers that are set are those that the steps' states imply, so that no attempt can be forgotten.
+/// I12: the timers that are set are those that the steps' states imply, so that no attempt can be
+/// forgotten.
 fn timers_agree(
     mut set: BTreeSet<Timer>,
     event: Option<&Event>,
@@ -424,8 +429,8 @@ fn compensated(output: &Output<Effect>) -> impl Iterator<Item = (StepIndex, bool
     })
 }
 
-/// How far along its way a step is. Retries move within one rank; only a refusal behind a pivot is ever taken back, on a human's word,
-/// and so shares the rank of what it goes back to.
+/// How far along its way a step is. Retries move within one rank; only a refusal behind a pivot is
+/// ever taken back, on a human's word, and so shares the rank of what it goes back to.
 fn rank(progress: Progress) -> u8 {
     match progress {
         Progress::Waiting => 0,

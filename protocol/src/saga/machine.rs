@@ -33,27 +33,35 @@
 //! | `PauseRequested` | pause | pause | pause | pause | pause | – | – | – | – | – |
 //! | `ResumeRequested` | unpause | again | again | unpause | again | again | again | – | – | – |
 //!
-//! - **–** changes nothing. So does, in every state, an answer or timer of another attempt than the step's last, an answer to a step that
-//!   is already answered, and an action's answer once its compensation was sent: the participant's barrier saw to it that the action
-//!   has no effect.
+//! - **–** changes nothing. So does, in every state, an answer or timer of another attempt than the
+//!   step's last, an answer to a step that is already answered, and an action's answer once its
+//!   compensation was sent: the participant's barrier saw to it that the action has no effect.
 //! - **note** the step moves; nothing is sent for it until the append or the pause is over.
-//! - **go** the step moves, and what that allows is sent: the steps whose dependencies are complete; after an unknown outcome a retry
-//!   timer. After a refusal, or when the retry policy is used up, it goes on as *decide*. When every step is done: *ending*.
-//! - **decide** turns back as soon as that is safe. *Past a completed pivot* the wish to turn is dropped (callers learn `PastPivot`), every
-//!   open step is retried without end, and a refused one pauses the saga with a remedy. *While a pivot may have taken effect* (in flight, timed out,
-//!   lost, or perhaps sent before a restart) nothing new starts, and only such a pivot is tried again until it says done or is refused for all
-//!   its attempts, because turning now would leave its effect behind or undo what must not be undone, and going on could make a refusal
-//!   permanent. A refusal is for all attempts if the participant says that it is final, or if no other attempt has an unknown outcome;
-//!   any other refusal of a pivot counts as an unknown outcome. So no pivot is ever compensated.
-//!   *While a `SagaStep` is being appended* its answer is awaited. Otherwise: *turning*, or straight to *ending* where there is
-//!   nothing to compensate, since then the outcome itself is the decision.
-//! - **back** the step moves, and each step behind which everything is undone, or never was, is compensated. A compensation that is
-//!   refused, or has used up its policy, makes it *paused compensating* with a remedy. When every step is undone: *ending*.
-//! - **again** waits for retries end and the attempts go out: after `Joined` for what could not reach that participant; after
-//!   `ResumeRequested` for everything, with fresh budgets, including what a pause was for.
-//! - **wait**, **answer** the caller is told later, or now. `StartRequested` with another digest is answered `KeyReused` at once.
+//! - **go** the step moves, and what that allows is sent: the steps whose dependencies are
+//!   complete; after an unknown outcome a retry timer. After a refusal, or when the retry policy is
+//!   used up, it goes on as *decide*. When every step is done: *ending*.
+//! - **decide** turns back as soon as that is safe. *Past a completed pivot* the wish to turn is
+//!   dropped (callers learn `PastPivot`), every open step is retried without end, and a refused one
+//!   pauses the saga with a remedy. *While a pivot may have taken effect* (in flight, timed out,
+//!   lost, or perhaps sent before a restart) nothing new starts, and only such a pivot is tried
+//!   again until it says done or is refused for all its attempts, because turning now would leave
+//!   its effect behind or undo what must not be undone, and going on could make a refusal
+//!   permanent. A refusal is for all attempts if the participant says that it is final, or if no
+//!   other attempt has an unknown outcome; any other refusal of a pivot counts as an unknown
+//!   outcome. So no pivot is ever compensated. *While a `SagaStep` is being appended* its answer is
+//!   awaited. Otherwise: *turning*, or straight to *ending* where there is nothing to compensate,
+//!   since then the outcome itself is the decision.
+//! - **back** the step moves, and each step behind which everything is undone, or never was, is
+//!   compensated. A compensation that is refused, or has used up its policy, makes it *paused
+//!   compensating* with a remedy. When every step is undone: *ending*.
+//! - **again** waits for retries end and the attempts go out: after `Joined` for what could not
+//!   reach that participant; after `ResumeRequested` for everything, with fresh budgets, including
+//!   what a pause was for.
+//! - **wait**, **answer** the caller is told later, or now. `StartRequested` with another digest is
+//!   answered `KeyReused` at once.
 //! - **want** the turn is decided after the append, or after the pause.
-//! - **pause** nothing new is sent; retry timers are cancelled; what is in flight may still answer. **unpause** takes that back.
+//! - **pause** nothing new is sent; retry timers are cancelled; what is in flight may still answer.
+//!   **unpause** takes that back.
 //! - **forget** the callers of that session wait no more.
 
 use std::collections::BTreeSet;
@@ -80,7 +88,8 @@ pub struct Saga {
     pub(super) phase: Phase,
     /// The step whose forced record is in flight; only in `Phase::Running`.
     pub(super) recording: Option<StepIndex>,
-    /// Why it is to turn back as soon as that is safe; only in `Phase::Starting` and `Phase::Running`.
+    /// Why it is to turn back as soon as that is safe; only in `Phase::Starting` and
+    /// `Phase::Running`.
     pub(super) wanted: Option<String>,
     /// Why it turned back. It may be told once the phase says that this is durable.
     pub(super) turned: Option<String>,
@@ -180,8 +189,8 @@ impl Draft {
 }
 
 impl Saga {
-    /// Begins a saga. The output forces `SagaStarted` and holds the root steps behind it, and the caller's answer where it waits for the
-    /// start only.
+    /// Begins a saga. The output forces `SagaStarted` and holds the root steps behind it, and the
+    /// caller's answer where it waits for the start only.
     pub fn start(
         gtid: Gtid,
         epoch: Epoch,

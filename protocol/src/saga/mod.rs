@@ -1,6 +1,8 @@
-//! Sagas: a DAG of steps, and compensations in reverse order (Garcia-Molina and Salem, *Sagas*, 1987).
+//! Sagas: a DAG of steps, and compensations in reverse order (Garcia-Molina and Salem, *Sagas*,
+//! 1987).
 //!
-//! [`Saga`] is the coordinator's machine. `machine.rs` holds the transition table and the way in; the transitions themselves:
+//! [`Saga`] is the coordinator's machine. `machine.rs` holds the transition table and the way in;
+//! the transitions themselves:
 //!
 //! | file | subject |
 //! |---|---|
@@ -16,19 +18,25 @@
 //! | `invariant.rs` | what must hold after every event |
 //!
 //! # What the machine relies on
-//! I10, a net effect of 0 or 1 for every step, is kept by both sides together. A participant has to see to it that, for one
-//! (gtid, step):
-//! 1. an action takes effect once: a later attempt of a done action is answered `Done` with the same output;
-//! 2. a compensation of an action that is done undoes it, once; of one that is not done it does nothing, is answered `Done` all the
-//!    same, and from then on the action does nothing, whenever it arrives;
-//! 3. a refusal means that no attempt that arrived before it took effect. It need not be remembered: a later attempt may succeed;
-//! 4. a *final* refusal means more: it is durable that no attempt up to the refused one takes effect, whenever it arrives. Attempts are ordered
-//!    by their epochs, and within one epoch by their numbers. A later attempt may succeed.
+//! I10, a net effect of 0 or 1 for every step, is kept by both sides together. A participant has to
+//! see to it that, for one (gtid, step):
+//! 1. an action takes effect once: a later attempt of a done action is answered `Done` with the
+//!    same output;
+//! 2. a compensation of an action that is done undoes it, once; of one that is not done it does
+//!    nothing, is answered `Done` all the same, and from then on the action does nothing, whenever
+//!    it arrives;
+//! 3. a refusal means that no attempt that arrived before it took effect. It need not be
+//!    remembered: a later attempt may succeed;
+//! 4. a *final* refusal means more: it is durable that no attempt up to the refused one takes
+//!    effect, whenever it arrives. Attempts are ordered by their epochs, and within one epoch by
+//!    their numbers. A later attempt may succeed.
 //!
-//! No step has to be refused finally, but a pivot of which an earlier attempt has no known outcome is asked until it is done or finally refused.
+//! No step has to be refused finally, but a pivot of which an earlier attempt has no known outcome
+//! is asked until it is done or finally refused.
 //!
-//! The SDK's barrier does this within the participant's own database transaction. The driver in turn hands every message to at most one
-//! instance at most once, carries the epoch in it, and drops answers that carry another epoch.
+//! The SDK's barrier does this within the participant's own database transaction. The driver in
+//! turn hands every message to at most one instance at most once, carries the epoch in it, and
+//! drops answers that carry another epoch.
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod append;

@@ -1,7 +1,8 @@
 //! Stopping for a human, and going on after one.
 //!
-//! A paused saga sends nothing. What is in flight may still answer, and is noted. Pauses are lazy in the log: one that a crash
-//! loses is found again, since whatever could not succeed is tried and fails again.
+//! A paused saga sends nothing. What is in flight may still answer, and is noted. Pauses are lazy
+//! in the log: one that a crash loses is found again, since whatever could not succeed is tried and
+//! fails again.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,8 @@ impl Saga {
         self.advance(draft)
     }
 
-    /// Pauses if there is a step that needs a human and that the present pause does not speak of yet.
+    /// Pauses if there is a step that needs a human and that the present pause does not speak of
+    /// yet.
     pub(super) fn pause_if_stuck(&mut self, draft: &mut Draft) {
         let stuck = self.stuck();
         let known = self.paused.as_ref().map_or(&[] as &[StepIndex], |pause| &pause.stuck);

@@ -1,9 +1,12 @@
 //! From what the log kept to a machine that goes on.
 //!
-//! Step results are lazy, so a crash loses the last ones. A step without a recorded result is *in doubt* if its action may have been sent: its
-//! dependencies are, or may be, complete. On the way forward such a step is executed again, which does nothing where it was done before.
-//! On the way back it is compensated, which closes the barrier where it was never done, and is not waited for: its old attempts
-//! answer to nobody. A pivot is never in doubt on the way back: the coordinator that turned knew that it has no effect and will have none. A step behind a forced result that is not in the log was certainly never sent (see `Saga::is_forced`).
+//! Step results are lazy, so a crash loses the last ones. A step without a recorded result is *in
+//! doubt* if its action may have been sent: its dependencies are, or may be, complete. On the way
+//! forward such a step is executed again, which does nothing where it was done before. On the way
+//! back it is compensated, which closes the barrier where it was never done, and is not waited for:
+//! its old attempts answer to nobody. A pivot is never in doubt on the way back: the coordinator
+//! that turned knew that it has no effect and will have none. A step behind a forced result that is
+//! not in the log was certainly never sent (see `Saga::is_forced`).
 
 use super::definition::StepResult;
 use super::effect::Effect;
@@ -27,7 +30,8 @@ pub struct Kept {
     pub paused: Option<String>,
 }
 
-/// Rows that no correct run can have left behind. The saga is parked, and a human looks at its rows.
+/// Rows that no correct run can have left behind. The saga is parked, and a human looks at its
+/// rows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unrecoverable {
     /// A record of another transaction.
@@ -48,7 +52,8 @@ pub enum Unrecoverable {
         /// How many there are.
         steps: usize,
     },
-    /// A compensation was answered, and the decision to compensate is not there, although it is forced before any is sent.
+    /// A compensation was answered, and the decision to compensate is not there, although it is
+    /// forced before any is sent.
     #[error("saga {gtid} never turned back, and step number {step} has a record of its compensation")]
     CompensatedWithoutTurn {
         /// Which saga.
@@ -93,8 +98,9 @@ pub enum Unrecoverable {
 }
 
 impl Saga {
-    /// Takes a saga over from the log, under a new epoch, and goes on: forward, or back if it had turned, or not at all while it is
-    /// paused. Nobody waits for it yet; callers come back with `StartRequested` or `WaitRequested`.
+    /// Takes a saga over from the log, under a new epoch, and goes on: forward, or back if it had
+    /// turned, or not at all while it is paused. Nobody waits for it yet; callers come back with
+    /// `StartRequested` or `WaitRequested`.
     ///
     /// # Errors
     /// [`Unrecoverable`] if the rows contradict each other.
@@ -140,7 +146,8 @@ impl Saga {
         Ok(())
     }
 
-    /// The last answer counts, and done counts before all: behind a pivot, a step may be refused, mended and done.
+    /// The last answer counts, and done counts before all: behind a pivot, a step may be refused,
+    /// mended and done.
     fn restore_actions(&mut self, records: &[SagaStep]) {
         let mut actions: Vec<&SagaStep> = records.iter().filter(|record| !record.compensation).collect();
         actions.sort_unstable(); // by step, then by attempt
@@ -154,8 +161,9 @@ impl Saga {
                 }
                 StepResult::Refused(reason) => {
                     step.last_error = Some(reason.clone());
-                    // An attempt before it may be without an answer. The first had none before it. Whether the refusal was final is not
-                    // recorded: on the way forward a pivot is asked again.
+                    // An attempt before it may be without an answer. The first had none before it.
+                    // Whether the refusal was final is not recorded: on the way forward a pivot is
+                    // asked again.
                     step.in_doubt = *attempt > 1;
                     if step.progress != Progress::Completed {
                         step.progress = Progress::Refused;
@@ -169,7 +177,8 @@ impl Saga {
         }
     }
 
-    /// A step of which something is recorded was sent, so all before it were done, however far; where a result is forced, its record is there.
+    /// A step of which something is recorded was sent, so all before it were done, however far;
+    /// where a result is forced, its record is there.
     fn check_forced_results(&self) -> Result<(), Unrecoverable> {
         // So far, only a record makes a step doubtful.
         let is_recorded = |step: &Step| step.progress != Progress::Waiting || step.in_doubt;
@@ -223,7 +232,8 @@ impl Saga {
             if may_be_sent && self.step(index).progress == Progress::Waiting {
                 let step = self.step_mut(index);
                 step.in_doubt = true;
-                // The number of an attempt tells whether it was the first: that one may have been sent by the coordinator before.
+                // The number of an attempt tells whether it was the first: that one may have been
+                // sent by the coordinator before.
                 step.attempt = step.attempt.max(1);
             }
         }
@@ -234,11 +244,13 @@ impl Saga {
             let step = self.step_mut(record.step);
             match &record.result {
                 StepResult::Done(_) => step.progress = Progress::Compensated,
-                // It is asked for again: whether it was resumed since is not for this record to say.
+                // It is asked for again: whether it was resumed since is not for this record to
+                // say.
                 StepResult::Refused(reason) | StepResult::Unknown(reason) => step.last_error = Some(reason.clone()),
             }
         }
-        // A step is compensated after everything behind it, so nothing there is open any more, even if no record says so.
+        // A step is compensated after everything behind it, so nothing there is open any more, even
+        // if no record says so.
         for index in self.indices() {
             let after = &self.definition.step(index).after;
             let is_behind = after.iter().any(|before| self.step(*before).progress == Progress::Compensated);
@@ -248,7 +260,8 @@ impl Saga {
         }
     }
 
-    /// A refusal without a turn: either the crash came between the two, or the refusal stands behind a completed pivot.
+    /// A refusal without a turn: either the crash came between the two, or the refusal stands
+    /// behind a completed pivot.
     fn restore_refusals(&mut self, is_paused: bool) {
         match self.phase {
             Phase::Running => {}
@@ -270,7 +283,8 @@ impl Saga {
                     self.step_mut(index).progress = Progress::ActionDue;
                 }
             } else if !is_paused {
-                // The pause that belongs to the refusal is in the same batch; that it is not there means that it was resumed.
+                // The pause that belongs to the refusal is in the same batch; that it is not there
+                // means that it was resumed.
                 self.step_mut(index).progress = Progress::ActionDue;
             }
         }

@@ -12,7 +12,8 @@ use crate::ids::InstanceId;
 pub(super) enum Progress {
     /// This machine has not sent its action.
     Waiting,
-    /// An attempt of the action is over without an answer, and the next one goes out as soon as it may; after the turn, never.
+    /// An attempt of the action is over without an answer, and the next one goes out as soon as it
+    /// may; after the turn, never.
     ActionDue,
     /// An attempt of the action is in flight; its timeout is set.
     Executing {
@@ -30,7 +31,8 @@ pub(super) enum Progress {
     Completed,
     /// The action was refused.
     Refused,
-    /// An attempt of the compensation is over without an answer, and the next one goes out as soon as it may.
+    /// An attempt of the compensation is over without an answer, and the next one goes out as soon
+    /// as it may.
     CompensationDue,
     /// An attempt of the compensation is in flight; its timeout is set.
     Compensating {
@@ -53,16 +55,19 @@ pub(super) enum Progress {
 pub(super) struct Step {
     /// Where it stands.
     pub(super) progress: Progress,
-    /// The number of the last attempt, of the action or, once its compensation began, of that. Zero before the first.
+    /// The number of the last attempt, of the action or, once its compensation began, of that. Zero
+    /// before the first.
     pub(super) attempt: u32,
     /// Attempts that count against the retry policy.
     pub(super) failed: u32,
     /// Attempts in a row that brought no answer: what the next wait grows with.
     pub(super) unanswered: u32,
-    /// Some attempt of the action has no known outcome: this machine's, or one that may have been sent before a restart. Such an
-    /// attempt may still arrive and act, until a compensation closes the barrier behind it.
+    /// Some attempt of the action has no known outcome: this machine's, or one that may have been
+    /// sent before a restart. Such an attempt may still arrive and act, until a compensation closes
+    /// the barrier behind it.
     pub(super) in_doubt: bool,
-    /// The same of an attempt before the last one. Only the last attempt's answer is heard, and alone it says nothing of those before it.
+    /// The same of an attempt before the last one. Only the last attempt's answer is heard, and
+    /// alone it says nothing of those before it.
     pub(super) earlier_in_doubt: bool,
     /// Who did the action.
     pub(super) instance: Option<InstanceId>,
@@ -88,8 +93,8 @@ impl Step {
         }
     }
 
-    /// Whether nothing of the action is left, and nothing can come any more: it was never sent, was undone, or was refused, finally or at
-    /// its only attempt.
+    /// Whether nothing of the action is left, and nothing can come any more: it was never sent, was
+    /// undone, or was refused, finally or at its only attempt.
     pub(super) const fn is_settled(&self) -> bool {
         match self.progress {
             Progress::Waiting | Progress::ActionDue | Progress::ActionRetry { .. } | Progress::Refused => {

@@ -1,12 +1,14 @@
 //! Turning back: who may cause it, when it is safe, and what happens to actions in flight.
 //!
 //! # Actions in flight
-//! A turn does not compensate an action that is in flight: it waits until the attempt is answered, times out or loses its session,
-//! and makes no other attempt. Only then, with the outcome known or unknown for good, the step is compensated, or left alone if it was
-//! refused. Both ways keep I10, since the barrier makes an action do nothing after its compensation; but compensating at once
-//! would lean on the barrier in every turn instead of only after a failure, would run an action and its own compensation side by side at the
-//! participant, and would ask to undo without the output that says what to undo. The price is that the steps *before* such an
-//! action wait for it, one attempt's timeout at most; steps of other branches do not.
+//! A turn does not compensate an action that is in flight: it waits until the attempt is answered,
+//! times out or loses its session, and makes no other attempt. Only then, with the outcome known or
+//! unknown for good, the step is compensated, or left alone if it was refused. Both ways keep I10,
+//! since the barrier makes an action do nothing after its compensation; but compensating at once
+//! would lean on the barrier in every turn instead of only after a failure, would run an action and
+//! its own compensation side by side at the participant, and would ask to undo without the output
+//! that says what to undo. The price is that the steps *before* such an action wait for it, one
+//! attempt's timeout at most; steps of other branches do not.
 
 use super::definition::StepIndex;
 use super::effect::{Effect, Reply};
@@ -39,7 +41,8 @@ impl Saga {
         self.wanted.get_or_insert(reason);
     }
 
-    /// A pivot took effect, so there is no way back. Steps that had used up their policies are due again.
+    /// A pivot took effect, so there is no way back. Steps that had used up their policies are due
+    /// again.
     pub(super) fn drop_wish_to_turn(&mut self, draft: &mut Draft) {
         self.wanted = None;
         draft.reply_all(std::mem::take(&mut self.callers.turned), &Reply::PastPivot);

@@ -15,7 +15,8 @@ use crate::record::Outcome;
 pub struct View {
     /// `running`, `compensating`, `completed`, `compensated` or `paused`.
     pub state: &'static str,
-    /// Why it turned back, once that is durable, as [`AbortReason::to_line`](crate::AbortReason::to_line) writes it.
+    /// Why it turned back, once that is durable, as
+    /// [`AbortReason::to_line`](crate::AbortReason::to_line) writes it.
     pub reason: Option<String>,
     /// What a human must do, where it is paused.
     pub remedy: Option<String>,
@@ -154,7 +155,8 @@ impl Saga {
         &self.definition
     }
 
-    /// Whether it is over for this machine: durably ended, or overruled. Such a machine may be dropped.
+    /// Whether it is over for this machine: durably ended, or overruled. Such a machine may be
+    /// dropped.
     pub const fn is_ended(&self) -> bool {
         match self.phase {
             Phase::Ended(_) | Phase::Overruled(_) => true,

@@ -30,7 +30,8 @@ impl TwoPhase {
         let mut effects = self.orders_for(decision);
         let outcome = outcome_of(decision);
         for waiter in self.waiters.iter_mut().filter(|waiter| waiter.wait == Wait::Decided) {
-            // It is kept until the receipt: should the log overrule the decision, this answer is never released.
+            // It is kept until the receipt: should the log overrule the decision, this answer is
+            // never released.
             waiter.is_answer_held = true;
             effects.push(Effect::Reply {
                 to: waiter.caller,
@@ -84,8 +85,8 @@ impl TwoPhase {
         self.proceed(theirs, effects)
     }
 
-    /// The voters of a three-phase transaction have agreed. Their quorum holds the decision, and each of its records is durable:
-    /// the log need not have it yet.
+    /// The voters of a three-phase transaction have agreed. Their quorum holds the decision, and
+    /// each of its records is durable: the log need not have it yet.
     pub(crate) fn agreed(&mut self, decision: Decision, reason: Option<AbortReason>) -> Output<Effect> {
         match (self.state, decision) {
             (State::Deciding(Decision::Commit), Decision::Commit | Decision::Abort) => {
@@ -155,7 +156,8 @@ impl TwoPhase {
         }
     }
 
-    /// Commits a transaction in which no branch waits for a decision: it is logged only where the request may come again.
+    /// Commits a transaction in which no branch waits for a decision: it is logged only where the
+    /// request may come again.
     pub(super) fn commit_unprepared(&mut self) -> Output<Effect> {
         if self.may_recur {
             return self.decide(Decision::Commit);

@@ -1,4 +1,5 @@
-//! The way to the end: the machine orders the branches to commit or abort until each has acknowledged.
+//! The way to the end: the machine orders the branches to commit or abort until each has
+//! acknowledged.
 
 use super::machine::NO_REQUEST;
 use super::{BranchResult, BranchState, Effect, Order, RESEND_INITIAL_MS, RESEND_MAX_MS, State, Timer, TwoPhase};
@@ -106,7 +107,8 @@ impl TwoPhase {
             State::Active | State::Preparing | State::Delegating | State::OnePhase | State::Deciding(_) => {
                 return Output::none();
             }
-            // It has committed by itself. Were it ordered to, the acknowledgement could reach a coordinator that recalls the delegation.
+            // It has committed by itself. Were it ordered to, the acknowledgement could reach a
+            // coordinator that recalls the delegation.
             State::Committed if self.is_delegated => return Output::none(),
             State::Committing | State::Committed => Order::Commit,
             State::Recalling | State::Aborting | State::Aborted => Order::Abort,
@@ -165,7 +167,8 @@ impl TwoPhase {
             effects.push(Effect::Reply { to: waiter.caller, reply: self.outcome_reply() });
         }
         if self.is_overruled {
-            // The row is another writer's, and so is its end: there may be branches that are unknown here.
+            // The row is another writer's, and so is its end: there may be branches that are
+            // unknown here.
             return Output::effects(effects);
         }
         let ended = Ended {

@@ -1,7 +1,8 @@
 //! What must hold of a two-phase transaction after every event, one function per invariant.
 //!
-//! They run after every event in tests, and as debug assertions in the server. They look at the state before, the event, the state
-//! after and the output; what stands behind a forced record counts as told only once that record is durable.
+//! They run after every event in tests, and as debug assertions in the server. They look at the
+//! state before, the event, the state after and the output; what stands behind a forced record
+//! counts as told only once that record is durable.
 
 use super::{Branch, BranchResult, BranchState, Effect, Event, Order, Reply, Route, State, Timer, TwoPhase, Vote};
 use crate::durable::{Appended, Output};
@@ -39,7 +40,8 @@ pub fn check_begun(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Viol
     check_either(after, output)
 }
 
-/// Checks that the voters of a three-phase transaction have agreed: only what was undecided, or unheard of, takes their word.
+/// Checks that the voters of a three-phase transaction have agreed: only what was undecided, or
+/// unheard of, takes their word.
 ///
 /// # Errors
 /// The first [`Violation`].
@@ -71,7 +73,8 @@ fn check_either(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violati
     the_record_is_the_decision(after, output)
 }
 
-/// I2: commit only if every branch voted yes or read-only, or committed by itself when it was asked to.
+/// I2: commit only if every branch voted yes or read-only, or committed by itself when it was asked
+/// to.
 fn commits_only_with_every_vote(after: &TwoPhase) -> Result<(), Violation> {
     // Where the log overruled this machine, the votes were another writer's to count.
     if decision_of(after.state) != Some(Decision::Commit) || after.is_overruled {
@@ -107,8 +110,8 @@ fn decision_never_changes(before: &TwoPhase, event: &Event, after: &TwoPhase) ->
     violation("I3 a decision never changes", format!("{:?} became {:?}", before.state, after.state))
 }
 
-/// I4: nobody is told a decision that is not durable. An abort may be told at once where forgetting it is the same abort; so may the
-/// commit of a transaction in which nobody waits for a decision.
+/// I4: nobody is told a decision that is not durable. An abort may be told at once where forgetting
+/// it is the same abort; so may the commit of a transaction in which nobody waits for a decision.
 fn nothing_is_told_before_it_is_durable(
     step: Option<(&TwoPhase, &Event)>,
     after: &TwoPhase,
@@ -164,8 +167,8 @@ fn nothing_is_told_before_it_is_durable(
     Ok(())
 }
 
-/// I4, of the one decision that a branch makes: it is ordered to commit by itself once its delegation is durable, and then only its own
-/// word ends the transaction without another record.
+/// I4, of the one decision that a branch makes: it is ordered to commit by itself once its
+/// delegation is durable, and then only its own word ends the transaction without another record.
 fn only_the_branch_ends_a_delegation(
     before: &TwoPhase,
     event: &Event,
@@ -241,7 +244,8 @@ fn answers_agree(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violat
     Ok(())
 }
 
-/// I7 on this side: orders carry the machine's epoch, and that is its for life, as are its name and its beginning.
+/// I7 on this side: orders carry the machine's epoch, and that is its for life, as are its name and
+/// its beginning.
 fn identity_never_changes(before: &TwoPhase, after: &TwoPhase) -> Result<(), Violation> {
     let identity = |machine: &TwoPhase| (machine.gtid, machine.epoch, machine.begun_at_ms);
     if identity(before) == identity(after) {
@@ -277,7 +281,8 @@ fn roster_is_frozen(
     Ok(())
 }
 
-/// I9: a transaction ends once, when no branch has to learn the decision any more, and its end is recorded then.
+/// I9: a transaction ends once, when no branch has to learn the decision any more, and its end is
+/// recorded then.
 fn ends_once(was_ended: bool, after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violation> {
     const INVARIANT: &str = "I9 forgotten only when every branch has ended";
     let ends: Vec<_> = output
@@ -316,7 +321,8 @@ fn ends_once(was_ended: bool, after: &TwoPhase, output: &Output<Effect>) -> Resu
     }
 }
 
-/// I9, from the branches' side: each moves only by what it said itself, or by what is known of its instance.
+/// I9, from the branches' side: each moves only by what it said itself, or by what is known of its
+/// instance.
 fn branches_move_by_their_own_account(before: &TwoPhase, event: &Event, after: &TwoPhase) -> Result<(), Violation> {
     for (old, new) in before.branches.iter().zip(&after.branches) {
         if old.state != new.state && !is_earned(old, new, event, before.state, after.state) {
@@ -429,7 +435,8 @@ fn the_record_is_the_decision(after: &TwoPhase, output: &Output<Effect>) -> Resu
     Ok(())
 }
 
-/// I12, for callers: whoever asks is answered at once or kept, and whoever was kept is answered once.
+/// I12, for callers: whoever asks is answered at once or kept, and whoever was kept is answered
+/// once.
 fn everybody_is_answered_once(
     before: &TwoPhase,
     event: &Event,
@@ -450,7 +457,8 @@ fn everybody_is_answered_once(
             continue;
         }
         let is_fine = match kept(waiter.caller) {
-            // An answer behind a record is given only if that record becomes durable: until then it is kept too.
+            // An answer behind a record is given only if that record becomes durable: until then it
+            // is kept too.
             Some(still) if waiter.is_answer_held => still.is_answer_held && !is_answered(waiter.caller),
             Some(still) => {
                 still.is_answer_held == is_answered(waiter.caller)
@@ -484,8 +492,8 @@ fn everybody_is_answered_once(
     }
 }
 
-/// I12: a transaction that has not ended waits for somebody, and something will wake it: the initiator or the deadline while it is
-/// active, a vote, an instance, a timer, the log.
+/// I12: a transaction that has not ended waits for somebody, and something will wake it: the
+/// initiator or the deadline while it is active, a vote, an instance, a timer, the log.
 fn something_will_wake_it(
     step: Option<(&TwoPhase, &Event)>,
     after: &TwoPhase,

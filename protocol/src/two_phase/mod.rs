@@ -1,8 +1,9 @@
 //! Two-phase commit on the coordinator's side, with presumed abort.
 //!
-//! The protocol is that of Mohan, Lindsay and Obermarck, *Transaction Management in the R\* Distributed Database Management
-//! System* (1986): nothing is logged before the decision, only a commit is forced, and a transaction that the log does
-//! not know was aborted. One record precedes a decision: the delegation to an only branch.
+//! The protocol is that of Mohan, Lindsay and Obermarck, *Transaction Management in the R\*
+//! Distributed Database Management System* (1986): nothing is logged before the decision, only a
+//! commit is forced, and a transaction that the log does not know was aborted. One record precedes
+//! a decision: the delegation to an only branch.
 //!
 //! | state | commit requested | abort requested | enlisted | voted | acknowledged | inquired | joined / left | absent / unknown | deadline | appended |
 //! |---|---|---|---|---|---|---|---|---|---|---|
@@ -16,35 +17,45 @@
 //! | aborting | told aborted; if the request may recur and there is no record yet: **deciding** abort | as for a commit | refused | yes, unknown: abort sent again; no: branch ended, all: **aborted** | all: **aborted** | abort sent | abort sent / ignored | never asked: branch ended, all: **aborted** | ignored | - |
 //! | committed, aborted | told | told | refused | order sent again, save to commit what was delegated | ignored | as for a vote | ignored | ignored | ignored | - |
 //!
-//! Where the table says **aborting**, **aborted** or **committed** and the request may recur, the transaction passes through **deciding**. It
-//! skips **committing** and **aborting** when no branch has to be told. From **one-phase** and **recalling** it need not pass through **deciding** to end: the
-//! delegation stands in the log until the end does, and a coordinator that finds it there asks the branch once more. An enlistment that comes again is answered as it was the first time,
+//! Where the table says **aborting**, **aborted** or **committed** and the request may recur, the
+//! transaction passes through **deciding**. It skips **committing** and **aborting** when no branch
+//! has to be told. From **one-phase** and **recalling** it need not pass through **deciding** to
+//! end: the delegation stands in the log until the end does, and a coordinator that finds it there
+//! asks the branch once more. An enlistment that comes again is answered as it was the first time,
 //! in every state.
 //!
-//! Whoever asks from outside of the frozen roster is told to abort, except while the log has yet to answer, or when it has overruled this
-//! machine with a commit: there is a roster that this machine does not know.
+//! Whoever asks from outside of the frozen roster is told to abort, except while the log has yet to
+//! answer, or when it has overruled this machine with a commit: there is a roster that this machine
+//! does not know.
 //!
-//! The resend timer repeats the order of the state (prepare is never repeated to an instance that may be working on it,
-//! except for one-phase, whose participants promise that asking again is safe) and is ignored in every other state.
+//! The resend timer repeats the order of the state (prepare is never repeated to an instance that
+//! may be working on it, except for one-phase, whose participants promise that asking again is
+//! safe) and is ignored in every other state.
 //!
-//! **One-phase is a delegation.** `Delegated` is durable before the only branch is ordered to commit by itself, and from then on only that branch's answer
-//! decides. The order leaves with the log's word, not with a timer or a request, so an abort that is asked for while the record is on its way
-//! still comes before it. That abort goes through the log, for the delegation may be durable already. A coordinator that finds
-//! a delegation in the log **recalls** it: it orders the branch to abort. 'It had committed' is the commit; an
-//! acknowledged abort is the abort, for a branch that has acknowledged it never commits by itself, however late the order to do so reaches it. A no is final
-//! only where one instance was asked: another one may still be at work, or have the order in its queue.
-//! A transaction that the log does not know was never delegated, so no branch has committed it by itself. While the row has no decision the branch is never
-//! ordered to commit, not even when it votes once more after the end: the acknowledgement could reach the next coordinator, which
-//! would take it for that of its order to abort.
+//! **One-phase is a delegation.** `Delegated` is durable before the only branch is ordered to
+//! commit by itself, and from then on only that branch's answer decides. The order leaves with the
+//! log's word, not with a timer or a request, so an abort that is asked for while the record is on
+//! its way still comes before it. That abort goes through the log, for the delegation may be
+//! durable already. A coordinator that finds a delegation in the log **recalls** it: it orders the
+//! branch to abort. 'It had committed' is the commit; an acknowledged abort is the abort, for a
+//! branch that has acknowledged it never commits by itself, however late the order to do so reaches
+//! it. A no is final only where one instance was asked: another one may still be at work, or have
+//! the order in its queue. A transaction that the log does not know was never delegated, so no
+//! branch has committed it by itself. While the row has no decision the branch is never ordered to
+//! commit, not even when it votes once more after the end: the acknowledgement could reach the next
+//! coordinator, which would take it for that of its order to abort.
 //!
-//! Under three-phase commit the voters' agreement stands in the log's place (`TwoPhase::agreed`, which only that machine can call): it leads out of
-//! deciding commit as the log's word does, to commit or abort; out of active and preparing, where it can only be an abort, as the deadline does; and
-//! is ignored in every other state.
+//! Under three-phase commit the voters' agreement stands in the log's place (`TwoPhase::agreed`,
+//! which only that machine can call): it leads out of deciding commit as the log's word does, to
+//! commit or abort; out of active and preparing, where it can only be an abort, as the deadline
+//! does; and is ignored in every other state.
 //!
-//! Why an abort need not be logged: nothing but this machine can commit the transaction, and it never leaves `aborting` for
-//! `committing`. Should the coordinator crash, a participant that still asks finds nothing, which *is* the abort. Where the
-//! request may come again after its answer (unary calls, retries), or somebody besides its sender has asked for the outcome,
-//! every outcome is logged: else the repetition, met by a coordinator that has forgotten, would run the transaction anew.
+//! Why an abort need not be logged: nothing but this machine can commit the transaction, and it
+//! never leaves `aborting` for `committing`. Should the coordinator crash, a participant that still
+//! asks finds nothing, which *is* the abort. Where the request may come again after its answer
+//! (unary calls, retries), or somebody besides its sender has asked for the outcome, every outcome
+//! is logged: else the repetition, met by a coordinator that has forgotten, would run the
+//! transaction anew.
 //!
 //! Where each transition stands:
 //!
@@ -98,11 +109,14 @@ pub struct TwoPhase {
     branches: Vec<Branch>,
     /// Set by the commit request.
     digest: Option<BodyDigest>,
-    /// The commit request may come again, even after its answer: the outcome is forced to the log whatever it is.
+    /// The commit request may come again, even after its answer: the outcome is forced to the log
+    /// whatever it is.
     may_recur: bool,
-    /// The only branch was ordered to commit by itself at more than one instance: an earlier one may still be at work.
+    /// The only branch was ordered to commit by itself at more than one instance: an earlier one
+    /// may still be at work.
     was_asked_elsewhere: bool,
-    /// The log holds an open row of this transaction: its decision, or the delegation to its only branch.
+    /// The log holds an open row of this transaction: its decision, or the delegation to its only
+    /// branch.
     has_open_row: bool,
     /// That row is a delegation, and has no decision.
     is_delegated: bool,
@@ -125,7 +139,8 @@ pub enum State {
     Delegating,
     /// The only branch was asked to commit by itself: it decides.
     OnePhase,
-    /// The delegation is taken back: the only branch is told to abort, and tells whether it had committed by itself.
+    /// The delegation is taken back: the only branch is told to abort, and tells whether it had
+    /// committed by itself.
     Recalling,
     /// The decision is on its way to the log. Nobody knows it yet.
     Deciding(Decision),
@@ -266,8 +281,8 @@ pub enum Event {
         digest: BodyDigest,
         /// Whether an only branch may be asked to commit by itself.
         one_phase: bool,
-        /// Whether the request may have come before, or may come again after its answer (unary calls, retries): every
-        /// outcome is then made durable before it is told.
+        /// Whether the request may have come before, or may come again after its answer (unary
+        /// calls, retries): every outcome is then made durable before it is told.
         may_recur: bool,
         /// Who waits.
         caller: Caller,
@@ -293,8 +308,8 @@ pub enum Event {
         /// The session's number, as in [`Caller`].
         session: u64,
     },
-    /// An order was handed to a session, or there was none to take it. Told once for each order, in their order, after
-    /// all effects of the output were carried out.
+    /// An order was handed to a session, or there was none to take it. Told once for each order, in
+    /// their order, after all effects of the output were carried out.
     Routed {
         /// Whose order.
         participant: ParticipantName,
@@ -383,7 +398,8 @@ pub enum Order {
 /// What a transaction wants done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Effect {
-    /// Tell a participant. An order that could not be handed over is repeated by the machine itself.
+    /// Tell a participant. An order that could not be handed over is repeated by the machine
+    /// itself.
     Send {
         /// Whom.
         to: ParticipantName,

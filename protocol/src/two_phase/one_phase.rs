@@ -1,4 +1,5 @@
-//! One-phase: the coordinator delegates the decision to the only branch, and recalls the delegation.
+//! One-phase: the coordinator delegates the decision to the only branch, and recalls the
+//! delegation.
 
 use super::machine::NO_REQUEST;
 use super::{BranchResult, BranchState, Effect, State, TwoPhase, Vote};
@@ -8,7 +9,8 @@ use crate::reason::{AbortCode, AbortReason};
 use crate::record::{Decision, Delegated, Outcome, Record};
 
 impl TwoPhase {
-    /// Leaves the decision to the only branch that was named: once that is durable, the branch is ordered to commit by itself.
+    /// Leaves the decision to the only branch that was named: once that is durable, the branch is
+    /// ordered to commit by itself.
     pub(super) fn delegate(&mut self) -> Output<Effect> {
         let Some(only) = self.branches.iter().find(|branch| branch.state == BranchState::Named) else {
             return Output::none();
@@ -20,8 +22,8 @@ impl TwoPhase {
             begun_at_ms: self.begun_at_ms,
         });
         self.state = State::Delegating;
-        // The order is not sealed behind the record: were it, a deadline that passes meanwhile could not stop it. It leaves with the
-        // receipt, in `delegation_appended`.
+        // The order is not sealed behind the record: were it, a deadline that passes meanwhile
+        // could not stop it. It leaves with the receipt, in `delegation_appended`.
         Output::after(record, Vec::new())
     }
 
@@ -33,7 +35,8 @@ impl TwoPhase {
             Appended::Durable(_) => {
                 (self.has_open_row, self.is_delegated) = (true, true);
                 if self.reason.is_some() {
-                    // The branch was not asked, and is not: but the row is there, and only the log takes it back.
+                    // The branch was not asked, and is not: but the row is there, and only the log
+                    // takes it back.
                     return self.decide(Decision::Abort);
                 }
                 self.state = State::OnePhase;
@@ -56,7 +59,8 @@ impl TwoPhase {
                 self.end_delegation(Outcome::Committed)
             }
             Vote::ReadOnly => {
-                // It keeps nothing by which it could tell once more: recalled, it would acknowledge an abort.
+                // It keeps nothing by which it could tell once more: recalled, it would acknowledge
+                // an abort.
                 branch.state = BranchState::ReadOnly;
                 self.decide(Decision::Commit)
             }
@@ -83,7 +87,8 @@ impl TwoPhase {
         self.branches.iter().all(|branch| branch.state != BranchState::Asked)
     }
 
-    /// The only branch may have committed by itself, or may still do so: the machine orders it to abort, and it tells.
+    /// The only branch may have committed by itself, or may still do so: the machine orders it to
+    /// abort, and it tells.
     fn recall(&mut self) -> Output<Effect> {
         self.state = State::Recalling;
         self.resends = 0;
@@ -108,8 +113,9 @@ impl TwoPhase {
         }
     }
 
-    /// The only branch has told how the transaction ended. It tells the same whenever it is asked, and the delegation stands in the log
-    /// until the end does, so nothing more has to be durable before others are told.
+    /// The only branch has told how the transaction ended. It tells the same whenever it is asked,
+    /// and the delegation stands in the log until the end does, so nothing more has to be durable
+    /// before others are told.
     pub(super) fn end_delegation(&mut self, outcome: Outcome) -> Output<Effect> {
         if outcome == Outcome::Committed {
             self.reason = None;

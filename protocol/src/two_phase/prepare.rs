@@ -40,7 +40,8 @@ impl TwoPhase {
         let one_phase = self.state == State::OnePhase;
         let branch = &mut self.branches[position];
         let is_asked = branch.state == BranchState::Asked;
-        // What is told of later orders changes nothing: they are repeated by the resend timer, or when somebody joins.
+        // What is told of later orders changes nothing: they are repeated by the resend timer, or
+        // when somebody joins.
         let was_handed_over = branch.instance.is_some();
         match (self.state, to) {
             (
@@ -52,7 +53,8 @@ impl TwoPhase {
                 }
                 branch.instance = Some(instance);
                 if !one_phase {
-                    // One-phase may have to be asked again; every other prepare is handed over once.
+                    // One-phase may have to be asked again; every other prepare is handed over
+                    // once.
                     branch.payload = Bytes::new();
                 }
                 Output::none()
@@ -74,7 +76,8 @@ impl TwoPhase {
             (State::Aborting | State::Deciding(Decision::Abort), Route::Absent) if is_asked && !was_handed_over => {
                 self.needs_no_order(position)
             }
-            // Who was never there has nothing prepared; were it otherwise, its inquiry would still be answered by an abort.
+            // Who was never there has nothing prepared; were it otherwise, its inquiry would still
+            // be answered by an abort.
             (State::Aborting | State::Deciding(Decision::Abort), Route::Unknown) => self.needs_no_order(position),
             (
                 State::Active
@@ -119,7 +122,8 @@ impl TwoPhase {
                     branch.state = BranchState::Committed;
                     self.end_delegation(Outcome::Committed)
                 }
-                // What one instance says, another may contradict: only an abort that is acknowledged keeps all of them from committing.
+                // What one instance says, another may contradict: only an abort that is
+                // acknowledged keeps all of them from committing.
                 Vote::Yes | Vote::ReadOnly | Vote::No(_) | Vote::Unknown(_) => self.repeat_order(position, instance),
             },
             State::Active | State::Delegating | State::Deciding(_) => Output::none(),
@@ -135,7 +139,8 @@ impl TwoPhase {
 
     fn vote_counted(&mut self, position: usize, instance: InstanceId, vote: Vote) -> Output<Effect> {
         let branch = &mut self.branches[position];
-        // An instance that was not asked speaks of an earlier life of this transaction. If it is prepared, it will inquire.
+        // An instance that was not asked speaks of an earlier life of this transaction. If it is
+        // prepared, it will inquire.
         if branch.state != BranchState::Asked || branch.instance.is_some_and(|asked| asked != instance) {
             return Output::none();
         }
@@ -160,8 +165,8 @@ impl TwoPhase {
                 self.abort(reason)
             }
             Vote::Committed => {
-                // It was asked to commit by itself in an earlier life of this transaction, and did. That is more than a yes;
-                // should another branch refuse, it is a heuristic.
+                // It was asked to commit by itself in an earlier life of this transaction, and did.
+                // That is more than a yes; should another branch refuse, it is a heuristic.
                 branch.state = BranchState::Committed;
                 self.decide_if_all_voted()
             }
@@ -213,7 +218,8 @@ impl TwoPhase {
         let was_asked = branch.state == BranchState::Asked && branch.instance == Some(instance);
         match self.state {
             State::Preparing if was_asked => {
-                // Another instance is not asked instead: the first may still be at work, and would prepare beside it.
+                // Another instance is not asked instead: the first may still be at work, and would
+                // prepare beside it.
                 branch.state = BranchState::Unknown;
                 let message = "the instance that was asked to prepare went away before it voted; try again";
                 let reason = AbortReason::by(AbortCode::ParticipantLost, participant, message);
@@ -237,13 +243,15 @@ impl TwoPhase {
         let may_abort = match self.state {
             State::Active | State::Preparing => true,
             State::Delegating => {
-                // The record may be durable already: the abort is decided over it, once the log has answered.
+                // The record may be durable already: the abort is decided over it, once the log has
+                // answered.
                 let message = "the log did not take the delegation to the only branch in time";
                 self.reason.get_or_insert_with(|| AbortReason::new(AbortCode::DeadlineExceeded, message));
                 return Output::none();
             }
             State::OnePhase if self.was_never_asked() => true,
-            // It may have committed by itself, so only its answer ends this; and the first question may have been lost.
+            // It may have committed by itself, so only its answer ends this; and the first question
+            // may have been lost.
             State::OnePhase => return self.resend(),
             State::Recalling
             | State::Deciding(_)

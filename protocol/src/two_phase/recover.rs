@@ -1,4 +1,5 @@
-//! After a crash: the machine goes on from what the log holds, or aborts what the log does not hold.
+//! After a crash: the machine goes on from what the log holds, or aborts what the log does not
+//! hold.
 
 use bytes::Bytes;
 
@@ -27,8 +28,8 @@ impl TwoPhase {
         (machine, output.unwrap_or_else(|| Output::effects(effects)))
     }
 
-    /// Takes up a delegation that the log holds. The only branch may have committed by itself: the machine orders it to abort
-    /// until it tells.
+    /// Takes up a delegation that the log holds. The only branch may have committed by itself: the
+    /// machine orders it to abort until it tells.
     pub fn recover_delegated(delegated: &Delegated, epoch: Epoch) -> (Self, Output<Effect>) {
         let mut machine = Self::new(delegated.gtid, epoch, delegated.begun_at_ms, State::Recalling);
         machine.digest = (delegated.digest != NO_REQUEST).then_some(delegated.digest);
@@ -44,7 +45,8 @@ impl TwoPhase {
         (machine, Output::effects(orders))
     }
 
-    /// Takes up a three-phase transaction whose voters have yet to agree: the log has 'attempt 1 sent', so every branch voted yes.
+    /// Takes up a three-phase transaction whose voters have yet to agree: the log has 'attempt 1
+    /// sent', so every branch voted yes.
     pub(crate) fn resume(attempted: &Attempted, epoch: Epoch) -> Self {
         let mut machine = Self::new(attempted.gtid, epoch, attempted.begun_at_ms, State::Deciding(Decision::Commit));
         machine.digest = (attempted.digest != NO_REQUEST).then_some(attempted.digest);
@@ -54,8 +56,8 @@ impl TwoPhase {
         machine
     }
 
-    /// Answers the inquiry of a prepared branch about a transaction that nobody knows: the abort is made durable, so
-    /// that no commit can come after the answer.
+    /// Answers the inquiry of a prepared branch about a transaction that nobody knows: the abort is
+    /// made durable, so that no commit can come after the answer.
     pub fn presume_abort(
         gtid: Gtid,
         epoch: Epoch,
@@ -73,9 +75,9 @@ impl TwoPhase {
         (machine, output)
     }
 
-    /// Answers a commit request for a transaction that was under way before and that nobody knows any more: one that was
-    /// begun, or whose request comes again. The abort is made durable; the request itself is handed to the machine as the
-    /// next event, and is answered then.
+    /// Answers a commit request for a transaction that was under way before and that nobody knows
+    /// any more: one that was begun, or whose request comes again. The abort is made durable; the
+    /// request itself is handed to the machine as the next event, and is answered then.
     pub fn forgotten(gtid: Gtid, epoch: Epoch, now_ms: u64, digest: BodyDigest) -> (Self, Output<Effect>) {
         let mut machine = Self::new(gtid, epoch, now_ms, State::Deciding(Decision::Abort));
         machine.digest = Some(digest);

@@ -30,7 +30,8 @@ impl TwoPhase {
     ) -> Output<Effect> {
         let known = self.position(&participant).map(|position| &self.branches[position]);
         if known.is_some_and(|branch| branch.has_enlisted(instance, vote)) {
-            // The answer to the first enlistment was lost. A refusal would have the participant undo what counts as its yes.
+            // The answer to the first enlistment was lost. A refusal would have the participant
+            // undo what counts as its yes.
             return reply(caller, Reply::Enlisted);
         }
         if self.state != State::Active {
@@ -86,7 +87,8 @@ impl TwoPhase {
                 self.branches.extend(carried.into_iter().map(Branch::named));
                 self.prepare(one_phase)
             }
-            // It comes again, and may come once more after this answer: then to a coordinator that has forgotten.
+            // It comes again, and may come once more after this answer: then to a coordinator that
+            // has forgotten.
             State::Preparing
             | State::Delegating
             | State::OnePhase
@@ -102,13 +104,15 @@ impl TwoPhase {
     pub(super) fn abort_requested(&mut self, reason: String, caller: Caller) -> Output<Effect> {
         match self.state {
             State::Active | State::Preparing => {
-                // A commit request may be under way that its sender may repeat; it must not find that nothing is known.
+                // A commit request may be under way that its sender may repeat; it must not find
+                // that nothing is known.
                 self.may_recur |= self.digest.is_some();
                 self.waiters.push(Waiter::new(caller, Wait::Decided));
                 self.abort(AbortReason::new(AbortCode::Requested, reason))
             }
             State::Delegating => {
-                // The record may be durable already: the abort is decided over it, once the log has answered.
+                // The record may be durable already: the abort is decided over it, once the log has
+                // answered.
                 self.reason.get_or_insert_with(|| AbortReason::new(AbortCode::Requested, reason));
                 self.outcome_awaited(Waiter::new(caller, Wait::Decided))
             }
@@ -124,7 +128,8 @@ impl TwoPhase {
     }
 
     pub(super) fn outcome_awaited(&mut self, waiter: Waiter) -> Output<Effect> {
-        // Whoever is told here may not be the initiator, whose request may come again: it must not run anew after a crash.
+        // Whoever is told here may not be the initiator, whose request may come again: it must not
+        // run anew after a crash.
         self.may_recur |= self.digest.is_some();
         let is_due = match self.state {
             State::Active

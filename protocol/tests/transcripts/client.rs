@@ -132,7 +132,8 @@ fn first_epoch(more: &[&str]) -> Result<Option<Epoch>, String> {
     Ok((epoch != 0).then_some(Epoch(epoch)))
 }
 
-/// `reserve@hotel` is a step, which follows the one before it; `pay@bank+pivot` is one that nothing undoes.
+/// `reserve@hotel` is a step, which follows the one before it; `pay@bank+pivot` is one that nothing
+/// undoes.
 fn saga(more: &[&str]) -> Result<Definition, String> {
     let mut steps: Vec<StepDefinition> = Vec::new();
     for (name, at) in more.iter().filter_map(|word| word.split_once('@')) {

@@ -64,7 +64,8 @@ impl Log {
         ended.or_else(|| self.open.get(&gtid).cloned().map(Found::Open))
     }
 
-    /// The coordinator has died: nobody waits for an answer. What is open in the log is for its successor.
+    /// The coordinator has died: nobody waits for an answer. What is open in the log is for its
+    /// successor.
     pub(crate) fn recover(&mut self, epoch: Epoch) -> Vec<Owned> {
         self.batches.clear();
         self.question = None;

@@ -1,7 +1,7 @@
 //! Transcripts: what a replica does, told line by line, one story to a file.
 //!
-//! A line that starts at the margin is an input: `who: what`. The indented lines below it are all that the replica does about it.
-//! A line that starts with `#` is for the reader.
+//! A line that starts at the margin is an input: `who: what`. The indented lines below it are all
+//! that the replica does about it. A line that starts with `#` is for the reader.
 //!
 //! ```text
 //! s1: vote 1 yes                            session 1 says that its branch of transaction 1 votes yes
@@ -10,8 +10,8 @@
 //!     s1 <- commit 1, epoch 1               the replica tells session 1 to commit its branch of transaction 1
 //! ```
 //!
-//! `ASSENT_BLESS=1 cargo test -p assent-protocol --test transcripts` rewrites the indented lines. The difference is to be read
-//! before it is committed.
+//! `ASSENT_BLESS=1 cargo test -p assent-protocol --test transcripts` rewrites the indented lines.
+//! The difference is to be read before it is committed.
 //!
 //! | file | subject |
 //! |---|---|

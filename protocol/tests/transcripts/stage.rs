@@ -15,7 +15,8 @@ use crate::tell;
 
 /// When the first replica starts, in Unix milliseconds.
 const START_MS: u64 = 1_800_000_000_000;
-/// How long a replica has run when the next line comes: whatever is minted from then on is certainly new.
+/// How long a replica has run when the next line comes: whatever is minted from then on is
+/// certainly new.
 const SETTLED_MS: u64 = 60_000;
 
 /// See the module.
@@ -99,7 +100,8 @@ impl Stage {
         Ok(done.into_iter().map(|line| self.with_numbers(line)).collect())
     }
 
-    /// A replica that knows what the log knows. What the one before it knew is lost, and its sessions with it.
+    /// A replica that knows what the log knows. What the one before it knew is lost, and its
+    /// sessions with it.
     fn start(&mut self, done: &mut Vec<String>) {
         self.epoch = Epoch(self.epoch.0 + 1);
         self.sessions.clear();

@@ -1,4 +1,5 @@
-//! A load on a driver: transactions of every protocol, participants that refuse and fall silent, sessions that come and go.
+//! A load on a driver: transactions of every protocol, participants that refuse and fall silent,
+//! sessions that come and go.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -32,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SILENT: &[u8] = b"silent";
 const REFUSED: &[u8] = b"refused";
 
-/// Two coordinators, one after the other, on one log. The second one finds open what the first one could not end.
+/// Two coordinators, one after the other, on one log. The second one finds open what the first one
+/// could not end.
 pub(super) async fn run() {
     let log = MemoryLog::new();
     let limits = Limits { ended_max: 64, ..Limits::default() };

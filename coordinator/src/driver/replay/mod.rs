@@ -1,7 +1,8 @@
-//! What shards do under load is recorded, and done again by fresh replicas: the outputs are the same.
+//! What shards do under load is recorded, and done again by fresh replicas: the outputs are the
+//! same.
 //!
-//! So a replica's outputs follow from its inputs alone. Were there anything else, the order of a hash table or a clock, what the
-//! simulation checks would not be what the server does.
+//! So a replica's outputs follow from its inputs alone. Were there anything else, the order of a
+//! hash table or a clock, what the simulation checks would not be what the server does.
 
 mod load;
 

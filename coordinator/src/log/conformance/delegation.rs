@@ -44,7 +44,8 @@ pub async fn a_delegation_is_found_as_it_was_written(ground: &dyn Ground) {
     assert_eq!((first, read.map(Owned::into_inner)), (gtid(1), Ok(open(heir))));
 }
 
-/// First writer wins: a presumed abort and a delegation, in either order. Over a delegation its owner alone decides.
+/// First writer wins: a presumed abort and a delegation, in either order. Over a delegation its
+/// owner alone decides.
 pub async fn a_delegation_is_its_owners(ground: &dyn SharedGround) {
     let (log, other) = two_live(ground).await;
     append(&log, &forced([Record::Decided(abort(gtid(1)))])).await;
@@ -75,7 +76,8 @@ pub async fn a_delegation_is_its_owners(ground: &dyn SharedGround) {
     assert_eq!(find(&log, gtid(2)).await, untouched, "another replica cannot know how it ended");
 }
 
-/// A branch that prepares instead, one that had nothing to commit, an abort before the order: then the row gets a decision.
+/// A branch that prepares instead, one that had nothing to commit, an abort before the order: then
+/// the row gets a decision.
 pub async fn a_decision_is_written_over_its_own_delegation(ground: &dyn Ground) {
     let log = ground.open().await;
     let owner = log.acquire(&name("r1")).await.expect("free");

@@ -63,7 +63,8 @@ pub async fn a_fenced_epoch_changes_nothing(ground: &dyn Ground) {
     assert_eq!(append(&log, &forced([Record::Decided(commit(gtid(3)))])).await, [None]);
 }
 
-/// Whoever drives owns all that is open: what it had, and what a replica of another name has left behind.
+/// Whoever drives owns all that is open: what it had, and what a replica of another name has left
+/// behind.
 pub async fn a_new_epoch_takes_over_all_that_is_open(ground: &dyn Ground) {
     let log = ground.open().await;
     log.acquire(&name("r2")).await.expect("free");

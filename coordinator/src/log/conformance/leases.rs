@@ -1,4 +1,5 @@
-//! Leases: one name drives at a time, and another takes over once it is dead. Rows: each is written by the epoch that owns it.
+//! Leases: one name drives at a time, and another takes over once it is dead. Rows: each is written
+//! by the epoch that owns it.
 
 use std::sync::Arc;
 
@@ -59,7 +60,8 @@ pub async fn a_second_live_name_is_refused(ground: &dyn SharedGround) {
     is_fenced(&one).await;
 }
 
-/// A dead replica's transactions go on under another name; should it only have seemed dead, it is fenced.
+/// A dead replica's transactions go on under another name; should it only have seemed dead, it is
+/// fenced.
 pub async fn a_lapsed_lease_is_taken_over_with_all_that_is_open(ground: &dyn SharedGround) {
     let (one, two) = (ground.open().await, ground.open().await);
     one.acquire(&name("r1")).await.expect("free");
@@ -107,7 +109,8 @@ pub async fn a_closed_log_gives_up_its_lease(ground: &dyn SharedGround) {
     three.acquire(&name("r3")).await.expect_err("r2 is alive");
 }
 
-/// Should two replicas append after all, each keeps to its own rows: a foreign one is left as it is, and its saga's machine learns nothing.
+/// Should two replicas append after all, each keeps to its own rows: a foreign one is left as it
+/// is, and its saga's machine learns nothing.
 pub async fn an_open_row_is_written_by_its_owner_alone(ground: &dyn SharedGround) {
     let (owner, other) = two_live(ground).await;
     let attempted = Record::Attempted(sample::attempted(gtid(4)));

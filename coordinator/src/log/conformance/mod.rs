@@ -1,8 +1,9 @@
 //! The suite that every log has to pass, one case for each promise.
 //!
 //! [`log_conformance!`](crate::log_conformance) makes a test of each case, and
-//! [`log_conformance_shared!`](crate::log_conformance_shared) of those that need two processes on one log. Both take an
-//! expression that makes a fresh [`Ground`], which is evaluated (and may await) once for each case:
+//! [`log_conformance_shared!`](crate::log_conformance_shared) of those that need two processes on
+//! one log. Both take an expression that makes a fresh [`Ground`], which is evaluated (and may
+//! await) once for each case:
 //!
 //! ```ignore
 //! assent::log_conformance! { MemoryGround::default() }
@@ -38,10 +39,12 @@ pub use three_phase::*;
 
 /// A fresh storage, on which a case opens its logs.
 pub trait Ground: Send + Sync {
-    /// Opens the storage, as another process would. A storage for one process only is opened once at a time.
+    /// Opens the storage, as another process would. A storage for one process only is opened once
+    /// at a time.
     fn open(&self) -> BoxFuture<'_, Arc<dyn Log>>;
 
-    /// Another process acquires this replica's name, behind the back of whoever holds it; answers its epoch.
+    /// Another process acquires this replica's name, behind the back of whoever holds it; answers
+    /// its epoch.
     fn rival_acquires<'a>(&'a self, replica: &'a Name) -> BoxFuture<'a, Epoch>;
 
     /// Damages the row of an open saga, so that it can no longer be understood.
@@ -53,7 +56,8 @@ pub trait SharedGround: Ground {
     /// Time passes, and every lease lapses.
     fn leases_lapse(&self) -> BoxFuture<'_, ()>;
 
-    /// A replica has its epoch back, as if none of another name had taken over from it: so that two are alive at once.
+    /// A replica has its epoch back, as if none of another name had taken over from it: so that two
+    /// are alive at once.
     fn revive<'a>(&'a self, replica: &'a Name, epoch: Epoch) -> BoxFuture<'a, ()>;
 }
 
@@ -135,7 +139,8 @@ macro_rules! log_conformance {
     };
 }
 
-/// Makes a test of each case that needs a log that several processes share. See [`conformance`](crate::log::conformance).
+/// Makes a test of each case that needs a log that several processes share. See
+/// [`conformance`](crate::log::conformance).
 #[macro_export]
 macro_rules! log_conformance_shared {
     ($ground:expr) => {

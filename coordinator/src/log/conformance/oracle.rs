@@ -22,7 +22,8 @@ const TRANSACTIONS: u64 = 40;
 /// Names the batches of one run, to see them again.
 const SEED_VARIABLE: &str = "ASSENT_LOG_SEED";
 
-/// Whatever the committer sends, answers and state are those of the model, repetitions and second thoughts included.
+/// Whatever the committer sends, answers and state are those of the model, repetitions and second
+/// thoughts included.
 pub async fn random_batches_do_what_the_model_does(ground: &dyn Ground) {
     let given = std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = given.unwrap_or_else(rand::random);
@@ -99,7 +100,8 @@ fn without_owners(found: Vec<(Gtid, crate::log::Found)>) -> Vec<String> {
     found.into_iter().map(|(gtid, found)| format!("{gtid}: {:?}", strip(found))).collect()
 }
 
-/// What the transactions of a run are, so that their ends agree with their beginnings, as a machine's do.
+/// What the transactions of a run are, so that their ends agree with their beginnings, as a
+/// machine's do.
 #[derive(Default)]
 struct World {
     rosters: BTreeMap<Gtid, Vec<&'static str>>,
@@ -115,7 +117,8 @@ impl World {
                 || matches!(record, Record::SagaStep(_)) && random.random_bool(0.7);
             if is_lazy { batch.lazy.push(record) } else { batch.forced.push(record) }
         }
-        // By contract, no record follows from another of its transaction in the same batch, save those of an open saga.
+        // By contract, no record follows from another of its transaction in the same batch, save
+        // those of an open saga.
         let opens: Vec<Gtid> = batch.forced.iter().chain(&batch.lazy).filter(|r| opens(r)).map(Record::gtid).collect();
         let keep = |record: &Record| opens_or_other(record, &opens);
         batch.forced.retain(keep);
@@ -170,7 +173,8 @@ impl World {
     }
 }
 
-/// The end of a 3PC is waited for where it may bring the decision; an end of what never had a row never is.
+/// The end of a 3PC is waited for where it may bring the decision; an end of what never had a row
+/// never is.
 fn is_lazy_end(random: &mut StdRng, ended: &Ended) -> bool {
     match ended.protocol {
         Protocol::TwoPhase => true,

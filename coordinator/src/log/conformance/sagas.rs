@@ -122,7 +122,8 @@ pub async fn a_sagas_gtid_is_taken_once(ground: &dyn Ground) {
     assert!(matches!(find(&log, gtid(1)).await, Some(Found::Ended(_))));
 }
 
-/// One saga is started twice, with different bodies: the first start's digest counts in history too.
+/// One saga is started twice, with different bodies: the first start's digest counts in history
+/// too.
 pub async fn an_end_keeps_the_digest_that_opened_the_row(ground: &dyn Ground) {
     let log = start(ground).await;
     let first = SagaStarted { digest: BodyDigest(9), ..saga(gtid(1)) };

@@ -109,7 +109,8 @@ pub async fn the_logs_vote_is_compared_and_set(ground: &dyn Ground) {
     assert_eq!(stands(&log, gtid(1)).await, Some(two));
 }
 
-/// What the voters agreed on goes into their row, which keeps what it was opened with; then the row moves to history as any other.
+/// What the voters agreed on goes into their row, which keeps what it was opened with; then the row
+/// moves to history as any other.
 pub async fn an_agreement_decides_its_row(ground: &dyn Ground) {
     let log = ground.open().await;
     let owner = log.acquire(&name("r1")).await.expect("free");
@@ -154,7 +155,8 @@ pub async fn an_agreement_decides_its_row(ground: &dyn Ground) {
     }
 }
 
-/// What the voters agreed on may come with the end: the row goes to history without having been decided before.
+/// What the voters agreed on may come with the end: the row goes to history without having been
+/// decided before.
 pub async fn an_end_brings_what_was_agreed_on(ground: &dyn Ground) {
     let owner = start(ground).await;
     for (n, decision, is_forced) in
@@ -218,7 +220,8 @@ pub async fn an_end_has_branches_of_its_own(ground: &dyn Ground) {
     }
 }
 
-/// First writer wins: a presumed abort and an attempt, in either order. Over an attempt nobody presumes, not even its owner.
+/// First writer wins: a presumed abort and an attempt, in either order. Over an attempt nobody
+/// presumes, not even its owner.
 pub async fn nobody_presumes_over_an_attempt(ground: &dyn Ground) {
     let log = start(ground).await;
     let presumed = |n| Record::Decided(Decided { protocol: Protocol::ThreePhase, ..abort(gtid(n)) });

@@ -1,9 +1,10 @@
 //! One append: the statement, what it wrote, and what stands where it wrote nothing.
 //!
-//! Inserts are tried without `on conflict` first, which saves a second index lookup and a WAL record for each row. A conflict means that
-//! the batch is a repetition, or that another writer came first: then the batch is done again with `on conflict do nothing`, and what
-//! stands is read back with a second statement. It has to be a second one: the row of a transaction that committed after the
-//! first one's snapshot is a conflict for it, but not visible to it.
+//! Inserts are tried without `on conflict` first, which saves a second index lookup and a WAL
+//! record for each row. A conflict means that the batch is a repetition, or that another writer
+//! came first: then the batch is done again with `on conflict do nothing`, and what stands is read
+//! back with a second statement. It has to be a second one: the row of a transaction that committed
+//! after the first one's snapshot is a conflict for it, but not visible to it.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Connections to Postgres: one for appends, with settings of its own, and a pool for everything else.
+//! Connections to Postgres: one for appends, with settings of its own, and a pool for everything
+//! else.
 
 use std::time::Duration;
 
@@ -30,10 +31,13 @@ pub(super) struct Held {
 
 /// Settings of the appending connection.
 ///
-/// - No statement timeout: with synchronous replication a cancelled wait for the standby would be reported as success. Locks are
-///   waited for in bounded time, and a server that is silent for too long is left for a new connection.
-/// - A commit waits for the disk, and for the standbys if there are any, whatever the server's default is.
-/// - Plans are made once and always by index: the open table is all churn, and its statistics are right only by chance.
+/// - No statement timeout: with synchronous replication a cancelled wait for the standby would be
+///   reported as success. Locks are waited for in bounded time, and a server that is silent for too
+///   long is left for a new connection.
+/// - A commit waits for the disk, and for the standbys if there are any, whatever the server's
+///   default is.
+/// - Plans are made once and always by index: the open table is all churn, and its statistics are
+///   right only by chance.
 /// - A dead peer is noticed by the server too, so that its locks do not outlive it for long.
 fn append_settings(options: &Options) -> String {
     let lock_ms = (options.append_timeout / 2).as_millis().max(1);
@@ -76,7 +80,8 @@ pub(super) fn pool(target: &PgConnectOptions, options: &Options) -> PgPool {
     pool_of(target, options, options.read_connections_max.max(1))
 }
 
-/// The pool for the lease alone. A renewal that takes as long as the lease is given up, here and at the server.
+/// The pool for the lease alone. A renewal that takes as long as the lease is given up, here and at
+/// the server.
 pub(super) fn lease_pool(target: &PgConnectOptions, options: &Options) -> PgPool {
     let options = Options { read_timeout: options.read_timeout.min(options.lease), ..options.clone() };
     pool_of(target, &options, 1)
@@ -102,8 +107,9 @@ fn pool_of(target: &PgConnectOptions, options: &Options, connections_max: u32) -
 
 /// Connects anew under the epoch that is held.
 ///
-/// The new number in the replica's row waits for a statement that an earlier connection may have left running, and outlaws those
-/// that are still on their way. So after this nothing changes behind the committer's back. `None`: the epoch is gone.
+/// The new number in the replica's row waits for a statement that an earlier connection may have
+/// left running, and outlaws those that are still on their way. So after this nothing changes
+/// behind the committer's back. `None`: the epoch is gone.
 pub(super) async fn relink(target: &PgConnectOptions, held: &Held, options: &Options) -> Result<Option<Link>, Trouble> {
     let mut connection = connect(target, &format!("assent/{}", held.replica), options).await?;
     within(options.append_timeout, async {
@@ -130,8 +136,8 @@ pub(super) enum Acquired {
 /// Those who acquire do so one after the other; see `pg_advisory_xact_lock`.
 const ACQUIRE_LOCK: i64 = 0x6173_7365_6e74_0003;
 
-/// Draws a new epoch for a replica's name and fences every other one. What is open is [taken over](take_over) afterwards. `own` is what this log
-/// held before.
+/// Draws a new epoch for a replica's name and fences every other one. What is open is [taken
+/// over](take_over) afterwards. `own` is what this log held before.
 pub(super) async fn acquire(
     target: &PgConnectOptions,
     replica: &Name,
@@ -150,8 +156,9 @@ pub(super) async fn acquire(
             transaction.rollback().await?;
             return Ok(Acquired::LeasedTo(holder));
         }
-        // The number is drawn only behind the row's lock, so that it is the highest when it is written. An append of
-        // the old epoch either has ended when the lock is ours, or finds itself fenced.
+        // The number is drawn only behind the row's lock, so that it is the highest when it is
+        // written. An append of the old epoch either has ended when the lock is ours, or finds
+        // itself fenced.
         sqlx::query("select epoch from assent.replica where name = $1 for update")
             .bind(replica.as_str())
             .execute(&mut *transaction)
@@ -177,13 +184,16 @@ pub(super) async fn acquire(
     .await
 }
 
-/// How many open rows are taken over in one transaction: few enough to be far within the time of an append.
+/// How many open rows are taken over in one transaction: few enough to be far within the time of an
+/// append.
 const TAKEN_AT_ONCE: i64 = 5_000;
 
-/// Gives every open row to the epoch that was acquired, page by page: however many there are, no statement takes longer than an append may.
+/// Gives every open row to the epoch that was acquired, page by page: however many there are, no
+/// statement takes longer than an append may.
 ///
-/// Every other epoch is fenced, so that no row of theirs is added behind a page that is done. Should this process die half-way, the rows are
-/// those of several epochs; the next one to acquire takes all of them. One that is fenced itself leaves the rest to its successor.
+/// Every other epoch is fenced, so that no row of theirs is added behind a page that is done.
+/// Should this process die half-way, the rows are those of several epochs; the next one to acquire
+/// takes all of them. One that is fenced itself leaves the rest to its successor.
 pub(super) async fn take_over(link: &mut Link, held: &Held, options: &Options) -> Result<(), Trouble> {
     let mut after = Uuid::nil();
     loop {
@@ -217,7 +227,8 @@ pub(super) async fn take_over(link: &mut Link, held: &Held, options: &Options) -
     }
 }
 
-/// Raises the epochs of all other names, so that their appends fail, unless the lease of one of them lasts: then that one is told.
+/// Raises the epochs of all other names, so that their appends fail, unless the lease of one of
+/// them lasts: then that one is told.
 ///
 /// A row whose replica renews its lease in this very moment is waited for, and read anew.
 async fn fence_others(transaction: &mut PgConnection, replica: &Name) -> Result<Option<Holder>, Trouble> {

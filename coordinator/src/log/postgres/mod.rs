@@ -1,10 +1,11 @@
 //! The log on Postgres: production.
 //!
-//! One connection appends, one batch after the other, each batch one statement in one implicit transaction; a small pool does
-//! all else. The appending connection is made anew after every failure, and the new one outlaws what the old one
-//! may have left behind: see `link`.
+//! One connection appends, one batch after the other, each batch one statement in one implicit
+//! transaction; a small pool does all else. The appending connection is made anew after every
+//! failure, and the new one outlaws what the old one may have left behind: see `link`.
 //!
-//! It has to be a direct connection, or one through a pooler in session mode: the settings and the prepared statements belong to it.
+//! It has to be a direct connection, or one through a pooler in session mode: the settings and the
+//! prepared statements belong to it.
 
 mod append;
 mod link;
@@ -65,8 +66,8 @@ pub struct PostgresLog {
 /// Over which connection to append.
 #[derive(Default)]
 struct Appender {
-    /// Taken out for the time of an append, and put back only when it succeeded: a connection that failed, or whose append was
-    /// given up half-way, is never used again.
+    /// Taken out for the time of an append, and put back only when it succeeded: a connection that
+    /// failed, or whose append was given up half-way, is never used again.
     link: Option<Link>,
     is_closed: bool,
 }
@@ -176,7 +177,8 @@ impl Log for PostgresLog {
             match link::acquire(&self.target, replica, own.as_ref(), &self.options).await.map_err(of_call)? {
                 Acquired::Held(mut link, held) => {
                     let epoch = held.epoch;
-                    // Before the rows are taken over, which may take longer than a lease: it is renewed meanwhile.
+                    // Before the rows are taken over, which may take longer than a lease: it is
+                    // renewed meanwhile.
                     self.set_held(Some(held.clone()));
                     if let Err(trouble) = link::take_over(&mut link, &held, &self.options).await {
                         self.set_held(None);
@@ -294,7 +296,8 @@ impl Log for PostgresLog {
             let mut appender = self.appender.lock().await;
             appender.is_closed = true;
             if let Some(link) = appender.link.take() {
-                // Politely, but whether the server hears it does not matter: everything confirmed is durable.
+                // Politely, but whether the server hears it does not matter: everything confirmed
+                // is durable.
                 let goodbye = sqlx::Connection::close(link.connection);
                 let _ = tokio::time::timeout(self.options.connect_timeout, goodbye).await;
             }

@@ -109,7 +109,8 @@ pub(super) async fn list(
     let begun_before = filter.begun_before_ms.map(Timestamp);
     let saga = filter.kind.map(|kind| kind == Kind::Saga);
     let limit_and_one = count(limit.saturating_add(1));
-    // First the open ones and then history, so that a transaction that ends in between is seen at least once.
+    // First the open ones and then history, so that a transaction that ends in between is seen at
+    // least once.
     let mut open = Vec::new();
     if states.is_empty() || filter.states.iter().any(|state| !state.is_final()) {
         let sql = format!(
@@ -195,7 +196,8 @@ pub(super) fn history_rows(rows: Vec<PgRow>) -> Result<Vec<HistoryRow>, Trouble>
     Ok(history)
 }
 
-/// The row's gtid. A row whose id is none was written by hand, and nobody can ask for it: it is reported and left alone.
+/// The row's gtid. A row whose id is none was written by hand, and nobody can ask for it: it is
+/// reported and left alone.
 pub(super) fn gtid_of(row: &PgRow) -> Result<Option<Gtid>, Trouble> {
     let uuid: uuid::Uuid = row.try_get("gtid")?;
     let gtid = Gtid::new(uuid);

@@ -1,7 +1,7 @@
 //! The partitions of history: made ahead, and dropped behind.
 //!
-//! A day's partition is named after the day (UTC): `history_20261121`. Each is made or dropped in a transaction of its own, which waits for
-//! locks only briefly: appends queue behind a waiting one.
+//! A day's partition is named after the day (UTC): `history_20261121`. Each is made or dropped in a
+//! transaction of its own, which waits for locks only briefly: appends queue behind a waiting one.
 
 use std::time::Duration;
 
@@ -14,10 +14,12 @@ use crate::log::Maintenance;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// How many days' partitions are there before they are needed: a weekend without maintenance does no harm.
+/// How many days' partitions are there before they are needed: a weekend without maintenance does
+/// no harm.
 const DAYS_AHEAD: u64 = 7;
 
-/// How long a change of partitions waits for locks, and holds up appends at most. In SQL's notation.
+/// How long a change of partitions waits for locks, and holds up appends at most. In SQL's
+/// notation.
 const LOCK_WAIT: &str = "500ms";
 
 /// Serializes the maintenance of all replicas; see `pg_advisory_xact_lock`.
@@ -78,7 +80,8 @@ async fn partitions(connection: &mut PgConnection) -> Result<Vec<(String, Day)>,
     Ok(rows.into_iter().filter_map(|(name, day)| Some((name, Day(u64::try_from(day).ok()?)))).collect())
 }
 
-/// Makes a day's partition, unless it is there. Rows of that day that had to go elsewhere in the meantime move in.
+/// Makes a day's partition, unless it is there. Rows of that day that had to go elsewhere in the
+/// meantime move in.
 async fn create(connection: &mut PgConnection, day: Day) -> Result<bool, Trouble> {
     let name: String = sqlx::query_scalar("select 'history_' || to_char($1::timestamptz, 'YYYYMMDD')")
         .bind(day.start())
@@ -111,7 +114,8 @@ async fn create(connection: &mut PgConnection, day: Day) -> Result<bool, Trouble
     Ok(true)
 }
 
-/// Drops a day's partition. The pinned rows in it move to the default partition first, which takes what has no day.
+/// Drops a day's partition. The pinned rows in it move to the default partition first, which takes
+/// what has no day.
 async fn drop_partition(connection: &mut PgConnection, name: &str, done: &mut Maintenance) -> Result<(), Trouble> {
     let mut transaction = connection.begin().await?;
     lock(&mut transaction).await?;
@@ -136,7 +140,8 @@ async fn drop_partition(connection: &mut PgConnection, name: &str, done: &mut Ma
     Ok(())
 }
 
-/// Asked of the catalog's tables: a name that `to_regclass` did not find it may go on not to find, whoever made it meanwhile.
+/// Asked of the catalog's tables: a name that `to_regclass` did not find it may go on not to find,
+/// whoever made it meanwhile.
 async fn has_partition(connection: &mut PgConnection, name: &str) -> Result<bool, Trouble> {
     let sql = "select exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid
                               where i.inhparent = 'assent.history'::regclass and c.relname = $1)";

@@ -1,8 +1,9 @@
 //! One batch, one statement: group commit in one implicit transaction.
 //!
-//! The statement is put together from the parts that the batch needs, so that a batch of plain decisions and ends, which is
-//! nearly every one, costs no more than these. Its sub-statements share one snapshot and do not see each other's rows; the
-//! [`Plan`] makes sure that no two of them touch the same row.
+//! The statement is put together from the parts that the batch needs, so that a batch of plain
+//! decisions and ends, which is nearly every one, costs no more than these. Its sub-statements
+//! share one snapshot and do not see each other's rows; the [`Plan`] makes sure that no two of them
+//! touch the same row.
 //!
 //! | part | does |
 //! |---|---|
@@ -24,7 +25,8 @@
 //! | `saga_ended`, `saga_ended_history`, `forgotten_steps` | moves ended sagas to history, and deletes their steps |
 //! | `unopened` | inserts history of what never had an open row |
 //!
-//! Whatever writes to a row that is open already compares its owner with the epoch: a foreign row is left as it is.
+//! Whatever writes to a row that is open already compares its owner with the epoch: a foreign row
+//! is left as it is.
 
 use assent_protocol::record::{Decided, Delegated, Ended, EndedBranch};
 use assent_protocol::saga::StepResult;
@@ -265,7 +267,8 @@ impl Statement {
         self.decided_over("agreed as", "3pc", agreements, context)
     }
 
-    /// Into our own rows, which keep what they were opened with. By `= any` and not by a join, as [`Self::changed`].
+    /// Into our own rows, which keep what they were opened with. By `= any` and not by a join, as
+    /// [`Self::changed`].
     fn decided_over(&mut self, part: &str, protocol: &str, decisions: &[&Decided], context: &Context) -> Encoded {
         let Context { epoch, at, .. } = context;
         let gtids = self.bind_each(decisions, |decided| decided.gtid.as_uuid())?;
@@ -291,7 +294,8 @@ impl Statement {
     fn attempted(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
         let Context { epoch, at, on_conflict, .. } = context;
         let gtids = self.bind_each(&plan.attempts, |attempted| attempted.gtid.as_uuid())?;
-        // Those who commit together do so again and again: each roster is said, and read, once for those that have it in a row.
+        // Those who commit together do so again and again: each roster is said, and read, once for
+        // those that have it in a row.
         let mut rosters: Vec<&Roster> = Vec::new();
         let mut numbers = Vec::with_capacity(plan.attempts.len());
         for attempted in &plan.attempts {
@@ -368,7 +372,8 @@ impl Statement {
         Ok(())
     }
 
-    /// By `= any` and not by a join, so that the rows are found by their key whatever the planner believes.
+    /// By `= any` and not by a join, so that the rows are found by their key whatever the planner
+    /// believes.
     fn changed(&mut self, changes: &[Change<'_>], context: &Context) -> Encoded {
         let epoch = context.epoch;
         let gtids = self.bind_each(changes, |change| change.gtid.as_uuid())?;
@@ -458,7 +463,8 @@ impl Statement {
         }
         if !sagas.is_empty() {
             self.ended_as("saga_ended", &sagas, ("protocol = 'saga'", "decided_at"), context)?;
-            // By an array and not by a join, so that the rows are found by their key whatever the planner believes.
+            // By an array and not by a join, so that the rows are found by their key whatever the
+            // planner believes.
             let forget = "delete from assent.saga_step where gtid = any(array(select gtid from saga_ended))";
             self.part("forgotten_steps as", forget);
         }
@@ -607,7 +613,8 @@ fn deletion(gtids: usize, condition: &str, decided_at: &str, context: &Context) 
     )
 }
 
-/// Whether the decision says nothing but "commit, under 2PC": most do, and their words need not be sent.
+/// Whether the decision says nothing but "commit, under 2PC": most do, and their words need not be
+/// sent.
 fn is_plain_commit(decided: &Decided) -> bool {
     decided.protocol == Protocol::TwoPhase && decided.decision == Decision::Commit && decided.reason.is_none()
 }
@@ -616,7 +623,8 @@ fn is_decided(decision: Decision) -> String {
     format!("protocol <> 'saga' and decision = '{}'", decision.as_str())
 }
 
-/// Which row an end is an end of, and when that was decided: what the voters agreed on, or what the only branch did, may come with the end.
+/// Which row an end is an end of, and when that was decided: what the voters agreed on, or what the
+/// only branch did, may come with the end.
 fn ended_row(protocol: Protocol, decision: Decision, context: &Context) -> (String, String) {
     let at = context.at;
     let undecided = format!("protocol = '{protocol}' and decision is null");
@@ -625,7 +633,8 @@ fn ended_row(protocol: Protocol, decision: Decision, context: &Context) -> (Stri
     (condition, decided_at)
 }
 
-/// Whether all branches committed, as decided: then there is nothing more to say of them than their names. A 2PC's are its open row's participants.
+/// Whether all branches committed, as decided: then there is nothing more to say of them than their
+/// names. A 2PC's are its open row's participants.
 fn is_plain_end(ended: &Ended) -> bool {
     ended.outcome == Outcome::Committed
         && ended.reason.is_none()

@@ -59,9 +59,11 @@ fn kind_of_code(code: &str) -> Kind {
         "53100" => Kind::Full,
         // Serialization, deadlock, lock not available, cancelled, out of memory.
         "40001" | "40P01" | "55P03" | "57014" | "53200" => Kind::Busy,
-        // Too many connections; starting up or shutting down; a standby, which a failover has yet to promote.
+        // Too many connections; starting up or shutting down; a standby, which a failover has yet
+        // to promote.
         "53300" | "57P03" | "25006" => Kind::Unreachable,
-        // Ended by an administrator, a crash of another backend, or a dropped database: after the commit, maybe.
+        // Ended by an administrator, a crash of another backend, or a dropped database: after the
+        // commit, maybe.
         "57P01" | "57P02" | "57P04" | "57P05" => Kind::Lost,
         "28000" | "28P01" => Kind::Refused,
         "3D000" => Kind::NoDatabase,
@@ -92,7 +94,8 @@ impl Trouble {
         }
     }
 
-    /// As an append reports it. Before the statement was sent, a lost connection is no more than an unreachable log.
+    /// As an append reports it. Before the statement was sent, a lost connection is no more than an
+    /// unreachable log.
     pub(super) fn of_append(self, log: &str, was_sent: bool) -> AppendError {
         let (log, kind, source) = (log.to_owned(), self.kind(), self.cause());
         match kind {

@@ -1,4 +1,5 @@
-//! Reads for the checks of a whole log, in transactions that cannot write. They work on a standby too.
+//! Reads for the checks of a whole log, in transactions that cannot write. They work on a standby
+//! too.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +35,8 @@ impl Reader {
     ) -> Result<T, LogError> {
         let read = async {
             let mut snapshot = self.pool.begin_with(SNAPSHOT).await?;
-            // In the order of the index, and no page sorts the whole of history, whatever the statistics say.
+            // In the order of the index, and no page sorts the whole of history, whatever the
+            // statistics say.
             sqlx::query("set local enable_seqscan = off").execute(&mut *snapshot).await?;
             let read = work(&mut snapshot).await?;
             snapshot.commit().await?;

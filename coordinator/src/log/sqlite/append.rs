@@ -1,7 +1,9 @@
-//! One append: one transaction, with one statement for each kind of write, whatever the number of its rows.
+//! One append: one transaction, with one statement for each kind of write, whatever the number of
+//! its rows.
 //!
-//! The rows travel as one JSON text, which SQLite takes apart with `json_each`: a call into SQLite's thread costs more than the rows of a
-//! whole batch. Each JSON row is an array, in the order of its columns.
+//! The rows travel as one JSON text, which SQLite takes apart with `json_each`: a call into
+//! SQLite's thread costs more than the rows of a whole batch. Each JSON row is an array, in the
+//! order of its columns.
 
 use std::collections::BTreeMap;
 
@@ -308,7 +310,8 @@ fn ends(ends: &[&Ended]) -> String {
     }))
 }
 
-/// What stands for these transactions, open or ended. An open row is the one that counts: it is still driven.
+/// What stands for these transactions, open or ended. An open row is the one that counts: it is
+/// still driven.
 async fn read_back(
     connection: &mut SqliteConnection,
     gtids: impl Iterator<Item = Gtid>,

@@ -1,9 +1,10 @@
 //! The file, and the one process that may have it.
 //!
-//! SQLite's own exclusive locking would shut out the readers of this very process too. So a second file, `PATH.lock`, is locked for
-//! as long as the log is open: the system takes the lock back when the process dies, however it dies. The lock file itself
-//! stays, and holds the number of the last process. It must not be the database file: closing any handle of that would
-//! drop SQLite's own locks.
+//! SQLite's own exclusive locking would shut out the readers of this very process too. So a second
+//! file, `PATH.lock`, is locked for as long as the log is open: the system takes the lock back when
+//! the process dies, however it dies. The lock file itself stays, and holds the number of the last
+//! process. It must not be the database file: closing any handle of that would drop SQLite's own
+//! locks.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
@@ -23,7 +24,8 @@ const SQLITE_MIN: [u32; 3] = [3, 51, 3];
 /// The same, for messages.
 const SQLITE_MIN_TEXT: &str = "3.51.3";
 
-/// How long a connection waits for another one of the same file: a checkpoint, or a person with an SQLite shell.
+/// How long a connection waits for another one of the same file: a checkpoint, or a person with an
+/// SQLite shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// To this size the write-ahead log shrinks back after a peak, in bytes.
@@ -67,8 +69,9 @@ impl FileLock {
             }
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        // SQLite would open a file that may not be written as one to read, and only the first append would fail. Nobody in this
-        // process has the file open now, so that the handle may be closed again.
+        // SQLite would open a file that may not be written as one to read, and only the first
+        // append would fail. Nobody in this process has the file open now, so that the handle may
+        // be closed again.
         match OpenOptions::new().write(true).open(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 let problem = "it cannot be written; check the permissions of the file".to_owned();

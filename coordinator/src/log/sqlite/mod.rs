@@ -1,10 +1,12 @@
 //! The log in one SQLite file: the embedded default, for one process.
 //!
-//! The lock of the file is the lease: the system takes it back when its process dies, and nobody else has the file meanwhile. So a replica
-//! of any name may start as soon as the file can be opened, and nothing has to be renewed.
+//! The lock of the file is the lease: the system takes it back when its process dies, and nobody
+//! else has the file meanwhile. So a replica of any name may start as soon as the file can be
+//! opened, and nothing has to be renewed.
 //!
-//! Write-ahead log with `synchronous=FULL`: a commit is on the disk before it is confirmed. One connection writes, a small pool reads beside
-//! it. A full disk fails the append as a whole, and the next one tries again.
+//! Write-ahead log with `synchronous=FULL`: a commit is on the disk before it is confirmed. One
+//! connection writes, a small pool reads beside it. A full disk fails the append as a whole, and
+//! the next one tries again.
 
 mod append;
 mod file;
@@ -66,8 +68,8 @@ pub struct SqliteLog {
 #[derive(Debug)]
 struct Writer {
     held: Option<Held>,
-    /// Taken out while it writes, and put back when it is known to be outside of any transaction: one whose work was given up
-    /// half-way is closed, which rolls back.
+    /// Taken out while it writes, and put back when it is known to be outside of any transaction:
+    /// one whose work was given up half-way is closed, which rolls back.
     connection: Option<SqliteConnection>,
     /// `None` once the log is closed.
     lock: Option<FileLock>,
@@ -102,8 +104,8 @@ impl SqliteLog {
         let result = work(&mut connection).await;
         let is_clean = match &result {
             Ok(_) => true,
-            // What a failed disk did to the connection is anyone's guess. After anything else it is enough to roll back, which
-            // is an error where the failure has done so itself.
+            // What a failed disk did to the connection is anyone's guess. After anything else it is
+            // enough to roll back, which is an error where the failure has done so itself.
             Err(trouble) if trouble.kind() == Kind::Lost => false,
             Err(_) => {
                 let _ = sqlx::query("rollback").execute(&mut connection).await;
@@ -149,7 +151,8 @@ impl SqliteLog {
     }
 }
 
-/// Draws a new epoch for a replica's name, and takes over every open transaction: whoever drove them had the file before.
+/// Draws a new epoch for a replica's name, and takes over every open transaction: whoever drove
+/// them had the file before.
 async fn acquire(connection: &mut SqliteConnection, replica: &Name) -> Result<Epoch, Trouble> {
     let mut transaction = connection.begin_with("begin immediate").await?;
     let epoch: i64 =
@@ -313,7 +316,8 @@ impl Log for SqliteLog {
             let mut writer = self.writer.lock().await;
             self.pool.close().await;
             if let Some(connection) = writer.connection.take() {
-                // The last connection copies the write-ahead log back; if that fails, the next process does it.
+                // The last connection copies the write-ahead log back; if that fails, the next
+                // process does it.
                 if let Err(error) = connection.close().await {
                     tracing::warn!(log = self.place, %error, "the log was not closed cleanly; nothing is lost");
                 }

@@ -19,7 +19,8 @@ pub(super) const HISTORY_COLUMNS: &str =
     "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol, h.outcome, h.branches,
     h.reason, exists (select 1 from pin p where p.gtid = h.gtid) as pinned";
 
-/// A transaction reads one moment of the file, so that a row fits its steps, and none is missed on its way to history.
+/// A transaction reads one moment of the file, so that a row fits its steps, and none is missed on
+/// its way to history.
 pub(super) const SNAPSHOT: &str = "begin deferred";
 
 pub(super) async fn open_transactions(
@@ -86,7 +87,8 @@ pub(super) async fn steps_of(snapshot: &mut SqliteConnection, open: &[OpenRow]) 
             compensation: row.try_get("compensation")?,
             attempt: row.try_get("attempt")?,
             result: row.try_get("result")?,
-            // What is not base64 was not written by us: without an output the step is unreadable, as it should be.
+            // What is not base64 was not written by us: without an output the step is unreadable,
+            // as it should be.
             output: output.and_then(|text| stored::parse_payload(&text).ok()),
             reason: row.try_get("reason")?,
             at_ms: time(row.try_get("at")?),
@@ -107,7 +109,8 @@ pub(super) async fn list(
     let begun_before = filter.begun_before_ms.map(time_column);
     let saga = filter.kind.map(|kind| kind == Kind::Saga);
     let limit_and_one = count(limit.saturating_add(1));
-    // First the open ones and then history, so that a transaction that ends in between is seen at least once.
+    // First the open ones and then history, so that a transaction that ends in between is seen at
+    // least once.
     let mut open = Vec::new();
     if filter.states.is_empty() || filter.states.iter().any(|state| !state.is_final()) {
         let sql = format!(
@@ -193,7 +196,8 @@ pub(super) fn history_rows(rows: Vec<SqliteRow>) -> Result<Vec<HistoryRow>, Trou
     Ok(history)
 }
 
-/// The row's gtid. A row whose id is none was written by hand, and nobody can ask for it: it is reported and left alone.
+/// The row's gtid. A row whose id is none was written by hand, and nobody can ask for it: it is
+/// reported and left alone.
 pub(super) fn gtid_of(row: &SqliteRow) -> Result<Option<Gtid>, Trouble> {
     let text: &str = row.try_get("gtid")?;
     let gtid = text.parse::<Gtid>();

@@ -46,7 +46,8 @@ impl Ground for Sqlite {
         async move {
             let mut connection = file::writer(&self.path()).await.expect("the file");
             let epoch = acquire(&mut connection, replica).await.expect("acquired");
-            // Its transactions stay with the old epoch, so that the test sees what the fence alone does.
+            // Its transactions stay with the old epoch, so that the test sees what the fence alone
+            // does.
             sqlx::query("update open_transaction set owner_epoch = ?1 - 1")
                 .bind(1 + epoch.0 as i64)
                 .execute(&mut connection)
@@ -107,7 +108,8 @@ async fn a_second_process_is_told_who_has_the_file() {
     opened(&ground.path()).await;
 }
 
-/// Nobody else has the file, and a row may still be another's: a person may have written it, or a later version.
+/// Nobody else has the file, and a row may still be another's: a person may have written it, or a
+/// later version.
 #[tokio::test]
 async fn a_foreign_row_is_left_as_it_is() {
     let ground = Sqlite::new();

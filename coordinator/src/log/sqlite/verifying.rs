@@ -1,4 +1,5 @@
-//! Reads for the checks of a whole log, over a connection that cannot write. A server may have the file meanwhile.
+//! Reads for the checks of a whole log, over a connection that cannot write. A server may have the
+//! file meanwhile.
 
 use std::collections::BTreeSet;
 use std::path::Path;

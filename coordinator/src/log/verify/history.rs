@@ -36,7 +36,8 @@ pub(super) fn check(row: &HistoryRow, violate: &mut Violate<'_>) {
     if !is_saga && row.outputs.is_some() {
         violate(Invariant::RowFitsProtocol, format!("a {} transaction has no outputs", record.protocol));
     }
-    // The start of a saga is forced, and so is the mark before the first proposal of a 3PC that commits.
+    // The start of a saga is forced, and so is the mark before the first proposal of a 3PC that
+    // commits.
     if is_saga && row.decided_at_ms.is_none() {
         violate(Invariant::RowFitsProtocol, "its start was never logged, and sagas do not start without".to_owned());
     }
@@ -76,7 +77,8 @@ fn branches(record: &Ended, violate: &mut Violate<'_>) {
     }
 }
 
-/// Whether a branch can end like this where the transaction ends like that. A heuristic is an end against it that is on record.
+/// Whether a branch can end like this where the transaction ends like that. A heuristic is an end
+/// against it that is on record.
 fn fits(outcome: Outcome, end: BranchEnd) -> bool {
     match end {
         BranchEnd::Committed => outcome == Outcome::Committed,

@@ -1,8 +1,10 @@
 //! The invariants over a real log, checked by reading it: `assent verify-log`.
 //!
-//! Nothing is written, and nothing is believed: not that the constraints of the schema were there when a row was written, not that
-//! every writer was this binary. Rows are read in pages, each page at one moment of the log, with all that it is compared with. So a
-//! running server is no obstacle: what it moves between two pages is seen in either place, and no row is compared with one of another moment.
+//! Nothing is written, and nothing is believed: not that the constraints of the schema were there
+//! when a row was written, not that every writer was this binary. Rows are read in pages, each page
+//! at one moment of the log, with all that it is compared with. So a running server is no obstacle:
+//! what it moves between two pages is seen in either place, and no row is compared with one of
+//! another moment.
 //!
 //! | file | subject |
 //! |---|---|
@@ -57,7 +59,8 @@ pub enum Invariant {
     SagaTurnedFirst,
     /// No saga turns back past its pivot (I10).
     SagaPivotStands,
-    /// What comes before a step that was answered is not refused, and its result is there where that is forced.
+    /// What comes before a step that was answered is not refused, and its result is there where
+    /// that is forced.
     SagaForcedResult,
     /// What is done has an output, and nothing else has one.
     OutputOfDone,
@@ -201,7 +204,8 @@ pub struct Violation {
     pub invariant: Invariant,
     /// What stands there instead.
     pub what: String,
-    /// Whether a replica may be changing the row this very moment. It was wrong at one moment all the same.
+    /// Whether a replica may be changing the row this very moment. It was wrong at one moment all
+    /// the same.
     pub in_motion: bool,
 }
 
@@ -247,7 +251,8 @@ pub enum VerifyError {
 /// Checks a log, and changes nothing. `tell` hears how far it is, after every page.
 ///
 /// # Errors
-/// [`VerifyError`] if it could not be read to its end. What is wrong in it is no error, a wrong schema included.
+/// [`VerifyError`] if it could not be read to its end. What is wrong in it is no error, a wrong
+/// schema included.
 pub async fn verify(url: &str, mut tell: impl FnMut(&Counts)) -> Result<Verified, VerifyError> {
     let mut verified = Verified::default();
     match migration::check(url).await {
@@ -313,7 +318,8 @@ impl Verified {
         loop {
             let mut rows = source.history_page(after.take(), PAGE).await?;
             let is_last = rows.len() < PAGE;
-            // The rows of one transaction are looked at together, so the last one's wait for the next page.
+            // The rows of one transaction are looked at together, so the last one's wait for the
+            // next page.
             if let Some(last) = rows.last().map(|row| row.key.clone()).filter(|_| !is_last)
                 && rows.first().is_some_and(|first| first.key != last)
             {

@@ -71,7 +71,8 @@ fn has_a_digest(row: &OpenRow, protocol: Protocol, violate: &mut Violate<'_>) {
     }
 }
 
-/// Names that are names, each once. Nobody at all waits where every branch was read-only, or where an abort was presumed.
+/// Names that are names, each once. Nobody at all waits where every branch was read-only, or where
+/// an abort was presumed.
 fn roster(row: &OpenRow, violate: &mut Violate<'_>) {
     let names = match stored::parse_roster(&row.participants) {
         Ok(names) => names,

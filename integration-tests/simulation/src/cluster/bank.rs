@@ -26,9 +26,11 @@ pub(crate) struct Instance {
     /// Hooks that run.
     pub(crate) hooks: Vec<(Gtid, Hook)>,
     pub(crate) timers: BTreeMap<(Gtid, branch::Timer), u64>,
-    /// When it looks again for what is prepared and unknown to it: another instance may have gone for good.
+    /// When it looks again for what is prepared and unknown to it: another instance may have gone
+    /// for good.
     pub(crate) looks_at_ms: u64,
-    /// Branches that it prepared while it was called, by the number of the request to enlist them that is not answered yet.
+    /// Branches that it prepared while it was called, by the number of the request to enlist them
+    /// that is not answered yet.
     pub(crate) enlisting: BTreeMap<u64, Gtid>,
 }
 

@@ -47,7 +47,8 @@ pub(crate) fn kind(message: &FromClient) -> &'static str {
     }
 }
 
-/// The cells that the swarm must meet: all that its sessions can bring about. A first commit always finds its gtid unknown.
+/// The cells that the swarm must meet: all that its sessions can bring about. A first commit always
+/// finds its gtid unknown.
 #[cfg(test)]
 pub(crate) const TABLE: &[(&str, &[&str])] = &[
     (

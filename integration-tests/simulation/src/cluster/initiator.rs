@@ -10,8 +10,8 @@ use bytes::Bytes;
 pub(crate) enum Shape {
     /// One request names all branches.
     Carried { banks: Vec<usize>, is_unary: bool },
-    /// It is begun, services are called one after the other, and then it is committed. A call without an answer is given up, and the
-    /// next bank is called instead.
+    /// It is begun, services are called one after the other, and then it is committed. A call
+    /// without an answer is given up, and the next bank is called instead.
     Begun { calls: Vec<usize> },
 }
 
@@ -84,8 +84,8 @@ impl Wish {
         }
     }
 
-    /// Writes the request that waits, for the first time or again. It names the epoch of the session over which it was written
-    /// first; a unary call names none.
+    /// Writes the request that waits, for the first time or again. It names the epoch of the
+    /// session over which it was written first; a unary call names none.
     pub(crate) fn write(&mut self, epoch: Epoch) -> Option<FromClient> {
         let request = self.waiting.as_mut()?;
         match &mut request.ask {

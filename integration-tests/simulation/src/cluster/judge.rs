@@ -35,7 +35,8 @@ impl World {
                     Conclusion::Committed if wish.roster.contains(&at) && !is_read_only => 1,
                     Conclusion::Committed | Conclusion::WithoutEffect => 0,
                 };
-                // Its call was given up, but it may have become part of the transaction all the same.
+                // Its call was given up, but it may have become part of the transaction all the
+                // same.
                 let is_extra = applied == 1
                     && conclusion == Conclusion::Committed
                     && !wish.roster.contains(&at)

@@ -1,8 +1,10 @@
-//! A whole system under the swarm: processes of the coordinator, several instances of each participant, and an initiator.
+//! A whole system under the swarm: processes of the coordinator, several instances of each
+//! participant, and an initiator.
 //!
-//! The coordinator's side is the [`Replica`](assent_protocol::replica::Replica) that the server runs: what an unknown gtid means,
-//! who is told what after the end, and what recovery takes up is decided by the shipped code, and by nothing here. The
-//! participants' side is the branch's machine, driven as the SDK drives it.
+//! The coordinator's side is the [`Replica`](assent_protocol::replica::Replica) that the server
+//! runs: what an unknown gtid means, who is told what after the end, and what recovery takes up is
+//! decided by the shipped code, and by nothing here. The participants' side is the branch's
+//! machine, driven as the SDK drives it.
 //!
 //! | file | subject |
 //! |---|---|

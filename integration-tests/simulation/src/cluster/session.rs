@@ -13,7 +13,8 @@ pub(crate) enum Client {
     Instance { bank: usize, instance: usize },
 }
 
-/// One session, from both ends. Each end notices by itself that the session is over, and reads what had arrived before.
+/// One session, from both ends. Each end notices by itself that the session is over, and reads what
+/// had arrived before.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -34,7 +35,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The network breaks: what was under way is lost, but for so many messages to the replica that it has received already.
+    /// The network breaks: what was under way is lost, but for so many messages to the replica that
+    /// it has received already.
     pub(crate) fn breaks(&mut self, arrived: usize) {
         self.is_broken = true;
         self.to_replica.truncate(arrived);

@@ -30,8 +30,8 @@ impl Swarm for World {
     const NETWORK: &'static [&'static str] = &crate::swarm::OF_STREAMS;
 
     fn draw(random: &mut Random) -> Setup {
-        // A quarter of the seeds go one way at length: one transaction, two instances of its banks, and few kinds of faults, so that a
-        // long chain of them meets the same transaction.
+        // A quarter of the seeds go one way at length: one transaction, two instances of its banks,
+        // and few kinds of faults, so that a long chain of them meets the same transaction.
         if random.below(4) == 0 {
             let banks = 1 + random.below(2);
             return Setup {

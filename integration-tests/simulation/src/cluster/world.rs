@@ -348,7 +348,8 @@ impl World {
         if left.jumps > 0 && self.next_due_ms().is_some() {
             actions.push(Action::Jump);
         }
-        // The retention is longer than any initiator asks: what is older is not known, and never taken for aborted.
+        // The retention is longer than any initiator asks: what is older is not known, and never
+        // taken for aborted.
         let is_told =
             |gtid| self.wishes.iter().all(|wish| wish.gtid != gtid || matches!(wish.stage, Stage::Concluded(_)));
         if left.retentions > 0 && !self.log.ended.is_empty() && self.log.ended.keys().all(|gtid| is_told(*gtid)) {

@@ -32,8 +32,8 @@ async fn with_two_phases_nothing_ends_until_the_coordinator_is_back() {
     world.comes_back(transfer, "committed", "2pc").await;
 }
 
-/// All three have accepted the commit, and nobody has heard of it, when coordinator, log and one bank are killed: of four voters two are
-/// left, and three are needed.
+/// All three have accepted the commit, and nobody has heard of it, when coordinator, log and one
+/// bank are killed: of four voters two are left, and three are needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_minority_waits_and_says_for_whom_and_a_third_voter_that_returns_ends_it() {
     let log = Postgres::start().await;

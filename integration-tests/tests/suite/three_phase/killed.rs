@@ -1,4 +1,5 @@
-//! The coordinator and its log are killed at every point between the votes and the end: the banks end it by themselves, all alike.
+//! The coordinator and its log are killed at every point between the votes and the end: the banks
+//! end it by themselves, all alike.
 
 use std::time::Instant;
 

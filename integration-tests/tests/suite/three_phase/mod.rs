@@ -1,4 +1,5 @@
-//! Three-phase commit between real processes with real databases: who ends a transaction when others are killed, cut off or lost.
+//! Three-phase commit between real processes with real databases: who ends a transaction when
+//! others are killed, cut off or lost.
 
 mod blocking;
 mod killed;

@@ -1,5 +1,6 @@
-//! Coordinator, banks and log on hosts of their own, and the network between them cut: no two banks ever differ, a quorum ends the
-//! transaction, who is too few waits, and healed all is over for everybody.
+//! Coordinator, banks and log on hosts of their own, and the network between them cut: no two banks
+//! ever differ, a quorum ends the transaction, who is too few waits, and healed all is over for
+//! everybody.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -29,7 +30,8 @@ struct Case {
     point: Point,
     /// Which ways are cut.
     cut: Vec<Way<'static>>,
-    /// Who ends it all the same. About those that neither end it nor wait nothing is said but that they end it alike.
+    /// Who ends it all the same. About those that neither end it nor wait nothing is said but that
+    /// they end it alike.
     ends: &'static [&'static str],
     /// Who waits.
     waits: &'static [&'static str],
@@ -87,7 +89,8 @@ async fn the_banks_end_it_when_the_coordinator_is_cut_off_with_its_log_or_from_i
     .await;
 }
 
-/// Of four voters three are needed: neither half ends it. One bank has accepted the commit, and no quorum is without it or the log.
+/// Of four voters three are needed: neither half ends it. One bank has accepted the commit, and no
+/// quorum is without it or the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn halves_wait_and_end_it_alike_once_they_are_one() {
     let [a, b, c] = BANKS;
@@ -129,7 +132,8 @@ const DISTURBANCES: i32 = 24;
 const TRANSFERS_EACH: i32 = 2;
 /// How long a transfer may stay undecided; what is cut for longer aborts it.
 const UNDECIDED_MAX: Duration = Duration::from_secs(8);
-/// Sessions that break within the cuts of this test, as others do within longer ones; and a coordinator that waits for its log.
+/// Sessions that break within the cuts of this test, as others do within longer ones; and a
+/// coordinator that waits for its log.
 const SETTINGS: [&str; 3] = ["session.heartbeat_interval=1s", "session.silence_max=4s", "wait_for_log=5m"];
 /// What can be cut from each other.
 const PLACES: [&str; 5] = [HOSTS[0], HOSTS[1], HOSTS[2], HOSTS[3], LOG];

@@ -1,4 +1,5 @@
-//! The points between the votes and the end at which a transaction's coordinator can be lost, and how it gets there.
+//! The points between the votes and the end at which a transaction's coordinator can be lost, and
+//! how it gets there.
 
 use assent_sdk::{Protocol, Transaction};
 use integration_tests::eventually;
@@ -6,7 +7,8 @@ use sqlx::Executor as _;
 
 use super::world::{DEADLINE, Lock, Transfer, World, somebody_waits};
 
-/// So many transfers are tried, each between accounts of its own: on a busy machine, the banks may end one by themselves on its way.
+/// So many transfers are tried, each between accounts of its own: on a busy machine, the banks may
+/// end one by themselves on its way.
 const TRIES: i32 = 3;
 
 /// Where a transaction is.

@@ -1,4 +1,5 @@
-//! What an operator is shown about a transaction that cannot end: who is missing, why, and what to do.
+//! What an operator is shown about a transaction that cannot end: who is missing, why, and what to
+//! do.
 
 use std::time::Instant;
 
@@ -11,7 +12,8 @@ use sqlx::Executor as _;
 use super::point::Point;
 use super::world::{BANKS, DEADLINE, FIVE_ELECTIONS, World, in_elections};
 
-/// As an operator sees it, who types the command. The table, once its JSON says that this is what is to be seen.
+/// As an operator sees it, who types the command. The table, once its JSON says that this is what
+/// is to be seen.
 async fn shown(world: &World, gtid: assent_sdk::Gtid, waits_for: &[&str]) -> String {
     world
         .shows(gtid, |shown| {
@@ -75,7 +77,8 @@ async fn with_two_voters_it_is_said_that_both_are_needed() {
     assert!(outcome.is_committed(), "{outcome:?}");
 }
 
-/// Its process was started with the address of another bank. That one must not be counted twice: two are left, and three are needed.
+/// Its process was started with the address of another bank. That one must not be counted twice:
+/// two are left, and three are needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voter_at_whose_address_another_one_answers_does_not_count() {
     let names_the_stranger = "bank-c cannot vote: somebody else answers at the address that the roster names";
@@ -89,7 +92,8 @@ async fn a_voter_that_does_not_answer_is_named_with_its_address() {
     a_bank_is_not_at_its_address("nobody", |_| nobody.number(), &address).await;
 }
 
-/// Peers look for the third bank elsewhere. It and the coordinator are killed, the other two wait, and say why.
+/// Peers look for the third bank elsewhere. It and the coordinator are killed, the other two wait,
+/// and say why.
 async fn a_bank_is_not_at_its_address(name: &'static str, port: impl Fn(&World) -> u16, expected: &str) {
     let log = Postgres::shared().await;
     let mut world = World::start(name, &log).await;

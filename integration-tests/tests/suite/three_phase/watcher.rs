@@ -54,7 +54,8 @@ impl Watcher {
     }
 }
 
-/// What a bank has ended, and whether it has committed it: what its voter says, and what its ledger does.
+/// What a bank has ended, and whether it has committed it: what its voter says, and what its ledger
+/// does.
 async fn ended(bank: &PgPool) -> Vec<(Uuid, bool)> {
     sqlx::query_as(
         "select gtid, standing = 'committed' from assent_voter where standing in ('committed', 'aborted')

@@ -1,7 +1,9 @@
-//! A coordinator with a log of its own, and three banks that vote: four voters, of which three are a quorum.
+//! A coordinator with a log of its own, and three banks that vote: four voters, of which three are
+//! a quorum.
 //!
-//! Nothing of the product makes a moment last. A bank is slow to vote because a row that it wants is locked, the log is slow because its
-//! table is, and a message is on its way for long because a relay holds it, or a network that loses it until it is healed.
+//! Nothing of the product makes a moment last. A bank is slow to vote because a row that it wants
+//! is locked, the log is slow because its table is, and a message is on its way for long because a
+//! relay holds it, or a network that loses it until it is healed.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -36,7 +38,8 @@ pub(super) fn in_elections(time: Duration) -> String {
 /// Hosts of a world on a network. Each runs a process.
 pub(super) const HOSTS: [&str; 4] = [COORDINATOR, BANKS[0], BANKS[1], BANKS[2]];
 pub(super) const COORDINATOR: &str = "coordinator";
-/// Places in that network that are the test's own process: the log, the databases of the banks, and who begins transactions.
+/// Places in that network that are the test's own process: the log, the databases of the banks, and
+/// who begins transactions.
 pub(super) const OWN: [&str; 3] = [LOG, DATABASES, INITIATOR];
 pub(super) const LOG: &str = "log";
 const DATABASES: &str = "databases";
@@ -78,7 +81,8 @@ impl Link {
         }
     }
 
-    /// Nothing comes through any more of what was said, and of what is said on connections that are open now.
+    /// Nothing comes through any more of what was said, and of what is said on connections that are
+    /// open now.
     pub(super) fn cut(&self) {
         match self {
             Self::Relay(relay) => relay.cut(),
@@ -148,7 +152,8 @@ impl Bank {
         Self { name, pool, link, process, address, database, _database_relay: database_relay, _port: port }
     }
 
-    /// Starts its process again, which tells its peers to find it at another address than where it listens.
+    /// Starts its process again, which tells its peers to find it at another address than where it
+    /// listens.
     pub(super) async fn starts_with_address(&mut self, address: &str) {
         let Link::Relay(relay) = &self.link else { panic!("a bank on loopback") };
         self.process.kill();
@@ -161,7 +166,8 @@ impl Bank {
     }
 
     pub(super) async fn kept(&self, gtid: Gtid) -> Kept {
-        // What is prepared belongs to no snapshot. Read first, a commit that takes it away is in the snapshot that follows.
+        // What is prepared belongs to no snapshot. Read first, a commit that takes it away is in
+        // the snapshot that follows.
         let prepared = "select count(*) from pg_prepared_xacts where database = current_database()";
         let prepared = sqlx::query_scalar(prepared).fetch_one(&self.pool).await.expect("the bank's database answers");
         let (standing, is_booked) = sqlx::query_as(
@@ -303,8 +309,8 @@ impl World {
         })
     }
 
-    /// Asks for a transfer, and returns when the last votes are about to be given and what the coordinator says afterwards is held on its
-    /// way to some.
+    /// Asks for a transfer, and returns when the last votes are about to be given and what the
+    /// coordinator says afterwards is held on its way to some.
     pub(super) async fn transfer_held(&self, transaction: Transaction, account: i32, held: &[&str]) -> Transfer {
         let locks = join_all(self.banks.iter().map(|bank| bank.is_slow(account))).await;
         let transfer = Transfer::begin(transaction);
@@ -337,7 +343,8 @@ impl World {
         join_all(self.banks.iter().map(|bank| bank.kept(gtid))).await
     }
 
-    /// Waits until all banks have ended it, and answers how, and how long that took from `since` on.
+    /// Waits until all banks have ended it, and answers how, and how long that took from `since`
+    /// on.
     pub(super) async fn ends(&self, gtid: Gtid, since: Instant, deadline: Duration) -> (String, Duration) {
         self.ends_at(&BANKS, gtid, since, deadline).await
     }

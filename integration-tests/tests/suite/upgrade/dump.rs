@@ -1,4 +1,5 @@
-//! A dump: a log and the databases of its participants as text, and what has to become of each transaction in it.
+//! A dump: a log and the databases of its participants as text, and what has to become of each
+//! transaction in it.
 //!
 //! | file | what |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | `NAME.prepared.sql` | its prepared transactions, which no dump of a database has: what they did, and PREPARE TRANSACTION |
 //! | `expected.json` | a [`Manifest`] |
 //!
-//! `{database}` stands for the OID of the database, which is in every gid, and `{address of NAME}` for where a voter listens.
+//! `{database}` stands for the OID of the database, which is in every gid, and `{address of NAME}`
+//! for where a voter listens.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -66,7 +68,8 @@ pub(super) struct Expected {
     pub(super) ends: End,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) pinned: bool,
-    /// What is left of it in the end: the amount that a bank booked, the steps that took effect at a clerk and were not undone.
+    /// What is left of it in the end: the amount that a bank booked, the steps that took effect at
+    /// a clerk and were not undone.
     pub(super) effects: BTreeMap<String, i64>,
 }
 

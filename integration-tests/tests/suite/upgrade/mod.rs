@@ -1,6 +1,8 @@
-//! Logs and databases that earlier versions have left are upgraded in place, and what was open in them ends as it must.
+//! Logs and databases that earlier versions have left are upgraded in place, and what was open in
+//! them ends as it must.
 //!
-//! The dumps are in `integration-tests/dumps`, a folder for each version; `states.rs` and `world.rs` made them, with the binary of that version.
+//! The dumps are in `integration-tests/dumps`, a folder for each version; `states.rs` and
+//! `world.rs` made them, with the binary of that version.
 
 mod dump;
 mod states;

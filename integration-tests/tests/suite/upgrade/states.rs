@@ -141,7 +141,8 @@ impl World {
         let what = "2pc, decided, no branch committed, one of them with a record";
         self.expect(what, gtid, Some("committing"), End::Committed, &moved);
 
-        // Both are forgotten with the coordinator, and one is asked about again: see `without_a_row`.
+        // Both are forgotten with the coordinator, and one is asked about again: see
+        // `without_a_row`.
         for (name, state) in [("bank-d", None), ("bank-e", Some("aborting"))] {
             self.arm(name, "participant-vote-sent:abort").await;
             let lock = self.is_slow("bank-a").await;

@@ -65,7 +65,8 @@ pub(super) struct World {
     pub(super) coordinator: Process,
     pub(super) members: BTreeMap<&'static str, Member>,
     pub(super) assent: Assent,
-    /// The account that the next transaction moves money of: each has one of its own, so none waits for another.
+    /// The account that the next transaction moves money of: each has one of its own, so none waits
+    /// for another.
     pub(super) account: i32,
     /// What each branch books.
     pub(super) bookings: BTreeMap<(Gtid, &'static str), Booking>,

@@ -29,7 +29,8 @@ struct Shelf {
     fleeting: Arc<Mutex<HashSet<Gtid>>>,
     called: Arc<Mutex<Vec<(Gtid, &'static str)>>>,
     lists: Arc<AtomicUsize>,
-    /// The first list is the start's. So many after it fail, in turn with an error and with a panic.
+    /// The first list is the start's. So many after it fail, in turn with an error and with a
+    /// panic.
     failures: usize,
     /// One for each prepare hook that may return.
     may_vote: Arc<Semaphore>,

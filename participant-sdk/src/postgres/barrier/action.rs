@@ -31,9 +31,11 @@ impl Barrier {
     /// Does a step's work in a transaction of its own, at most once. This is the whole of an
     /// [`execute`](crate::SagaParticipant::execute).
     ///
-    /// After [`Executed::Refused`] and errors everything is rolled back. Where the step is a [pivot](Step::is_pivot), the refusal is kept, and
-    /// final: the answer is [`Executed::FinallyRefused`], and attempts up to this one do nothing from then on. So refuse a pivot in here
-    /// rather than before it: a refusal that is not kept does not turn a saga back as long as an earlier attempt has no known outcome.
+    /// After [`Executed::Refused`] and errors everything is rolled back. Where the step is a
+    /// [pivot](Step::is_pivot), the refusal is kept, and final: the answer is
+    /// [`Executed::FinallyRefused`], and attempts up to this one do nothing from then on. So refuse
+    /// a pivot in here rather than before it: a refusal that is not kept does not turn a saga back
+    /// as long as an earlier attempt has no known outcome.
     ///
     /// # Errors
     /// The work's own, and [`BarrierError`]. The step is tried again, as after any error.
@@ -57,9 +59,11 @@ impl Barrier {
         }
     }
 
-    /// Enters a step's action within a transaction of the caller's, as its first statement, and takes the transaction over.
+    /// Enters a step's action within a transaction of the caller's, as its first statement, and
+    /// takes the transaction over.
     ///
-    /// The transaction is handed in by value, so that the barrier's row and the work are committed together or not at all.
+    /// The transaction is handed in by value, so that the barrier's row and the work are committed
+    /// together or not at all.
     ///
     /// ```no_run
     /// # use assent_sdk::postgres::{Barrier, barrier::Action};
@@ -149,7 +153,8 @@ impl Barrier {
     }
 }
 
-/// The order of an attempt among all of its step, in the columns' types: the log of a coordinator keeps epochs in the same.
+/// The order of an attempt among all of its step, in the columns' types: the log of a coordinator
+/// keeps epochs in the same.
 fn order_of(step: &Step) -> (i64, i64) {
     (i64::try_from(step.epoch()).unwrap_or(i64::MAX), i64::from(step.attempt()))
 }
@@ -163,7 +168,8 @@ impl<'c> FirstAction<'c> {
     /// Keeps the output and commits the work. The answer is for the hook to return.
     ///
     /// # Errors
-    /// [`BarrierError`]. If the commit itself failed it is unknown whether it took effect; the next call finds out.
+    /// [`BarrierError`]. If the commit itself failed it is unknown whether it took effect; the next
+    /// call finds out.
     pub async fn commit(mut self, output: impl Into<Bytes>) -> Result<Executed, BarrierError> {
         let output = output.into();
         if output.is_empty() {
@@ -186,12 +192,13 @@ impl<'c> FirstAction<'c> {
 
     /// Rolls the work back. The action may come again, and is then first again.
     ///
-    /// Where the step is a [pivot](Step::is_pivot), commits the refusal: attempts up to this one are answered with it from now on, and only a
-    /// later one is first again. The answer, [`Executed::FinallyRefused`], says so.
+    /// Where the step is a [pivot](Step::is_pivot), commits the refusal: attempts up to this one
+    /// are answered with it from now on, and only a later one is first again. The answer,
+    /// [`Executed::FinallyRefused`], says so.
     ///
     /// # Errors
-    /// [`BarrierError::Statement`] if the connection is lost, which rolls back too. If the commit itself failed it is unknown whether the
-    /// refusal was kept.
+    /// [`BarrierError::Statement`] if the connection is lost, which rolls back too. If the commit
+    /// itself failed it is unknown whether the refusal was kept.
     pub async fn refuse(mut self, reason: impl std::fmt::Display) -> Result<Executed, BarrierError> {
         if self.step.is_pivot() {
             let refused = self.keep_refusal(one_line(reason.to_string())).await?;
@@ -225,7 +232,8 @@ impl FirstAction<'_> {
     }
 }
 
-/// Fails where COMMIT would roll back silently: when a statement has failed and its error was dropped.
+/// Fails where COMMIT would roll back silently: when a statement has failed and its error was
+/// dropped.
 pub(super) async fn still_whole(tx: &mut PgTransaction<'_>) -> Result<(), BarrierError> {
     sqlx::raw_sql("savepoint assent").execute(&mut **tx).await.map_err(failed_before_or("check the transaction"))?;
     Ok(())

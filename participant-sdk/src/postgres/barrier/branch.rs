@@ -1,9 +1,11 @@
-//! The record of a two-phase branch: written in the transaction of its work, so it is there if and only if that has committed.
+//! The record of a two-phase branch: written in the transaction of its work, so it is there if and
+//! only if that has committed.
 //!
-//! An abort commits a *tombstone* under the same key. The two exclude one another whichever comes first, since the key is unique: work
-//! whose PREPARE was held up on its way, or has yet to begin, finds the tombstone and can never commit. A tombstone is a record whose output
-//! says so, which the table took from its first version on. As every row, it goes with [`Barrier::clean_up`], when the
-//! transaction has ended and `unchanged_for` has passed.
+//! An abort commits a *tombstone* under the same key. The two exclude one another whichever comes
+//! first, since the key is unique: work whose PREPARE was held up on its way, or has yet to begin,
+//! finds the tombstone and can never commit. A tombstone is a record whose output says so, which
+//! the table took from its first version on. As every row, it goes with [`Barrier::clean_up`], when
+//! the transaction has ended and `unchanged_for` has passed.
 
 use assent_protocol::{Gtid, ParticipantName};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -27,8 +29,8 @@ const TOMBSTONE: &str = "aborted";
 pub(in crate::postgres) const TOMBSTONE_MARK: &str = "/* assent tombstone */";
 
 impl Barrier {
-    /// Records the branch in the open transaction; what is recorded already if there is. It waits while another transaction that
-    /// has recorded it is open or prepared.
+    /// Records the branch in the open transaction; what is recorded already if there is. It waits
+    /// while another transaction that has recorded it is open or prepared.
     pub(in crate::postgres) async fn record_branch(
         &self,
         connection: &mut PgConnection,
@@ -68,8 +70,9 @@ impl Barrier {
         ))
     }
 
-    /// The message that commits a tombstone unless there is a record, whose transaction it waits for at most so long; it
-    /// affects one row or none. The names in it cannot hold a quote by their types.
+    /// The message that commits a tombstone unless there is a record, whose transaction it waits
+    /// for at most so long; it affects one row or none. The names in it cannot hold a quote by
+    /// their types.
     pub(in crate::postgres) fn tombstone_message(
         &self,
         gtid: Gtid,

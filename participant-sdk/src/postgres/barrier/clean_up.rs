@@ -13,14 +13,16 @@ use crate::participant::BoxError;
 const BATCH: i64 = 500;
 
 impl Barrier {
-    /// Deletes the rows of a participant that have not changed for `unchanged_for` and belong to transactions that have ended. Returns how
-    /// many.
+    /// Deletes the rows of a participant that have not changed for `unchanged_for` and belong to
+    /// transactions that have ended. Returns how many.
     ///
-    /// Age alone says nothing: a saga may be retried for days, and without its row a late action would be done twice or after its
-    /// compensation. So `which_have_ended` is asked, with up to 500 at a time, and answers with those of them whose end is
-    /// durable; [`Assent::ended`](crate::Assent::ended) of the coordinator that the participant joins does so. `unchanged_for` is for what
-    /// the coordinator cannot know: an attempt that it gave up on while the process that had it was standing still. Choose longer than any
-    /// process of this service stands still and lives on; an hour is a good choice.
+    /// Age alone says nothing: a saga may be retried for days, and without its row a late action
+    /// would be done twice or after its compensation. So `which_have_ended` is asked, with up to
+    /// 500 at a time, and answers with those of them whose end is durable;
+    /// [`Assent::ended`](crate::Assent::ended) of the coordinator that the participant joins does
+    /// so. `unchanged_for` is for what the coordinator cannot know: an attempt that it gave up on
+    /// while the process that had it was standing still. Choose longer than any process of this
+    /// service stands still and lives on; an hour is a good choice.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -39,7 +41,8 @@ impl Barrier {
     /// ```
     ///
     /// # Errors
-    /// [`BarrierError::Unanswered`] if `which_have_ended` fails, [`BarrierError::Statement`]. What was deleted before stays deleted.
+    /// [`BarrierError::Unanswered`] if `which_have_ended` fails, [`BarrierError::Statement`]. What
+    /// was deleted before stays deleted.
     pub async fn clean_up<A, E>(
         &self,
         pool: &PgPool,

@@ -14,7 +14,8 @@ use crate::saga::{Compensated, Step};
 pub enum Compensation<'c> {
     /// The action took effect: undo it, then [`commit`](Undo::commit).
     Undo(Undo<'c>),
-    /// There is nothing to undo, and nothing will come: this is the hook's answer. The transaction is over.
+    /// There is nothing to undo, and nothing will come: this is the hook's answer. The transaction
+    /// is over.
     Settled(Compensated),
 }
 
@@ -26,14 +27,16 @@ pub struct Undo<'c> {
 }
 
 impl Barrier {
-    /// Undoes a step's work in a transaction of its own, if it was done, and at most once; and sees to it that it is not done
-    /// later. This is the whole of a [`compensate`](crate::SagaParticipant::compensate).
+    /// Undoes a step's work in a transaction of its own, if it was done, and at most once; and sees
+    /// to it that it is not done later. This is the whole of a
+    /// [`compensate`](crate::SagaParticipant::compensate).
     ///
-    /// Where an action may wait, holding a connection, for something that only a compensation gives back, give compensations a pool of their own:
-    /// otherwise the actions that wait can take every connection.
+    /// Where an action may wait, holding a connection, for something that only a compensation gives
+    /// back, give compensations a pool of their own: otherwise the actions that wait can take every
+    /// connection.
     ///
-    /// `undo` is given the output of the action, and is not called where there is nothing to undo. After
-    /// [`Compensated::Refused`] and errors everything is rolled back.
+    /// `undo` is given the output of the action, and is not called where there is nothing to undo.
+    /// After [`Compensated::Refused`] and errors everything is rolled back.
     ///
     /// # Errors
     /// The work's own, and [`BarrierError`]. The compensation is tried again, as after any error.
@@ -58,11 +61,13 @@ impl Barrier {
         }
     }
 
-    /// Enters a step's compensation within a transaction of the caller's, as its first statement, and takes the transaction
-    /// over. Where there is nothing to undo it commits, so that an action that comes later is refused.
+    /// Enters a step's compensation within a transaction of the caller's, as its first statement,
+    /// and takes the transaction over. Where there is nothing to undo it commits, so that an action
+    /// that comes later is refused.
     ///
     /// # Errors
-    /// [`BarrierError`]: nothing has happened, or, if the commit failed, it is unknown and the next call finds out.
+    /// [`BarrierError`]: nothing has happened, or, if the commit failed, it is unknown and the next
+    /// call finds out.
     pub async fn enter_compensation<'c>(
         &self,
         mut tx: PgTransaction<'c>,
@@ -79,7 +84,8 @@ impl Barrier {
             return Ok(Compensation::Undo(Undo { output: output.into(), tx }));
         }
         if entered.is_none() {
-            // It was closed before. By a refusal only for attempts up to the refused one: from now on it is for all of them.
+            // It was closed before. By a refusal only for attempts up to the refused one: from now
+            // on it is for all of them.
             sqlx::query(AssertSqlSafe(self.table.close_refused.clone()))
                 .bind(step.gtid().as_uuid())
                 .bind(step.participant().as_str())
@@ -107,7 +113,8 @@ impl Undo<'_> {
     /// Commits. The answer is for the hook to return.
     ///
     /// # Errors
-    /// [`BarrierError`]. If the commit itself failed it is unknown whether it took effect; the next call finds out.
+    /// [`BarrierError`]. If the commit itself failed it is unknown whether it took effect; the next
+    /// call finds out.
     pub async fn commit(mut self) -> Result<Compensated, BarrierError> {
         still_whole(&mut self.tx).await?;
         crash_point!(
@@ -122,8 +129,8 @@ impl Undo<'_> {
         Ok(Compensated::Done)
     }
 
-    /// Rolls back: it cannot be undone, and a human has to see to it. The compensation may come again, and then finds the
-    /// action undone by nobody.
+    /// Rolls back: it cannot be undone, and a human has to see to it. The compensation may come
+    /// again, and then finds the action undone by nobody.
     ///
     /// # Errors
     /// [`BarrierError::Statement`] if the connection is lost, which rolls back too.

@@ -1,8 +1,9 @@
 //! The barrier: each saga step takes effect once, and never after its compensation.
 //!
-//! A step's action may come twice: its answer was lost. Its compensation may come before it, or without it: the action timed out on its
-//! way. And the action may come after its compensation: it was only slow. The barrier keeps a row for each step in the participant's
-//! own database and writes it in the same transaction as the step's work, so that both have happened or neither has.
+//! A step's action may come twice: its answer was lost. Its compensation may come before it, or
+//! without it: the action timed out on its way. And the action may come after its compensation: it
+//! was only slow. The barrier keeps a row for each step in the participant's own database and
+//! writes it in the same transaction as the step's work, so that both have happened or neither has.
 //!
 //! | what comes | there is | what happens |
 //! |---|---|---|
@@ -16,14 +17,17 @@
 //! | compensation | `executed_at` only | `compensated_at` is set; the work is undone |
 //! | compensation | `compensated_at` | nothing: it is done; from now on a `refusal` holds for later attempts too |
 //!
-//! The row is written before the work, and its key is unique: whoever comes second waits for the first one's transaction to end, and then
-//! finds its row or none. That holds at READ COMMITTED, for any number of instances; at the higher levels one of the two fails with a
-//! serialization error and is tried again.
+//! The row is written before the work, and its key is unique: whoever comes second waits for the
+//! first one's transaction to end, and then finds its row or none. That holds at READ COMMITTED,
+//! for any number of instances; at the higher levels one of the two fails with a serialization
+//! error and is tried again.
 //!
-//! Only a pivot's refusal is kept. Behind any other step the saga compensates what may still come; nothing compensates a pivot, so its refusal
-//! has to see to it that no earlier attempt takes effect any more: see [`SagaParticipant`](crate::SagaParticipant).
+//! Only a pivot's refusal is kept. Behind any other step the saga compensates what may still come;
+//! nothing compensates a pivot, so its refusal has to see to it that no earlier attempt takes
+//! effect any more: see [`SagaParticipant`](crate::SagaParticipant).
 //!
-//! The transaction must be durable when it has committed: do not run steps with `synchronous_commit = off`.
+//! The transaction must be durable when it has committed: do not run steps with `synchronous_commit
+//! = off`.
 
 mod action;
 mod branch;
@@ -87,8 +91,8 @@ pub struct Barrier {
     table: Arc<table::Table>,
 }
 
-/// Why the barrier could not do its part. The transaction is rolled back, unless the commit itself failed: then it is unknown, and the
-/// next call finds out.
+/// Why the barrier could not do its part. The transaction is rolled back, unless the commit itself
+/// failed: then it is unknown, and the next call finds out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BarrierError {
@@ -100,7 +104,8 @@ pub enum BarrierError {
         /// What Postgres or the connection said.
         source: sqlx::Error,
     },
-    /// A statement of the work failed, and the work went on as if it had not. COMMIT would have answered this with a silent rollback.
+    /// A statement of the work failed, and the work went on as if it had not. COMMIT would have
+    /// answered this with a silent rollback.
     #[error(
         "the transaction had failed before it was to be committed: a statement failed and its error was dropped; return it"
     )]

@@ -48,23 +48,26 @@ impl Barrier {
         Ok(Self { table: Arc::new(Table::new(name)) })
     }
 
-    /// The statements that create the table, for the service's own migrations. They may be run again.
+    /// The statements that create the table, for the service's own migrations. They may be run
+    /// again.
     pub fn schema(&self) -> String {
         self.table.sql(SCHEMA) + &self.table.sql(REFUSALS)
     }
 
-    /// Creates the table if it is not there, and adds the columns that an earlier version did not have.
+    /// Creates the table if it is not there, and adds the columns that an earlier version did not
+    /// have.
     ///
-    /// To add columns, the table is locked for a moment. Where a transaction holds it for longer, such as one that is prepared, a
-    /// warning is logged and the columns are left to the next start: until then pivots are not executed, and all else is.
+    /// To add columns, the table is locked for a moment. Where a transaction holds it for longer,
+    /// such as one that is prepared, a warning is logged and the columns are left to the next
+    /// start: until then pivots are not executed, and all else is.
     ///
     /// # Errors
     /// [`BarrierError::Statement`], for example because the role may not create tables.
     pub async fn install(&self, pool: &PgPool) -> Result<(), BarrierError> {
         let failed = BarrierError::statement("create its table");
         let mut tx = pool.begin().await.map_err(&failed)?;
-        // Two instances that start at the same time would both find no table and one would fail to create it; the key is `assent_b`
-        // in ASCII.
+        // Two instances that start at the same time would both find no table and one would fail to
+        // create it; the key is `assent_b` in ASCII.
         let sql = format!("select pg_advisory_xact_lock(7022083123482746722);\n{}", self.table.sql(SCHEMA));
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(&failed)?;
         let has_refusals: bool = sqlx::query_scalar(
@@ -80,7 +83,8 @@ impl Barrier {
             let sql = format!("set local lock_timeout = '5s';\n{}", self.table.sql(REFUSALS));
             match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await {
                 Ok(_) => {}
-                // Who holds the table may be a branch that is in doubt, and only ends once this service is up.
+                // Who holds the table may be a branch that is in doubt, and only ends once this
+                // service is up.
                 Err(error) if sqlstate_of(&error).as_deref() == Some(sqlstate::LOCK_NOT_AVAILABLE) => {
                     let table = &self.table.name;
                     tracing::warn!(
@@ -145,7 +149,8 @@ impl Table {
                 "select compensated_at is not null, output from {table} where gtid = $1 and participant = $2 and step = $3",
             ),
             keep_output: sql("update {table} set output = $4 where gtid = $1 and participant = $2 and step = $3"),
-            // Nothing is updated where it was done or compensated, or refused at this attempt or a later one.
+            // Nothing is updated where it was done or compensated, or refused at this attempt or a
+            // later one.
             enter_pivot: sql(
                 "insert into {table} as known (gtid, participant, step, executed_at) values ($1, $2, $3, clock_timestamp())
                  on conflict (gtid, participant, step) do update
@@ -218,7 +223,8 @@ comment on column {table}.compensated_at is
 comment on column {table}.output is 'What the action gave, to be given again when it is repeated.';
 ";
 
-/// What the first version of the table did not have. An instance of that version takes a refused pivot for a compensated one, and refuses it.
+/// What the first version of the table did not have. An instance of that version takes a refused
+/// pivot for a compensated one, and refuses it.
 const REFUSALS: &str = "\
 alter table {table}
     add column if not exists refused_epoch bigint,

@@ -1,4 +1,5 @@
-//! Every cell of the transition table, by random events: the table tells the truth, and every invariant holds after each event.
+//! Every cell of the transition table, by random events: the table tells the truth, and every
+//! invariant holds after each event.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +53,8 @@ fn table() -> Vec<Vec<String>> {
     lines.into_iter().map(|row| row[1..].to_vec()).collect()
 }
 
-/// What a seed chooses: bytes by SplitMix64 (Steele, Lea, Flood 2014), enough to choose events with, and the same everywhere.
+/// What a seed chooses: bytes by SplitMix64 (Steele, Lea, Flood 2014), enough to choose events
+/// with, and the same everywhere.
 fn bytes(seed: u64) -> Vec<u8> {
     let mut state = seed;
     let next = || {

@@ -146,7 +146,8 @@ impl Run {
         self
     }
 
-    /// The output in short: `+a1` executes a's attempt 1, `-a1` compensates it; records as `started turned a ended`, forced ones with a `!`.
+    /// The output in short: `+a1` executes a's attempt 1, `-a1` compensates it; records as `started
+    /// turned a ended`, forced ones with a `!`.
     fn seen(&self) -> String {
         let name = |step: &StepIndex| self.saga.definition().step(*step).name.to_string();
         let mut seen = Vec::new();

@@ -161,10 +161,12 @@ fn rows_that_contradict_each_other_are_refused() {
     assert_eq!(refuses(true, vec![was_done(0), was_done(2)]), Unrecoverable::TurnedPastPivot { gtid, step: 1 });
     // b was sent, so p was done, and a's result was forced before p.
     assert_eq!(refuses(false, vec![was_done(2)]), Unrecoverable::ForcedResultMissing { gtid, step: 1, missing: 0 });
-    // An answer that left it open is an answer too: it went on without a, and a refused it could never end.
+    // An answer that left it open is an answer too: it went on without a, and a refused it could
+    // never end.
     let was_unknown = |step| record(step, false, 1, StepResult::Unknown("who knows".into()));
     assert_eq!(refuses(false, vec![was_unknown(1)]), Unrecoverable::ForcedResultMissing { gtid, step: 1, missing: 0 });
-    // Were these believed, a could be compensated before c, whose action may have taken effect on the strength of it.
+    // Were these believed, a could be compensated before c, whose action may have taken effect on
+    // the strength of it.
     let chain = vec![step("a", &[]), step("b", &[0]), step("c", &[1])];
     for steps in [vec![was_refused(0, 1), was_unknown(2)], vec![was_refused(1, 2), was_done(2)]] {
         let refused = steps[0].step.0;

@@ -1,6 +1,8 @@
-//! A saga between participants with barriers, a log that crashes, and a network that loses, repeats and reorders.
+//! A saga between participants with barriers, a log that crashes, and a network that loses, repeats
+//! and reorders.
 //!
-//! The oracle is the participants' own effects and the records that are durable; it knows nothing of the machine's states.
+//! The oracle is the participants' own effects and the records that are durable; it knows nothing
+//! of the machine's states.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +37,8 @@ struct Place {
     effect: bool,
     /// A compensation came: nothing acts here any more.
     closed: bool,
-    /// The last attempt that was finally refused, by epoch and number: none up to it acts here any more.
+    /// The last attempt that was finally refused, by epoch and number: none up to it acts here any
+    /// more.
     refused_up_to: (u64, u32),
 }
 
@@ -185,7 +188,8 @@ impl World {
         }
     }
 
-    /// Hands a request to the participant's session, or finds none; the machine is told at once, amid its own effects.
+    /// Hands a request to the participant's session, or finds none; the machine is told at once,
+    /// amid its own effects.
     fn send(&mut self, step: StepIndex, compensation: bool, attempt: u32) {
         if self.connected.contains(&self.definition.step(step).participant) {
             self.requests.push(Request { epoch: self.epoch, step, compensation, attempt });
@@ -195,7 +199,8 @@ impl World {
         }
     }
 
-    /// A participant's session breaks, or comes back. Its requests may have arrived all the same; its answers have not.
+    /// A participant's session breaks, or comes back. Its requests may have arrived all the same;
+    /// its answers have not.
     fn toggle(&mut self, participant: Name) {
         if self.connected.remove(&participant) {
             let definition = &self.definition;
@@ -274,7 +279,8 @@ impl World {
         }
     }
 
-    /// The coordinator dies and another one takes over. `fate` says which records were saved in time.
+    /// The coordinator dies and another one takes over. `fate` says which records were saved in
+    /// time.
     fn crash(&mut self, fate: usize) {
         self.transcript.push(format!("crash {fate}"));
         let lazy = std::mem::take(&mut self.lazy);
@@ -446,11 +452,12 @@ fn dag() -> impl Strategy<Value = Definition> {
 }
 
 proptest! {
-    // A failing case is kept in `proptest-regressions` and replayed first by the next run. `PROPTEST_CASES` asks for more.
+    // A failing case is kept in `proptest-regressions` and replayed first by the next run.
+    // `PROPTEST_CASES` asks for more.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(3_000), ..ProptestConfig::default() })]
 
-    /// Whatever is lost, repeated, reordered or killed: the saga ends, every step's net effect is 0 or 1 and agrees with the outcome, and
-    /// everybody was told that outcome and no other.
+    /// Whatever is lost, repeated, reordered or killed: the saga ends, every step's net effect is 0
+    /// or 1 and agrees with the outcome, and everybody was told that outcome and no other.
     #[test]
     fn the_net_effect_of_every_step_agrees_with_the_outcome(
         definition in dag(),

@@ -11,7 +11,8 @@ use crate::ids::{BodyDigest, Caller};
 use crate::reason::Wait;
 use crate::record::Decision;
 
-/// The cells that lead out of their state, and where to. Every other pair of a state and an event leaves the state as it is.
+/// The cells that lead out of their state, and where to. Every other pair of a state and an event
+/// leaves the state as it is.
 #[rustfmt::skip]
 const WAYS_OUT: &[(&str, &str, &str)] = &[
     ("active", "abort requested", "aborted, aborting"),
@@ -120,8 +121,8 @@ const EVENTS: [&str; 23] = [
 
 type Cells = BTreeMap<(&'static str, &'static str), BTreeSet<&'static str>>;
 
-/// Takes every event in every state that two participants, two instances, one waiter and one repetition can lead to, and
-/// checks the invariants each time.
+/// Takes every event in every state that two participants, two instances, one waiter and one
+/// repetition can lead to, and checks the invariants each time.
 fn walk() -> (Cells, BTreeSet<BranchState>) {
     let (first, output) = TwoPhase::begin(gtid(), EPOCH, begun_at_ms(), PATIENCE);
     invariant::check_begun(&first, &output).expect("a fair beginning");

@@ -186,7 +186,8 @@ fn a_refusal_is_final_only_where_no_other_instance_was_asked() {
     assert_eq!(driven.machine.reason().map(|reason| reason.code), Some(AbortCode::Refused));
 }
 
-/// Its acknowledgement would say no more than that an order was carried out, and the next coordinator gives another one.
+/// Its acknowledgement would say no more than that an order was carried out, and the next
+/// coordinator gives another one.
 #[test]
 fn a_branch_that_has_committed_by_itself_is_never_ordered_to_commit() {
     let mut driven = asked();
