@@ -31,12 +31,6 @@ pub enum Known {
     Unknown,
 }
 
-impl Known {
-    /// Each of them, for tables.
-    pub const ALL: [Self; 6] =
-        [Self::Transaction, Self::Saga, Self::Asking, Self::Ended, Self::EndedInLog, Self::Unknown];
-}
-
 /// What the log knows of a gtid that is not in memory.
 #[derive(Debug)]
 pub(super) enum InLog {

@@ -6,6 +6,7 @@ use super::append::Sealed;
 use super::drive::Driven;
 use super::entry::{Machine, Timer};
 use super::{Replica, SessionId};
+use crate::digest;
 use crate::durable::{Held, Output};
 use crate::ids::{Caller, Gtid, InstanceId, Name, ParticipantName};
 #[cfg(debug_assertions)]
@@ -15,7 +16,6 @@ use crate::message::{
 };
 use crate::reason::{AbortCode, AbortReason, Refusal, Wait};
 use crate::saga::{self, Effect, Event, Saga, StepIndex, StepResult};
-use crate::{digest, saga as machine};
 
 impl Driven for Saga {
     type Event = Event;
@@ -39,7 +39,7 @@ impl Driven for Saga {
 
     #[cfg(debug_assertions)]
     fn check(before: &Self, event: &Event, after: &Self, output: &Output<Effect>) -> Result<(), Violation> {
-        machine::invariant::check(before, event, after, output)
+        saga::invariant::check(before, event, after, output)
     }
 
     fn seal(held: Held<Effect>) -> Sealed {
