@@ -20,7 +20,7 @@
 //! ```
 
 use crate::ids::Gtid;
-use crate::record::{Decision, Record, RecordId};
+use crate::record::{Decision, Member, Record, RecordId};
 
 /// What one event led to.
 #[must_use = "an output that is dropped loses records and messages"]
@@ -154,8 +154,15 @@ impl Durable {
 pub enum Appended {
     /// It is durable, and no other writer came first.
     Durable(Durable),
-    /// Another writer's decision was there first, and it is the one that counts.
-    Overruled(Decision),
+    /// Another decision was there first, and it is the one that counts: another end, or the same end
+    /// for other branches.
+    Overruled {
+        /// That decision.
+        decision: Decision,
+        /// The branches that it tells to commit, if it is a commit of a transaction with branches.
+        /// All others abort.
+        members: Vec<Member>,
+    },
     /// The row is another's, and it has no decision yet: nothing was written, and nobody may be
     /// told anything. Whoever drives the machine lets it go.
     Undecided,
@@ -178,7 +185,7 @@ mod tests {
             gtid: gtid(last),
             protocol: Protocol::TwoPhase,
             decision,
-            participants: Vec::new(),
+            members: Vec::new(),
             digest: BodyDigest(7),
             begun_at_ms: 0,
             reason: None,

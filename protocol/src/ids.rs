@@ -192,6 +192,62 @@ pub struct InstanceId(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
+/// The identity of one branch of a transaction.
+///
+/// A participant may prepare two branches of one transaction, where a call came twice, and only one
+/// of them becomes part of it. Their names are the same, so the name does not say which of them the
+/// decision is about: this does. No two branches of one transaction have the same.
+///
+/// The coordinator numbers the branches that a commit carries; the SDK draws the numbers of those
+/// that it enlists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BranchId {
+    /// The epoch of the coordinator under which the branch began.
+    pub epoch: Epoch,
+    /// Tells it from the other branches of the transaction that began under that epoch.
+    pub number: u64,
+}
+
+impl BranchId {
+    /// The identity of all branches that were prepared, or logged, before branches had one.
+    pub const NONE: Self = Self { epoch: Epoch(0), number: 0 };
+
+    /// Whether it is [`NONE`](Self::NONE).
+    pub fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    /// The identity that is `offset` numbers further on.
+    #[must_use]
+    pub fn plus(self, offset: usize) -> Self {
+        Self { epoch: self.epoch, number: self.number.wrapping_add(offset as u64) }
+    }
+}
+
+/// `epoch.number`, the epoch in decimal and the number in hexadecimal digits.
+impl fmt::Display for BranchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:x}", self.epoch.0, self.number)
+    }
+}
+
+impl FromStr for BranchId {
+    type Err = InvalidBranchId;
+    fn from_str(text: &str) -> Result<Self, InvalidBranchId> {
+        let read = || {
+            let (epoch, number) = text.split_once('.')?;
+            Some(Self { epoch: Epoch(epoch.parse().ok()?), number: u64::from_str_radix(number, 16).ok()? })
+        };
+        // One identity has one text: no signs and no leading zeros.
+        read().filter(|id| id.to_string() == text).ok_or(InvalidBranchId)
+    }
+}
+
+/// What was offered as a branch's identity is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a branch id is an epoch and a hexadecimal number, such as 7.1f")]
+pub struct InvalidBranchId;
+
 /// Whoever waits for an answer: a session and its request, opaque to the machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Caller {
@@ -221,6 +277,17 @@ mod tests {
     fn a_gtid_tells_when_it_was_minted() {
         let gtid: Gtid = "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid");
         assert_eq!(gtid.minted_at_ms(), 0x0189_0a5d_ac96);
+    }
+
+    #[test]
+    fn a_branch_id_has_one_text() {
+        let id = BranchId { epoch: Epoch(7), number: u64::MAX };
+        assert_eq!(id.to_string(), "7.ffffffffffffffff");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!("0.0".parse(), Ok(BranchId::NONE));
+        for bad in ["", "7", "7.", ".1", "+7.1", "07.1", "7.01", "7.1F", "7.1.2", "-1.0", "7.10000000000000000"] {
+            assert_eq!(bad.parse::<BranchId>(), Err(InvalidBranchId), "{bad}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BodyDigest, Gtid, ParticipantName};
+use crate::ids::{BodyDigest, BranchId, Gtid, ParticipantName};
 use crate::saga::{Definition, StepIndex, StepResult};
 use crate::three_phase::{Roster, VoterRecord};
 
@@ -157,14 +157,24 @@ pub struct Decided {
     pub protocol: Protocol,
     /// The decision.
     pub decision: Decision,
-    /// The participants that voted yes, in roster order: those who wait for the decision.
-    pub participants: Vec<ParticipantName>,
+    /// The branches that voted yes, in roster order: those that wait for the decision.
+    pub members: Vec<Member>,
     /// The digest of the commit request's body.
     pub digest: BodyDigest,
     /// When the transaction began, in Unix milliseconds.
     pub begun_at_ms: u64,
     /// Why, for an abort.
     pub reason: Option<String>,
+}
+
+/// One branch of a roster. Only a member of the roster that the log holds, by both parts, is told to
+/// commit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Member {
+    /// Whose branch.
+    pub participant: ParticipantName,
+    /// Which of that participant's.
+    pub branch: BranchId,
 }
 
 /// The decision is left to the only branch, which is ordered to commit by itself.
@@ -175,8 +185,8 @@ pub struct Decided {
 pub struct Delegated {
     /// Whose delegation.
     pub gtid: Gtid,
-    /// The participant whose branch decides.
-    pub participant: ParticipantName,
+    /// The branch that decides.
+    pub member: Member,
     /// The digest of the commit request's body.
     pub digest: BodyDigest,
     /// When the transaction began, in Unix milliseconds.
@@ -276,10 +286,19 @@ pub struct Ended {
 pub struct EndedBranch {
     /// The participant; for a saga, the participant of the step.
     pub participant: ParticipantName,
+    /// Which of the participant's branches; [`BranchId::NONE`] for a saga's step.
+    pub branch: BranchId,
     /// The saga step's name; `None` for a branch.
     pub step: Option<ParticipantName>,
     /// How it ended.
     pub end: BranchEnd,
+}
+
+impl EndedBranch {
+    /// The branch's place in the roster.
+    pub fn member(&self) -> Member {
+        Member { participant: self.participant.clone(), branch: self.branch }
+    }
 }
 
 /// The ways a branch or step can end.

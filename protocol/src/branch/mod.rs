@@ -136,10 +136,21 @@ pub enum Hook {
 pub enum Message {
     /// Its vote.
     Vote(Vote),
-    /// It has ended.
-    Acknowledge(BranchResult),
+    /// It has done what it was ordered to do, or has failed to.
+    Acknowledge(Acknowledgement),
     /// It asks for the decision.
     Inquire,
+}
+
+/// The answer to an order to commit or abort.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// What was ordered.
+    pub decision: Decision,
+    /// The epoch of the order.
+    pub epoch: Epoch,
+    /// What came of it. A branch that has failed tries again, and acknowledges again.
+    pub end: HookEnd,
 }
 
 /// What a branch wants done.
@@ -305,19 +316,30 @@ impl Branch {
         match self.state {
             State::Committing | State::Aborting if !self.is_hook_running => Output::none(),
             State::Committing | State::Aborting => match end {
-                HookEnd::Ended(result) => {
+                HookEnd::Ended(_) => {
+                    let acknowledgement = self.acknowledgement(end);
                     self.is_hook_running = false;
-                    self.end(Message::Acknowledge(result))
+                    self.end(acknowledgement)
                 }
                 HookEnd::Failed(_) => {
+                    let acknowledgement = self.acknowledgement(end);
                     self.is_hook_running = false;
                     self.repeats = self.repeats.saturating_add(1);
                     let after_ms = interval_ms(RETRY_INITIAL_MS, RETRY_MAX_MS, self.repeats - 1);
-                    Output::effects(vec![Effect::SetTimer { timer: Timer::Retry, after_ms, jitter: true }])
+                    Output::effects(vec![
+                        Effect::Send(acknowledgement),
+                        Effect::SetTimer { timer: Timer::Retry, after_ms, jitter: true },
+                    ])
                 }
             },
             State::Preparing { .. } | State::InDoubt | State::Ended => Output::none(),
         }
+    }
+
+    /// The answer to the order that is being carried out.
+    fn acknowledgement(&self, end: HookEnd) -> Message {
+        let decision = if self.state == State::Committing { Decision::Commit } else { Decision::Abort };
+        Message::Acknowledge(Acknowledgement { decision, epoch: self.epoch, end })
     }
 
     fn inquire(&mut self) -> Output<Effect> {

@@ -9,11 +9,12 @@ mod refused;
 mod size;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
 use crate::branch;
-use crate::ids::{Epoch, Gtid, InstanceId, Name, ParticipantName};
+use crate::ids::{BranchId, Epoch, Gtid, InstanceId, Name, ParticipantName};
 use crate::reason::{AbortReason, Wait};
 use crate::record::{Outcome, Protocol};
 use crate::saga::{Definition, StepIndex, StepResult};
@@ -23,8 +24,16 @@ use crate::two_phase::{CarriedBranch, EarlyVote};
 pub use refused::{Code, Reason, Refused};
 pub use size::{MESSAGE_BYTES_MAX, payload_bytes};
 
-/// The version of the session protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// The newest version of the session protocol that this crate speaks.
+///
+/// | version | what is new |
+/// |---|---|
+/// | 1 | the first; refused, since its branches have no identity and its acknowledgements do not say of what |
+/// | 2 | branch ids; acknowledgements with decision, epoch and failure; a range of versions in Hello |
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The oldest version of the session protocol that this crate speaks.
+pub const PROTOCOL_VERSION_MIN: u32 = 2;
 
 /// The most bytes of one frame: the default limit of gRPC implementations, so that clients in any
 /// language can talk.
@@ -57,8 +66,8 @@ impl FromClient {
     }
 
     /// A branch's report.
-    pub const fn branch(gtid: Gtid, message: branch::Message) -> Self {
-        Self::Branch(BranchReport { gtid, message })
+    pub const fn branch(gtid: Gtid, branch: BranchId, message: branch::Message) -> Self {
+        Self::Branch(BranchReport { gtid, branch, message })
     }
 
     /// What a participant says as a voter.
@@ -125,6 +134,8 @@ pub enum Ask {
     },
     /// Take a prepared branch in.
     Enlist {
+        /// Which branch.
+        branch: BranchId,
         /// Its vote.
         vote: EarlyVote,
     },
@@ -135,6 +146,8 @@ pub enum Ask {
 pub struct BranchReport {
     /// Which transaction.
     pub gtid: Gtid,
+    /// Which of the participant's branches.
+    pub branch: BranchId,
     /// What.
     pub message: branch::Message,
 }
@@ -174,7 +187,12 @@ pub enum VoterMessage {
     /// Its voter answers the coordinator.
     Answered(Answer),
     /// It leads an election and asks the log.
-    AskLog(three_phase::Request),
+    AskLog {
+        /// For which of its branches.
+        branch: BranchId,
+        /// What.
+        request: three_phase::Request,
+    },
 }
 
 /// Who dials.
@@ -184,8 +202,8 @@ pub struct Hello {
     pub participant: Option<ParticipantName>,
     /// The process.
     pub instance: InstanceId,
-    /// What it speaks.
-    pub protocol_version: u32,
+    /// The versions of the session protocol that it speaks: the oldest and the newest.
+    pub protocol_versions: RangeInclusive<u32>,
     /// The shared secret, where one is asked for.
     pub token: String,
     /// Whether its one-phase commits are safe to ask for again.
@@ -208,11 +226,11 @@ pub struct VoterPlace {
 /// Without the token: what is printed ends up in logs.
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { participant, instance, protocol_version, token, one_phase, sdk, voter } = self;
+        let Self { participant, instance, protocol_versions, token, one_phase, sdk, voter } = self;
         f.debug_struct("Hello")
             .field("participant", participant)
             .field("instance", instance)
-            .field("protocol_version", protocol_version)
+            .field("protocol_versions", protocol_versions)
             .field("token", &if token.is_empty() { "none" } else { "given" })
             .field("one_phase", one_phase)
             .field("sdk", sdk)
@@ -257,8 +275,10 @@ pub enum FromReplica {
     },
     /// Do the work and vote.
     Prepare {
-        /// Which.
+        /// Of which transaction.
         gtid: Gtid,
+        /// Which branch.
+        branch: BranchId,
         /// Whose order.
         epoch: Epoch,
         /// From the initiator.
@@ -274,15 +294,19 @@ pub enum FromReplica {
     },
     /// Commit.
     CommitBranch {
-        /// Which.
+        /// Of which transaction.
         gtid: Gtid,
+        /// Which branch.
+        branch: BranchId,
         /// Whose order.
         epoch: Epoch,
     },
     /// Abort.
     AbortBranch {
-        /// Which.
+        /// Of which transaction.
         gtid: Gtid,
+        /// Which branch.
+        branch: BranchId,
         /// Whose order.
         epoch: Epoch,
     },
@@ -359,6 +383,8 @@ pub struct Welcome {
     pub replica: String,
     /// Its epoch.
     pub epoch: Epoch,
+    /// The version of the session protocol that both speak: the newest that is in both ranges.
+    pub protocol_version: u32,
     /// The other replicas' addresses.
     pub peers: Vec<String>,
     /// Say something at least this often, in milliseconds.

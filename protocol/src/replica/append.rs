@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 
 use super::drive::Driven;
-use super::ended::EndedAnswer;
+use super::ended::{EndedAnswer, shortened};
 use super::entry::{Entry, Machine};
 use super::{Change, Replica, TimerChange, TransactionView};
 use crate::durable::{Appended, Held};
 use crate::ids::Gtid;
+use crate::reason::AbortReason;
 use crate::record::{Outcome, Protocol, Record};
 use crate::saga::{self, Saga};
 use crate::three_phase::coordinator::Stage;
@@ -146,8 +147,10 @@ impl Replica {
                 EndedAnswer {
                     digest: machine.digest(),
                     outcome: if is_committed { Outcome::Committed } else { Outcome::Aborted },
-                    reason: machine.reason().cloned().map(super::ended::shortened),
-                    committed: if is_committed { machine.roster() } else { Vec::new() },
+                    reason: machine
+                        .reason()
+                        .map(|reason| AbortReason { message: shortened(&reason.message), ..reason.clone() }),
+                    committed: if is_committed { machine.members() } else { Vec::new() },
                 }
             }),
             Machine::Saga(machine) => {
@@ -158,7 +161,7 @@ impl Replica {
         };
         self.ended.keep(gtid, answer, self.now_ms);
         if self.watched.remove(&gtid) {
-            self.changes.push(Change::Ended(TransactionView::of(gtid, &entry)));
+            self.changes.push(Change::Ended(TransactionView::of(gtid, &entry, &self.peers)));
         }
     }
 

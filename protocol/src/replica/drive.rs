@@ -127,7 +127,7 @@ impl Replica {
 
     /// One transaction as it stands in memory; `None` if it is not.
     pub fn view(&self, gtid: Gtid) -> Option<TransactionView> {
-        self.entries.get(&gtid).map(|entry| TransactionView::of(gtid, entry))
+        self.entries.get(&gtid).map(|entry| TransactionView::of(gtid, entry, &self.peers))
     }
 
     /// The same, and from now on each change of it in [`Replica::take_changes`], until it ends.

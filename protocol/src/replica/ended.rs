@@ -9,10 +9,10 @@ use super::owned::not_open;
 use super::{Replica, SessionId};
 use crate::branch;
 use crate::digest;
-use crate::ids::{BodyDigest, Caller, Gtid, GtidMap, Name, ParticipantName};
+use crate::ids::{BodyDigest, BranchId, Caller, Gtid, GtidMap, Name};
 use crate::message::{Ask, FromClient, Reply, Request, VoterMessage};
 use crate::reason::{AbortReason, Refusal};
-use crate::record::{self, Outcome};
+use crate::record::{self, EndedBranch, Member, Outcome};
 use crate::three_phase;
 use crate::two_phase::{Effect, Order, TwoPhase, Vote};
 
@@ -22,8 +22,8 @@ pub(super) struct EndedAnswer {
     pub(super) digest: Option<BodyDigest>,
     pub(super) outcome: Outcome,
     pub(super) reason: Option<AbortReason>,
-    /// Who committed. Of an abort nobody is kept: every branch that asks is told to abort.
-    pub(super) committed: Vec<ParticipantName>,
+    /// The roster of a commit. Of an abort none is kept: every branch that asks is told to abort.
+    pub(super) committed: Vec<Member>,
 }
 
 /// A bounded first-in-first-out cache, with a horizon: what ended after it is all here.
@@ -108,8 +108,8 @@ pub(super) struct EndedHere {
     outcome: Outcome,
     reason: Option<AbortReason>,
     outputs: Vec<(Name, Bytes)>,
-    /// The participants that had a branch in it.
-    roster: Vec<ParticipantName>,
+    /// The branches that were part of it.
+    roster: Vec<Member>,
 }
 
 impl From<&record::Ended> for EndedHere {
@@ -123,7 +123,7 @@ impl From<&record::Ended> for EndedHere {
             outcome: ended.outcome,
             reason: ended.reason.as_deref().map(AbortReason::from_line),
             outputs: outputs.collect(),
-            roster: ended.branches.iter().map(|branch| branch.participant.clone()).collect(),
+            roster: ended.branches.iter().map(EndedBranch::member).collect(),
         }
     }
 }
@@ -156,7 +156,7 @@ impl Replica {
             FromClient::Request(request) => self.request_to_ended(session, request, ended),
             FromClient::Branch(report) => match &report.message {
                 branch::Message::Inquire | branch::Message::Vote(Vote::Yes | Vote::Unknown(_)) => {
-                    self.repeat_decision(gtid, session, &ended);
+                    self.repeat_decision(gtid, report.branch, session, &ended);
                 }
                 branch::Message::Vote(Vote::No(_) | Vote::ReadOnly | Vote::Committed)
                 | branch::Message::Acknowledge(_) => {}
@@ -164,8 +164,10 @@ impl Replica {
             FromClient::Voter(report) => match &report.message {
                 // A voter has the outcome on record, and may not have heard that it need not keep
                 // it.
-                VoterMessage::AskLog(three_phase::Request::Decided(_)) => self.peers.forget(session, gtid),
-                VoterMessage::AskLog(_) => self.repeat_decision(gtid, session, &ended),
+                VoterMessage::AskLog { request: three_phase::Request::Decided(_), .. } => {
+                    self.peers.forget(session, gtid);
+                }
+                VoterMessage::AskLog { branch, .. } => self.repeat_decision(gtid, *branch, session, &ended),
                 VoterMessage::Answered(_) => {}
             },
             FromClient::Step(_) | FromClient::Hello(_) | FromClient::Heartbeat => {}
@@ -189,26 +191,23 @@ impl Replica {
     /// A branch that is still, or again, prepared although its transaction has ended. Only a branch
     /// of the roster is told to commit: one whose enlistment never arrived was never part of what
     /// was decided.
-    fn repeat_decision(&mut self, gtid: Gtid, session: SessionId, ended: &EndedHere) {
+    fn repeat_decision(&mut self, gtid: Gtid, branch: BranchId, session: SessionId, ended: &EndedHere) {
         let Some((participant, instance)) = self.participant_of(session) else { return };
+        let member = Member { participant, branch };
         let order = match ended.outcome {
-            Outcome::Committed if ended.roster.contains(&participant) => Order::Commit,
+            Outcome::Committed if ended.roster.contains(&member) => Order::Commit,
             Outcome::Committed | Outcome::Aborted => Order::Abort,
             Outcome::Completed | Outcome::Compensated => return,
         };
-        let effect = Effect::Send { to: participant, prefer: Some(instance), order };
+        let effect = Effect::Send { to: member.participant, branch, prefer: Some(instance), order };
         <TwoPhase as super::drive::Driven>::carry_out(self, gtid, vec![effect]);
     }
 }
 
-/// Reasons are for people; the cache keeps what a screen shows.
-pub(super) fn shortened(mut reason: AbortReason) -> AbortReason {
+/// Reasons are for people; what is kept of them in memory is what a screen shows.
+pub(super) fn shortened(text: &str) -> String {
     const BYTES_MAX: usize = 512;
-    if reason.message.len() > BYTES_MAX {
-        let end = reason.message.floor_char_boundary(BYTES_MAX);
-        reason.message.truncate(end);
-    }
-    reason
+    text[..text.floor_char_boundary(BYTES_MAX)].to_owned()
 }
 
 #[cfg(test)]

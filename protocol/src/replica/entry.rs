@@ -1,6 +1,6 @@
 //! One transaction that this replica drives: its machine, and what answers need beside it.
 
-use crate::record::Protocol;
+use crate::record::{Member, Protocol};
 use crate::saga::{self, Saga};
 use crate::three_phase::{self, Coordinator};
 use crate::two_phase::{self, TwoPhase};
@@ -60,4 +60,25 @@ pub(super) struct Entry {
     pub(super) deadline_unix_ms: u64,
     /// The payload bytes that it holds.
     pub(super) bytes: usize,
+    /// What last kept each branch from ending as it was ordered to. Nothing is decided by it.
+    pub(super) failures: Vec<Failure>,
+}
+
+/// A branch could not end, and tries again.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) member: Member,
+    pub(super) error: String,
+    /// When the replica heard of it, in Unix milliseconds.
+    pub(super) at_ms: u64,
+}
+
+impl Entry {
+    /// Keeps the last failure of a branch.
+    pub(super) fn failed(&mut self, failure: Failure) {
+        match self.failures.iter_mut().find(|earlier| earlier.member == failure.member) {
+            Some(earlier) => *earlier = failure,
+            None => self.failures.push(failure),
+        }
+    }
 }

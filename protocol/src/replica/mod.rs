@@ -59,7 +59,7 @@ mod voters;
 
 use crate::durable::Appended;
 use crate::found::{Found, Owned};
-use crate::ids::{Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, ParticipantName};
+use crate::ids::{BranchId, Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, ParticipantName};
 use crate::message::{FromClient, FromReplica, Refused, Reply};
 use crate::three_phase::{NodeId, StoreId};
 use crate::two_phase::CarriedBranch;
@@ -197,6 +197,10 @@ pub struct Counts {
     pub open: u64,
 }
 
+/// The number of a branch begins with its shard's. At a million transactions a second of four
+/// branches each, the rest lasts two years for one epoch.
+const SHARD_SHIFT: u32 = 48;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Replica {
@@ -220,6 +224,8 @@ pub struct Replica {
     is_draining: bool,
     /// How many nodes that may lead elections were named.
     nodes: u64,
+    /// How many branches were given an identity.
+    branches: u64,
     counts: Counts,
     timers: Vec<TimerChange>,
     changes: Vec<Change>,
@@ -241,12 +247,13 @@ impl Replica {
             now_ms,
             entries: GtidMap::default(),
             lookups: Lookups::default(),
-            peers: Peers::new(known),
+            peers: Peers::new(known, now_ms),
             appends: Appends::default(),
             bytes: 0,
             watched: GtidSet::default(),
             is_draining: false,
             nodes: 0,
+            branches: 0,
             counts: Counts::default(),
             timers: Vec::new(),
             changes: Vec::new(),
@@ -335,5 +342,13 @@ impl Replica {
         self.nodes += 1;
         let number = self.nodes * self.shards as u64 + self.shard as u64;
         NodeId(u128::from(self.epoch.0) << 64 | u128::from(number))
+    }
+
+    /// The first of as many identities for branches that no other branch has: epochs are drawn
+    /// once, and within an epoch each shard has numbers of its own.
+    fn next_branches(&mut self, count: usize) -> BranchId {
+        let first = (self.shard as u64) << SHARD_SHIFT | self.branches;
+        self.branches += count as u64;
+        BranchId { epoch: self.epoch, number: first }
     }
 }

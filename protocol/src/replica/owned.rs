@@ -1,12 +1,14 @@
 //! Messages about a transaction that this replica drives.
 
-use super::entry::Machine;
+use super::ended::shortened;
+use super::entry::{Failure, Machine};
 use super::{Replica, SessionId};
-use crate::branch;
+use crate::branch::{self, HookEnd};
 use crate::digest;
 use crate::ids::{Caller, Gtid, ParticipantName};
-use crate::message::{Ask, Commit, FromClient, Reason, Refused, Request};
+use crate::message::{Ask, BranchReport, Commit, FromClient, Reason, Refused, Request};
 use crate::reason::Refusal;
+use crate::record::Member;
 use crate::two_phase::{CarriedBranch, Event, State};
 
 impl Replica {
@@ -21,7 +23,7 @@ impl Replica {
                     self.request_to_transaction(session, caller, request);
                 }
             }
-            FromClient::Branch(report) if !is_saga => self.branch_reports(gtid, session, report.message),
+            FromClient::Branch(report) if !is_saga => self.branch_reports(session, report),
             FromClient::Voter(report) if !is_saga => self.voter_reports(gtid, session, report.message),
             FromClient::Step(answer) if is_saga => self.step_answered(session, answer),
             FromClient::Branch(_)
@@ -43,14 +45,14 @@ impl Replica {
             Ask::Commit(commit) => return self.commit_owned(gtid, caller, commit),
             Ask::Abort { reason } => Event::AbortRequested { reason, caller },
             Ask::Await { wait } => Event::OutcomeAwaited { caller, wait },
-            Ask::Enlist { vote } => {
+            Ask::Enlist { branch, vote } => {
                 let Some((participant, instance)) = self.participant_of(session) else {
                     return self.refuse(caller, not_a_participant());
                 };
                 if self.is_full_for(gtid, &participant) {
                     return self.refuse(caller, self.too_many_branches());
                 }
-                Event::Enlisted { participant, instance, vote, caller }
+                Event::Enlisted { participant, branch, instance, vote, caller }
             }
             Ask::StartSaga { .. } => {
                 let message = "this gtid is a transaction's; mint a new one for a saga";
@@ -79,14 +81,27 @@ impl Replica {
     }
 
     /// A branch reports about a transaction with branches.
-    fn branch_reports(&mut self, gtid: Gtid, session: SessionId, message: branch::Message) {
+    fn branch_reports(&mut self, session: SessionId, BranchReport { gtid, branch, message }: BranchReport) {
         let Some((participant, instance)) = self.participant_of(session) else { return };
         let event = match message {
-            branch::Message::Vote(vote) => Event::Voted { participant, instance, vote },
-            branch::Message::Acknowledge(result) => Event::Acknowledged { participant, result },
-            branch::Message::Inquire => Event::Inquired { participant, instance },
+            branch::Message::Vote(vote) => Event::Voted { participant, branch, instance, vote },
+            branch::Message::Acknowledge(acknowledgement) => {
+                if let HookEnd::Failed(error) = &acknowledgement.end {
+                    self.note_failure(gtid, Member { participant: participant.clone(), branch }, error);
+                }
+                Event::Acknowledged { participant, branch, acknowledgement }
+            }
+            branch::Message::Inquire => Event::Inquired { participant, branch, instance },
         };
         self.drive_transaction(gtid, event);
+    }
+
+    /// Keeps for operators why a branch of the roster has not ended yet.
+    fn note_failure(&mut self, gtid: Gtid, member: Member, error: &str) {
+        let is_member = self.transaction(gtid).is_some_and(|machine| machine.position_of(&member).is_some());
+        if let Some(entry) = self.entries.get_mut(&gtid).filter(|_| is_member) {
+            entry.failed(Failure { member, error: shortened(error), at_ms: self.now_ms });
+        }
     }
 
     /// A branch named ahead of the commit, by a unary call.
@@ -99,8 +114,8 @@ impl Replica {
             Some(_) if self.is_full_for(gtid, &branch.participant) => self.too_many_branches().into(),
             Some(_) if self.bytes + branch.payload.len() > self.limits.open_bytes_max => self.overloaded(),
             Some(_) => {
-                let bytes = branch.payload.len();
-                return self.event_with_payload(gtid, Event::BranchNamed { branch, caller }, bytes);
+                let (bytes, id) = (branch.payload.len(), self.next_branches(1));
+                return self.event_with_payload(gtid, Event::BranchNamed { branch, id, caller }, bytes);
             }
         };
         self.refuse(caller, refused);
@@ -133,7 +148,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn commit_event(&self, caller: Caller, commit: Commit) -> Event {
+    pub(super) fn commit_event(&mut self, caller: Caller, commit: Commit) -> Event {
         let digest = digest::of_commit(commit.protocol, &commit.branches);
         // A repeated request that finds nothing in the log has not run in one phase before: its
         // delegation would be there.
@@ -142,6 +157,7 @@ impl Replica {
             _ => false,
         };
         Event::CommitRequested {
+            first_id: self.next_branches(commit.branches.len()),
             branches: commit.branches,
             digest,
             one_phase,

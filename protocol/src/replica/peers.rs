@@ -46,17 +46,23 @@ pub(super) struct Peers {
     sessions: HashMap<SessionId, Reachable, RandomState>,
     instances: HashMap<ParticipantName, Vec<SessionId>, RandomState>,
     known: HashSet<ParticipantName, RandomState>,
+    /// When the last instance of each participant left that is not here, in Unix milliseconds.
+    left_at_ms: HashMap<ParticipantName, u64, RandomState>,
+    /// When this process started, in Unix milliseconds.
+    started_at_ms: u64,
     /// Sessions with something in their outbox.
     unsent: Vec<SessionId>,
     turn: usize,
 }
 
 impl Peers {
-    pub(super) fn new(known: Vec<ParticipantName>) -> Self {
+    pub(super) fn new(known: Vec<ParticipantName>, now_ms: u64) -> Self {
         Self {
             sessions: HashMap::default(),
             instances: HashMap::default(),
             known: known.into_iter().collect(),
+            left_at_ms: HashMap::default(),
+            started_at_ms: now_ms,
             unsent: Vec::new(),
             turn: 0,
         }
@@ -65,13 +71,14 @@ impl Peers {
     pub(super) fn open(&mut self, peer: Peer) {
         if let Some(participant) = &peer.participant {
             self.known.insert(participant.clone());
+            self.left_at_ms.remove(participant);
             self.instances.entry(participant.clone()).or_default().push(peer.session);
         }
         self.sessions.insert(peer.session, Reachable { peer, outbox: Vec::new(), forgotten: Vec::new() });
     }
 
     /// Forgets a session.
-    pub(super) fn close(&mut self, session: SessionId) -> Option<Peer> {
+    pub(super) fn close(&mut self, session: SessionId, now_ms: u64) -> Option<Peer> {
         let Reachable { peer, .. } = self.sessions.remove(&session)?;
         if let Some(participant) = &peer.participant
             && let Some(sessions) = self.instances.get_mut(participant)
@@ -79,6 +86,7 @@ impl Peers {
             sessions.retain(|other| *other != session);
             if sessions.is_empty() {
                 self.instances.remove(participant);
+                self.left_at_ms.insert(participant.clone(), now_ms);
             }
         }
         Some(peer)
@@ -91,6 +99,13 @@ impl Peers {
     /// The participants that are here, each with the number of its sessions.
     pub(super) fn connected(&self) -> impl Iterator<Item = (&ParticipantName, usize)> {
         self.instances.iter().map(|(participant, sessions)| (participant, sessions.len()))
+    }
+
+    /// Since when no instance of a participant is here, in Unix milliseconds: since its last one
+    /// left, or since this process started. `None` if one is here.
+    pub(super) fn absent_since_ms(&self, participant: &ParticipantName) -> Option<u64> {
+        let is_absent = !self.instances.contains_key(participant);
+        is_absent.then(|| self.left_at_ms.get(participant).copied().unwrap_or(self.started_at_ms))
     }
 
     /// Whether a participant of this name has ever been here.
@@ -199,7 +214,7 @@ impl Replica {
     }
 
     pub(super) fn session_closed(&mut self, session: SessionId) {
-        if let Some(peer) = self.peers.close(session) {
+        if let Some(peer) = self.peers.close(session, self.now_ms) {
             self.left(&peer);
         }
     }

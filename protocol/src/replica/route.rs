@@ -105,7 +105,7 @@ impl Replica {
             },
             FromClient::Voter(report) => match &report.message {
                 crate::message::VoterMessage::Answered(_) => true,
-                crate::message::VoterMessage::AskLog(_) => false,
+                crate::message::VoterMessage::AskLog { .. } => false,
             },
             FromClient::Step(_) | FromClient::Hello(_) | FromClient::Heartbeat => true,
         }

@@ -5,7 +5,7 @@ use super::drive::Driven;
 use super::entry::{Machine, Timer};
 use super::{Replica, SessionId};
 use crate::durable::{Held, Output};
-use crate::ids::{Caller, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::ids::{BranchId, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 #[cfg(debug_assertions)]
 use crate::invariant::Violation;
 use crate::message::{FromReplica, Reply};
@@ -46,8 +46,8 @@ impl Driven for TwoPhase {
         let mut routed = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Send { to, prefer, order } => {
-                    if let Some(route) = replica.send_order(gtid, &to, prefer, order) {
+                Effect::Send { to, branch, prefer, order } => {
+                    if let Some(route) = replica.send_order(gtid, &to, branch, prefer, order) {
                         routed.push((to, route));
                     }
                 }
@@ -119,6 +119,7 @@ impl Replica {
         &mut self,
         gtid: Gtid,
         to: &ParticipantName,
+        branch: BranchId,
         prefer: Option<InstanceId>,
         order: Order,
     ) -> Option<Route> {
@@ -127,6 +128,7 @@ impl Replica {
             Order::Prepare { payload, one_phase } => {
                 return Some(self.send_prepare(gtid, to, prefer, |epoch, timeout_ms| FromReplica::Prepare {
                     gtid,
+                    branch,
                     epoch,
                     payload,
                     timeout_ms,
@@ -135,8 +137,8 @@ impl Replica {
                     is_prepared: false,
                 }));
             }
-            Order::Commit => FromReplica::CommitBranch { gtid, epoch },
-            Order::Abort => FromReplica::AbortBranch { gtid, epoch },
+            Order::Commit => FromReplica::CommitBranch { gtid, branch, epoch },
+            Order::Abort => FromReplica::AbortBranch { gtid, branch, epoch },
         };
         // An order that finds no instance is repeated when one joins, and by the resend timer.
         if let Some(session) = self.peers.route(to, prefer) {

@@ -38,7 +38,9 @@ impl Replica {
                 self.request_to_unknown(Caller { session: session.0, request: request.request_id }, request);
             }
             FromClient::Branch(report) => match report.message {
-                branch::Message::Inquire | branch::Message::Vote(Vote::Yes) => self.presume_abort(gtid, session),
+                branch::Message::Inquire | branch::Message::Vote(Vote::Yes) => {
+                    self.presume_abort(gtid, report.branch, session);
+                }
                 // A branch that may be prepared is in doubt and inquires by itself. One that was
                 // ordered to commit by itself is not in doubt, whatever it has done, and an abort
                 // must not be presumed for it: while its delegation is open in the log its gtid is
@@ -48,7 +50,7 @@ impl Replica {
                 | branch::Message::Acknowledge(_) => {}
             },
             FromClient::Voter(report) => match report.message {
-                VoterMessage::AskLog(request) => self.log_asked_of_unknown(gtid, session, request),
+                VoterMessage::AskLog { branch, request } => self.log_asked_of_unknown(gtid, branch, session, request),
                 VoterMessage::Answered(_) => {}
             },
             FromClient::Step(_) | FromClient::Hello(_) | FromClient::Heartbeat => {}
@@ -149,14 +151,21 @@ impl Replica {
 
     /// A branch is prepared and waits for a decision that was never made: the abort is made
     /// durable, so that no commit can come after the answer.
-    fn presume_abort(&mut self, gtid: Gtid, session: SessionId) {
+    fn presume_abort(&mut self, gtid: Gtid, branch: BranchId, session: SessionId) {
         let Some((participant, instance)) = self.participant_of(session) else { return };
-        let (machine, output) = TwoPhase::presume_abort(gtid, self.epoch, self.now_ms, participant, instance);
+        let inquirer = Member { participant, branch };
+        let (machine, output) = TwoPhase::presume_abort(gtid, self.epoch, self.now_ms, inquirer, instance);
         self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
         self.put_out::<TwoPhase>(gtid, output);
     }
 
-    fn log_asked_of_unknown(&mut self, gtid: Gtid, session: SessionId, request: three_phase::Request) {
+    fn log_asked_of_unknown(
+        &mut self,
+        gtid: Gtid,
+        branch: BranchId,
+        session: SessionId,
+        request: three_phase::Request,
+    ) {
         if request.knows_of_a_vote() {
             // Every vote was in, so 'attempt 1 sent' was logged: its row is gone since, and no
             // abort may be presumed.
@@ -165,7 +174,7 @@ impl Replica {
         }
         match request {
             three_phase::Request::Join { .. } | three_phase::Request::Propose { .. } => {
-                self.presume_abort(gtid, session)
+                self.presume_abort(gtid, branch, session);
             }
             // There is nothing to end: the abort was never logged, or retention has removed the
             // row. The record is of no use.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::entry::{Entry, Machine};
+use super::peers::Peers;
 use crate::ids::{Gtid, ParticipantName};
 use crate::reason::AbortReason;
 use crate::record::Protocol;
@@ -45,12 +46,25 @@ pub struct BranchView {
     pub attempts: u32,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+    /// When the replica heard of that, in Unix milliseconds; `None` where it does not note the time.
+    pub last_error_at_ms: Option<u64>,
+    /// Since when no instance of the participant is connected, in Unix milliseconds; `None` if one
+    /// is.
+    pub absent_since_ms: Option<u64>,
     /// A completed step's output.
     pub output: Bytes,
 }
 
 impl TransactionView {
-    pub(super) fn of(gtid: Gtid, entry: &Entry) -> Self {
+    pub(super) fn of(gtid: Gtid, entry: &Entry, peers: &Peers) -> Self {
+        let mut view = Self::of_machine(gtid, entry);
+        for branch in &mut view.branches {
+            branch.absent_since_ms = peers.absent_since_ms(&branch.participant);
+        }
+        view
+    }
+
+    fn of_machine(gtid: Gtid, entry: &Entry) -> Self {
         match &entry.machine {
             Machine::TwoPhase(machine) => Self::of_transaction(gtid, entry, machine),
             Machine::ThreePhase(coordinator) => {
@@ -65,7 +79,11 @@ impl TransactionView {
                         );
                         if let Some(branch) = branch {
                             branch.attempts = leader.failures() + 1;
-                            (branch.state, branch.last_error) = heard_from(heard, branch.state);
+                            let (state, error) = heard_from(heard, branch.state);
+                            branch.state = state;
+                            if error.is_some() {
+                                (branch.last_error, branch.last_error_at_ms) = (error, None);
+                            }
                         }
                     }
                 }
@@ -88,13 +106,18 @@ impl TransactionView {
             branches: machine
                 .branches()
                 .iter()
-                .map(|branch| BranchView {
-                    participant: branch.participant.clone(),
-                    step: None,
-                    state: branch.state.as_str(),
-                    attempts: if branch.state.needs_order() { machine.resends() + 1 } else { 0 },
-                    last_error: None,
-                    output: Bytes::new(),
+                .map(|branch| {
+                    let failure = entry.failures.iter().find(|failure| branch.is(&failure.member));
+                    BranchView {
+                        participant: branch.participant.clone(),
+                        step: None,
+                        state: branch.state.as_str(),
+                        attempts: if branch.state.needs_order() { machine.resends() + 1 } else { 0 },
+                        last_error: failure.map(|failure| failure.error.clone()),
+                        last_error_at_ms: failure.map(|failure| failure.at_ms),
+                        absent_since_ms: None,
+                        output: Bytes::new(),
+                    }
                 })
                 .collect(),
             waiting_for: machine.waiting_for(),
@@ -120,6 +143,8 @@ impl TransactionView {
                     state: step.state.as_str(),
                     attempts: step.attempt,
                     last_error: step.last_error,
+                    last_error_at_ms: None,
+                    absent_since_ms: None,
                     output: Bytes::new(),
                 })
                 .collect(),

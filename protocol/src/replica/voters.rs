@@ -6,12 +6,13 @@ use super::drive::Driven;
 use super::entry::{Machine, Timer};
 use super::{Replica, SessionId};
 use crate::durable::{Held, Output};
-use crate::ids::{Gtid, InstanceId, ParticipantName};
+use crate::ids::{BranchId, Gtid, InstanceId, ParticipantName};
 #[cfg(debug_assertions)]
 use crate::invariant::Violation;
 use crate::message::{FromReplica, VoterMessage, VoterPlace};
 use crate::three_phase::coordinator::{Effect, Event, Introduction, Order};
-use crate::three_phase::{self, Coordinator, Request, Seat};
+use crate::record::Member;
+use crate::three_phase::{self, Coordinator, Request};
 use crate::two_phase::{self, Route, TwoPhase};
 
 impl Driven for Coordinator {
@@ -49,8 +50,8 @@ impl Driven for Coordinator {
         let mut follow = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Send { to, prefer, order } => {
-                    if let Some(route) = replica.send_voter_order(gtid, &to, prefer, order) {
+                Effect::Send { to, branch, prefer, order } => {
+                    if let Some(route) = replica.send_voter_order(gtid, &to, branch, prefer, order) {
                         follow.push(Event::TwoPhase(two_phase::Event::Routed { participant: to, to: route }));
                     }
                 }
@@ -84,6 +85,7 @@ impl Replica {
         &mut self,
         gtid: Gtid,
         to: &ParticipantName,
+        branch: BranchId,
         prefer: Option<InstanceId>,
         order: Order,
     ) -> Option<Route> {
@@ -91,6 +93,7 @@ impl Replica {
             Order::Prepare { payload, roster, is_prepared } => {
                 return Some(self.send_prepare(gtid, to, prefer, |epoch, timeout_ms| FromReplica::Prepare {
                     gtid,
+                    branch,
                     epoch,
                     payload,
                     timeout_ms,
@@ -99,8 +102,8 @@ impl Replica {
                     is_prepared,
                 }));
             }
-            Order::Commit => return self.send_order(gtid, to, prefer, two_phase::Order::Commit),
-            Order::Abort => return self.send_order(gtid, to, prefer, two_phase::Order::Abort),
+            Order::Commit => return self.send_order(gtid, to, branch, prefer, two_phase::Order::Commit),
+            Order::Abort => return self.send_order(gtid, to, branch, prefer, two_phase::Order::Abort),
             Order::Wait => FromReplica::AwaitDecision { gtid },
             Order::Ask(request) => FromReplica::AskVoter { gtid, request },
             Order::Forget => {
@@ -119,9 +122,7 @@ impl Replica {
     /// Where a participant's voter is.
     fn introduction(&self, participant: &ParticipantName) -> Introduction {
         match self.peers.voter(participant) {
-            Some(Some(VoterPlace { address, store })) => {
-                Introduction::Seat(Seat { participant: participant.clone(), address, store })
-            }
+            Some(Some(VoterPlace { address, store })) => Introduction::Voter { address, store },
             Some(None) => Introduction::NoVoter,
             None if self.peers.is_known(participant) => Introduction::Absent,
             None => Introduction::Unknown,
@@ -136,18 +137,21 @@ impl Replica {
             VoterMessage::Answered(answer) => {
                 self.drive::<Coordinator>(gtid, Event::Answered { participant, answer });
             }
-            VoterMessage::AskLog(request) => self.log_asked(gtid, participant, instance, request),
+            VoterMessage::AskLog { branch, request } => {
+                self.log_asked(gtid, Member { participant, branch }, instance, request);
+            }
         }
     }
 
-    fn log_asked(&mut self, gtid: Gtid, participant: ParticipantName, instance: InstanceId, request: Request) {
+    fn log_asked(&mut self, gtid: Gtid, member: Member, instance: InstanceId, request: Request) {
         match self.entries.get(&gtid).map(|entry| &entry.machine) {
             Some(Machine::ThreePhase(_)) => {
-                self.drive::<Coordinator>(gtid, Event::Asked { participant, instance, request });
+                self.drive::<Coordinator>(gtid, Event::Asked { member, instance, request });
             }
             // Presumed aborted, for want of any trace: it is told as one that inquires.
             Some(Machine::TwoPhase(_)) => {
-                self.drive::<TwoPhase>(gtid, two_phase::Event::Inquired { participant, instance });
+                let Member { participant, branch } = member;
+                self.drive::<TwoPhase>(gtid, two_phase::Event::Inquired { participant, branch, instance });
             }
             Some(Machine::Saga(_)) | None => {}
         }

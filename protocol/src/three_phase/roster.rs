@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::ParticipantName;
+use crate::ids::{BranchId, ParticipantName};
+use crate::record::Member;
 
 /// The identity of the store that keeps a voter's state: drawn when the store is made, and kept in it.
 ///
@@ -74,10 +75,20 @@ pub struct InvalidAddress;
 pub struct Seat {
     /// Who votes.
     pub participant: ParticipantName,
+    /// For which of the participant's branches.
+    #[serde(default)]
+    pub branch: BranchId,
     /// Where its peers reach it.
     pub address: PeerAddress,
     /// The store that keeps its state.
     pub store: StoreId,
+}
+
+impl Seat {
+    /// The branch that it votes for.
+    pub fn member(&self) -> Member {
+        Member { participant: self.participant.clone(), branch: self.branch }
+    }
 }
 
 /// A voter, as its peers name it. A replica that leads an election speaks as the log.
@@ -211,6 +222,7 @@ mod tests {
     fn seat(name: &str, store: u128) -> Seat {
         Seat {
             participant: name.parse().expect("valid"),
+            branch: BranchId::NONE,
             address: "http://127.0.0.1:1".parse().expect("valid"),
             store: StoreId(store),
         }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use super::machine::NO_REQUEST;
-use super::{BranchState, Effect, Reply, State, Timer, TwoPhase};
+use super::{Branch, BranchState, Effect, Order, Reply, State, Timer, TwoPhase};
 use crate::durable::{Appended, Output};
 use crate::reason::{AbortCode, AbortReason, Wait};
-use crate::record::{Decided, Decision, Outcome, Protocol, Record};
+use crate::record::{Decided, Decision, Member, Outcome, Protocol, Record};
 
 impl TwoPhase {
     /// Makes the decision durable; the orders and the answers wait for the receipt.
@@ -16,12 +16,7 @@ impl TwoPhase {
             gtid: self.gtid,
             protocol: Protocol::TwoPhase,
             decision,
-            participants: self
-                .branches
-                .iter()
-                .filter(|branch| branch.state.needs_order())
-                .map(|branch| branch.participant.clone())
-                .collect(),
+            members: self.branches.iter().filter(|branch| branch.state.needs_order()).map(Branch::member).collect(),
             digest: self.digest.unwrap_or(NO_REQUEST),
             begun_at_ms: self.begun_at_ms,
             reason: self.reason.as_ref().map(AbortReason::to_line),
@@ -63,12 +58,13 @@ impl TwoPhase {
                 self.waiters.retain(|waiter| !waiter.is_answer_held);
                 self.proceed(ours, Vec::new())
             }
-            Appended::Overruled(theirs) => self.overruled(*theirs),
+            Appended::Overruled { decision, members } => self.overruled(*decision, members),
         }
     }
 
-    /// Another writer's decision stands in the log.
-    pub(super) fn overruled(&mut self, theirs: Decision) -> Output<Effect> {
+    /// Another decision stands in the log, or the same one for other branches: the branches of this
+    /// machine that it does not name abort.
+    pub(super) fn overruled(&mut self, theirs: Decision, members: &[Member]) -> Output<Effect> {
         (self.has_open_row, self.is_delegated) = (true, false);
         self.resends = 0;
         // The held orders and answers are never released; these take their place.
@@ -81,8 +77,25 @@ impl TwoPhase {
             }
         };
         self.stop_preparing(theirs);
-        let effects = self.orders_for(theirs);
+        let mut effects = match theirs {
+            Decision::Commit => self.abort_outsiders(members),
+            Decision::Abort => Vec::new(),
+        };
+        effects.extend(self.orders_for(theirs));
         self.proceed(theirs, effects)
+    }
+
+    /// Orders each branch to abort that the log's commit does not name. The machine does not wait
+    /// for its answer: a branch that misses the order inquires, and is told the same from the log.
+    fn abort_outsiders(&mut self, members: &[Member]) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for branch in self.branches.iter_mut().filter(|branch| branch.state.needs_order()) {
+            if !members.iter().any(|member| branch.is(member)) {
+                branch.state = BranchState::Outside;
+                effects.push(branch.order(Order::Abort));
+            }
+        }
+        effects
     }
 
     /// The voters of a three-phase transaction have agreed. Their quorum holds the decision, and

@@ -3,10 +3,11 @@
 
 use super::machine::NO_REQUEST;
 use super::{BranchResult, BranchState, Effect, Order, RESEND_INITIAL_MS, RESEND_MAX_MS, State, Timer, TwoPhase};
+use crate::branch::{Acknowledgement, HookEnd};
 use crate::durable::Output;
-use crate::ids::{InstanceId, ParticipantName};
+use crate::ids::InstanceId;
 use crate::reason::AbortReason;
-use crate::record::{Decision, Ended, EndedBranch, Outcome, Protocol, Record};
+use crate::record::{Decision, Ended, EndedBranch, Member, Outcome, Protocol, Record};
 
 impl TwoPhase {
     /// The orders of the present state, and the timer that repeats them.
@@ -58,12 +59,13 @@ impl TwoPhase {
         Effect::SetTimer { timer: Timer::Resend, after_ms, jitter: self.resends > 0 }
     }
 
-    pub(super) fn acknowledged(&mut self, participant: &ParticipantName, result: BranchResult) -> Output<Effect> {
-        let Some(position) = self.position(participant) else { return Output::none() };
+    pub(super) fn acknowledged(&mut self, member: &Member, acknowledgement: &Acknowledgement) -> Output<Effect> {
+        let Some(position) = self.position_of(member) else { return Output::none() };
+        // The order is repeated: the branch answers each one.
+        let HookEnd::Ended(result) = acknowledgement.end else { return Output::none() };
         let decision = match self.state {
-            State::Recalling => return self.recalled(position, result),
+            State::Recalling | State::Aborting => Decision::Abort,
             State::Committing => Decision::Commit,
-            State::Aborting => Decision::Abort,
             State::Active
             | State::Preparing
             | State::Delegating
@@ -72,6 +74,13 @@ impl TwoPhase {
             | State::Committed
             | State::Aborted => return Output::none(),
         };
+        // An answer to an order of an earlier life says nothing about this one's.
+        if acknowledgement.decision != decision || acknowledgement.epoch != self.epoch {
+            return Output::none();
+        }
+        if self.state == State::Recalling {
+            return self.recalled(position, result);
+        }
         let branch = &mut self.branches[position];
         if !branch.state.needs_order() {
             return Output::none();
@@ -85,10 +94,10 @@ impl TwoPhase {
         self.finish_if_all_ended(&mut Vec::new()).unwrap_or_else(Output::none)
     }
 
-    pub(super) fn inquired(&mut self, participant: &ParticipantName, instance: InstanceId) -> Output<Effect> {
-        match self.position(participant) {
+    pub(super) fn inquired(&mut self, member: Member, instance: InstanceId) -> Output<Effect> {
+        match self.position_of(&member) {
             Some(position) => self.repeat_order(position, instance),
-            None => self.tell_stranger(participant, instance),
+            None => self.tell_stranger(member, instance),
         }
     }
 
@@ -103,7 +112,9 @@ impl TwoPhase {
     }
 
     pub(super) fn repeat_order(&mut self, position: usize, instance: InstanceId) -> Output<Effect> {
+        let branch = &self.branches[position];
         let order = match self.state {
+            _ if branch.state == BranchState::Outside => Order::Abort,
             State::Active | State::Preparing | State::Delegating | State::OnePhase | State::Deciding(_) => {
                 return Output::none();
             }
@@ -113,12 +124,12 @@ impl TwoPhase {
             State::Committing | State::Committed => Order::Commit,
             State::Recalling | State::Aborting | State::Aborted => Order::Abort,
         };
-        let branch = &self.branches[position];
-        Output::effects(vec![Effect::Send { to: branch.participant.clone(), prefer: Some(instance), order }])
+        let (to, branch) = (branch.participant.clone(), branch.id);
+        Output::effects(vec![Effect::Send { to, branch, prefer: Some(instance), order }])
     }
 
     /// A branch that is prepared but not in the frozen roster can only be aborted.
-    pub(super) fn tell_stranger(&self, participant: &ParticipantName, instance: InstanceId) -> Output<Effect> {
+    pub(super) fn tell_stranger(&self, stranger: Member, instance: InstanceId) -> Output<Effect> {
         let is_outside = match self.state {
             // Its enlistment may still be on the way.
             State::Active => false,
@@ -135,8 +146,8 @@ impl TwoPhase {
         if !is_outside {
             return Output::none();
         }
-        let order = Order::Abort;
-        Output::effects(vec![Effect::Send { to: participant.clone(), prefer: Some(instance), order }])
+        let Member { participant: to, branch } = stranger;
+        Output::effects(vec![Effect::Send { to, branch, prefer: Some(instance), order: Order::Abort }])
     }
 
     pub(super) fn finish_if_all_ended(&mut self, effects: &mut Vec<Effect>) -> Option<Output<Effect>> {
@@ -184,6 +195,7 @@ impl TwoPhase {
                 .iter()
                 .map(|branch| EndedBranch {
                     participant: branch.participant.clone(),
+                    branch: branch.id,
                     step: None,
                     end: branch.state.end(),
                 })

@@ -3,6 +3,7 @@
 use super::{Branch, Effect, Event, Order, Patience, State, Timer, TwoPhase, Waiter};
 use crate::durable::Output;
 use crate::ids::{BodyDigest, Epoch, Gtid, ParticipantName};
+use crate::record::Member;
 
 /// Stands in a record for the digest of a commit request that never came.
 pub(super) const NO_REQUEST: BodyDigest = BodyDigest(0);
@@ -40,20 +41,28 @@ impl TwoPhase {
     pub fn handle(&mut self, event: Event) -> Output<Effect> {
         match event {
             Event::BeginRequested { caller } => self.begin_requested(caller),
-            Event::Enlisted { participant, instance, vote, caller } => {
-                self.enlisted(participant, instance, vote, caller)
+            Event::Enlisted { participant, branch, instance, vote, caller } => {
+                self.enlisted(Member { participant, branch }, instance, vote, caller)
             }
-            Event::BranchNamed { branch, caller } => self.branch_named(branch, caller),
-            Event::CommitRequested { branches, digest, one_phase, may_recur, caller, wait } => {
-                self.commit_requested(branches, digest, one_phase, may_recur, Waiter::new(caller, wait))
+            Event::BranchNamed { branch, id, caller } => self.branch_named(branch, id, caller),
+            Event::CommitRequested { branches, first_id, digest, one_phase, may_recur, caller, wait } => {
+                let named = branches.into_iter().enumerate();
+                let named = named.map(|(offset, carried)| Branch::named(carried, first_id.plus(offset))).collect();
+                self.commit_requested(named, digest, one_phase, may_recur, Waiter::new(caller, wait))
             }
             Event::AbortRequested { reason, caller } => self.abort_requested(reason, caller),
             Event::OutcomeAwaited { caller, wait } => self.outcome_awaited(Waiter::new(caller, wait)),
             Event::CallerLeft { session } => self.caller_left(session),
             Event::Routed { participant, to } => self.routed(&participant, to),
-            Event::Voted { participant, instance, vote } => self.voted(&participant, instance, vote),
-            Event::Acknowledged { participant, result } => self.acknowledged(&participant, result),
-            Event::Inquired { participant, instance } => self.inquired(&participant, instance),
+            Event::Voted { participant, branch, instance, vote } => {
+                self.voted(Member { participant, branch }, instance, vote)
+            }
+            Event::Acknowledged { participant, branch, acknowledgement } => {
+                self.acknowledged(&Member { participant, branch }, &acknowledgement)
+            }
+            Event::Inquired { participant, branch, instance } => {
+                self.inquired(Member { participant, branch }, instance)
+            }
             Event::Joined { participant } => self.joined(&participant),
             Event::Left { participant, instance } => self.left(&participant, instance),
             Event::TimerFired(Timer::Deadline) => self.deadline_passed(),
@@ -63,13 +72,29 @@ impl TwoPhase {
         }
     }
 
+    /// Where the participant stands in the roster: it has one branch there at most.
     pub(crate) fn position(&self, participant: &ParticipantName) -> Option<usize> {
         self.branches.iter().position(|branch| branch.participant == *participant)
+    }
+
+    /// Where this very branch stands in the roster. Another branch of its participant may stand
+    /// there in its place.
+    pub(crate) fn position_of(&self, member: &Member) -> Option<usize> {
+        self.branches.iter().position(|branch| branch.is(member))
     }
 }
 
 impl Branch {
     pub(super) fn order(&self, order: Order) -> Effect {
-        Effect::Send { to: self.participant.clone(), prefer: self.instance, order }
+        Effect::Send { to: self.participant.clone(), branch: self.id, prefer: self.instance, order }
+    }
+
+    pub(crate) fn is(&self, member: &Member) -> bool {
+        self.id == member.branch && self.participant == member.participant
+    }
+
+    /// What the log keeps of it.
+    pub(crate) fn member(&self) -> Member {
+        Member { participant: self.participant.clone(), branch: self.id }
     }
 }

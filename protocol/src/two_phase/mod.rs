@@ -92,8 +92,9 @@ mod tests;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::branch::Acknowledgement;
 use crate::durable::Appended;
-use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::ids::{BodyDigest, BranchId, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::{AbortReason, Refusal, Wait};
 use crate::record::{Decision, Outcome};
 
@@ -159,6 +160,8 @@ pub enum State {
 pub struct Branch {
     /// Whose branch.
     pub participant: ParticipantName,
+    /// Which of the participant's.
+    pub id: BranchId,
     /// Where it stands.
     pub state: BranchState,
     /// The instance that was asked, or that enlisted.
@@ -192,6 +195,8 @@ pub enum BranchState {
     HeuristicCommitted,
     /// Aborted by itself, against a commit.
     HeuristicAborted,
+    /// The log has committed the transaction for other branches: this one is told to abort.
+    Outside,
 }
 
 /// Somebody who waits for an outcome.
@@ -259,6 +264,8 @@ pub enum Event {
     Enlisted {
         /// Whose branch.
         participant: ParticipantName,
+        /// Which of the participant's.
+        branch: BranchId,
         /// Where it was prepared.
         instance: InstanceId,
         /// Its vote.
@@ -270,6 +277,8 @@ pub enum Event {
     BranchNamed {
         /// The branch.
         branch: CarriedBranch,
+        /// The identity that it gets.
+        id: BranchId,
         /// Who waits for the answer.
         caller: Caller,
     },
@@ -277,6 +286,8 @@ pub enum Event {
     CommitRequested {
         /// Branches to prepare, beside those that are there.
         branches: Vec<CarriedBranch>,
+        /// The identity that the first of them gets; the others get the numbers behind it.
+        first_id: BranchId,
         /// The digest of the request's body.
         digest: BodyDigest,
         /// Whether an only branch may be asked to commit by itself.
@@ -320,22 +331,28 @@ pub enum Event {
     Voted {
         /// Whose vote.
         participant: ParticipantName,
+        /// Which of the participant's branches.
+        branch: BranchId,
         /// Where.
         instance: InstanceId,
         /// The vote.
         vote: Vote,
     },
-    /// A branch ended.
+    /// A branch has ended as it was ordered to, or has failed to.
     Acknowledged {
         /// Whose branch.
         participant: ParticipantName,
-        /// How.
-        result: BranchResult,
+        /// Which of the participant's.
+        branch: BranchId,
+        /// What the order was, and how it went.
+        acknowledgement: Acknowledgement,
     },
     /// A prepared branch asks for the decision.
     Inquired {
         /// Whose branch.
         participant: ParticipantName,
+        /// Which of the participant's.
+        branch: BranchId,
         /// Where.
         instance: InstanceId,
     },
@@ -403,6 +420,8 @@ pub enum Effect {
     Send {
         /// Whom.
         to: ParticipantName,
+        /// Which of the participant's branches it is about.
+        branch: BranchId,
         /// The instance to ask first, if it is there; any other may be asked instead.
         prefer: Option<InstanceId>,
         /// What.

@@ -17,7 +17,7 @@ impl TwoPhase {
         };
         let record = Record::Delegated(Delegated {
             gtid: self.gtid,
-            participant: only.participant.clone(),
+            member: only.member(),
             digest: self.digest.unwrap_or(NO_REQUEST),
             begun_at_ms: self.begun_at_ms,
         });
@@ -42,7 +42,7 @@ impl TwoPhase {
                 self.state = State::OnePhase;
                 Output::effects(self.ask(true))
             }
-            Appended::Overruled(theirs) => self.overruled(*theirs),
+            Appended::Overruled { decision, members } => self.overruled(*decision, members),
         }
     }
 

@@ -6,7 +6,7 @@ use super::{BranchState, Effect, Order, Route, State, Timer, TwoPhase, Vote};
 use crate::durable::Output;
 use crate::ids::{InstanceId, ParticipantName};
 use crate::reason::{AbortCode, AbortReason};
-use crate::record::{Decision, Outcome};
+use crate::record::{Decision, Member, Outcome};
 
 impl TwoPhase {
     /// Freezes the roster and asks those who have not voted.
@@ -105,10 +105,10 @@ impl TwoPhase {
         self.finish_if_all_ended(&mut Vec::new()).unwrap_or_else(Output::none)
     }
 
-    pub(super) fn voted(&mut self, participant: &ParticipantName, instance: InstanceId, vote: Vote) -> Output<Effect> {
-        let Some(position) = self.position(participant) else {
+    pub(super) fn voted(&mut self, member: Member, instance: InstanceId, vote: Vote) -> Output<Effect> {
+        let Some(position) = self.position_of(&member) else {
             // Not in the roster: whatever it prepared has to be undone.
-            return self.tell_stranger(participant, instance);
+            return self.tell_stranger(member, instance);
         };
         match self.state {
             State::Preparing => self.vote_counted(position, instance, vote),

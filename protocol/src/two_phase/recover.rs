@@ -6,9 +6,9 @@ use bytes::Bytes;
 use super::machine::NO_REQUEST;
 use super::{Branch, BranchState, Effect, State, TwoPhase};
 use crate::durable::Output;
-use crate::ids::{BodyDigest, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::ids::{BodyDigest, Epoch, Gtid, InstanceId};
 use crate::reason::{AbortCode, AbortReason};
-use crate::record::{Attempted, Decided, Decision, Delegated};
+use crate::record::{Attempted, Decided, Decision, Delegated, Member};
 
 impl TwoPhase {
     /// Takes up a decision that the log holds: every branch that may not have learnt it is told.
@@ -22,7 +22,7 @@ impl TwoPhase {
         machine.digest = (decided.digest != NO_REQUEST).then_some(decided.digest);
         machine.has_open_row = true;
         machine.reason = decided.reason.as_deref().map(AbortReason::from_line);
-        machine.branches = decided.participants.iter().map(|name| Branch::prepared(name, None)).collect();
+        machine.branches = decided.members.iter().map(|member| Branch::prepared(member.clone(), None)).collect();
         let mut effects = machine.orders();
         let output = machine.finish_if_all_ended(&mut effects);
         (machine, output.unwrap_or_else(|| Output::effects(effects)))
@@ -36,11 +36,10 @@ impl TwoPhase {
         (machine.has_open_row, machine.is_delegated) = (true, true);
         machine.reason = Some(AbortReason::by(
             AbortCode::Forgotten,
-            &delegated.participant,
+            &delegated.member.participant,
             "the coordinator restarted before the only branch had answered, and that branch had not committed",
         ));
-        let participant = delegated.participant.clone();
-        machine.branches.push(Branch { participant, state: BranchState::Asked, instance: None, payload: Bytes::new() });
+        machine.branches.push(Branch { state: BranchState::Asked, ..Branch::prepared(delegated.member.clone(), None) });
         let orders = machine.orders();
         (machine, Output::effects(orders))
     }
@@ -52,7 +51,7 @@ impl TwoPhase {
         machine.digest = (attempted.digest != NO_REQUEST).then_some(attempted.digest);
         machine.may_recur = true;
         let seats = attempted.roster.participants();
-        machine.branches = seats.iter().map(|seat| Branch::prepared(&seat.participant, None)).collect();
+        machine.branches = seats.iter().map(|seat| Branch::prepared(seat.member(), None)).collect();
         machine
     }
 
@@ -62,7 +61,7 @@ impl TwoPhase {
         gtid: Gtid,
         epoch: Epoch,
         now_ms: u64,
-        inquirer: ParticipantName,
+        inquirer: Member,
         instance: InstanceId,
     ) -> (Self, Output<Effect>) {
         let mut machine = Self::new(gtid, epoch, now_ms, State::Deciding(Decision::Abort));
@@ -70,7 +69,7 @@ impl TwoPhase {
             AbortCode::Forgotten,
             "a prepared branch asked for a decision that was never made; presumed abort",
         ));
-        machine.branches.push(Branch::prepared(&inquirer, Some(instance)));
+        machine.branches.push(Branch::prepared(inquirer, Some(instance)));
         let output = machine.decide(Decision::Abort);
         (machine, output)
     }
@@ -91,7 +90,8 @@ impl TwoPhase {
 }
 
 impl Branch {
-    fn prepared(participant: &ParticipantName, instance: Option<InstanceId>) -> Self {
-        Self { participant: participant.clone(), state: BranchState::Yes, instance, payload: Bytes::new() }
+    fn prepared(member: Member, instance: Option<InstanceId>) -> Self {
+        let Member { participant, branch: id } = member;
+        Self { participant, id, state: BranchState::Yes, instance, payload: Bytes::new() }
     }
 }

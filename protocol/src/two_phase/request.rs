@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::{Branch, BranchState, CarriedBranch, EarlyVote, Effect, Reply, State, TwoPhase, Waiter};
 use crate::durable::Output;
-use crate::ids::{BodyDigest, Caller, InstanceId, ParticipantName};
+use crate::ids::{BodyDigest, BranchId, Caller, InstanceId, ParticipantName};
 use crate::reason::{AbortCode, AbortReason, Refusal, Wait};
-use crate::record::{Decision, Outcome};
+use crate::record::{Decision, Member, Outcome};
 
 impl TwoPhase {
     pub(super) fn begin_requested(&mut self, caller: Caller) -> Output<Effect> {
@@ -23,13 +23,13 @@ impl TwoPhase {
 
     pub(super) fn enlisted(
         &mut self,
-        participant: ParticipantName,
+        member: Member,
         instance: InstanceId,
         vote: EarlyVote,
         caller: Caller,
     ) -> Output<Effect> {
-        let known = self.position(&participant).map(|position| &self.branches[position]);
-        if known.is_some_and(|branch| branch.has_enlisted(instance, vote)) {
+        let known = self.position(&member.participant).map(|position| &self.branches[position]);
+        if known.is_some_and(|branch| branch.is(&member) && branch.has_enlisted(instance, vote)) {
             // The answer to the first enlistment was lost. A refusal would have the participant
             // undo what counts as its yes.
             return reply(caller, Reply::Enlisted);
@@ -38,17 +38,19 @@ impl TwoPhase {
             return refuse(caller, self.frozen());
         }
         if known.is_some() {
-            return refuse(caller, Refusal::DuplicateBranch(participant));
+            // A call that came twice: the first one's branch is in the roster, and stays there.
+            return refuse(caller, Refusal::DuplicateBranch(member.participant));
         }
         let state = match vote {
             EarlyVote::Yes => BranchState::Yes,
             EarlyVote::ReadOnly => BranchState::ReadOnly,
         };
-        self.branches.push(Branch { participant, state, instance: Some(instance), payload: Bytes::new() });
+        let Member { participant, branch: id } = member;
+        self.branches.push(Branch { participant, id, state, instance: Some(instance), payload: Bytes::new() });
         reply(caller, Reply::Enlisted)
     }
 
-    pub(super) fn branch_named(&mut self, branch: CarriedBranch, caller: Caller) -> Output<Effect> {
+    pub(super) fn branch_named(&mut self, branch: CarriedBranch, id: BranchId, caller: Caller) -> Output<Effect> {
         if self.state != State::Active {
             return refuse(caller, self.frozen());
         }
@@ -61,13 +63,13 @@ impl TwoPhase {
                 refuse(caller, Refusal::DuplicateBranch(branch.participant))
             };
         }
-        self.branches.push(Branch::named(branch));
+        self.branches.push(Branch::named(branch, id));
         reply(caller, Reply::Enlisted)
     }
 
     pub(super) fn commit_requested(
         &mut self,
-        carried: Vec<CarriedBranch>,
+        named: Vec<Branch>,
         digest: BodyDigest,
         one_phase: bool,
         may_recur: bool,
@@ -78,13 +80,13 @@ impl TwoPhase {
         }
         match self.state {
             State::Active => {
-                if let Some(twice) = self.first_duplicate(&carried) {
+                if let Some(twice) = self.first_duplicate(&named) {
                     return refuse(waiter.caller, Refusal::DuplicateBranch(twice));
                 }
                 self.digest = Some(digest);
                 self.may_recur = may_recur;
                 self.waiters.push(waiter);
-                self.branches.extend(carried.into_iter().map(Branch::named));
+                self.branches.extend(named);
                 self.prepare(one_phase)
             }
             // It comes again, and may come once more after this answer: then to a coordinator that
@@ -185,21 +187,22 @@ impl TwoPhase {
         Refusal::RosterFrozen { state: self.state_word().to_owned() }
     }
 
-    fn first_duplicate(&self, carried: &[CarriedBranch]) -> Option<ParticipantName> {
-        carried
+    fn first_duplicate(&self, named: &[Branch]) -> Option<ParticipantName> {
+        named
             .iter()
             .enumerate()
             .find(|(at, branch)| {
                 self.position(&branch.participant).is_some()
-                    || carried[..*at].iter().any(|earlier| earlier.participant == branch.participant)
+                    || named[..*at].iter().any(|earlier| earlier.participant == branch.participant)
             })
             .map(|(_, branch)| branch.participant.clone())
     }
 }
 
 impl Branch {
-    fn named(carried: CarriedBranch) -> Self {
-        Self { participant: carried.participant, state: BranchState::Named, instance: None, payload: carried.payload }
+    pub(super) fn named(carried: CarriedBranch, id: BranchId) -> Self {
+        let CarriedBranch { participant, payload } = carried;
+        Self { participant, id, state: BranchState::Named, instance: None, payload }
     }
 
     /// Whether this is the branch that the same enlistment has made before.

@@ -1,9 +1,9 @@
 //! What others may see of a transaction.
 
 use super::{Branch, BranchState, State, TwoPhase};
-use crate::ids::{BodyDigest, Epoch, Gtid, ParticipantName};
+use crate::ids::{BodyDigest, Epoch, Gtid};
 use crate::reason::AbortReason;
-use crate::record::BranchEnd;
+use crate::record::{BranchEnd, Member};
 
 impl TwoPhase {
     /// Its id.
@@ -40,9 +40,9 @@ impl TwoPhase {
         &self.branches
     }
 
-    /// The participants of its branches, in roster order.
-    pub fn roster(&self) -> Vec<ParticipantName> {
-        self.branches.iter().map(|branch| branch.participant.clone()).collect()
+    /// Its roster, in order.
+    pub fn members(&self) -> Vec<Member> {
+        self.branches.iter().map(Branch::member).collect()
     }
 
     /// Why it aborts.
@@ -124,7 +124,8 @@ impl BranchState {
             | Self::Committed
             | Self::Aborted
             | Self::HeuristicCommitted
-            | Self::HeuristicAborted => false,
+            | Self::HeuristicAborted
+            | Self::Outside => false,
         }
     }
 
@@ -133,7 +134,7 @@ impl BranchState {
         match self {
             Self::Named | Self::Waiting => BranchEnd::NotStarted,
             Self::ReadOnly => BranchEnd::ReadOnly,
-            Self::No | Self::Aborted => BranchEnd::Aborted,
+            Self::No | Self::Aborted | Self::Outside => BranchEnd::Aborted,
             Self::Committed => BranchEnd::Committed,
             Self::HeuristicCommitted => BranchEnd::HeuristicCommitted,
             Self::HeuristicAborted => BranchEnd::HeuristicAborted,
@@ -157,6 +158,7 @@ impl BranchState {
             Self::Aborted => "aborted",
             Self::HeuristicCommitted => "heuristic_committed",
             Self::HeuristicAborted => "heuristic_aborted",
+            Self::Outside => "outside",
         }
     }
 }

@@ -6,34 +6,35 @@ use super::super::voter::{Answer, Request, Voter, VoterRecord, VoterState};
 use super::machine::forgets;
 use super::{Appending, Ask, Asker, Coordinator, Draft, Effect, Stage};
 use crate::durable::Appended;
-use crate::ids::{BodyDigest, InstanceId, ParticipantName};
+use crate::ids::{BodyDigest, InstanceId};
 use crate::reason::AbortReason;
-use crate::record::{Decided, Decision, Protocol, Record};
+use crate::record::{Decided, Decision, Member, Protocol, Record};
 use crate::two_phase;
 
 impl Coordinator {
     /// A participant leads an election, or has ended one.
     pub(super) fn asked(
         &mut self,
-        participant: ParticipantName,
+        member: Member,
         instance: InstanceId,
         request: Request,
         draft: &mut Draft,
     ) {
-        let is_known = self.transaction.position(&participant).is_some();
+        let is_known = self.transaction.position_of(&member).is_some();
         match (self.stage, request) {
             (Stage::Agreed(decision), Request::Join { .. } | Request::Propose { .. }) if is_known => {
                 let answer = Answer::Ended(decision);
-                draft.effects.push(Effect::Answer { to: participant, instance, answer });
+                draft.effects.push(Effect::Answer { to: member.participant, instance, answer });
             }
             (Stage::Agreed(_), Request::Join { .. } | Request::Propose { .. })
             | (Stage::Voting, Request::Join { .. } | Request::Propose { .. }) => {
                 // It learns what there is to learn as one that inquires does.
-                let inquired = two_phase::Event::Inquired { participant, instance };
+                let Member { participant, branch } = member;
+                let inquired = two_phase::Event::Inquired { participant, branch, instance };
                 self.two_phase(inquired, draft);
             }
             (Stage::Attempting | Stage::Agreeing, request @ (Request::Join { .. } | Request::Propose { .. })) => {
-                self.ask_log(Ask { asker: Asker::Peer { participant, instance }, request }, draft);
+                self.ask_log(Ask { asker: Asker::Peer { member, instance }, request }, draft);
             }
             (_, Request::Decided(decision)) if is_known => {
                 self.agree(decision, draft);
@@ -105,7 +106,7 @@ impl Coordinator {
         });
         let from = match &asker {
             Asker::OwnLeader => VoterName::Log,
-            Asker::Peer { participant, .. } => VoterName::Participant(participant.clone()),
+            Asker::Peer { member, .. } => VoterName::Participant(member.participant.clone()),
         };
         let mut voter = Voter::load(gtid, VoterName::Log, self.log_store, stored.as_ref());
         let (forced, _, answers) = voter.handle(&from, request).unseal();
@@ -129,8 +130,8 @@ impl Coordinator {
     fn answer_asker(&mut self, asker: Asker, answer: Answer, draft: &mut Draft) {
         match asker {
             Asker::OwnLeader => self.answered(VoterName::Log, answer, draft),
-            Asker::Peer { participant: to, instance } => {
-                draft.effects.push(Effect::Answer { to, instance, answer });
+            Asker::Peer { member, instance } => {
+                draft.effects.push(Effect::Answer { to: member.participant, instance, answer });
             }
         }
     }
@@ -141,7 +142,7 @@ impl Coordinator {
             gtid: transaction.gtid(),
             protocol: Protocol::ThreePhase,
             decision,
-            participants: transaction.branches().iter().map(|branch| branch.participant.clone()).collect(),
+            members: transaction.members(),
             digest: transaction.digest().unwrap_or(BodyDigest(0)),
             begun_at_ms: transaction.begun_at_ms(),
             reason: transaction.reason().map(AbortReason::to_line),
@@ -154,8 +155,8 @@ impl Coordinator {
         }
         match (self.appending.take(), appended) {
             (_, Appended::Undecided) => return,
-            (None, Appended::Durable(_) | Appended::Overruled(_)) => {}
-            (Some(Appending::Plain), Appended::Durable(_) | Appended::Overruled(_)) => {
+            (None, Appended::Durable(_) | Appended::Overruled { .. }) => {}
+            (Some(Appending::Plain), Appended::Durable(_) | Appended::Overruled { .. }) => {
                 let output = self.transaction.handle(two_phase::Event::Appended(appended.clone()));
                 self.relay(output, draft);
             }
@@ -167,7 +168,7 @@ impl Coordinator {
                     self.answered(VoterName::Log, answer, draft);
                 }
             }
-            (Some(Appending::Attempt), Appended::Overruled(decision)) => {
+            (Some(Appending::Attempt), Appended::Overruled { decision, .. }) => {
                 self.is_decision_logged = true;
                 if self.stage == Stage::Attempting {
                     // The proposals are never released, and the row is another writer's.
@@ -182,12 +183,12 @@ impl Coordinator {
                     self.answered(VoterName::Log, answer, draft);
                 }
             }
-            (Some(Appending::Vote(_)), Appended::Overruled(decision)) => {
+            (Some(Appending::Vote(_)), Appended::Overruled { decision, .. }) => {
                 self.is_decision_logged = true;
                 self.agree(*decision, draft);
             }
             (Some(Appending::Decision | Appending::End), Appended::Durable(_)) => self.is_decision_logged = true,
-            (Some(Appending::Decision | Appending::End), Appended::Overruled(decision)) => {
+            (Some(Appending::Decision | Appending::End), Appended::Overruled { decision, .. }) => {
                 // Were it another decision, no quorum could have agreed on this one: it stays open, for a human to see.
                 self.is_decision_logged = self.stage == Stage::Agreed(*decision);
                 if !self.is_decision_logged {

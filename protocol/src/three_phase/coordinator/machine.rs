@@ -7,9 +7,9 @@ use super::super::roster::{Roster, StoreId, VoterName};
 use super::super::{Answer, NodeId, VoterState};
 use super::{Appending, Ask, Asker, Coordinator, Draft, Effect, Event, Order, Stage, Timer};
 use crate::durable::Output;
-use crate::ids::{BodyDigest, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::ids::{BodyDigest, BranchId, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::{AbortCode, AbortReason, Refusal};
-use crate::record::{Attempted, Decided, Decision, Ended, Protocol, Record};
+use crate::record::{Attempted, Decided, Decision, Ended, Member, Protocol, Record};
 use crate::two_phase::{self, CarriedBranch, EarlyVote, Patience, Reply, TwoPhase, Vote};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -64,8 +64,9 @@ impl Coordinator {
         // Whoever is in the roster has voted, and is told, be it that the row's other list lacks it: it would be taken for a stranger, and told to abort.
         let mut whole = decided.clone();
         for seat in roster.iter().flat_map(Roster::participants) {
-            if !whole.participants.contains(&seat.participant) {
-                whole.participants.push(seat.participant.clone());
+            let member = seat.member();
+            if !whole.members.contains(&member) {
+                whole.members.push(member);
             }
         }
         let (transaction, output) = TwoPhase::recover(&whole, epoch);
@@ -84,7 +85,7 @@ impl Coordinator {
         gtid: Gtid,
         epoch: Epoch,
         now_ms: u64,
-        inquirer: ParticipantName,
+        inquirer: Member,
         instance: InstanceId,
         node: NodeId,
         log: StoreId,
@@ -121,7 +122,7 @@ impl Coordinator {
             node,
             log_store,
             stage: Stage::Voting,
-            seats: BTreeMap::new(),
+            voters: BTreeMap::new(),
             early: BTreeMap::new(),
             roster: None,
             leader: None,
@@ -143,7 +144,7 @@ impl Coordinator {
             Event::Answered { participant, answer } => {
                 self.answered(VoterName::Participant(participant), answer, &mut draft);
             }
-            Event::Asked { participant, instance, request } => self.asked(participant, instance, request, &mut draft),
+            Event::Asked { member, instance, request } => self.asked(member, instance, request, &mut draft),
             Event::LogDue => self.log_due(&mut draft),
             Event::ElectionDue => self.tell_leader(leader::Event::RetryDue, &mut draft),
         }
@@ -156,31 +157,33 @@ impl Coordinator {
         let event = match event {
             two_phase::Event::Appended(appended) => return self.appended(&appended, draft),
             // Its voter has yet to vote under a roster: it is asked at the commit, as a branch that was named.
-            two_phase::Event::Enlisted { participant, instance, vote: EarlyVote::Yes, caller } => {
-                if !self.enlists(&participant, instance) {
+            two_phase::Event::Enlisted { participant, branch: id, instance, vote: EarlyVote::Yes, caller } => {
+                if !self.enlists(&participant, id, instance) {
                     let reply = Reply::Refused(Refusal::DuplicateBranch(participant));
                     return draft.effects.push(Effect::Reply { to: caller, reply });
                 }
                 let branch = CarriedBranch { participant, payload: Bytes::new() };
-                two_phase::Event::BranchNamed { branch, caller }
+                two_phase::Event::BranchNamed { branch, id, caller }
             }
-            two_phase::Event::CommitRequested { branches, digest, one_phase: _, may_recur, caller, wait } => {
-                two_phase::Event::CommitRequested { branches, digest, one_phase: false, may_recur, caller, wait }
+            two_phase::Event::CommitRequested { branches, first_id, digest, one_phase: _, may_recur, caller, wait } => {
+                let one_phase = false;
+                two_phase::Event::CommitRequested { branches, first_id, digest, one_phase, may_recur, caller, wait }
             }
             // A voter of the roster that has not voted yes could still vote no.
-            two_phase::Event::Voted { participant, instance, vote: Vote::ReadOnly | Vote::Committed } => {
+            two_phase::Event::Voted { participant, branch, instance, vote: Vote::ReadOnly | Vote::Committed } => {
                 let vote =
                     Vote::Unknown("with three phases a voter that has nothing to commit votes yes too".to_owned());
-                two_phase::Event::Voted { participant, instance, vote }
+                two_phase::Event::Voted { participant, branch, instance, vote }
             }
             two_phase::Event::TimerFired(two_phase::Timer::Resend) => {
                 // The end is not near: whoever takes over should find the decision.
                 self.is_decision_due = true;
                 two_phase::Event::TimerFired(two_phase::Timer::Resend)
             }
-            two_phase::Event::Inquired { participant, instance } => {
-                self.comfort(&participant, instance, draft);
-                two_phase::Event::Inquired { participant, instance }
+            two_phase::Event::Inquired { participant, branch, instance } => {
+                let member = Member { participant, branch };
+                self.comfort(&member, instance, draft);
+                two_phase::Event::Inquired { participant: member.participant, branch, instance }
             }
             event @ (two_phase::Event::BeginRequested { .. }
             | two_phase::Event::Enlisted { vote: EarlyVote::ReadOnly, .. }
@@ -241,19 +244,19 @@ impl Coordinator {
 
     fn relay_effect(&mut self, effect: two_phase::Effect, draft: &mut Draft) {
         draft.effects.push(match effect {
-            two_phase::Effect::Send { to, prefer, order: two_phase::Order::Prepare { payload, .. } } => {
+            two_phase::Effect::Send { to, branch, prefer, order: two_phase::Order::Prepare { payload, .. } } => {
                 match self.roster.clone() {
-                    Some(roster) => self.prepare(to, prefer, payload, roster),
+                    Some(roster) => self.prepare(Member { participant: to, branch }, prefer, payload, roster),
                     // It is sent once everybody is known.
-                    None if self.seats.contains_key(&to) => return,
+                    None if self.voters.contains_key(&to) => return,
                     None => Effect::Introduce(to),
                 }
             }
-            two_phase::Effect::Send { to, prefer, order: two_phase::Order::Commit } => {
-                Effect::Send { to, prefer, order: Order::Commit }
+            two_phase::Effect::Send { to, branch, prefer, order: two_phase::Order::Commit } => {
+                Effect::Send { to, branch, prefer, order: Order::Commit }
             }
-            two_phase::Effect::Send { to, prefer, order: two_phase::Order::Abort } => {
-                Effect::Send { to, prefer, order: Order::Abort }
+            two_phase::Effect::Send { to, branch, prefer, order: two_phase::Order::Abort } => {
+                Effect::Send { to, branch, prefer, order: Order::Abort }
             }
             two_phase::Effect::Reply { to, reply } => Effect::Reply { to, reply },
             two_phase::Effect::SetTimer { timer, after_ms, jitter } => {
@@ -266,25 +269,26 @@ impl Coordinator {
 
     pub(super) fn prepare(
         &self,
-        to: ParticipantName,
+        member: Member,
         prefer: Option<InstanceId>,
         payload: Bytes,
         roster: Roster,
     ) -> Effect {
+        let Member { participant: to, branch } = member;
         // Only the instance that prepared early knows of it.
-        let early = self.early.get(&to).copied();
+        let early = self.early.get(&to).map(|(_, instance)| *instance);
         let order = Order::Prepare { payload, roster, is_prepared: early.is_some() };
-        Effect::Send { to, prefer: early.or(prefer), order }
+        Effect::Send { to, branch, prefer: early.or(prefer), order }
     }
 
     /// Whether an early prepare is this participant's only branch.
-    pub(super) fn enlists(&mut self, participant: &ParticipantName, instance: InstanceId) -> bool {
+    pub(super) fn enlists(&mut self, participant: &ParticipantName, id: BranchId, instance: InstanceId) -> bool {
         match self.early.get(participant) {
-            Some(earlier) => *earlier == instance,
+            Some(earlier) => *earlier == (id, instance),
             None if self.transaction.position(participant).is_some() => false,
             None => {
                 if self.transaction.state() == two_phase::State::Active {
-                    self.early.insert(participant.clone(), instance);
+                    self.early.insert(participant.clone(), (id, instance));
                 }
                 true
             }
@@ -292,11 +296,11 @@ impl Coordinator {
     }
 
     /// Whoever asks while votes are collected is told that somebody is at work, and need not lead an election.
-    pub(super) fn comfort(&self, participant: &ParticipantName, instance: InstanceId, draft: &mut Draft) {
+    pub(super) fn comfort(&self, member: &Member, instance: InstanceId, draft: &mut Draft) {
         let is_collecting = matches!(self.transaction.state(), two_phase::State::Active | two_phase::State::Preparing);
-        if is_collecting && self.transaction.position(participant).is_some() {
-            let (to, prefer) = (participant.clone(), Some(instance));
-            draft.effects.push(Effect::Send { to, prefer, order: Order::Wait });
+        if is_collecting && self.transaction.position_of(member).is_some() {
+            let (Member { participant: to, branch }, prefer) = (member.clone(), Some(instance));
+            draft.effects.push(Effect::Send { to, branch, prefer, order: Order::Wait });
         }
     }
 
@@ -341,7 +345,8 @@ impl Coordinator {
                 leader::Effect::Ask { voter: VoterName::Participant(to), request } => {
                     let branch = self.transaction.branches().iter().find(|branch| branch.participant == to);
                     let prefer = branch.and_then(|branch| branch.instance);
-                    draft.effects.push(Effect::Send { to, prefer, order: Order::Ask(request) });
+                    let branch = branch.map_or(BranchId::NONE, |branch| branch.id);
+                    draft.effects.push(Effect::Send { to, branch, prefer, order: Order::Ask(request) });
                 }
                 leader::Effect::Ask { voter: VoterName::Log, request } => {
                     self.ask_log(Ask { asker: Asker::OwnLeader, request }, draft);
@@ -409,6 +414,7 @@ impl Coordinator {
 pub(super) fn forgets(ended: &Ended) -> impl Iterator<Item = Effect> {
     ended.branches.iter().map(|branch| Effect::Send {
         to: branch.participant.clone(),
+        branch: branch.branch,
         prefer: None,
         order: Order::Forget,
     })

@@ -39,11 +39,11 @@ use serde::{Deserialize, Serialize};
 
 use super::ballot::NodeId;
 use super::leader::Leader;
-use super::roster::{Roster, Seat, StoreId};
+use super::roster::{PeerAddress, Roster, StoreId};
 use super::voter::{Answer, Request, VoterState};
 use crate::durable::Output;
-use crate::ids::{Caller, InstanceId, ParticipantName};
-use crate::record::{Decision, Ended, Record};
+use crate::ids::{BranchId, Caller, InstanceId, ParticipantName};
+use crate::record::{Decision, Ended, Member, Record};
 use crate::two_phase::{self, Reply, TwoPhase};
 
 /// The coordinator's machine for one three-phase transaction.
@@ -55,9 +55,9 @@ pub struct Coordinator {
     log_store: StoreId,
     stage: Stage,
     /// Where those who are to be asked have their voters, until the roster is frozen.
-    seats: BTreeMap<ParticipantName, Seat>,
-    /// Those who prepared before the commit was asked for, and where.
-    early: BTreeMap<ParticipantName, InstanceId>,
+    voters: BTreeMap<ParticipantName, (PeerAddress, StoreId)>,
+    /// Those who prepared before the commit was asked for: which branch, and where.
+    early: BTreeMap<ParticipantName, (BranchId, InstanceId)>,
     /// Frozen with the first prepare (I8).
     roster: Option<Roster>,
     leader: Option<Leader>,
@@ -98,7 +98,7 @@ struct Ask {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 enum Asker {
     OwnLeader,
-    Peer { participant: ParticipantName, instance: InstanceId },
+    Peer { member: Member, instance: InstanceId },
 }
 
 /// What is on its way to the log.
@@ -137,8 +137,8 @@ pub enum Event {
     },
     /// A participant that leads an election asks the log as a voter, or tells it the outcome.
     Asked {
-        /// Who.
-        participant: ParticipantName,
+        /// Who, and for which of its branches.
+        member: Member,
         /// Where the answer goes.
         instance: InstanceId,
         /// What.
@@ -154,7 +154,12 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Introduction {
     /// Where it is, from its session.
-    Seat(Seat),
+    Voter {
+        /// Where its peers reach it.
+        address: PeerAddress,
+        /// The store that keeps its state.
+        store: StoreId,
+    },
     /// No instance is there now, and nothing is known.
     Absent,
     /// It is there, and has no voter.
@@ -203,6 +208,8 @@ pub enum Effect {
     Send {
         /// Whom.
         to: ParticipantName,
+        /// Which of the participant's branches it is about.
+        branch: BranchId,
         /// The instance to ask first, if it is there; any other may be asked instead.
         prefer: Option<InstanceId>,
         /// What.

@@ -1,10 +1,10 @@
 //! Before the first prepare: who votes is found out, and frozen.
 
-use super::super::roster::Roster;
+use super::super::roster::{Roster, Seat};
 use super::{Coordinator, Draft, Introduction};
 use crate::ids::ParticipantName;
 use crate::reason::{AbortCode, AbortReason};
-use crate::record::Decision;
+use crate::record::{Decision, Member};
 use crate::two_phase::{self, BranchState, Route};
 
 impl Coordinator {
@@ -15,11 +15,11 @@ impl Coordinator {
             return;
         }
         let to = match introduction {
-            Introduction::Seat(seat) if seat.participant == *participant => {
-                self.seats.insert(participant.clone(), seat);
+            Introduction::Voter { address, store } => {
+                self.voters.insert(participant.clone(), (address, store));
                 return self.freeze(draft);
             }
-            Introduction::Seat(_) | Introduction::Unknown => Route::Unknown,
+            Introduction::Unknown => Route::Unknown,
             Introduction::Absent => Route::Absent,
             Introduction::NoVoter => {
                 let message = "it has no voter, and three-phase commit needs one; give its SDK a store for it, or commit with two phases";
@@ -41,16 +41,19 @@ impl Coordinator {
         let asked = |state| matches!(state, BranchState::Asked | BranchState::Waiting);
         let mut seats = Vec::new();
         for branch in self.transaction.branches().iter().filter(|branch| asked(branch.state)) {
-            match self.seats.get(&branch.participant) {
-                Some(seat) if branch.state == BranchState::Asked => seats.push(seat.clone()),
+            match self.voters.get(&branch.participant) {
+                Some((address, store)) if branch.state == BranchState::Asked => {
+                    let Member { participant, branch } = branch.member();
+                    seats.push(Seat { participant, branch, address: address.clone(), store: *store });
+                }
                 Some(_) | None => return,
             }
         }
         let Ok(roster) = Roster::new(seats, self.log_store) else { return };
-        self.seats.clear();
+        self.voters.clear();
         for branch in self.transaction.branches().iter().filter(|branch| asked(branch.state)) {
-            let (to, payload) = (branch.participant.clone(), branch.payload.clone());
-            draft.effects.push(self.prepare(to, branch.instance, payload, roster.clone()));
+            let (member, payload) = (branch.member(), branch.payload.clone());
+            draft.effects.push(self.prepare(member, branch.instance, payload, roster.clone()));
         }
         self.roster = Some(roster);
     }
