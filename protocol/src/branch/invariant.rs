@@ -3,7 +3,7 @@
 //! They run after every event in tests, and as debug assertions in the SDK. They look at the state before, the event, the state after
 //! and the effects.
 
-use super::{Branch, Effect, Event, Hook, HookEnd, Message, State, Timer};
+use super::{Acknowledgement, Branch, Effect, Event, Hook, HookEnd, Message, State, Timer};
 use crate::durable::Output;
 use crate::ids::Epoch;
 use crate::invariant::Violation;
@@ -141,7 +141,11 @@ fn an_end_is_told(before: &Branch, event: &Event, after: &Branch, output: &Outpu
     }
     let last_word = match event {
         Event::PrepareFinished(vote) => Some(Message::Vote(vote.clone())),
-        Event::EndFinished(HookEnd::Ended(result)) => Some(Message::Acknowledge(*result)),
+        Event::EndFinished(end @ HookEnd::Ended(_)) => {
+            let decision = if before.state() == State::Committing { Decision::Commit } else { Decision::Abort };
+            let (epoch, end) = (before.epoch(), end.clone());
+            Some(Message::Acknowledge(Acknowledgement { decision, epoch, end }))
+        }
         Event::EndFinished(HookEnd::Failed(_))
         | Event::PrepareOrdered { .. }
         | Event::Decided { .. }

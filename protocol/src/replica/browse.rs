@@ -68,7 +68,8 @@ impl Replica {
             gtids.select_nth_unstable_by_key(browse.limit, |gtid| Reverse(*gtid));
             gtids.truncate(browse.limit);
         }
-        let views = gtids.into_iter().filter_map(|gtid| Some(TransactionView::of(gtid, self.entries.get(&gtid)?)));
+        let views =
+            gtids.into_iter().filter_map(|gtid| Some(TransactionView::of(gtid, self.entries.get(&gtid)?, &self.peers)));
         views.collect()
     }
 }

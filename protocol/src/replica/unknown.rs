@@ -7,10 +7,10 @@ use super::entry::Machine;
 use super::owned::not_open;
 use super::{Replica, SessionId};
 use crate::branch;
-use crate::ids::{Caller, Epoch, Gtid};
+use crate::ids::{BranchId, Caller, Epoch, Gtid};
 use crate::message::{Ask, Commit, FromClient, FromReplica, Reason, Refused, Reply, Request, VoterMessage};
 use crate::reason::{AbortCode, AbortReason};
-use crate::record::Outcome;
+use crate::record::{Member, Outcome};
 use crate::three_phase::{self, Bar};
 use crate::two_phase::{Event, TwoPhase, Vote};
 

@@ -10,8 +10,8 @@ use crate::ids::{BranchId, Gtid, InstanceId, ParticipantName};
 #[cfg(debug_assertions)]
 use crate::invariant::Violation;
 use crate::message::{FromReplica, VoterMessage, VoterPlace};
-use crate::three_phase::coordinator::{Effect, Event, Introduction, Order};
 use crate::record::Member;
+use crate::three_phase::coordinator::{Effect, Event, Introduction, Order};
 use crate::three_phase::{self, Coordinator, Request};
 use crate::two_phase::{self, Route, TwoPhase};
 

@@ -4,6 +4,7 @@ use super::effect::{Effect, Reply};
 use super::machine::{Draft, Phase, Saga, Stage};
 use super::step::Progress;
 use crate::durable::{Appended, Output};
+use crate::ids::BranchId;
 use crate::record::{BranchEnd, Decision, Ended, EndedBranch, Outcome, Protocol, Record};
 
 impl Saga {
@@ -11,7 +12,7 @@ impl Saga {
         match appended {
             Appended::Durable(receipt) if receipt.gtid() != self.gtid => Output::none(),
             Appended::Durable(_) => self.durable(),
-            Appended::Overruled(decision) => self.overruled(*decision),
+            Appended::Overruled { decision, .. } => self.overruled(*decision),
             Appended::Undecided => Output::none(),
         }
     }
@@ -103,6 +104,7 @@ impl Saga {
                 .indices()
                 .map(|index| EndedBranch {
                     participant: self.definition.step(index).participant.clone(),
+                    branch: BranchId::NONE,
                     step: Some(self.definition.step(index).name.clone()),
                     end: branch_end(self.step(index).progress),
                 })

@@ -81,7 +81,7 @@ fn outcome_never_changes(before: &Saga, after: &Saga) -> Result<(), Violation> {
 fn durability_is_learnt_from_the_log(before: &Saga, event: &Event, after: &Saga) -> Result<(), Violation> {
     let learnt = match event {
         Event::Appended(Appended::Durable(receipt)) => receipt.gtid() == after.gtid,
-        Event::Appended(Appended::Overruled(_) | Appended::Undecided)
+        Event::Appended(Appended::Overruled { .. } | Appended::Undecided)
         | Event::StepAnswered { .. }
         | Event::Sent { .. }
         | Event::Undeliverable { .. }

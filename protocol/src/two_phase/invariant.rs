@@ -5,8 +5,9 @@
 //! counts as told only once that record is durable.
 
 use super::{Branch, BranchResult, BranchState, Effect, Event, Order, Reply, Route, State, Timer, TwoPhase, Vote};
+use crate::branch::{Acknowledgement, HookEnd};
 use crate::durable::{Appended, Output};
-use crate::ids::{Caller, ParticipantName};
+use crate::ids::{BranchId, Caller, ParticipantName};
 use crate::invariant::Violation;
 use crate::reason::{Refusal, Wait};
 use crate::record::{Decision, Outcome, Record};
@@ -82,7 +83,8 @@ fn commits_only_with_every_vote(after: &TwoPhase) -> Result<(), Violation> {
     }
     let is_fit = |branch: &&Branch| match branch.state {
         BranchState::Yes | BranchState::ReadOnly | BranchState::Committed | BranchState::HeuristicAborted => true,
-        BranchState::Named
+        BranchState::Outside
+        | BranchState::Named
         | BranchState::Waiting
         | BranchState::Asked
         | BranchState::No
@@ -103,7 +105,7 @@ fn commits_only_with_every_vote(after: &TwoPhase) -> Result<(), Violation> {
 fn decision_never_changes(before: &TwoPhase, event: &Event, after: &TwoPhase) -> Result<(), Violation> {
     let Some(decided) = decision_of(before.state) else { return Ok(()) };
     let is_overruled =
-        matches!(before.state, State::Deciding(_)) && matches!(event, Event::Appended(Appended::Overruled(_)));
+        matches!(before.state, State::Deciding(_)) && matches!(event, Event::Appended(Appended::Overruled { .. }));
     if decision_of(after.state) == Some(decided) || is_overruled {
         return Ok(());
     }
@@ -124,13 +126,21 @@ fn nothing_is_told_before_it_is_durable(
     let was_ended = step.is_some_and(|(before, _)| before.is_ended());
     for effect in output.peek_effects() {
         let Some((decision, told)) = told(effect) else { continue };
-        let is_stranger = matches!(told, Told::Participant(name) if after.position(name).is_none());
+        let (is_stranger, is_outside) = match told {
+            Told::Branch(name, id) => {
+                let known = after.find(name, id).map(|branch| branch.state);
+                (known.is_none(), known == Some(BranchState::Outside))
+            }
+            Told::Caller => (false, false),
+        };
         let allowed = match (after.state, decision) {
             (State::Deciding(_), Decision::Commit | Decision::Abort) => false,
             (State::Preparing | State::Delegating | State::OnePhase, Decision::Abort) => is_stranger,
             // The order asks as much as it tells: callers are told once the branch has answered.
-            (State::Recalling, Decision::Abort) => matches!(told, Told::Participant(_)),
-            (State::Committing | State::Committed, Decision::Abort) => is_stranger && !after.is_overruled,
+            (State::Recalling, Decision::Abort) => matches!(told, Told::Branch(..)),
+            (State::Committing | State::Committed, Decision::Abort) => {
+                is_outside || (is_stranger && !after.is_overruled)
+            }
             (State::Aborting | State::Aborted, Decision::Abort) => {
                 after.has_open_row || !after.may_recur || is_stranger || was_ended
             }
@@ -155,7 +165,7 @@ fn nothing_is_told_before_it_is_durable(
     let Some((before, event)) = step else { return Ok(()) };
     let is_the_logs_word = matches!(event, Event::Appended(appended) if match appended {
         Appended::Durable(receipt) => receipt.gtid() == after.gtid,
-        Appended::Overruled(_) => true,
+        Appended::Overruled { .. } => true,
         Appended::Undecided => false,
     });
     if after.has_open_row && !before.has_open_row && !is_the_logs_word {
@@ -193,14 +203,20 @@ fn only_the_branch_ends_a_delegation(
     }
     let is_its_word = match event {
         Event::Voted { vote: Vote::Committed, .. }
-        | Event::Acknowledged { result: BranchResult::HeuristicCommitted, .. } => after.state == State::Committed,
+        | Event::Acknowledged {
+            acknowledgement: Acknowledgement { end: HookEnd::Ended(BranchResult::HeuristicCommitted), .. },
+            ..
+        } => after.state == State::Committed,
         Event::Voted { vote: Vote::No(_), .. } => {
             // Another instance may still commit.
             before.state == State::OnePhase && !before.was_asked_elsewhere && after.state == State::Aborted
         }
-        Event::Acknowledged { result: BranchResult::Done | BranchResult::HeuristicAborted, .. } => {
-            before.state == State::Recalling && after.state == State::Aborted
-        }
+        Event::Acknowledged { acknowledgement: Acknowledgement { end: HookEnd::Failed(_), .. }, .. } => false,
+        Event::Acknowledged {
+            acknowledgement:
+                Acknowledgement { end: HookEnd::Ended(BranchResult::Done | BranchResult::HeuristicAborted), .. },
+            ..
+        } => before.state == State::Recalling && after.state == State::Aborted,
         Event::Voted { vote: Vote::Yes | Vote::ReadOnly | Vote::Unknown(_), .. }
         | Event::BeginRequested { .. }
         | Event::Enlisted { .. }
@@ -228,15 +244,17 @@ fn answers_agree(after: &TwoPhase, output: &Output<Effect>) -> Result<(), Violat
                 return violation(INVARIANT, format!("{effect:?} while {:?}", after.state));
             }
             // A branch that is not in the roster is told to abort whatever was decided.
-            Some((decision, Told::Participant(name)))
-                if after.position(name).is_some()
+            Some((decision, Told::Branch(name, id)))
+                if after.find(name, id).is_some_and(|branch| branch.state != BranchState::Outside)
                     && decision_of(after.state) != Some(decision)
                     && (after.state, decision) != (State::Recalling, Decision::Abort) =>
             {
                 return violation(INVARIANT, format!("{effect:?} while {:?}", after.state));
             }
-            Some((Decision::Commit, Told::Participant(name))) if after.position(name).is_none() => {
-                return violation(INVARIANT, format!("{name} is told to commit, and is not in the roster"));
+            Some((Decision::Commit, Told::Branch(name, id)))
+                if after.find(name, id).is_none_or(|branch| branch.state == BranchState::Outside) =>
+            {
+                return violation(INVARIANT, format!("{name}'s {id} is told to commit, and is not in the roster"));
             }
             Some(_) | None => {}
         }
@@ -262,9 +280,7 @@ fn roster_is_frozen(
     output: &Output<Effect>,
 ) -> Result<(), Violation> {
     const INVARIANT: &str = "I8 the roster is frozen once prepare starts";
-    let names =
-        |machine: &TwoPhase| machine.branches.iter().map(|branch| branch.participant.clone()).collect::<Vec<_>>();
-    let (old, new) = (names(before), names(after));
+    let (old, new) = (before.members(), after.members());
     let may_grow = before.state == State::Active;
     if !new.starts_with(&old) || (new.len() > old.len() && !may_grow) {
         return violation(INVARIANT, format!("{old:?} became {new:?} while {:?}", before.state));
@@ -338,10 +354,17 @@ fn branches_move_by_their_own_account(before: &TwoPhase, event: &Event, after: &
 fn is_earned(old: &Branch, new: &Branch, event: &Event, before: State, after: State) -> bool {
     let whose = &old.participant;
     let voted = |fits: fn(&Vote) -> bool| {
-        matches!(event, Event::Voted { participant, vote, instance } if participant == whose && fits(vote)
+        matches!(event, Event::Voted { participant, branch, vote, instance }
+            if participant == whose && *branch == old.id && fits(vote)
             && (before != State::Preparing || old.instance.is_none_or(|asked| asked == *instance)))
     };
-    let acknowledged = |fits: fn(BranchResult) -> bool| matches!(event, Event::Acknowledged { participant, result } if participant == whose && fits(*result));
+    // An answer to another order than the one that stands moves nothing.
+    let ordered = if before == State::Committing { Decision::Commit } else { Decision::Abort };
+    let acknowledged = |fits: fn(BranchResult) -> bool| {
+        matches!(event, Event::Acknowledged { participant, branch, acknowledgement }
+            if participant == whose && *branch == old.id && acknowledgement.decision == ordered
+                && matches!(acknowledgement.end, HookEnd::Ended(result) if fits(result)))
+    };
     let routed = |fits: fn(Route) -> bool| matches!(event, Event::Routed { participant, to } if participant == whose && fits(*to));
     match new.state {
         BranchState::Named => routed(|to| to == Route::Unknown || to == Route::Absent) && old.state.needs_order(),
@@ -376,6 +399,11 @@ fn is_earned(old: &Branch, new: &Branch, event: &Event, before: State, after: St
             let decided_otherwise = decision_of(after) == Some(Decision::Abort) && old.state == BranchState::Committed;
             decided_otherwise
                 || (old.state.needs_order() && acknowledged(|result| result == BranchResult::HeuristicCommitted))
+        }
+        BranchState::Outside => {
+            let is_overruled = matches!(event, Event::Appended(Appended::Overruled { decision: Decision::Commit, members })
+                if members.iter().all(|member| !old.is(member)));
+            is_overruled && old.state.needs_order()
         }
         BranchState::HeuristicAborted => {
             old.state.needs_order() && acknowledged(|result| result == BranchResult::HeuristicAborted)
@@ -415,10 +443,8 @@ fn the_record_is_the_decision(after: &TwoPhase, output: &Output<Effect>) -> Resu
     const INVARIANT: &str = "I4 the record is the decision";
     let Some(record) = output.forced() else { return Ok(()) };
     if let (Record::Delegated(delegated), State::Delegating) = (record, after.state) {
-        let is_named = after
-            .branches
-            .iter()
-            .any(|branch| branch.participant == delegated.participant && branch.state == BranchState::Named);
+        let is_named =
+            after.branches.iter().any(|branch| branch.is(&delegated.member) && branch.state == BranchState::Named);
         if is_named && after.branches.iter().all(|branch| !branch.state.needs_order()) {
             return Ok(());
         }
@@ -428,8 +454,8 @@ fn the_record_is_the_decision(after: &TwoPhase, output: &Output<Effect>) -> Resu
         return violation(INVARIANT, format!("{record:?} while {:?}", after.state));
     };
     let in_doubt: Vec<_> =
-        after.branches.iter().filter(|branch| branch.state.needs_order()).map(|branch| &branch.participant).collect();
-    if decided.decision != decision || !in_doubt.iter().copied().eq(&decided.participants) {
+        after.branches.iter().filter(|branch| branch.state.needs_order()).map(Branch::member).collect();
+    if decided.decision != decision || in_doubt != decided.members {
         return violation(INVARIANT, format!("{decided:?} while {decision} is decided for {in_doubt:?}"));
     }
     Ok(())
@@ -592,15 +618,15 @@ fn decision_of(state: State) -> Option<Decision> {
 
 /// Who learns a decision.
 enum Told<'a> {
-    Participant(&'a ParticipantName),
+    Branch(&'a ParticipantName, BranchId),
     Caller,
 }
 
 /// The decision that an effect reveals, and to whom.
 fn told(effect: &Effect) -> Option<(Decision, Told<'_>)> {
     match effect {
-        Effect::Send { to, order: Order::Commit, .. } => Some((Decision::Commit, Told::Participant(to))),
-        Effect::Send { to, order: Order::Abort, .. } => Some((Decision::Abort, Told::Participant(to))),
+        Effect::Send { to, branch, order: Order::Commit, .. } => Some((Decision::Commit, Told::Branch(to, *branch))),
+        Effect::Send { to, branch, order: Order::Abort, .. } => Some((Decision::Abort, Told::Branch(to, *branch))),
         Effect::Reply { reply: Reply::Outcome { outcome, .. }, .. } => match outcome {
             Outcome::Committed | Outcome::Completed => Some((Decision::Commit, Told::Caller)),
             Outcome::Aborted | Outcome::Compensated => Some((Decision::Abort, Told::Caller)),

@@ -1,7 +1,7 @@
 //! What others may see of a transaction.
 
 use super::{Branch, BranchState, State, TwoPhase};
-use crate::ids::{BodyDigest, Epoch, Gtid};
+use crate::ids::{BodyDigest, BranchId, Epoch, Gtid, ParticipantName};
 use crate::reason::AbortReason;
 use crate::record::{BranchEnd, Member};
 
@@ -38,6 +38,11 @@ impl TwoPhase {
     /// Its branches, in roster order.
     pub fn branches(&self) -> &[Branch] {
         &self.branches
+    }
+
+    /// This very branch, if it stands in the roster.
+    pub(super) fn find(&self, participant: &ParticipantName, id: BranchId) -> Option<&Branch> {
+        self.branches.iter().find(|branch| branch.id == id && branch.participant == *participant)
     }
 
     /// Its roster, in order.

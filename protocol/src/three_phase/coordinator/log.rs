@@ -13,13 +13,7 @@ use crate::two_phase;
 
 impl Coordinator {
     /// A participant leads an election, or has ended one.
-    pub(super) fn asked(
-        &mut self,
-        member: Member,
-        instance: InstanceId,
-        request: Request,
-        draft: &mut Draft,
-    ) {
+    pub(super) fn asked(&mut self, member: Member, instance: InstanceId, request: Request, draft: &mut Draft) {
         let is_known = self.transaction.position_of(&member).is_some();
         match (self.stage, request) {
             (Stage::Agreed(decision), Request::Join { .. } | Request::Propose { .. }) if is_known => {

@@ -267,13 +267,7 @@ impl Coordinator {
         });
     }
 
-    pub(super) fn prepare(
-        &self,
-        member: Member,
-        prefer: Option<InstanceId>,
-        payload: Bytes,
-        roster: Roster,
-    ) -> Effect {
+    pub(super) fn prepare(&self, member: Member, prefer: Option<InstanceId>, payload: Bytes, roster: Roster) -> Effect {
         let Member { participant: to, branch } = member;
         // Only the instance that prepared early knows of it.
         let early = self.early.get(&to).map(|(_, instance)| *instance);
