@@ -142,29 +142,40 @@ impl Assent {
         }
     }
 
+    /// The epoch of the coordinator that answers now, or answered last.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.inner.shared.epoch.load(Ordering::Relaxed))
+    }
+
+    /// A branch of this process's participant that is about to begin in a transaction. No other branch has the same
+    /// identity: prepare the work under it, so that two calls that belong to one transaction do not end each other's.
+    pub fn new_branch(&self, gtid: Gtid) -> BranchKey {
+        BranchKey { gtid, id: BranchId { epoch: self.epoch(), number: rand::rng().random_range(1..=u64::MAX) } }
+    }
+
     /// Enlists a branch of this process's participant that is prepared already (early prepare). Most services call this
     /// through their resource's guard.
     ///
     /// # Errors
     /// [`EnlistError::Refused`]: undo what was prepared. [`EnlistError::Unknown`]: leave it prepared.
-    pub async fn enlist(&self, gtid: Gtid, vote: EarlyVote) -> Result<(), EnlistError> {
+    pub async fn enlist(&self, key: BranchKey, vote: EarlyVote) -> Result<(), EnlistError> {
         if self.inner.name.is_none() {
             return Err(EnlistError::NotAParticipant);
         }
         let enlisting = async {
             let (is_first, first) = oneshot::channel();
             let (answer, reply) = oneshot::channel();
-            let command = Command::Enlist { gtid, vote, is_first, answer };
+            let command = Command::Enlist { key, vote, is_first, answer };
             self.inner.commands.send(command).await.map_err(|_| EnlistError::Closed)?;
             match first.await {
                 Ok(true) => {}
-                Ok(false) => return Err(EnlistError::Duplicate(gtid)),
+                Ok(false) => return Err(EnlistError::Duplicate(key.gtid)),
                 Err(_) => return Err(EnlistError::Closed),
             }
             match reply.await {
                 Ok(Reply::Enlisted) => Ok(()),
                 Ok(Reply::Refused(refused)) => {
-                    self.inner.commands.send(Command::Withdraw { gtid }).await.map_err(|_| EnlistError::Closed)?;
+                    self.inner.commands.send(Command::Withdraw { key }).await.map_err(|_| EnlistError::Closed)?;
                     Err(EnlistError::Refused(refused))
                 }
                 Ok(_) | Err(_) => Err(EnlistError::Unknown),

@@ -27,7 +27,9 @@ pub mod voter;
 pub use assent::Assent;
 pub use assent_proto::context::Context;
 pub use assent_protocol::two_phase::EarlyVote;
-pub use assent_protocol::{AbortCode, AbortReason, Gtid, InvalidName, Name, ParticipantName, RetryPolicy};
+pub use assent_protocol::{
+    AbortCode, AbortReason, BranchId, BranchKey, Gtid, InvalidName, Name, ParticipantName, RetryPolicy,
+};
 pub use builder::Builder;
 pub use error::{ConnectError, EnlistError, Error};
 pub use participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_protocol::{Gtid, ParticipantName};
+use assent_protocol::{BranchKey, Gtid, ParticipantName};
 use bytes::Bytes;
 
 /// Any error of a hook. It means that the outcome is *unknown*: only an explicit no aborts.
@@ -13,8 +13,12 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A service that takes part in two-phase commits.
 ///
-/// Hooks may be called again with the same gtid, by this process or by another instance after a crash, and then have to
+/// Hooks may be called again for the same branch, by this process or by another instance after a crash, and then have to
 /// give the same result. Hooks of different branches run at the same time; of one branch, one at a time.
+///
+/// A branch is told from all others by its [`key`](Branch::key), not by its transaction: where a call came twice, or a commit
+/// was asked for again, a participant can have two branches of one transaction, of which one commits and the other aborts. Keep
+/// what is prepared under the key.
 ///
 /// ```
 /// use assent_sdk::{Branch, BoxError, Participant, Vote};
@@ -27,11 +31,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///         if amount > 10 {
 ///             return Ok(Vote::no("only 10 left"));
 ///         }
-///         // Reserve it durably under branch.gtid(), so that a crash does not lose the promise ...
+///         // Reserve it durably under branch.key(), so that a crash does not lose the promise ...
 ///         Ok(Vote::Yes)
 ///     }
 ///     async fn commit(&self, branch: &Branch) -> Result<(), BoxError> {
-///         // ... take what was reserved under branch.gtid(); nothing to do if that was done before ...
+///         // ... take what was reserved under branch.key(); nothing to do if that was done before ...
 ///         Ok(())
 ///     }
 ///     async fn abort(&self, branch: &Branch) -> Result<(), BoxError> {
@@ -88,7 +92,7 @@ pub trait Participant: Send + Sync + 'static {
     /// # Errors
     /// At the start the participant does not join, and [`connect`](crate::Builder::connect) fails with this error. Later it is logged, and
     /// the participant is asked again.
-    fn in_doubt(&self, _about: &Coordinator) -> impl Future<Output = Result<Vec<Gtid>, BoxError>> + Send {
+    fn in_doubt(&self, _about: &Coordinator) -> impl Future<Output = Result<Vec<BranchKey>, BoxError>> + Send {
         async { Ok(Vec::new()) }
     }
 
@@ -96,7 +100,7 @@ pub trait Participant: Send + Sync + 'static {
     /// that it is committed.
     ///
     /// Only called where [`ONE_PHASE`](Self::ONE_PHASE) is true. It must record the outcome durably with the work: called again
-    /// for a gtid that has committed, it answers yes and does nothing.
+    /// for a branch that has committed, it answers yes and does nothing.
     ///
     /// # Errors
     /// An error says that nobody knows whether it committed: it is called again.
@@ -137,7 +141,7 @@ pub enum Heuristic {
 /// One participant's part of one transaction, as its hooks see it.
 #[derive(Clone, Debug)]
 pub struct Branch {
-    pub(crate) gtid: Gtid,
+    pub(crate) key: BranchKey,
     pub(crate) participant: ParticipantName,
     pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) payload: Bytes,
@@ -147,18 +151,23 @@ pub struct Branch {
 impl Branch {
     /// A branch for a test of a participant's hooks. Those that hooks are called with come from the session.
     pub fn new(
-        gtid: Gtid,
+        key: BranchKey,
         participant: ParticipantName,
         coordinator: Coordinator,
         payload: impl Into<Bytes>,
         timeout: Duration,
     ) -> Self {
-        Self { gtid, participant, coordinator: Arc::new(coordinator), payload: payload.into(), timeout }
+        Self { key, participant, coordinator: Arc::new(coordinator), payload: payload.into(), timeout }
     }
 
     /// The transaction.
     pub fn gtid(&self) -> Gtid {
-        self.gtid
+        self.key.gtid
+    }
+
+    /// Which branch this is, among all of the participant: the transaction, and the branch in it.
+    pub fn key(&self) -> BranchKey {
+        self.key
     }
 
     /// The participant's name.

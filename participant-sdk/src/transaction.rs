@@ -143,6 +143,7 @@ impl Transaction {
             gtid: self.gtid,
             coordinator: self.assent.coordinator().address.clone(),
             deadline_unix_ms: Some(deadline_unix_ms),
+            epoch: Some(self.assent.epoch()),
         })
     }
 

@@ -8,12 +8,13 @@
 //! | `assent-gtid` | the transaction's id, a UUID of version 7 in its text form |
 //! | `assent-coordinator` | the address of the replica that the transaction was begun at |
 //! | `assent-deadline` | when it aborts by itself, in Unix milliseconds; may be absent |
+//! | `assent-epoch` | the epoch of the coordinator under which it was begun, which its branches are named by; may be absent |
 //!
 //! [`Context::read`] takes what anybody may have sent. It tells what a value looks like, not that it is true: the
 //! coordinator named here is for comparison with the one that the receiver is configured for, and is not to be dialled for
 //! its own sake.
 
-use assent_protocol::Gtid;
+use assent_protocol::{Epoch, Gtid};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use crate::text::quoted;
@@ -24,6 +25,9 @@ pub const GTID_HEADER: HeaderName = HeaderName::from_static("assent-gtid");
 pub const COORDINATOR_HEADER: HeaderName = HeaderName::from_static("assent-coordinator");
 /// The header that tells the deadline.
 pub const DEADLINE_HEADER: HeaderName = HeaderName::from_static("assent-deadline");
+
+/// The header that tells the epoch.
+pub const EPOCH_HEADER: HeaderName = HeaderName::from_static("assent-epoch");
 
 /// The longest address of a coordinator, in bytes: a DNS name has at most 253, and scheme and port come on top.
 pub const COORDINATOR_BYTES_MAX: usize = 300;
@@ -40,6 +44,9 @@ pub struct Context {
     pub coordinator: String,
     /// When it aborts by itself, in Unix milliseconds by the coordinator's clock; `None` where the caller does not know.
     pub deadline_unix_ms: Option<u64>,
+    /// The epoch of the coordinator under which it was begun; `None` where the caller does not know. Branches that begin
+    /// because of this call bear it in their identity.
+    pub epoch: Option<Epoch>,
 }
 
 impl Context {
@@ -59,7 +66,10 @@ impl Context {
         let deadline_unix_ms = only_value(headers, &DEADLINE_HEADER, DEADLINE_EXPECTED)?
             .map(|value| parse(value, &DEADLINE_HEADER, DEADLINE_EXPECTED, parse_deadline))
             .transpose()?;
-        Ok(Some(Self { gtid, coordinator, deadline_unix_ms }))
+        let epoch = only_value(headers, &EPOCH_HEADER, EPOCH_EXPECTED)?
+            .map(|value| parse(value, &EPOCH_HEADER, EPOCH_EXPECTED, parse_epoch))
+            .transpose()?;
+        Ok(Some(Self { gtid, coordinator, deadline_unix_ms, epoch }))
     }
 
     /// Writes it to the headers of a call, in place of any context that they carry.
@@ -81,6 +91,10 @@ impl Context {
         match deadline {
             Some(deadline) => headers.insert(DEADLINE_HEADER, deadline),
             None => headers.remove(DEADLINE_HEADER),
+        };
+        match self.epoch {
+            Some(epoch) => headers.insert(EPOCH_HEADER, HeaderValue::from(epoch.0)),
+            None => headers.remove(EPOCH_HEADER),
         };
         Ok(())
     }
@@ -134,6 +148,7 @@ const GTID_EXPECTED: &str = "the transaction's UUID of version 7, such as 01890a
 const COORDINATOR_EXPECTED: &str =
     "the home replica's host and port or URL in at most 300 bytes, such as http://coordinator:7420";
 const DEADLINE_EXPECTED: &str = "a time before the year 10000 in Unix milliseconds, such as 1767225600000";
+const EPOCH_EXPECTED: &str = "a number of at most 64 bits in decimal digits, such as 7";
 
 fn only_value<'a>(
     headers: &'a HeaderMap,
@@ -188,10 +203,17 @@ fn parse_coordinator(text: &str) -> Option<&str> {
     is_fit.then_some(text)
 }
 
-/// Digits only: numbers also parse with a plus.
 fn parse_deadline(text: &str) -> Option<u64> {
-    let deadline = if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok()? } else { return None };
-    (deadline <= DEADLINE_UNIX_MS_MAX).then_some(deadline)
+    parse_digits(text).filter(|deadline| *deadline <= DEADLINE_UNIX_MS_MAX)
+}
+
+fn parse_epoch(text: &str) -> Option<Epoch> {
+    parse_digits(text).map(Epoch)
+}
+
+/// Digits only: numbers also parse with a plus.
+fn parse_digits(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]

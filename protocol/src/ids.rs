@@ -224,6 +224,25 @@ impl BranchId {
     }
 }
 
+/// Which branch, among all branches of a participant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BranchKey {
+    /// Its transaction.
+    pub gtid: Gtid,
+    /// Which of the participant's branches in that transaction.
+    pub id: BranchId,
+}
+
+/// Branches by their keys, with the hasher of [`GtidMap`].
+pub type BranchMap<V> = HashMap<BranchKey, V, foldhash::fast::RandomState>;
+
+/// `gtid:epoch.number`.
+impl fmt::Display for BranchKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.gtid, self.id)
+    }
+}
+
 /// `epoch.number`, the epoch in decimal and the number in hexadecimal digits.
 impl fmt::Display for BranchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -36,7 +36,8 @@ pub mod two_phase;
 
 pub use durable::{Appended, Durable, Held, Output, Parts};
 pub use ids::{
-    BodyDigest, Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, InvalidGtid, InvalidName, Name, ParticipantName,
+    BodyDigest, BranchId, BranchKey, BranchMap, Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, InvalidBranchId,
+    InvalidGtid, InvalidName, Name, ParticipantName,
 };
 pub use reason::{AbortCode, AbortReason, Refusal, Wait};
 pub use record::{BranchEnd, Decision, Outcome, Protocol, Record, RecordId, RecordKind};

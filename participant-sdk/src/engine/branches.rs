@@ -12,7 +12,7 @@ use assent_proto::session::{FromClient, FromReplica};
 use assent_protocol::branch::{self, Branch as TwoPhase, Effect, Event, Hook, HookEnd, State};
 use assent_protocol::three_phase::participant::{self, Stage, Timer};
 use assent_protocol::three_phase::{self, Request};
-use assent_protocol::{Decision, Epoch, Gtid, GtidMap, Output, Parts};
+use assent_protocol::{BranchId, BranchKey, BranchMap, Decision, Epoch, Gtid, GtidMap, Output, Parts};
 use rand::RngExt;
 
 use super::calls::Purpose;
@@ -86,20 +86,49 @@ impl Entry {
 /// All of them that have not ended.
 #[derive(Default)]
 pub(super) struct Branches {
-    pub(super) entries: GtidMap<Entry>,
+    pub(super) entries: BranchMap<Entry>,
+    /// Which branch of a transaction the participant's voter votes for: at most one of them agrees
+    /// in three phases.
+    voting: GtidMap<BranchId>,
     /// Orders about branches whose voter's record is being looked up.
-    pub(super) lookups: GtidMap<Vec<FromReplica>>,
+    pub(super) lookups: GtidMap<Vec<(BranchId, FromReplica)>>,
     timers: Timers,
 }
 
 impl Branches {
+    /// Takes a branch into memory, in place of what is known of it.
+    pub(super) fn insert(&mut self, key: BranchKey, entry: Entry) {
+        if let Machine::ThreePhase(_) = entry.machine {
+            self.voting.insert(key.gtid, key.id);
+        }
+        self.entries.insert(key, entry);
+    }
+
+    fn remove(&mut self, key: BranchKey) {
+        self.entries.remove(&key);
+        if self.voting.get(&key.gtid) == Some(&key.id) {
+            self.voting.remove(&key.gtid);
+        }
+    }
+
+    /// The branch of a transaction that agrees in three phases, if one is in memory.
+    pub(super) fn voting(&self, gtid: Gtid) -> Option<BranchKey> {
+        self.voting.get(&gtid).map(|id| BranchKey { gtid, id: *id })
+    }
+
+    /// The same, to change it.
+    pub(super) fn voting_mut(&mut self, gtid: Gtid) -> Option<(BranchKey, &mut Entry)> {
+        let key = self.voting(gtid)?;
+        Some((key, self.entries.get_mut(&key)?))
+    }
+
     /// The next timer that fires; never, while none runs.
-    pub(super) async fn next_timer(&mut self) -> (Gtid, Timer) {
+    pub(super) async fn next_timer(&mut self) -> (BranchKey, Timer) {
         loop {
-            let found @ (gtid, timer, _) = self.timers.next().await;
-            let Some(entry) = self.entries.get_mut(&gtid) else { continue };
+            let found @ (key, timer, _) = self.timers.next().await;
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
             if self.timers.fires(found, &mut entry.timers[place(timer)]) {
-                return (gtid, timer);
+                return (key, timer);
             }
         }
     }
@@ -107,55 +136,57 @@ impl Branches {
 
 impl Engine {
     /// Found prepared, at the start or by a look.
-    pub(super) fn found_in_doubt(&mut self, gtid: Gtid) {
-        let (machine, output) = TwoPhase::in_doubt(gtid);
-        self.branches.entries.insert(gtid, Entry::new(Machine::TwoPhase(machine), Duration::ZERO));
-        self.set_timers_of(gtid, output);
+    pub(super) fn found_in_doubt(&mut self, key: BranchKey) {
+        let (machine, output) = TwoPhase::in_doubt(key.gtid);
+        self.branches.insert(key, Entry::new(Machine::TwoPhase(machine), Duration::ZERO));
+        self.set_timers_of(key, output);
     }
 
     /// Prepared by the service itself, and about to be enlisted. Answers false if this process has
-    /// a branch of that gtid already.
-    pub(super) fn prepared_early(&mut self, gtid: Gtid) -> bool {
-        if self.branches.entries.contains_key(&gtid) {
+    /// this very branch already.
+    pub(super) fn prepared_early(&mut self, key: BranchKey) -> bool {
+        if self.branches.entries.contains_key(&key) {
             return false;
         }
-        self.found_in_doubt(gtid);
+        self.found_in_doubt(key);
         true
     }
 
     /// Not enlisted after all.
-    pub(super) fn withdraw(&mut self, gtid: Gtid) {
-        if let Some(Entry { machine: Machine::TwoPhase(machine), .. }) = self.branches.entries.get(&gtid)
+    pub(super) fn withdraw(&mut self, key: BranchKey) {
+        if let Some(Entry { machine: Machine::TwoPhase(machine), .. }) = self.branches.entries.get(&key)
             && machine.state() == State::InDoubt
         {
-            self.forget(gtid);
+            self.forget(key);
         }
     }
 
     /// A new session: every branch in doubt asks for its decision.
     pub(super) fn ask_about_doubts(&mut self, outbox: &mut Outbox) {
-        let all: Vec<Gtid> = self.branches.entries.keys().copied().collect();
-        for gtid in all {
-            self.ask_about_doubt(outbox, gtid);
+        let all: Vec<BranchKey> = self.branches.entries.keys().copied().collect();
+        for key in all {
+            self.ask_about_doubt(outbox, key);
         }
     }
 
     /// The branch asks for its decision, if it is in doubt.
-    pub(super) fn ask_about_doubt(&mut self, outbox: &mut Outbox, gtid: Gtid) {
-        match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
-            Some(Machine::TwoPhase(_)) => self.branch_event(outbox, gtid, Event::SessionUp),
-            Some(Machine::ThreePhase(_)) => self.voting_event(outbox, gtid, participant::Event::SessionUp),
+    pub(super) fn ask_about_doubt(&mut self, outbox: &mut Outbox, key: BranchKey) {
+        match self.branches.entries.get(&key).map(|entry| &entry.machine) {
+            Some(Machine::TwoPhase(_)) => self.branch_event(outbox, key, Event::SessionUp),
+            Some(Machine::ThreePhase(_)) => self.voting_event(outbox, key.gtid, participant::Event::SessionUp),
             None => {}
         }
     }
 
     /// An order about a branch.
     pub(super) fn branch_order(&mut self, outbox: &mut Outbox, order: FromReplica) {
-        if let FromReplica::CommitBranch { gtid, epoch } | FromReplica::AbortBranch { gtid, epoch } = &order {
-            self.take_back_prepare(*gtid, *epoch);
+        if let FromReplica::CommitBranch { gtid, branch, epoch } | FromReplica::AbortBranch { gtid, branch, epoch } =
+            &order
+        {
+            self.take_back_prepare(BranchKey { gtid: *gtid, id: *branch }, *epoch);
         }
-        if let FromReplica::Prepare { gtid, is_prepared: false, .. } = &order {
-            self.doubt_what_was_left(*gtid);
+        if let FromReplica::Prepare { gtid, branch, is_prepared: false, .. } = &order {
+            self.doubt_what_was_left(BranchKey { gtid: *gtid, id: *branch });
         }
         if let Some(order) = self.voting_order(outbox, order) {
             self.two_phase_order(outbox, order);
@@ -165,17 +196,26 @@ impl Engine {
     /// An order about a branch of a two-phase transaction.
     pub(super) fn two_phase_order(&mut self, outbox: &mut Outbox, order: FromReplica) {
         match order {
-            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase, roster: _, is_prepared: _ } => {
-                let timeout = Duration::from_millis(timeout_ms);
-                self.meet_or_handle(outbox, gtid, Event::PrepareOrdered { epoch, payload, one_phase }, timeout);
+            FromReplica::Prepare {
+                gtid,
+                branch: id,
+                epoch,
+                payload,
+                timeout_ms,
+                one_phase,
+                roster: _,
+                is_prepared: _,
+            } => {
+                let (key, timeout) = (BranchKey { gtid, id }, Duration::from_millis(timeout_ms));
+                self.meet_or_handle(outbox, key, Event::PrepareOrdered { epoch, payload, one_phase }, timeout);
             }
-            FromReplica::CommitBranch { gtid, epoch } => {
+            FromReplica::CommitBranch { gtid, branch: id, epoch } => {
                 let event = Event::Decided { epoch, decision: Decision::Commit };
-                self.meet_or_handle(outbox, gtid, event, Duration::ZERO);
+                self.meet_or_handle(outbox, BranchKey { gtid, id }, event, Duration::ZERO);
             }
-            FromReplica::AbortBranch { gtid, epoch } => {
+            FromReplica::AbortBranch { gtid, branch: id, epoch } => {
                 let event = Event::Decided { epoch, decision: Decision::Abort };
-                self.meet_or_handle(outbox, gtid, event, Duration::ZERO);
+                self.meet_or_handle(outbox, BranchKey { gtid, id }, event, Duration::ZERO);
             }
             FromReplica::Welcome(_)
             | FromReplica::Heartbeat
@@ -190,54 +230,54 @@ impl Engine {
         }
     }
 
-    fn meet_or_handle(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event, timeout: Duration) {
-        if self.branches.entries.contains_key(&gtid) {
-            return self.branch_event(outbox, gtid, event);
+    fn meet_or_handle(&mut self, outbox: &mut Outbox, key: BranchKey, event: Event, timeout: Duration) {
+        if self.branches.entries.contains_key(&key) {
+            return self.branch_event(outbox, key, event);
         }
         if self.is_shutting_down && matches!(event, Event::PrepareOrdered { .. }) {
             // No vote is needed: the coordinator notices that this process has gone.
             return;
         }
-        let (machine, output) = TwoPhase::meet(gtid, event);
-        self.branches.entries.insert(gtid, Entry::new(Machine::TwoPhase(machine), timeout));
-        self.branch_output(outbox, gtid, output);
+        let (machine, output) = TwoPhase::meet(key.gtid, event);
+        self.branches.insert(key, Entry::new(Machine::TwoPhase(machine), timeout));
+        self.branch_output(outbox, key, output);
     }
 
-    pub(super) fn branch_timer(&mut self, outbox: &mut Outbox, gtid: Gtid, timer: Timer) {
-        match (self.branches.entries.get(&gtid).map(|entry| &entry.machine), timer) {
+    pub(super) fn branch_timer(&mut self, outbox: &mut Outbox, key: BranchKey, timer: Timer) {
+        match (self.branches.entries.get(&key).map(|entry| &entry.machine), timer) {
             (Some(Machine::TwoPhase(_)), Timer::Branch(timer)) => {
-                self.branch_event(outbox, gtid, Event::TimerFired(timer));
+                self.branch_event(outbox, key, Event::TimerFired(timer));
             }
             (Some(Machine::ThreePhase(_)), timer) => {
-                self.voting_event(outbox, gtid, participant::Event::TimerFired(timer));
+                self.voting_event(outbox, key.gtid, participant::Event::TimerFired(timer));
             }
             (Some(Machine::TwoPhase(_)), Timer::Election | Timer::Round) | (None, _) => {}
         }
     }
 
-    pub(super) fn branch_hook_finished(&mut self, outbox: &mut Outbox, gtid: Gtid, finished: Finished) {
+    pub(super) fn branch_hook_finished(&mut self, outbox: &mut Outbox, key: BranchKey, finished: Finished) {
         if let Finished::End(HookEnd::Failed(error)) = &finished {
-            tracing::warn!(%gtid, error, "a hook failed; it is called again");
+            tracing::warn!(gtid = %key.gtid, branch = %key.id, error, "a hook failed; it is called again");
         }
-        match (self.branches.entries.get(&gtid).map(|entry| &entry.machine), finished) {
+        match (self.branches.entries.get(&key).map(|entry| &entry.machine), finished) {
             (Some(Machine::TwoPhase(_)), Finished::Prepare(vote)) => {
-                self.branch_event(outbox, gtid, Event::PrepareFinished(vote));
+                self.branch_event(outbox, key, Event::PrepareFinished(vote));
             }
             (Some(Machine::TwoPhase(_)), Finished::End(end)) => {
-                self.branch_event(outbox, gtid, Event::EndFinished(end));
+                self.branch_event(outbox, key, Event::EndFinished(end));
             }
             (Some(Machine::ThreePhase(_)), Finished::Prepare(vote)) => {
-                self.voting_event(outbox, gtid, participant::Event::PrepareFinished(vote));
+                self.voting_event(outbox, key.gtid, participant::Event::PrepareFinished(vote));
             }
             (Some(Machine::ThreePhase(_)), Finished::End(end)) => {
-                self.voting_event(outbox, gtid, participant::Event::EndFinished(end));
+                self.voting_event(outbox, key.gtid, participant::Event::EndFinished(end));
             }
             (None, _) => {}
         }
     }
 
-    fn branch_event(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event) {
-        let Some(Entry { machine: Machine::TwoPhase(machine), .. }) = self.branches.entries.get_mut(&gtid) else {
+    fn branch_event(&mut self, outbox: &mut Outbox, key: BranchKey, event: Event) {
+        let Some(Entry { machine: Machine::TwoPhase(machine), .. }) = self.branches.entries.get_mut(&key) else {
             return;
         };
         #[cfg(debug_assertions)]
@@ -247,50 +287,50 @@ impl Engine {
         if let Err(violation) = branch::invariant::check(Some(&checked.0), &checked.1, machine, &output) {
             panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
         }
-        self.branch_output(outbox, gtid, output);
+        self.branch_output(outbox, key, output);
     }
 
-    fn branch_output(&mut self, outbox: &mut Outbox, gtid: Gtid, output: Output<Effect>) {
+    fn branch_output(&mut self, outbox: &mut Outbox, key: BranchKey, output: Output<Effect>) {
         for effect in effects_of(output) {
             match effect {
-                Effect::Call(hook) => self.call_branch_hook(gtid, hook),
-                Effect::Send(message) => outbox.send(FromClient::branch(gtid, message)),
-                Effect::SetTimer { timer, after_ms, jitter } => self.set_branch_timer(gtid, timer, after_ms, jitter),
+                Effect::Call(hook) => self.call_branch_hook(key, hook),
+                Effect::Send(message) => outbox.send(FromClient::branch(key.gtid, key.id, message)),
+                Effect::SetTimer { timer, after_ms, jitter } => self.set_branch_timer(key, timer, after_ms, jitter),
                 Effect::Contradiction { doing } => {
-                    tracing::error!(%gtid, %doing, "the coordinator contradicts its own decision; nothing was done");
+                    tracing::error!(gtid = %key.gtid, branch = %key.id, %doing, "the coordinator contradicts its own decision; nothing was done");
                 }
             }
         }
-        self.forget_if_ended(gtid);
+        self.forget_if_ended(key);
     }
 
-    pub(super) fn forget_if_ended(&mut self, gtid: Gtid) {
-        if self.branches.entries.get(&gtid).is_some_and(|entry| entry.machine.is_ended()) {
-            self.forget(gtid);
+    pub(super) fn forget_if_ended(&mut self, key: BranchKey) {
+        if self.branches.entries.get(&key).is_some_and(|entry| entry.machine.is_ended()) {
+            self.forget(key);
         }
     }
 
     /// The output of a branch that is in doubt from the start: there is nothing to send yet.
-    fn set_timers_of(&mut self, gtid: Gtid, output: Output<Effect>) {
+    fn set_timers_of(&mut self, key: BranchKey, output: Output<Effect>) {
         for effect in effects_of(output) {
             if let Effect::SetTimer { timer, after_ms, jitter } = effect {
-                self.set_branch_timer(gtid, timer, after_ms, jitter);
+                self.set_branch_timer(key, timer, after_ms, jitter);
             }
         }
     }
 
-    pub(super) fn call_branch_hook(&mut self, gtid: Gtid, hook: Hook) {
+    pub(super) fn call_branch_hook(&mut self, key: BranchKey, hook: Hook) {
         let (Some(participant), Some(name)) = (self.settings.branches.clone(), self.settings.name.clone()) else {
-            tracing::error!(%gtid, "an order for a branch, and this process serves none; connect with a participant");
+            tracing::error!(gtid = %key.gtid, branch = %key.id, "an order for a branch, and this process serves none; connect with a participant");
             return;
         };
-        let timeout = self.branches.entries.get(&gtid).map_or(Duration::ZERO, |entry| entry.timeout);
+        let timeout = self.branches.entries.get(&key).map_or(Duration::ZERO, |entry| entry.timeout);
         let (payload, is_prepare) = match &hook {
             Hook::Prepare { payload, .. } => (payload.clone(), true),
             Hook::Commit | Hook::Abort => (bytes::Bytes::new(), false),
         };
         let coordinator = Arc::clone(&self.shared.coordinator);
-        let branch = Branch { gtid, participant: name, coordinator, payload, timeout };
+        let branch = Branch { key, participant: name, coordinator, payload, timeout };
         let finish = self.finish.clone();
         let call = participant.call(branch, hook);
         let hook = Box::pin(async move {
@@ -298,10 +338,10 @@ impl Engine {
             let finished = call.await;
             crash_point!(HOOK_RETURNED);
             // The engine may have ended; the resource still knows.
-            finish.send(Done::Branch(gtid, finished)).ok();
+            finish.send(Done::Branch(key, finished)).ok();
         });
         if is_prepare {
-            self.calls.prepare(gtid, hook);
+            self.calls.prepare(key, hook);
         } else {
             self.calls.call(Purpose::End, hook);
         }
@@ -310,39 +350,39 @@ impl Engine {
     /// The branch is told how it ends. If its prepare hook still waits for a place, the end would
     /// wait behind all work that came before: the hook is taken back, and the branch is met as if
     /// it had never been asked to prepare.
-    fn take_back_prepare(&mut self, gtid: Gtid, epoch: Epoch) {
-        let seen = match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
+    fn take_back_prepare(&mut self, key: BranchKey, epoch: Epoch) {
+        let seen = match self.branches.entries.get(&key).map(|entry| &entry.machine) {
             Some(Machine::TwoPhase(machine)) => machine.epoch(),
             // Once its voter has been asked, the machine waits for the answer.
             Some(Machine::ThreePhase(machine)) if machine.stage() == Stage::Unvoted => machine.branch().epoch(),
             Some(Machine::ThreePhase(_)) | None => return,
         };
-        if epoch >= seen && self.calls.take_back_prepare(gtid) {
-            self.forget(gtid);
+        if epoch >= seen && self.calls.take_back_prepare(key) {
+            self.forget(key);
         }
     }
 
-    fn set_branch_timer(&mut self, gtid: Gtid, timer: branch::Timer, after_ms: u64, jitter: bool) {
+    fn set_branch_timer(&mut self, key: BranchKey, timer: branch::Timer, after_ms: u64, jitter: bool) {
         let (after_ms, jitter_ms) = if jitter { (after_ms / 2, after_ms / 2) } else { (after_ms, 0) };
-        self.set_timer(gtid, Timer::Branch(timer), after_ms, jitter_ms);
+        self.set_timer(key, Timer::Branch(timer), after_ms, jitter_ms);
     }
 
     /// (Re)starts a timer: after a time, and by chance up to some time more.
-    pub(super) fn set_timer(&mut self, gtid: Gtid, timer: Timer, after_ms: u64, jitter_ms: u64) {
-        let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
+    pub(super) fn set_timer(&mut self, key: BranchKey, timer: Timer, after_ms: u64, jitter_ms: u64) {
+        let Some(entry) = self.branches.entries.get_mut(&key) else { return };
         let jitter_ms = if jitter_ms == 0 { 0 } else { rand::rng().random_range(0..=jitter_ms) };
         let after = Duration::from_millis(after_ms + jitter_ms);
-        self.branches.timers.set(gtid, timer, &mut entry.timers[place(timer)], after);
+        self.branches.timers.set(key, timer, &mut entry.timers[place(timer)], after);
     }
 
-    pub(super) fn cancel_timer(&mut self, gtid: Gtid, timer: Timer) {
-        let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
+    pub(super) fn cancel_timer(&mut self, key: BranchKey, timer: Timer) {
+        let Some(entry) = self.branches.entries.get_mut(&key) else { return };
         entry.timers[place(timer)] = None;
     }
 
     /// Leaves memory, timers and all.
-    pub(super) fn forget(&mut self, gtid: Gtid) {
-        self.branches.entries.remove(&gtid);
+    pub(super) fn forget(&mut self, key: BranchKey) {
+        self.branches.remove(key);
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use assent_protocol::{Gtid, GtidMap};
+use assent_protocol::{BranchKey, BranchMap};
 use futures::future::BoxFuture;
 
 /// What a hook does.
@@ -30,7 +30,7 @@ pub(super) struct Calls {
     compensations: Lane,
     ends: Lane,
     /// The branches whose prepare hook waits for a place.
-    waiting_prepares: GtidMap<Ticket>,
+    waiting_prepares: BranchMap<Ticket>,
     last: Ticket,
 }
 
@@ -47,7 +47,7 @@ struct Ticket(u64);
 
 struct Waiting {
     /// Whose prepare hook this is, if it is one.
-    prepares: Option<Gtid>,
+    prepares: Option<BranchKey>,
     hook: BoxFuture<'static, ()>,
 }
 
@@ -58,15 +58,15 @@ impl Calls {
             work: Lane::default(),
             compensations: Lane::default(),
             ends: Lane::default(),
-            waiting_prepares: GtidMap::default(),
+            waiting_prepares: BranchMap::default(),
             last: Ticket(0),
         }
     }
 
     /// Runs a branch's prepare hook as soon as there is a place for it, unless it is [taken
     /// back](Self::take_back_prepare).
-    pub(super) fn prepare(&mut self, gtid: Gtid, hook: BoxFuture<'static, ()>) {
-        self.start_or_queue(Purpose::Work, Waiting { prepares: Some(gtid), hook });
+    pub(super) fn prepare(&mut self, key: BranchKey, hook: BoxFuture<'static, ()>) {
+        self.start_or_queue(Purpose::Work, Waiting { prepares: Some(key), hook });
     }
 
     /// Runs a hook as soon as there is a place for it.
@@ -84,8 +84,8 @@ impl Calls {
         }
         let ticket = Ticket(self.last.0 + 1);
         self.last = ticket;
-        if let Some(gtid) = call.prepares {
-            self.waiting_prepares.insert(gtid, ticket);
+        if let Some(key) = call.prepares {
+            self.waiting_prepares.insert(key, ticket);
         }
         self.lane(purpose).waiting.insert(ticket, call);
     }
@@ -98,15 +98,15 @@ impl Calls {
             return;
         };
         tokio::spawn(next.hook);
-        if let Some(gtid) = next.prepares {
-            self.waiting_prepares.remove(&gtid);
+        if let Some(key) = next.prepares {
+            self.waiting_prepares.remove(&key);
         }
     }
 
     /// Drops a branch's prepare hook if it waits for a place. Answers whether it did: then the hook
     /// was not called, and will not be.
-    pub(super) fn take_back_prepare(&mut self, gtid: Gtid) -> bool {
-        let Some(ticket) = self.waiting_prepares.remove(&gtid) else { return false };
+    pub(super) fn take_back_prepare(&mut self, key: BranchKey) -> bool {
+        let Some(ticket) = self.waiting_prepares.remove(&key) else { return false };
         self.work.waiting.remove(&ticket).is_some()
     }
 

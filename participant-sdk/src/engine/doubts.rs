@@ -17,12 +17,13 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use assent_protocol::BranchKey;
 use assent_protocol::branch::State;
 use assent_protocol::three_phase::VoterRecord;
-use assent_protocol::{Gtid, GtidSet};
 use rand::RngExt;
 use tokio::sync::Notify;
 
@@ -34,7 +35,7 @@ use crate::voter::store::AnyStore;
 
 /// What another instance has left prepared, with its voter's record if it has voted in three
 /// phases.
-pub(super) type Left = (Gtid, Option<Arc<VoterRecord>>);
+pub(super) type Left = (BranchKey, Option<Arc<VoterRecord>>);
 
 /// How long the participant may take to list its branches.
 const LIST_MAX: Duration = Duration::from_secs(60);
@@ -77,22 +78,24 @@ impl Engine {
         if self.is_shutting_down {
             return;
         }
-        for (gtid, record) in found {
-            if self.branches.entries.contains_key(&gtid) || self.branches.lookups.contains_key(&gtid) {
+        for (key, record) in found {
+            if self.branches.entries.contains_key(&key) || self.branches.lookups.contains_key(&key.gtid) {
                 continue;
             }
-            tracing::info!(%gtid, has_voted = record.is_some(), "found a branch that another instance has left prepared; asking about it");
-            self.found_in_doubt(gtid);
+            // The voter may have voted for another branch of the transaction.
+            let record = record.filter(|record| self.recorded_branch(record, key.id) == key);
+            tracing::info!(gtid = %key.gtid, branch = %key.id, has_voted = record.is_some(), "found a branch that another instance has left prepared; asking about it");
+            self.found_in_doubt(key);
             match &record {
-                Some(record) => self.found_recorded(record),
-                None => self.mark_left_behind(gtid),
+                Some(record) => self.found_recorded(record, key.id),
+                None => self.mark_left_behind(key),
             }
-            self.ask_about_doubt(outbox, gtid);
+            self.ask_about_doubt(outbox, key);
         }
     }
 
-    fn mark_left_behind(&mut self, gtid: Gtid) {
-        if let Some(entry) = self.branches.entries.get_mut(&gtid) {
+    fn mark_left_behind(&mut self, key: BranchKey) {
+        if let Some(entry) = self.branches.entries.get_mut(&key) {
             entry.is_left_behind = true;
         }
     }
@@ -100,12 +103,12 @@ impl Engine {
     /// An order to prepare what a look has found. The instance that prepared it may live after all,
     /// and may have rolled it back since: memory is no ground for a yes. The branch is met as one
     /// that is not known, and the hook finds out what stands in the resource.
-    pub(super) fn doubt_what_was_left(&mut self, gtid: Gtid) {
+    pub(super) fn doubt_what_was_left(&mut self, key: BranchKey) {
         if let Some(Entry { machine: Machine::TwoPhase(machine), is_left_behind: true, .. }) =
-            self.branches.entries.get(&gtid)
+            self.branches.entries.get(&key)
             && machine.state() == State::InDoubt
         {
-            self.forget(gtid);
+            self.forget(key);
         }
     }
 }
@@ -135,33 +138,33 @@ impl Look {
     }
 
     async fn left_behind(&self) -> Result<Vec<Left>, BoxError> {
-        let before: GtidSet = self.list().await?.into_iter().collect();
+        let before: HashSet<BranchKey> = self.list().await?.into_iter().collect();
         if before.is_empty() {
             return Ok(Vec::new());
         }
         tokio::time::sleep(self.grace).await;
         let mut found = Vec::new();
-        for gtid in self.list().await? {
-            if !before.contains(&gtid) {
+        for key in self.list().await? {
+            if !before.contains(&key) {
                 continue;
             }
             let record = match &self.voters {
-                Some(voters) => voters.load(gtid).await,
+                Some(voters) => voters.load(key.gtid).await,
                 None => Ok(None),
             };
             match record {
-                Ok(record) => found.push((gtid, record)),
+                Ok(record) => found.push((key, record)),
                 // The next look tries again. Without the record it might be taken for a branch of
                 // two phases.
                 Err(error) => {
-                    tracing::warn!(%gtid, error = &error as &dyn std::error::Error, "in doubt, and its voter's record cannot be read");
+                    tracing::warn!(gtid = %key.gtid, branch = %key.id, error = &error as &dyn std::error::Error, "in doubt, and its voter's record cannot be read");
                 }
             }
         }
         Ok(found)
     }
 
-    async fn list(&self) -> Result<Vec<Gtid>, BoxError> {
+    async fn list(&self) -> Result<Vec<BranchKey>, BoxError> {
         let listing = Arc::clone(&self.participant).in_doubt(Arc::clone(&self.about));
         tokio::time::timeout(LIST_MAX, listing).await?
     }

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use assent_proto::text::one_line;
-use assent_protocol::Gtid;
+use assent_protocol::BranchKey;
 use assent_protocol::branch::{Hook, HookEnd};
 use assent_protocol::saga::StepResult;
 use assent_protocol::two_phase::{self, BranchResult};
@@ -19,7 +19,7 @@ use crate::saga::{Compensated, Executed, SagaParticipant, Step};
 pub(crate) trait AnyParticipant: Send + Sync + 'static {
     fn one_phase(&self) -> bool;
     fn start(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<(), BoxError>>;
-    fn in_doubt(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<Vec<Gtid>, BoxError>>;
+    fn in_doubt(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<Vec<BranchKey>, BoxError>>;
     fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Finished>;
 }
 
@@ -59,7 +59,7 @@ impl<P: Participant> AnyParticipant for P {
         async move { Participant::start(&*self, &about).await }.boxed()
     }
 
-    fn in_doubt(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<Vec<Gtid>, BoxError>> {
+    fn in_doubt(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<Vec<BranchKey>, BoxError>> {
         async move { caught(async { Participant::in_doubt(&*self, &about).await }).await }.boxed()
     }
 

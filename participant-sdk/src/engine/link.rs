@@ -196,23 +196,29 @@ fn payload_bytes(message: &FromClient) -> usize {
         FromClient::Request(request) => request_bytes(&request.ask),
         FromClient::Branch(report) => match &report.message {
             Message::Vote(Vote::No(reason) | Vote::Unknown(reason)) => reason.len(),
-            Message::Vote(Vote::Yes | Vote::ReadOnly | Vote::Committed)
-            | Message::Acknowledge(_)
-            | Message::Inquire => 0,
+            Message::Acknowledge(acknowledgement) => match &acknowledgement.end {
+                HookEnd::Failed(error) => error.len(),
+                HookEnd::Ended(_) => 0,
+            },
+            Message::Vote(Vote::Yes | Vote::ReadOnly | Vote::Committed) | Message::Inquire => 0,
         },
         FromClient::Step(answer) => match &answer.result {
             StepResult::Done(output) => output.len(),
             StepResult::Refused(reason) | StepResult::Unknown(reason) => reason.len(),
         },
         FromClient::Voter(report) => match &report.message {
-            VoterMessage::AskLog(Request::Join { roster, .. }) => roster.participants().len() * SEAT_BYTES_MAX,
-            VoterMessage::AskLog(
-                Request::VoteYes { .. }
-                | Request::VoteNo
-                | Request::Propose { .. }
-                | Request::Decided(_)
-                | Request::Elected(_),
-            )
+            VoterMessage::AskLog { request: Request::Join { roster, .. }, .. } => {
+                roster.participants().len() * SEAT_BYTES_MAX
+            }
+            VoterMessage::AskLog {
+                request:
+                    Request::VoteYes { .. }
+                    | Request::VoteNo
+                    | Request::Propose { .. }
+                    | Request::Decided(_)
+                    | Request::Elected(_),
+                ..
+            }
             | VoterMessage::Answered(_) => 0,
         },
     }

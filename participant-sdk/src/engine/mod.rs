@@ -20,15 +20,17 @@ mod timers;
 mod voting;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use assent_crash::crash_point;
-use assent_proto::session::{Ask, FromClient, FromReplica, Hello, PROTOCOL_VERSION, Reply, VoterPlace};
+use assent_proto::session::{
+    Ask, FromClient, FromReplica, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Reply, VoterPlace,
+};
 use assent_proto::v1::ServerMessage;
 use assent_protocol::three_phase::PeerAddress;
 use assent_protocol::two_phase::EarlyVote;
-use assent_protocol::{Gtid, InstanceId, ParticipantName};
+use assent_protocol::{BranchId, BranchKey, Gtid, InstanceId, ParticipantName};
 use rand::RngExt;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -73,11 +75,11 @@ pub(crate) struct VoterSettings {
 pub(crate) enum Command {
     /// A request, to be answered.
     Request { gtid: Gtid, ask: Ask, answer: oneshot::Sender<Reply> },
-    /// A branch that is prepared, to be enlisted. Answers false if there is one of that gtid
-    /// already.
-    Enlist { gtid: Gtid, vote: EarlyVote, is_first: oneshot::Sender<bool>, answer: oneshot::Sender<Reply> },
-    /// A branch that was not enlisted, and is undone by whoever prepared it.
-    Withdraw { gtid: Gtid },
+    /// A branch that is prepared, to be enlisted. Answers false if this process knows that very
+    /// branch already.
+    Enlist { key: BranchKey, vote: EarlyVote, is_first: oneshot::Sender<bool>, answer: oneshot::Sender<Reply> },
+    /// A branch that was not enlisted, and is undone by the service that prepared it.
+    Withdraw { key: BranchKey },
     /// A peer has asked the own voter, which answered.
     VoterWasAsked { gtid: Gtid, overheard: Box<Overheard> },
     /// Finish what runs, and end.
@@ -89,6 +91,8 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) payload_bytes_max: AtomicUsize,
+    /// The epoch of the replica behind the present session, or the last one.
+    pub(crate) epoch: AtomicU64,
     /// The participant's voter, if it has one.
     pub(crate) voter: Option<Arc<OwnVoter>>,
 }
@@ -96,7 +100,7 @@ pub(crate) struct Shared {
 /// A task of the engine that finished.
 enum Done {
     /// A branch's hook.
-    Branch(Gtid, Finished),
+    Branch(BranchKey, Finished),
     /// A step's hook.
     Step(steps::Key, hooks::StepEnd),
     /// A look for branches that were left prepared.
@@ -197,6 +201,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             coordinator,
             payload_bytes_max: AtomicUsize::new(payload_bytes_max),
+            epoch: AtomicU64::new(link.as_ref().map_or(0, |link| link.welcome.epoch.0)),
             voter: voting.as_ref().map(voting::Voting::own),
         });
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
@@ -222,11 +227,12 @@ impl Engine {
         }
         // One without a record may have voted in two phases, and nobody can tell: it waits to be
         // told.
-        for gtid in doubts {
-            engine.found_in_doubt(gtid);
+        for key in &doubts {
+            engine.found_in_doubt(*key);
         }
         for record in &records {
-            engine.found_recorded(record);
+            let found = doubts.iter().find(|key| key.gtid == record.gtid);
+            engine.found_recorded(record, found.map_or(BranchId::NONE, |key| key.id));
         }
         engine.keep_notes();
         engine.keep_looking();
@@ -265,6 +271,7 @@ impl Engine {
     /// What a new session has to be told.
     fn resume(&mut self, link: &link::Link) -> Outbox {
         self.shared.payload_bytes_max.store(link.welcome.payload_bytes_max as usize, Relaxed);
+        self.shared.epoch.store(link.welcome.epoch.0, Relaxed);
         let mut outbox = Outbox::default();
         for message in self.requests.over_a_new_session(link.welcome.epoch) {
             outbox.send(message);
@@ -300,7 +307,7 @@ impl Engine {
                         None => self.is_shutting_down = true,
                     },
                     Some(done) = self.finished.recv() => self.task_finished(&mut dropped, done),
-                    (gtid, timer) = self.branches.next_timer() => self.branch_timer(&mut dropped, gtid, timer),
+                    (key, timer) = self.branches.next_timer() => self.branch_timer(&mut dropped, key, timer),
                     () = voting::Voting::forgetting(&mut self.voting) => {}
                 }
                 self.ask_voter();
@@ -387,7 +394,7 @@ impl Engine {
                         self.command(outbox, command);
                     }
                 }
-                (gtid, timer) = self.branches.next_timer() => self.branch_timer(outbox, gtid, timer),
+                (key, timer) = self.branches.next_timer() => self.branch_timer(outbox, key, timer),
                 () = voting::Voting::forgetting(&mut self.voting) => {}
                 () = gate.room(), if is_behind && !is_pausing => {}
                 () = &mut pause, if is_pausing => {}
@@ -444,16 +451,16 @@ impl Engine {
                 let message = self.requests.add(gtid, ask, answer);
                 outbox.send(message);
             }
-            Command::Enlist { gtid, vote, is_first, answer } => {
-                let is_new = vote == EarlyVote::ReadOnly || self.prepared_early(gtid);
+            Command::Enlist { key, vote, is_first, answer } => {
+                let is_new = vote == EarlyVote::ReadOnly || self.prepared_early(key);
                 // The caller may have given up; the branch is in doubt then.
                 is_first.send(is_new).ok();
                 if is_new {
-                    let message = self.requests.add(gtid, Ask::Enlist { vote }, answer);
+                    let message = self.requests.add(key.gtid, Ask::Enlist { branch: key.id, vote }, answer);
                     outbox.send(message);
                 }
             }
-            Command::Withdraw { gtid } => self.withdraw(gtid),
+            Command::Withdraw { key } => self.withdraw(key),
             Command::VoterWasAsked { gtid, overheard } => self.voter_was_asked(outbox, gtid, *overheard),
             Command::Shutdown => self.is_shutting_down = true,
         }
@@ -482,12 +489,12 @@ impl Engine {
 
     fn task_finished(&mut self, outbox: &mut Outbox, done: Done) {
         match done {
-            Done::Branch(gtid, finished) => {
+            Done::Branch(key, finished) => {
                 self.calls.finished(match &finished {
                     Finished::Prepare(_) => Purpose::Work,
                     Finished::End(_) => Purpose::End,
                 });
-                self.branch_hook_finished(outbox, gtid, finished);
+                self.branch_hook_finished(outbox, key, finished);
             }
             Done::Step(key, end) => {
                 self.calls.finished(key.purpose());
@@ -511,7 +518,7 @@ fn hello(
     Hello {
         participant,
         instance,
-        protocol_version: PROTOCOL_VERSION,
+        protocol_versions: PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION,
         token: settings.token.clone(),
         one_phase: settings.branches.as_ref().is_some_and(|participant| participant.one_phase()),
         sdk: concat!("assent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use assent_protocol::Gtid;
+use assent_protocol::BranchKey;
 use assent_protocol::three_phase::participant::Timer;
 use tokio::time::Instant;
 
@@ -31,9 +31,9 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) struct Timers {
     origin: Instant,
-    lists: BTreeMap<Tick, Vec<(Gtid, Timer)>>,
+    lists: BTreeMap<Tick, Vec<(BranchKey, Timer)>>,
     /// What was due at the tick that is being looked at.
-    due: (Tick, Vec<(Gtid, Timer)>),
+    due: (Tick, Vec<(BranchKey, Timer)>),
 }
 
 impl Default for Timers {
@@ -44,40 +44,44 @@ impl Default for Timers {
 
 impl Timers {
     /// Sets one, anew if it runs.
-    pub(super) fn set(&mut self, gtid: Gtid, timer: Timer, running: &mut Option<Running>, after: Duration) {
+    pub(super) fn set(&mut self, key: BranchKey, timer: Timer, running: &mut Option<Running>, after: Duration) {
         let due = (Instant::now() + after).duration_since(self.origin);
         let due = Tick(due.as_millis() as u64 / TICK_MS + 1);
         match running {
             Some(running) if running.listed <= due => running.due = due,
             _ => {
                 *running = Some(Running { due, listed: due });
-                self.list(gtid, timer, due);
+                self.list(key, timer, due);
             }
         }
     }
 
     /// Whether one fires that was come upon at a tick. It has stopped then.
-    pub(super) fn fires(&mut self, (gtid, timer, tick): (Gtid, Timer, Tick), running: &mut Option<Running>) -> bool {
+    pub(super) fn fires(
+        &mut self,
+        (key, timer, tick): (BranchKey, Timer, Tick),
+        running: &mut Option<Running>,
+    ) -> bool {
         let Some(Running { due, .. }) = running.filter(|running| running.listed == tick) else { return false };
         if due > tick {
             *running = Some(Running { due, listed: due });
-            self.list(gtid, timer, due);
+            self.list(key, timer, due);
             return false;
         }
         *running = None;
         true
     }
 
-    fn list(&mut self, gtid: Gtid, timer: Timer, tick: Tick) {
-        self.lists.entry(tick).or_default().push((gtid, timer));
+    fn list(&mut self, key: BranchKey, timer: Timer, tick: Tick) {
+        self.lists.entry(tick).or_default().push((key, timer));
     }
 
     /// The next one to be looked at, and for which tick it was listed; never, while none was set.
     /// Cancelled, nothing is lost.
-    pub(super) async fn next(&mut self) -> (Gtid, Timer, Tick) {
+    pub(super) async fn next(&mut self) -> (BranchKey, Timer, Tick) {
         loop {
-            if let Some((gtid, timer)) = self.due.1.pop() {
-                return (gtid, timer, self.due.0);
+            if let Some((key, timer)) = self.due.1.pop() {
+                return (key, timer, self.due.0);
             }
             let Some((tick, _)) = self.lists.first_key_value() else { return std::future::pending().await };
             tokio::time::sleep_until(self.origin + Duration::from_millis(tick.0 * TICK_MS)).await;
@@ -95,7 +99,13 @@ mod tests {
     use assent_protocol::branch;
 
     use super::*;
-    use crate::assent::mint;
+    use assent_protocol::BranchId;
+
+    use crate::assent;
+
+    fn mint() -> BranchKey {
+        BranchKey { gtid: assent::mint(), id: BranchId::NONE }
+    }
 
     const TIMER: Timer = Timer::Branch(branch::Timer::Inquire);
 
@@ -104,7 +114,7 @@ mod tests {
     }
 
     /// The next one that fires.
-    async fn next(timers: &mut Timers, running: &mut BTreeMap<Gtid, Option<Running>>) -> Gtid {
+    async fn next(timers: &mut Timers, running: &mut BTreeMap<BranchKey, Option<Running>>) -> BranchKey {
         loop {
             let found = timers.next().await;
             assert_eq!(found.1, TIMER);
@@ -118,15 +128,15 @@ mod tests {
     async fn each_fires_once_and_none_early() {
         let (mut timers, mut running) = (Timers::default(), BTreeMap::new());
         let began = Instant::now();
-        let set: BTreeMap<Gtid, u64> = [300, 0, 19, 20, 21, 301, 100].map(|after_ms| (mint(), after_ms)).into();
-        for (gtid, after_ms) in &set {
-            timers.set(*gtid, TIMER, running.entry(*gtid).or_default(), millis(*after_ms));
+        let set: BTreeMap<BranchKey, u64> = [300, 0, 19, 20, 21, 301, 100].map(|after_ms| (mint(), after_ms)).into();
+        for (key, after_ms) in &set {
+            timers.set(*key, TIMER, running.entry(*key).or_default(), millis(*after_ms));
         }
         let mut fired = BTreeSet::new();
         for _ in 0..set.len() {
-            let gtid = next(&mut timers, &mut running).await;
-            assert!(began.elapsed() >= millis(set[&gtid]), "{} ms", set[&gtid]);
-            assert!(fired.insert(gtid), "one fired twice");
+            let key = next(&mut timers, &mut running).await;
+            assert!(began.elapsed() >= millis(set[&key]), "{} ms", set[&key]);
+            assert!(fired.insert(key), "one fired twice");
         }
         let more = tokio::time::timeout(millis(3 * TICK_MS), next(&mut timers, &mut running)).await;
         assert!(more.is_err(), "there are no more");
@@ -137,9 +147,9 @@ mod tests {
         let (mut timers, mut running) = (Timers::default(), BTreeMap::new());
         let began = Instant::now();
         let (earlier, later, stopped) = (mint(), mint(), mint());
-        for (gtid, times_ms) in [(earlier, [900, 100, 120]), (later, [60, 300, 240]), (stopped, [60, 60, 90])] {
+        for (key, times_ms) in [(earlier, [900, 100, 120]), (later, [60, 300, 240]), (stopped, [60, 60, 90])] {
             for after_ms in times_ms {
-                timers.set(gtid, TIMER, running.entry(gtid).or_default(), millis(after_ms));
+                timers.set(key, TIMER, running.entry(key).or_default(), millis(after_ms));
             }
         }
         running.insert(stopped, None);

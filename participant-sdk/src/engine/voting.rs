@@ -23,7 +23,7 @@ use assent_protocol::three_phase::{
     Answer, Bar, Leader, NodeId, Participant, PeerAddress, Request, VoterName, VoterRecord,
 };
 use assent_protocol::two_phase::Vote;
-use assent_protocol::{Decision, Epoch, Gtid, Output};
+use assent_protocol::{BranchId, BranchKey, Decision, Gtid, Output};
 use rand::RngExt;
 use tokio::time::Instant;
 
@@ -62,7 +62,7 @@ pub(super) enum Answered {
     /// The store, about a branch that was not in memory.
     Store(Option<Arc<VoterRecord>>),
     /// The store, about a branch that ended some time ago.
-    Kept(Decision),
+    Kept(BranchId, Decision),
 }
 
 /// A record that may go stays for so long, so that many go at once; were it much longer, what is
@@ -171,11 +171,19 @@ impl Engine {
         });
     }
 
-    /// Found in the voter's store at the start.
-    pub(super) fn found_recorded(&mut self, record: &VoterRecord) {
+    /// Found in the voter's store at the start, or by a look. A record without a roster is of the
+    /// branch that is `otherwise` known.
+    pub(super) fn found_recorded(&mut self, record: &VoterRecord, otherwise: BranchId) {
         // There is no session yet; what is to be said is asked for again.
         let mut dropped = Outbox::default();
-        self.revive(&mut dropped, record);
+        self.revive(&mut dropped, record, otherwise);
+    }
+
+    /// Which branch a voter's record is about. It has no roster where the voter has refused before
+    /// it knew one.
+    pub(super) fn recorded_branch(&self, record: &VoterRecord, otherwise: BranchId) -> BranchKey {
+        let seat = self.voting.as_ref().and_then(|voting| record.roster.as_ref()?.seat(voting.own.participant()));
+        BranchKey { gtid: record.gtid, id: seat.map_or(otherwise, |seat| seat.branch) }
     }
 
     /// An order to forget is lost with its session, or with the replica that ended the transaction.
@@ -184,6 +192,7 @@ impl Engine {
     pub(super) fn look_for_kept(&self) {
         let Some(voting) = &self.voting else { return };
         let (store, finish) = (Arc::clone(voting.own.store()), self.finish.clone());
+        let me = voting.own.participant().clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(KEPT_TOO_LONG) => {}
@@ -200,69 +209,68 @@ impl Engine {
             let before_ms = now_ms.saturating_sub(KEPT_TOO_LONG).as_millis();
             for record in records.iter().filter(|record| u128::from(record.gtid.minted_at_ms()) < before_ms) {
                 if let Some(decision) = record.state.standing.decision() {
-                    finish.send(Done::Voting(record.gtid, Answered::Kept(decision))).ok();
+                    let seat = record.roster.as_ref().and_then(|roster| roster.seat(&me));
+                    let branch = seat.map_or(BranchId::NONE, |seat| seat.branch);
+                    finish.send(Done::Voting(record.gtid, Answered::Kept(branch, decision))).ok();
                 }
             }
         });
     }
 
     /// A branch whose voter has a record takes its place in memory.
-    fn revive(&mut self, outbox: &mut Outbox, record: &VoterRecord) {
+    fn revive(&mut self, outbox: &mut Outbox, record: &VoterRecord, otherwise: BranchId) {
         let Some(voting) = &self.voting else { return };
         let me = voting.own.participant().clone();
+        let key = self.recorded_branch(record, otherwise);
         // Another instance may have voted, and had nothing to commit. What was found prepared here
         // has to be ended all the same.
-        let is_read_only = record.is_read_only && !self.branches.entries.contains_key(&record.gtid);
+        let is_read_only = record.is_read_only && !self.branches.entries.contains_key(&key);
         let record = VoterRecord { is_read_only, ..record.clone() };
         let (machine, output) = Participant::recover(&record, me, draw_node());
-        self.adopt(outbox, record.gtid, machine, Duration::ZERO, output);
+        self.adopt(outbox, key, machine, Duration::ZERO, output);
     }
 
     /// A machine takes its place, in a two-phase one's if need be.
     fn adopt(
         &mut self,
         outbox: &mut Outbox,
-        gtid: Gtid,
+        key: BranchKey,
         machine: Participant,
         timeout: Duration,
         output: Output<Effect>,
     ) {
-        self.forget(gtid);
-        self.branches.entries.insert(gtid, Entry::new(Machine::ThreePhase(Box::new(machine)), timeout));
-        self.voting_output(outbox, gtid, output);
+        self.forget(key);
+        self.branches.insert(key, Entry::new(Machine::ThreePhase(Box::new(machine)), timeout));
+        self.voting_output(outbox, key, output);
     }
 
     /// Takes what concerns three-phase transactions, and gives back every other order.
     pub(super) fn voting_order(&mut self, outbox: &mut Outbox, order: FromReplica) -> Option<FromReplica> {
-        let is_met = |engine: &Self, gtid: &Gtid| engine.branches.entries.contains_key(gtid);
+        let is_met = |engine: &Self, gtid, id| engine.branches.entries.contains_key(&BranchKey { gtid, id });
         match order {
-            FromReplica::Prepare { gtid, roster: Some(_), .. } if self.voting.is_none() => {
+            FromReplica::Prepare { gtid, branch, roster: Some(_), .. } if self.voting.is_none() => {
                 let problem = "this instance has no voter; connect it with Builder::voter, or commit in two phases";
-                outbox.send(FromClient::branch(gtid, Message::Vote(Vote::No(problem.to_owned()))));
+                outbox.send(FromClient::branch(gtid, branch, Message::Vote(Vote::No(problem.to_owned()))));
                 None
             }
-            FromReplica::Prepare { gtid, roster: Some(_), .. } if self.is_shutting_down && !is_met(self, &gtid) => None,
-            FromReplica::Prepare { gtid, roster: Some(_), .. }
-            | FromReplica::CommitBranch { gtid, .. }
-            | FromReplica::AbortBranch { gtid, .. }
-                if self.voting.is_some() && !is_met(self, &gtid) =>
+            FromReplica::Prepare { gtid, branch, roster: Some(_), .. }
+                if self.is_shutting_down && !is_met(self, gtid, branch) =>
             {
-                self.meet_with_record(outbox, gtid, order);
                 None
             }
-            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, roster: Some(roster), is_prepared, .. } => {
-                let timeout = Duration::from_millis(timeout_ms);
-                let event = Event::PrepareOrdered { epoch, payload, roster, is_prepared };
-                self.prepare_with_roster(outbox, gtid, event, timeout);
+            FromReplica::Prepare { gtid, branch, roster: Some(_), .. }
+            | FromReplica::CommitBranch { gtid, branch, .. }
+            | FromReplica::AbortBranch { gtid, branch, .. }
+                if self.voting.is_some() && !is_met(self, gtid, branch) =>
+            {
+                self.meet_with_record(outbox, BranchKey { gtid, id: branch }, order);
                 None
             }
-            FromReplica::CommitBranch { gtid, epoch } if self.is_voting(gtid) => {
-                self.voting_event(outbox, gtid, decided(epoch, Decision::Commit));
-                None
-            }
-            FromReplica::AbortBranch { gtid, epoch } if self.is_voting(gtid) => {
-                self.voting_event(outbox, gtid, decided(epoch, Decision::Abort));
-                None
+            FromReplica::Prepare { roster: Some(_), .. } => self.three_phase_order(outbox, order),
+            FromReplica::CommitBranch { gtid, branch, .. } | FromReplica::AbortBranch { gtid, branch, .. }
+                if self.is_voting(gtid, branch) =>
+            {
+                self.three_phase_order(outbox, order)
             }
             FromReplica::AskVoter { gtid, request } => {
                 self.coordinator_asks(outbox, gtid, request);
@@ -286,16 +294,47 @@ impl Engine {
         }
     }
 
-    fn is_voting(&self, gtid: Gtid) -> bool {
-        matches!(self.branches.entries.get(&gtid), Some(Entry { machine: Machine::ThreePhase(_), .. }))
+    fn is_voting(&self, gtid: Gtid, id: BranchId) -> bool {
+        self.branches.voting(gtid) == Some(BranchKey { gtid, id })
+    }
+
+    /// Carries out an order to a branch that agrees in three phases; gives back every other.
+    fn three_phase_order(&mut self, outbox: &mut Outbox, order: FromReplica) -> Option<FromReplica> {
+        match order {
+            FromReplica::Prepare {
+                gtid,
+                branch,
+                epoch,
+                payload,
+                timeout_ms,
+                roster: Some(roster),
+                is_prepared,
+                ..
+            } => {
+                let (key, timeout) = (BranchKey { gtid, id: branch }, Duration::from_millis(timeout_ms));
+                let event = Event::PrepareOrdered { epoch, payload, roster, is_prepared };
+                self.prepare_with_roster(outbox, key, event, timeout);
+                None
+            }
+            FromReplica::CommitBranch { gtid, branch, epoch } if self.is_voting(gtid, branch) => {
+                self.voting_event(outbox, gtid, Event::Decided { epoch, decision: Decision::Commit });
+                None
+            }
+            FromReplica::AbortBranch { gtid, branch, epoch } if self.is_voting(gtid, branch) => {
+                self.voting_event(outbox, gtid, Event::Decided { epoch, decision: Decision::Abort });
+                None
+            }
+            other => Some(other),
+        }
     }
 
     // ---- meeting a branch -----------------------------------------------------------------------------------------------
 
     /// An order about a branch that is not in memory: its voter's store knows whether it has voted.
-    fn meet_with_record(&mut self, outbox: &mut Outbox, gtid: Gtid, order: FromReplica) {
+    fn meet_with_record(&mut self, outbox: &mut Outbox, key: BranchKey, order: FromReplica) {
+        let gtid = key.gtid;
         if let Some(orders) = self.branches.lookups.get_mut(&gtid) {
-            orders.push(order);
+            orders.push((key.id, order));
             return;
         }
         let Some(voting) = &self.voting else { return };
@@ -304,9 +343,9 @@ impl Engine {
             return;
         }
         match voting.own.store().recall(gtid) {
-            Recalled::Known(record) => self.met(outbox, record, vec![order]),
+            Recalled::Known(record) => self.met(outbox, record, vec![(key.id, order)]),
             Recalled::Unknown => {
-                self.branches.lookups.insert(gtid, vec![order]);
+                self.branches.lookups.insert(gtid, vec![(key.id, order)]);
                 let store = Arc::clone(voting.own.store());
                 self.spawn(gtid, async move {
                     let record = until_it_answers(gtid, || store.load(gtid)).await;
@@ -317,50 +356,43 @@ impl Engine {
     }
 
     /// What the store has is known: the orders are carried out.
-    fn met(&mut self, outbox: &mut Outbox, record: Option<Arc<VoterRecord>>, orders: Vec<FromReplica>) {
-        if let Some(record) = &record
-            && !self.branches.entries.contains_key(&record.gtid)
+    fn met(&mut self, outbox: &mut Outbox, record: Option<Arc<VoterRecord>>, orders: Vec<(BranchId, FromReplica)>) {
+        if let (Some(record), Some((first, _))) = (&record, orders.first())
+            && !self.branches.entries.contains_key(&self.recorded_branch(record, *first))
         {
-            self.revive(outbox, record);
+            self.revive(outbox, record, *first);
         }
-        for order in orders {
-            match order {
-                FromReplica::Prepare {
-                    gtid, epoch, payload, timeout_ms, roster: Some(roster), is_prepared, ..
-                } => {
-                    let timeout = Duration::from_millis(timeout_ms);
-                    let event = Event::PrepareOrdered { epoch, payload, roster, is_prepared };
-                    self.prepare_with_roster(outbox, gtid, event, timeout);
-                }
-                FromReplica::CommitBranch { gtid, epoch } if self.is_voting(gtid) => {
-                    self.voting_event(outbox, gtid, decided(epoch, Decision::Commit));
-                }
-                FromReplica::AbortBranch { gtid, epoch } if self.is_voting(gtid) => {
-                    self.voting_event(outbox, gtid, decided(epoch, Decision::Abort));
-                }
-                // It never voted here in three phases, and has nothing to keep.
-                other => self.two_phase_order(outbox, other),
+        for (_, order) in orders {
+            // The others are about branches that never voted here in three phases, and have nothing
+            // to keep.
+            if let Some(other) = self.three_phase_order(outbox, order) {
+                self.two_phase_order(outbox, other);
             }
         }
     }
 
-    fn prepare_with_roster(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event, timeout: Duration) {
+    fn prepare_with_roster(&mut self, outbox: &mut Outbox, key: BranchKey, event: Event, timeout: Duration) {
         let Some(voting) = &self.voting else { return };
-        let me = voting.own.participant().clone();
-        match self.branches.entries.get_mut(&gtid).map(|entry| (&entry.machine, &mut entry.timeout)) {
+        let (gtid, me) = (key.gtid, voting.own.participant().clone());
+        if self.branches.voting(gtid).is_some_and(|other| other != key) {
+            // A participant has one vote in a transaction.
+            let problem = "the participant's voter votes for another branch of this transaction".to_owned();
+            return outbox.send(FromClient::branch(gtid, key.id, Message::Vote(Vote::No(problem))));
+        }
+        match self.branches.entries.get_mut(&key).map(|entry| (&entry.machine, &mut entry.timeout)) {
             Some((Machine::ThreePhase(_), _)) => {}
             // Prepared by the service itself, or found so, before anybody said that this is a
             // three-phase transaction.
             Some((Machine::TwoPhase(machine), _)) if machine.state() == State::InDoubt && machine.is_prepared() => {
                 let (machine, output) = Participant::prepared(gtid, me, draw_node());
-                self.adopt(outbox, gtid, machine, timeout, output);
+                self.adopt(outbox, key, machine, timeout, output);
             }
             Some((Machine::TwoPhase(_), _)) => return,
             None => {
                 let (machine, output) = Participant::meet(gtid, me, draw_node(), None, event.clone());
                 #[cfg(debug_assertions)]
                 check(None, &event, &machine, &output);
-                return self.adopt(outbox, gtid, machine, timeout, output);
+                return self.adopt(outbox, key, machine, timeout, output);
             }
         }
         self.voting_event(outbox, gtid, event);
@@ -369,7 +401,7 @@ impl Engine {
     // ---- the machine ----------------------------------------------------------------------------------------------------
 
     pub(super) fn voting_event(&mut self, outbox: &mut Outbox, gtid: Gtid, event: Event) {
-        let Some(Entry { machine: Machine::ThreePhase(machine), .. }) = self.branches.entries.get_mut(&gtid) else {
+        let Some((key, Entry { machine: Machine::ThreePhase(machine), .. })) = self.branches.voting_mut(gtid) else {
             return;
         };
         #[cfg(debug_assertions)]
@@ -380,17 +412,18 @@ impl Engine {
         let output = machine.handle(event);
         #[cfg(debug_assertions)]
         check(Some(&checked.0), &checked.1, machine, &output);
-        self.voting_output(outbox, gtid, output);
+        self.voting_output(outbox, key, output);
     }
 
-    fn voting_output(&mut self, outbox: &mut Outbox, gtid: Gtid, output: Output<Effect>) {
+    fn voting_output(&mut self, outbox: &mut Outbox, key: BranchKey, output: Output<Effect>) {
+        let BranchKey { gtid, id: branch } = key;
         let mut ask = None;
         for effect in effects_of(output) {
             match effect {
-                Effect::Call(hook) => self.call_branch_hook(gtid, hook),
-                Effect::Send(message) => outbox.send(FromClient::branch(gtid, message)),
+                Effect::Call(hook) => self.call_branch_hook(key, hook),
+                Effect::Send(message) => outbox.send(FromClient::branch(gtid, branch, message)),
                 // Once all else is done: an answer that comes at once leads to more.
-                Effect::AskVoter(request) => match self.branches.entries.get_mut(&gtid) {
+                Effect::AskVoter(request) => match self.branches.entries.get_mut(&key) {
                     Some(entry) if entry.is_asked() || ask.is_some() || !entry.asks.is_empty() => {
                         entry.asks.push_back(request);
                     }
@@ -398,15 +431,15 @@ impl Engine {
                     None => {}
                 },
                 Effect::AskPeer { voter: VoterName::Log, request, .. } => {
-                    outbox.send(FromClient::voter(gtid, VoterMessage::AskLog(request)));
+                    outbox.send(FromClient::voter(gtid, VoterMessage::AskLog { branch, request }));
                 }
                 Effect::AskPeer { voter, address: Some(address), request } => {
                     self.ask_peer(gtid, voter, address, request);
                 }
                 Effect::AskPeer { address: None, .. } => {}
                 Effect::ForgetVoter => self.forget_record(gtid),
-                Effect::SetTimer { timer, after_ms, jitter_ms } => self.set_timer(gtid, timer, after_ms, jitter_ms),
-                Effect::CancelTimer(timer) => self.cancel_timer(gtid, timer),
+                Effect::SetTimer { timer, after_ms, jitter_ms } => self.set_timer(key, timer, after_ms, jitter_ms),
+                Effect::CancelTimer(timer) => self.cancel_timer(key, timer),
                 Effect::Contradiction { doing } => {
                     tracing::error!(%gtid, %doing, "somebody contradicts the outcome that is known; nothing was done");
                 }
@@ -415,7 +448,7 @@ impl Engine {
         if let Some(request) = ask {
             self.ask_own_voter(outbox, gtid, request);
         }
-        self.forget_if_ended(gtid);
+        self.forget_if_ended(key);
     }
 
     // ---- the own voter --------------------------------------------------------------------------------------------------
@@ -423,7 +456,7 @@ impl Engine {
     /// Asks a question, while none is under way.
     fn ask_own_voter(&mut self, outbox: &mut Outbox, gtid: Gtid, request: Request) {
         let Some(voting) = &mut self.voting else { return };
-        let Some(entry) = self.branches.entries.get_mut(&gtid) else { return };
+        let Some((_, entry)) = self.branches.voting_mut(gtid) else { return };
         entry.is_asking = true;
         let from = voting.own.name().clone();
         // Mostly there is nothing to be kept for an outcome.
@@ -442,7 +475,7 @@ impl Engine {
         };
         voting.questions.push((gtid, VoterName::Log, request));
         // Those that come after an own one do not hold it up.
-        if let Some(entry) = self.branches.entries.get_mut(&gtid).filter(|entry| entry.asks.is_empty()) {
+        if let Some((_, entry)) = self.branches.voting_mut(gtid).filter(|(_, entry)| entry.asks.is_empty()) {
             entry.asked_by_log += 1;
         }
     }
@@ -502,7 +535,7 @@ impl Engine {
             self.voter_was_asked(outbox, gtid, overheard);
             return self.log_is_answered(outbox, gtid);
         }
-        if let Some(entry) = self.branches.entries.get_mut(&gtid) {
+        if let Some((_, entry)) = self.branches.voting_mut(gtid) {
             entry.is_asking = false;
         }
         let roster = kept.as_ref().and_then(|kept| kept.roster.clone());
@@ -512,7 +545,7 @@ impl Engine {
     }
 
     fn log_is_answered(&mut self, outbox: &mut Outbox, gtid: Gtid) {
-        if let Some(entry) = self.branches.entries.get_mut(&gtid) {
+        if let Some((_, entry)) = self.branches.voting_mut(gtid) {
             // One that came before the branch was met, or after a question of its own, is not
             // counted.
             entry.asked_by_log = entry.asked_by_log.saturating_sub(1);
@@ -521,7 +554,7 @@ impl Engine {
     }
 
     fn ask_what_waits(&mut self, outbox: &mut Outbox, gtid: Gtid) {
-        if let Some(entry) = self.branches.entries.get_mut(&gtid)
+        if let Some((_, entry)) = self.branches.voting_mut(gtid)
             && !entry.is_asked()
             && let Some(next) = entry.asks.pop_front()
         {
@@ -537,9 +570,10 @@ impl Engine {
                 self.voting_event(outbox, gtid, Event::PeerAnswered { voter, answer });
             }
             // In memory it has yet to end here; the next session looks again.
-            Answered::Kept(decision) => {
-                if !self.branches.entries.contains_key(&gtid) {
-                    outbox.send(FromClient::voter(gtid, VoterMessage::AskLog(Request::Decided(decision))));
+            Answered::Kept(branch, decision) => {
+                if self.branches.voting(gtid).is_none() {
+                    let request = Request::Decided(decision);
+                    outbox.send(FromClient::voter(gtid, VoterMessage::AskLog { branch, request }));
                 }
             }
             Answered::Store(record) => {
@@ -562,7 +596,8 @@ impl Engine {
         };
         if let Some(kept) = kept {
             let is_undecided = kept.state.standing.decision().is_none();
-            let is_to_be_met = match self.branches.entries.get(&gtid).map(|entry| &entry.machine) {
+            let key = self.recorded_branch(&kept, BranchId::NONE);
+            let is_to_be_met = match self.branches.entries.get(&key).map(|entry| &entry.machine) {
                 // Another instance's branch, perhaps of one that is gone.
                 None => has_changed || is_undecided,
                 // Found prepared, and as it turns out it has not voted. A hook that runs is left to
@@ -571,7 +606,7 @@ impl Engine {
                 Some(Machine::ThreePhase(_)) => false,
             };
             if is_to_be_met {
-                self.revive(outbox, &kept);
+                self.revive(outbox, &kept, key.id);
             }
         }
         self.voting_event(outbox, gtid, event);
@@ -607,11 +642,10 @@ impl Engine {
 
     /// Every branch of the transaction has ended.
     fn forget_voter(&mut self, outbox: &mut Outbox, gtid: Gtid) {
-        if self.is_voting(gtid) {
-            self.voting_event(outbox, gtid, Event::Forgotten);
-        } else if !self.branches.entries.contains_key(&gtid) {
+        match self.branches.voting(gtid) {
+            Some(_) => self.voting_event(outbox, gtid, Event::Forgotten),
             // It has ended and left memory.
-            self.forget_record(gtid);
+            None => self.forget_record(gtid),
         }
     }
 
@@ -642,10 +676,6 @@ where
         tokio::time::sleep(wait).await;
         bound = (bound * 2).min(STORE_RETRY_MAX);
     }
-}
-
-fn decided(epoch: Epoch, decision: Decision) -> Event {
-    Event::Decided { epoch, decision }
 }
 
 /// An election that fails again: whoever looks after this process has to know for whom it waits.

@@ -5,12 +5,15 @@
 //! kind   = "ASSENTJ1" | "ASSENTV1"                  a participant's journal, its voter's store
 //! frame  = mark:8 body_bytes:4 crc(frame header):4  crc(body):4  body
 //! body   = record+
-//! record = 'P' gtid:16 payload_bytes:4 payload      prepared; of a voter: this is what it keeps from now on
+//! record = 'p' branch payload_bytes:4 payload       prepared
+//!        | 'e' branch                               ended
+//!        | 'P' gtid:16 payload_bytes:4 payload      the same of a branch without an identity; of a voter: this is what it keeps from now on
 //!        | 'B' gtid:16 beginning_bytes:4 beginning  of a voter: what it keeps begins so from now on, and goes on as before
 //!        | 'S' gtid:16 beginning_bytes:4 beginning like:16
 //!                                                   of a voter: what it keeps begins so, and goes on like what it keeps of another
-//!        | 'E' gtid:16                              ended; of a voter: forgotten
+//!        | 'E' gtid:16                              ended, of a branch without an identity; of a voter: forgotten
 //!        | 'L' label_bytes:4 label                  what the file as a whole is labelled with from now on
+//! branch = gtid:16 epoch:8 number:8
 //! ```
 //! Numbers are little-endian. The mark is drawn for each file, so that nothing that a payload says looks like a frame.
 //!
@@ -21,7 +24,7 @@
 //! is only written once this one is flushed), and if it is shorter than it should be or has a sector of zeros, which is
 //! what a crash leaves where data did not reach the disk. All else is damage, and is reported: it may have been durable.
 
-use assent_protocol::{Gtid, GtidMap};
+use assent_protocol::{BranchId, BranchKey, BranchMap, Epoch, Gtid};
 use bytes::Bytes;
 use crc32c::crc32c;
 
@@ -36,6 +39,8 @@ pub(super) const FRAME_HEADER_BYTES: usize = MARK_BYTES + 4 + 4 + 4;
 /// What a disk writes whole or not at all, in bytes.
 const SECTOR_BYTES: usize = 512;
 
+const BRANCH_PREPARED: u8 = b'p';
+const BRANCH_ENDED: u8 = b'e';
 const PREPARED: u8 = b'P';
 const BEGINNING: u8 = b'B';
 const SIMILAR: u8 = b'S';
@@ -64,7 +69,7 @@ impl Kind {
 pub(super) type Mark = [u8; MARK_BYTES];
 
 /// What is known about branches: those that are prepared and have not ended, with their payloads.
-pub(crate) type Branches = GtidMap<Payload>;
+pub(crate) type Branches = BranchMap<Payload>;
 
 /// What a file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,9 +110,8 @@ pub(super) fn file_header(kind: Kind, mark: &Mark) -> Vec<u8> {
     header
 }
 
-pub(super) fn write_prepared(body: &mut Vec<u8>, gtid: Gtid, payload: &Payload) {
-    body.push(PREPARED);
-    body.extend_from_slice(gtid.as_bytes());
+pub(super) fn write_prepared(body: &mut Vec<u8>, key: BranchKey, payload: &Payload) {
+    write_key(body, key, BRANCH_PREPARED, PREPARED);
     write_sized(body, payload.parts());
 }
 
@@ -124,9 +128,23 @@ pub(super) fn write_similar(body: &mut Vec<u8>, gtid: Gtid, beginning: &[u8], li
     body.extend_from_slice(like.as_bytes());
 }
 
-pub(super) fn write_ended(body: &mut Vec<u8>, gtid: Gtid) {
-    body.push(ENDED);
+pub(super) fn write_ended(body: &mut Vec<u8>, key: BranchKey) {
+    write_key(body, key, BRANCH_ENDED, ENDED);
+}
+
+/// The kind of a record, and its branch. One without an identity has a kind of its own.
+fn write_key(body: &mut Vec<u8>, BranchKey { gtid, id }: BranchKey, kind: u8, kind_without_id: u8) {
+    body.push(if id.is_none() { kind_without_id } else { kind });
     body.extend_from_slice(gtid.as_bytes());
+    if !id.is_none() {
+        body.extend_from_slice(&id.epoch.0.to_le_bytes());
+        body.extend_from_slice(&id.number.to_le_bytes());
+    }
+}
+
+/// A voter's, or a branch's that has no identity.
+pub(crate) const fn whole(gtid: Gtid) -> BranchKey {
+    BranchKey { gtid, id: BranchId::NONE }
 }
 
 pub(super) fn write_label(body: &mut Vec<u8>, label: &[u8]) {
@@ -143,7 +161,7 @@ fn write_sized<const N: usize>(body: &mut Vec<u8>, parts: [&[u8]; N]) {
 }
 
 /// The bytes that a prepared record takes, beside its payload.
-pub(super) const PREPARED_BYTES: usize = 1 + 16 + 4;
+pub(super) const PREPARED_BYTES: usize = 1 + 16 + 16 + 4;
 
 /// Makes a frame of a body that stands behind the room for its header.
 pub(super) fn seal(mark: &Mark, frame: &mut [u8]) {
@@ -241,30 +259,30 @@ fn has_empty_sector(file: &[u8], offset: usize, end: usize) -> bool {
 fn apply(mut body: &[u8], known: &mut Known) -> Option<()> {
     while let Some((kind, rest)) = body.split_first() {
         body = match *kind {
-            PREPARED => {
-                let (gtid, rest) = take_gtid(rest)?;
+            BRANCH_PREPARED | PREPARED => {
+                let (key, rest) = if *kind == PREPARED { take_whole(rest)? } else { take_branch(rest)? };
                 let (payload, rest) = take_sized(rest)?;
-                known.branches.insert(gtid, Bytes::copy_from_slice(payload).into());
+                known.branches.insert(key, Bytes::copy_from_slice(payload).into());
                 rest
             }
             BEGINNING => {
-                let (gtid, rest) = take_gtid(rest)?;
+                let (key, rest) = take_whole(rest)?;
                 let (beginning, rest) = take_sized(rest)?;
-                let payload = known.branches.get_mut(&gtid)?;
+                let payload = known.branches.get_mut(&key)?;
                 *payload = payload.with_beginning(Beginning::from_slice(beginning))?;
                 rest
             }
             SIMILAR => {
-                let (gtid, rest) = take_gtid(rest)?;
+                let (key, rest) = take_whole(rest)?;
                 let (beginning, rest) = take_sized(rest)?;
-                let (like, rest) = take_gtid(rest)?;
+                let (like, rest) = take_whole(rest)?;
                 let payload = known.branches.get(&like)?.with_beginning(Beginning::from_slice(beginning))?;
-                known.branches.insert(gtid, payload);
+                known.branches.insert(key, payload);
                 rest
             }
-            ENDED => {
-                let (gtid, rest) = take_gtid(rest)?;
-                known.branches.remove(&gtid);
+            BRANCH_ENDED | ENDED => {
+                let (key, rest) = if *kind == ENDED { take_whole(rest)? } else { take_branch(rest)? };
+                known.branches.remove(&key);
                 rest
             }
             LABEL => {
@@ -281,6 +299,19 @@ fn apply(mut body: &[u8], known: &mut Known) -> Option<()> {
 fn take_gtid(bytes: &[u8]) -> Option<(Gtid, &[u8])> {
     let (gtid, rest) = bytes.split_at_checked(16)?;
     Some((Gtid::from_bytes(gtid).ok()?, rest))
+}
+
+fn take_whole(bytes: &[u8]) -> Option<(BranchKey, &[u8])> {
+    let (gtid, rest) = take_gtid(bytes)?;
+    Some((whole(gtid), rest))
+}
+
+fn take_branch(bytes: &[u8]) -> Option<(BranchKey, &[u8])> {
+    let (gtid, rest) = take_gtid(bytes)?;
+    let (epoch, rest) = rest.split_first_chunk::<8>()?;
+    let (number, rest) = rest.split_first_chunk::<8>()?;
+    let id = BranchId { epoch: Epoch(u64::from_le_bytes(*epoch)), number: u64::from_le_bytes(*number) };
+    Some((BranchKey { gtid, id }, rest))
 }
 
 /// What a 32-bit length stands before.

@@ -13,22 +13,22 @@
 //!
 //! impl Participant for Printer {
 //!     async fn prepare(&self, branch: &Branch) -> Result<Vote, BoxError> {
-//!         self.journal.prepared(branch.gtid(), branch.payload().clone()).await?;
+//!         self.journal.prepared(branch.key(), branch.payload().clone()).await?;
 //!         Ok(Vote::Yes)
 //!     }
 //!     async fn commit(&self, branch: &Branch) -> Result<(), BoxError> {
 //!         // Nothing is there when it has been printed already.
-//!         if let Some(page) = self.journal.payload(branch.gtid()) {
+//!         if let Some(page) = self.journal.payload(branch.key()) {
 //!             println!("{}", String::from_utf8_lossy(&page));
-//!             self.journal.ended(branch.gtid()).await?;
+//!             self.journal.ended(branch.key()).await?;
 //!         }
 //!         Ok(())
 //!     }
 //!     async fn abort(&self, branch: &Branch) -> Result<(), BoxError> {
-//!         Ok(self.journal.ended(branch.gtid()).await?)
+//!         Ok(self.journal.ended(branch.key()).await?)
 //!     }
-//!     async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<Gtid>, BoxError> {
-//!         Ok(self.journal.in_doubt().into_iter().map(|(gtid, _)| gtid).collect())
+//!     async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<BranchKey>, BoxError> {
+//!         Ok(self.journal.in_doubt().into_iter().map(|(branch, _)| branch).collect())
 //!     }
 //! }
 //!
@@ -38,7 +38,7 @@
 //! ```
 //!
 //! The page is printed again if the process dies between printing and [`Journal::ended`]: a resource that is not transactional can be
-//! given at-least-once, and must itself recognize the gtid for more.
+//! given at-least-once, and must itself recognize the branch for more.
 //!
 //! # What holds
 //! - A call that has returned `Ok` survives the process and the machine; so far as the disk keeps what it has flushed.
@@ -54,16 +54,16 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use assent_protocol::Gtid;
+use assent_protocol::BranchKey;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use format::{Branches, Known};
 use writer::{Append, Verdicts, Writer};
 
-pub(crate) use format::Kind;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use format::fuzz;
+pub(crate) use format::{Kind, whole};
 pub(crate) use payload::{Beginning, Payload};
 pub(crate) use writer::{Change, Verdict};
 
@@ -128,10 +128,10 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// The branch is prepared with another payload.
-    #[error("branch {gtid} is prepared with another payload: a branch is prepared once")]
+    #[error("branch {branch} is prepared with another payload: a branch is prepared once")]
     OtherPayload {
         /// The branch.
-        gtid: Gtid,
+        branch: BranchKey,
     },
     /// The payload is larger than [`PAYLOAD_BYTES_MAX`].
     #[error("a payload of {bytes} bytes is too large for the journal, which takes {PAYLOAD_BYTES_MAX}")]
@@ -155,29 +155,29 @@ impl Journal {
     /// # Errors
     /// [`JournalError::OtherPayload`] if it is prepared with another one; [`JournalError::PayloadTooLarge`]; [`JournalError::Io`] and
     /// [`JournalError::Failed`] if the disk does not take it: do not vote yes.
-    pub async fn prepared(&self, gtid: Gtid, payload: impl Into<Bytes>) -> Result<(), JournalError> {
+    pub async fn prepared(&self, branch: BranchKey, payload: impl Into<Bytes>) -> Result<(), JournalError> {
         let payload = payload.into();
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(JournalError::PayloadTooLarge { bytes: payload.len() });
         }
-        self.append(Change::Prepared(gtid, payload.into())).await
+        self.append(Change::Prepared(branch, payload.into())).await
     }
 
     /// Writes down that a branch has ended. Nothing happens if it is not prepared.
     ///
     /// # Errors
     /// [`JournalError::Io`] and [`JournalError::Failed`] if the disk does not take it. After a crash the branch is then in doubt again.
-    pub async fn ended(&self, gtid: Gtid) -> Result<(), JournalError> {
-        self.append(Change::Ended(gtid)).await
+    pub async fn ended(&self, branch: BranchKey) -> Result<(), JournalError> {
+        self.append(Change::Ended(branch)).await
     }
 
     /// The payload of a branch that is prepared and has not ended.
-    pub fn payload(&self, gtid: Gtid) -> Option<Bytes> {
-        self.file.payload(gtid)
+    pub fn payload(&self, branch: BranchKey) -> Option<Bytes> {
+        self.file.payload(branch)
     }
 
     /// The branches that are prepared and have not ended, with their payloads; the oldest transaction first.
-    pub fn in_doubt(&self) -> Vec<(Gtid, Bytes)> {
+    pub fn in_doubt(&self) -> Vec<(BranchKey, Bytes)> {
         self.file.all()
     }
 
@@ -222,20 +222,20 @@ impl JournalFile {
     }
 
     /// What is durable of a branch.
-    pub(crate) fn payload(&self, gtid: Gtid) -> Option<Bytes> {
-        self.known().branches.get(&gtid).map(Payload::bytes)
+    pub(crate) fn payload(&self, branch: BranchKey) -> Option<Bytes> {
+        self.known().branches.get(&branch).map(Payload::bytes)
     }
 
     /// Whether what is durable of a branch begins so.
-    pub(crate) fn begins_with(&self, gtid: Gtid, beginning: &[u8]) -> bool {
-        self.known().branches.get(&gtid).is_some_and(|payload| payload.begins_with(beginning))
+    pub(crate) fn begins_with(&self, branch: BranchKey, beginning: &[u8]) -> bool {
+        self.known().branches.get(&branch).is_some_and(|payload| payload.begins_with(beginning))
     }
 
     /// What is durable, the oldest transaction first.
-    pub(crate) fn all(&self) -> Vec<(Gtid, Bytes)> {
-        let all = |branches: &Branches| branches.iter().map(|(gtid, payload)| (*gtid, payload.bytes())).collect();
+    pub(crate) fn all(&self) -> Vec<(BranchKey, Bytes)> {
+        let all = |branches: &Branches| branches.iter().map(|(branch, payload)| (*branch, payload.bytes())).collect();
         let mut all: Vec<_> = all(&self.known().branches);
-        all.sort_unstable_by_key(|(gtid, _)| *gtid);
+        all.sort_unstable_by_key(|(branch, _)| *branch);
         all
     }
 
@@ -256,8 +256,9 @@ const WRITER_LIVES: &str = "the writer runs until all journals are dropped, and 
 mod tests {
     use super::*;
 
-    fn gtid() -> Gtid {
-        Gtid::new(uuid::Uuid::now_v7()).expect("version 7")
+    fn branch() -> BranchKey {
+        let gtid = Gtid::new(uuid::Uuid::now_v7()).expect("version 7");
+        BranchKey { gtid, id: "7.1f".parse().expect("a branch id") }
     }
 
     fn directory() -> (tempfile::TempDir, PathBuf) {
@@ -279,12 +280,12 @@ mod tests {
     #[tokio::test]
     async fn what_was_prepared_and_has_not_ended_is_in_doubt() {
         let (_directory, path) = directory();
-        let (kept, ended) = (gtid(), gtid());
+        let (kept, ended) = (branch(), branch());
         let journal = open(&path).await;
         journal.prepared(kept, "a page").await.expect("written");
         journal.prepared(ended, "another").await.expect("written");
         journal.ended(ended).await.expect("written");
-        journal.ended(gtid()).await.expect("nothing to write");
+        journal.ended(branch()).await.expect("nothing to write");
         drop(journal);
         let journal = open(&path).await;
         assert_eq!(journal.in_doubt(), [(kept, Bytes::from("a page"))]);
@@ -296,41 +297,41 @@ mod tests {
     async fn a_branch_is_prepared_once() {
         let (_directory, path) = directory();
         let journal = open(&path).await;
-        let gtid = gtid();
-        journal.prepared(gtid, "one").await.expect("written");
-        journal.prepared(gtid, "one").await.expect("again is no other");
-        let error = journal.prepared(gtid, "two").await.expect_err("another payload");
+        let branch = branch();
+        journal.prepared(branch, "one").await.expect("written");
+        journal.prepared(branch, "one").await.expect("again is no other");
+        let error = journal.prepared(branch, "two").await.expect_err("another payload");
         assert!(matches!(error, JournalError::OtherPayload { .. }), "{error}");
-        assert_eq!(journal.payload(gtid), Some("one".into()));
+        assert_eq!(journal.payload(branch), Some("one".into()));
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn calls_at_the_same_time_share_a_flush_and_are_all_kept() {
         let (_directory, path) = directory();
         let journal = open(&path).await;
-        let gtids: Vec<_> = (0..2_000).map(|_| gtid()).collect();
-        let appends = gtids.iter().map(|gtid| {
-            let (journal, gtid) = (journal.clone(), *gtid);
+        let gtids: Vec<_> = (0..2_000).map(|_| branch()).collect();
+        let appends = gtids.iter().map(|branch| {
+            let (journal, branch) = (journal.clone(), *branch);
             tokio::spawn(async move {
-                journal.prepared(gtid, gtid.to_string()).await?;
+                journal.prepared(branch, branch.to_string()).await?;
                 // Every other one ends.
-                if gtid.as_bytes()[15] % 2 == 0 { journal.ended(gtid).await } else { Ok(()) }
+                if branch.gtid.as_bytes()[15] % 2 == 0 { journal.ended(branch).await } else { Ok(()) }
             })
         });
         for append in futures::future::join_all(appends).await {
             append.expect("no panic").expect("written");
         }
         drop(journal);
-        let mut expected: Vec<_> = gtids.into_iter().filter(|gtid| gtid.as_bytes()[15] % 2 == 1).collect();
+        let mut expected: Vec<_> = gtids.into_iter().filter(|branch| branch.gtid.as_bytes()[15] % 2 == 1).collect();
         expected.sort_unstable();
-        let found: Vec<_> = open(&path).await.in_doubt().into_iter().map(|(gtid, _)| gtid).collect();
+        let found: Vec<_> = open(&path).await.in_doubt().into_iter().map(|(branch, _)| branch).collect();
         assert_eq!(found, expected);
     }
 
     #[tokio::test]
     async fn a_torn_end_is_mended_and_written_over() {
         let (_directory, path) = directory();
-        let (whole, torn, after) = (gtid(), gtid(), gtid());
+        let (whole, torn, after) = (branch(), branch(), branch());
         let journal = open(&path).await;
         journal.prepared(whole, "whole").await.expect("written");
         journal.prepared(torn, "torn").await.expect("written");
@@ -348,7 +349,7 @@ mod tests {
     #[tokio::test]
     async fn zeros_behind_the_last_frame_are_no_damage() {
         let (_directory, path) = directory();
-        let (before, after) = (gtid(), gtid());
+        let (before, after) = (branch(), branch());
         let journal = open(&path).await;
         journal.prepared(before, "before").await.expect("written");
         let left = std::fs::read(&path).expect("it is there");
@@ -367,7 +368,7 @@ mod tests {
         let (_directory, path) = directory();
         let journal = open(&path).await;
         for payload in ["one", "two", "three"] {
-            journal.prepared(gtid(), payload).await.expect("written");
+            journal.prepared(branch(), payload).await.expect("written");
         }
         close(journal, &path);
         let mut bytes = std::fs::read(&path).expect("it is there");
@@ -393,11 +394,11 @@ mod tests {
     async fn the_file_stays_small_and_keeps_what_is_in_doubt() {
         let (_directory, path) = directory();
         let journal = open(&path).await;
-        let kept = gtid();
+        let kept = branch();
         journal.prepared(kept, "kept").await.expect("written");
         let mut largest = 0;
         for _ in 0..40 {
-            let passing = gtid();
+            let passing = branch();
             journal.prepared(passing, vec![1; 200_000]).await.expect("written");
             journal.ended(passing).await.expect("written");
             largest = largest.max(std::fs::metadata(&path).expect("it is there").len());
@@ -410,7 +411,7 @@ mod tests {
     #[tokio::test]
     async fn a_payload_has_a_bound() {
         let (_directory, path) = directory();
-        let error = open(&path).await.prepared(gtid(), vec![0; PAYLOAD_BYTES_MAX + 1]).await.expect_err("too large");
+        let error = open(&path).await.prepared(branch(), vec![0; PAYLOAD_BYTES_MAX + 1]).await.expect_err("too large");
         assert!(matches!(error, JournalError::PayloadTooLarge { .. }), "{error}");
     }
 
@@ -420,7 +421,7 @@ mod tests {
         // Writes to it fail as on a full disk, and it cannot be cut back: the journal takes no more.
         let (_directory, path) = directory();
         let journal = open(&path).await;
-        journal.prepared(gtid(), "before").await.expect("written");
+        journal.prepared(branch(), "before").await.expect("written");
         drop(journal);
         let known = Arc::new(Mutex::new(Known::default()));
         let mut writer = Writer::open(Kind::Journal, path.clone(), Arc::clone(&known)).expect("opens");
@@ -428,9 +429,9 @@ mod tests {
         let (appends, queue) = mpsc::channel(1);
         let thread = std::thread::spawn(move || writer.run(queue));
         let journal = Journal { file: JournalFile { appends, known } };
-        let error = journal.prepared(gtid(), "during").await.expect_err("no space");
+        let error = journal.prepared(branch(), "during").await.expect_err("no space");
         assert!(matches!(error, JournalError::Io { .. }), "{error}");
-        let error = journal.prepared(gtid(), "after").await.expect_err("no space");
+        let error = journal.prepared(branch(), "after").await.expect_err("no space");
         assert!(matches!(error, JournalError::Failed { .. }), "{error}");
         assert_eq!(journal.in_doubt().len(), 1);
         drop(journal);

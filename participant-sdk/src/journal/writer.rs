@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use assent_protocol::{Gtid, GtidMap};
+use assent_protocol::{BranchKey, BranchMap};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
@@ -42,14 +42,14 @@ pub(crate) enum Verdict {
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// There is a branch, once and for all.
-    Prepared(Gtid, Payload),
+    Prepared(BranchKey, Payload),
     /// There is none any more.
-    Ended(Gtid),
+    Ended(BranchKey),
     /// This payload stands from now on, where none stood. What many have in common behind their beginnings is written once for those that follow
     /// one another.
-    Placed(Gtid, Payload),
+    Placed(BranchKey, Payload),
     /// The payload begins so from now on, where it began as before; both are of one length, and what follows stays.
-    Begun { gtid: Gtid, before: Beginning, beginning: Beginning },
+    Begun { key: BranchKey, before: Beginning, beginning: Beginning },
     /// The file's label from now on.
     Labelled(Bytes),
 }
@@ -75,7 +75,7 @@ pub(super) struct Writer {
     /// The room in which frames are put together.
     room: Vec<u8>,
     /// Whose payload was placed last as a whole.
-    placed: Option<Gtid>,
+    placed: Option<BranchKey>,
     /// Where those who wait are woken, if they are many.
     runtime: Option<tokio::runtime::Handle>,
     /// Held for as long as the journal is open.
@@ -217,13 +217,13 @@ impl Writer {
             if let Some(label) = batch.label {
                 known.label = label;
             }
-            for (gtid, payload) in batch.changed {
+            for (key, payload) in batch.changed {
                 let before = match payload {
                     Some(payload) => {
                         self.live_bytes += prepared_bytes(&payload);
-                        known.branches.insert(gtid, payload)
+                        known.branches.insert(key, payload)
                     }
-                    None => known.branches.remove(&gtid),
+                    None => known.branches.remove(&key),
                 };
                 self.live_bytes -= before.as_ref().map_or(0, prepared_bytes);
             }
@@ -333,20 +333,20 @@ struct Batch {
     /// Room for the header, and the body.
     frame: Vec<u8>,
     /// See [`Writer::placed`].
-    placed: Option<Gtid>,
+    placed: Option<BranchKey>,
     /// What will be true when the frame is durable.
-    changed: GtidMap<Option<Payload>>,
+    changed: BranchMap<Option<Payload>>,
     label: Option<Bytes>,
     /// Given when the frame is durable, to those that are refused too: what they met may be in this very batch.
     answers: Vec<(Answer, Verdicts)>,
 }
 
 impl Batch {
-    fn of(appends: Vec<Append>, mut room: Vec<u8>, placed: Option<Gtid>, known: &Known) -> Self {
+    fn of(appends: Vec<Append>, mut room: Vec<u8>, placed: Option<BranchKey>, known: &Known) -> Self {
         room.clear();
         room.resize(FRAME_HEADER_BYTES, 0);
         let answers = Vec::with_capacity(appends.len());
-        let mut batch = Self { frame: room, placed, changed: GtidMap::default(), label: None, answers };
+        let mut batch = Self { frame: room, placed, changed: BranchMap::default(), label: None, answers };
         for Append { changes, answer } in appends {
             let verdicts = changes.into_iter().map(|change| batch.take(change, known)).collect();
             batch.answers.push((answer, verdicts));
@@ -355,40 +355,40 @@ impl Batch {
     }
 
     fn take(&mut self, change: Change, known: &Known) -> Result<Verdict, JournalError> {
-        let before = |gtid| self.changed.get(gtid).map_or_else(|| known.branches.get(gtid), Option::as_ref);
+        let before = |key| self.changed.get(key).map_or_else(|| known.branches.get(key), Option::as_ref);
         match change {
-            Change::Prepared(gtid, payload) => match before(&gtid) {
-                Some(before) if *before != payload => return Err(JournalError::OtherPayload { gtid }),
+            Change::Prepared(key, payload) => match before(&key) {
+                Some(before) if *before != payload => return Err(JournalError::OtherPayload { branch: key }),
                 Some(_) => {}
-                None => self.put(gtid, payload),
+                None => self.put(key, payload),
             },
-            Change::Ended(gtid) => {
-                if before(&gtid).is_some() {
-                    write_ended(&mut self.frame, gtid);
-                    self.changed.insert(gtid, None);
+            Change::Ended(key) => {
+                if before(&key).is_some() {
+                    write_ended(&mut self.frame, key);
+                    self.changed.insert(key, None);
                 }
             }
-            Change::Placed(gtid, payload) => {
-                if before(&gtid).is_some() {
+            Change::Placed(key, payload) => {
+                if before(&key).is_some() {
                     return Ok(Verdict::Overtaken);
                 }
                 if let Some(like) = &self.placed
                     && before(like).is_some_and(|placed| placed.is_like(&payload))
                 {
-                    write_similar(&mut self.frame, gtid, payload.beginning(), *like);
-                    self.changed.insert(gtid, Some(payload));
+                    write_similar(&mut self.frame, key.gtid, payload.beginning(), like.gtid);
+                    self.changed.insert(key, Some(payload));
                 } else {
-                    self.placed = Some(gtid);
-                    self.put(gtid, payload);
+                    self.placed = Some(key);
+                    self.put(key, payload);
                 }
             }
-            Change::Begun { gtid, before: expected, beginning } => {
-                let found = before(&gtid).filter(|found| found.begins_with(&expected));
+            Change::Begun { key, before: expected, beginning } => {
+                let found = before(&key).filter(|found| found.begins_with(&expected));
                 let Some(payload) = found.and_then(|found| found.with_beginning(beginning.clone())) else {
                     return Ok(Verdict::Overtaken);
                 };
-                write_beginning(&mut self.frame, gtid, &beginning);
-                self.changed.insert(gtid, Some(payload));
+                write_beginning(&mut self.frame, key.gtid, &beginning);
+                self.changed.insert(key, Some(payload));
             }
             Change::Labelled(label) => {
                 write_label(&mut self.frame, &label);
@@ -398,9 +398,9 @@ impl Batch {
         Ok(Verdict::Written)
     }
 
-    fn put(&mut self, gtid: Gtid, payload: Payload) {
-        write_prepared(&mut self.frame, gtid, &payload);
-        self.changed.insert(gtid, Some(payload));
+    fn put(&mut self, key: BranchKey, payload: Payload) {
+        write_prepared(&mut self.frame, key, &payload);
+        self.changed.insert(key, Some(payload));
     }
 }
 
@@ -437,8 +437,8 @@ impl Fresh {
         if !known.label.is_empty() {
             write_label(&mut body, &known.label);
         }
-        for (gtid, payload) in &known.branches {
-            write_prepared(&mut body, *gtid, payload);
+        for (key, payload) in &known.branches {
+            write_prepared(&mut body, *key, payload);
             // A frame's length is a 32-bit number.
             if body.len() > BATCH_BYTES {
                 contents.extend(frame(&mark, &std::mem::take(&mut body)));

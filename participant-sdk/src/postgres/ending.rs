@@ -8,7 +8,7 @@ use super::gid::{Gid, Prefix};
 use super::preparing::prepare_message;
 use super::resource::Shared;
 use assent_crash::crash_point;
-use assent_protocol::Gtid;
+use assent_protocol::BranchKey;
 
 /// How a prepared transaction is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,12 +72,12 @@ impl Shared {
         end: End,
         coming: Coming,
         coordinator: &str,
-        gtid: Gtid,
+        key: BranchKey,
     ) -> Result<Ended, PostgresError> {
         let mut waited = Duration::ZERO;
         let mut pause = Duration::from_millis(10);
         loop {
-            match self.try_to_end(end, coming, coordinator, gtid).await {
+            match self.try_to_end(end, coming, coordinator, key).await {
                 Err(PostgresError::Busy { .. }) if waited < BUSY_MAX => {
                     tokio::time::sleep(pause).await;
                     waited += pause;
@@ -93,10 +93,10 @@ impl Shared {
         end: End,
         coming: Coming,
         coordinator: &str,
-        gtid: Gtid,
+        key: BranchKey,
     ) -> Result<Ended, PostgresError> {
         let gid_in = |session: &Session| {
-            Prefix::new(coordinator, session.database, &self.participant).map(|prefix| prefix.gid(gtid))
+            Prefix::new(coordinator, session.database, &self.participant).map(|prefix| prefix.gid(key))
         };
         crash_point!(END_DUE, return Err(PostgresError::NoAnswer { doing: end.doing(), waited_ms: 0 }));
         // After a lost connection it is sent again, and then finds nothing if the first one had

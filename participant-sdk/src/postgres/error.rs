@@ -79,11 +79,6 @@ pub enum PostgresError {
          and look for forgotten ones in pg_prepared_xacts"
     )]
     TooManyPrepared(#[source] sqlx::Error),
-    /// This transaction's branch was aborted before its work began.
-    #[error(
-        "the branch of this transaction has been aborted: answer the call with an error, and have the initiator begin a new transaction"
-    )]
-    AbortedBefore,
     /// Another session is preparing or ending this prepared transaction now.
     #[error("another session is preparing or ending {gid} now")]
     Busy {

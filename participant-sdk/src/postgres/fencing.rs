@@ -14,7 +14,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use assent_protocol::Gtid;
+use assent_protocol::BranchKey;
 
 use super::barrier::{Barrier, BranchRecord, TOMBSTONE_MARK};
 use super::connections::{ANSWER_WITHIN, Backend};
@@ -36,34 +36,34 @@ impl Shared {
         &self,
         barrier: &Barrier,
         coordinator: &str,
-        gtid: Gtid,
+        key: BranchKey,
     ) -> Result<BranchRecord, PostgresError> {
         let mut waited = Duration::ZERO;
         loop {
-            self.end(End::RollBack, Coming::IsFenced, coordinator, gtid).await?;
-            match self.bury(barrier, gtid).await? {
+            self.end(End::RollBack, Coming::IsFenced, coordinator, key).await?;
+            match self.bury(barrier, key).await? {
                 Some(record) => return Ok(record),
                 None if waited < BUSY_MAX => waited += WAIT_MAX,
-                None => return Err(self.busy(coordinator, gtid).await),
+                None => return Err(self.busy(coordinator, key).await),
             }
         }
     }
 
     /// Commits the tombstone, or finds what stands in its place; `None` if another transaction held
     /// its key to the end.
-    async fn bury(&self, barrier: &Barrier, gtid: Gtid) -> Result<Option<BranchRecord>, PostgresError> {
+    async fn bury(&self, barrier: &Barrier, key: BranchKey) -> Result<Option<BranchRecord>, PostgresError> {
         let doing = "write the tombstone of a branch";
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
         let waiting = checkout.session.backend;
-        let message = barrier.tombstone_message(gtid, &self.participant, WAIT_MAX.as_millis());
+        let message = barrier.tombstone_message(key, &self.participant, WAIT_MAX.as_millis());
         let written = tokio::select! {
             biased;
             written = checkout.session.execute(doing, message) => written?,
-            never = self.terminate_holders(gtid, waiting) => match never {},
+            never = self.terminate_holders(key, waiting) => match never {},
         };
         let record = match written {
             Ok(written) if written.rows_affected() == 1 => Some(BranchRecord::Aborted),
-            Ok(_) => barrier.branch_record(&mut checkout.session.connection, gtid, &self.participant).await?,
+            Ok(_) => barrier.branch_record(&mut checkout.session.connection, key, &self.participant).await?,
             Err(error) if sqlstate_of(&error).as_deref() == Some(sqlstate::LOCK_NOT_AVAILABLE) => {
                 checkout.session.execute(doing, "rollback".into()).await?.map_err(PostgresError::statement(doing))?;
                 None
@@ -76,12 +76,12 @@ impl Shared {
 
     /// Goes on for as long as it is polled: who has the key next may be another attempt at the same
     /// branch.
-    async fn terminate_holders(&self, gtid: Gtid, waiting: Backend) -> Infallible {
+    async fn terminate_holders(&self, key: BranchKey, waiting: Backend) -> Infallible {
         loop {
             tokio::time::sleep(PATIENCE).await;
             if let Err(error) = self.terminate_holder(waiting).await {
                 let error = &error as &dyn std::error::Error;
-                tracing::debug!(%gtid, error, "the work of an aborted branch is waited for");
+                tracing::debug!(gtid = %key.gtid, branch = %key.id, error, "the work of an aborted branch is waited for");
             }
         }
     }
@@ -107,10 +107,10 @@ impl Shared {
         Ok(())
     }
 
-    async fn busy(&self, coordinator: &str, gtid: Gtid) -> PostgresError {
+    async fn busy(&self, coordinator: &str, key: BranchKey) -> PostgresError {
         let gid = async {
             let checkout = self.ends.acquire(ANSWER_WITHIN).await?;
-            let gid = Prefix::new(coordinator, checkout.session.database, &self.participant)?.gid(gtid);
+            let gid = Prefix::new(coordinator, checkout.session.database, &self.participant)?.gid(key);
             checkout.release();
             Ok(gid)
         };

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use assent_protocol::Gtid;
 use assent_protocol::two_phase::EarlyVote;
+use assent_protocol::{BranchId, BranchKey, Gtid};
+use rand::RngExt;
 use sqlx::PgConnection;
 
-use super::barrier::BranchRecord;
 use super::connections::Checkout;
 use super::ending::{Coming, End};
 use super::error::PostgresError;
@@ -30,13 +30,13 @@ pub trait Enlist: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`EnlistError`]. After [`EnlistError::Unknown`] it goes on asking what became of the branch,
     /// and calls the participant's hooks with the answer, as for any branch in doubt.
-    fn enlist(&self, gtid: Gtid, vote: EarlyVote) -> impl Future<Output = Result<(), EnlistError>> + Send;
+    fn enlist(&self, key: BranchKey, vote: EarlyVote) -> impl Future<Output = Result<(), EnlistError>> + Send;
 }
 
 impl Enlist for Assent {
-    fn enlist(&self, gtid: Gtid, vote: EarlyVote) -> impl Future<Output = Result<(), EnlistError>> + Send {
+    fn enlist(&self, key: BranchKey, vote: EarlyVote) -> impl Future<Output = Result<(), EnlistError>> + Send {
         // The inherent one.
-        Self::enlist(self, gtid, vote)
+        Self::enlist(self, key, vote)
     }
 }
 
@@ -77,33 +77,32 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     /// # Errors
     /// [`PostgresError::AlreadyPrepared`] when this participant has a prepared branch in the
     /// transaction: the call came twice, or a second one belongs to the same transaction.
-    /// [`PostgresError::AbortedBefore`] when it is recorded that the branch was aborted. Others
-    /// when no transaction can be begun.
+    /// Others when no transaction can be begun.
     pub async fn begin(&self, context: &Context) -> Result<PostgresGuard, PostgresError> {
         let coordinator = self.shared.started_for()?;
         let time_left = time_left(context, SystemTime::now());
         let mut checkout = self.shared.works.begin(time_left).await?;
         let expiry = Expiry::arm(&self.shared, context.gtid, checkout.session.backend, time_left);
-        let gid = Prefix::new(coordinator, checkout.session.database, &self.shared.participant)?.gid(context.gtid);
-        // Otherwise the work would wait for the locks of its own branch.
-        let mut known =
-            preparing::is_prepared(&mut checkout.session, &gid).await?.then_some(PostgresError::AlreadyPrepared);
+        let key = new_branch(context);
+        let prefix = Prefix::new(coordinator, checkout.session.database, &self.shared.participant)?;
+        let gid = prefix.gid(key);
+        // Otherwise the work would wait for the locks of another branch of its own transaction.
+        let mut known = preparing::has_prepared(&mut checkout.session, &prefix.of_transaction(context.gtid))
+            .await?
+            .then_some(PostgresError::AlreadyPrepared);
         if known.is_none()
             && let Some(barrier) = &self.shared.recorded_in
         {
             let connection = &mut checkout.session.connection;
-            known = match barrier.record_branch(connection, context.gtid, &self.shared.participant).await? {
-                Some(BranchRecord::Committed) => Some(PostgresError::AlreadyPrepared),
-                Some(BranchRecord::Aborted) => Some(PostgresError::AbortedBefore),
-                None => None,
-            };
+            let recorded = barrier.record_branch(connection, key, &self.shared.participant).await?;
+            known = recorded.map(|_| PostgresError::AlreadyPrepared);
         }
         let open = Open { checkout, expiry };
         if let Some(known) = known {
             open.roll_back().await;
             return Err(known);
         }
-        Ok(PostgresGuard { shared: Arc::clone(&self.shared), gtid: context.gtid, gid, open: Some(open) })
+        Ok(PostgresGuard { shared: Arc::clone(&self.shared), key, gid, open: Some(open) })
     }
 }
 
@@ -118,7 +117,7 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
 #[must_use = "dropping the guard rolls its work back"]
 pub struct PostgresGuard {
     shared: Arc<Shared>,
-    gtid: Gtid,
+    key: BranchKey,
     gid: Gid,
     /// Present until the guard is consumed or dropped.
     open: Option<Open>,
@@ -145,7 +144,12 @@ impl Open {
 impl PostgresGuard {
     /// The transaction.
     pub fn gtid(&self) -> Gtid {
-        self.gtid
+        self.key.gtid
+    }
+
+    /// Which branch of the transaction this is. Every guard is one of its own.
+    pub fn key(&self) -> BranchKey {
+        self.key
     }
 
     /// The connection to do the work on, within the transaction.
@@ -194,7 +198,7 @@ impl PostgresGuard {
                 return Err(error.into());
             }
         }
-        match assent.enlist(self.gtid, EarlyVote::Yes).await {
+        match assent.enlist(self.key, EarlyVote::Yes).await {
             Ok(()) => Ok(()),
             // There is a branch of this name already that may rest on what is prepared here. It
             // will end both.
@@ -217,14 +221,14 @@ impl PostgresGuard {
     /// done at once. Should the process die over it, it is found in doubt at the next start.
     async fn roll_back_prepared(&self) {
         let Ok(coordinator) = self.shared.started_for() else { return };
-        if self.shared.end(End::RollBack, Coming::MayCome, coordinator, self.gtid).await.is_ok() {
+        if self.shared.end(End::RollBack, Coming::MayCome, coordinator, self.key).await.is_ok() {
             return;
         }
-        let (shared, coordinator, gtid) = (Arc::clone(&self.shared), coordinator.to_owned(), self.gtid);
+        let (shared, coordinator, key) = (Arc::clone(&self.shared), coordinator.to_owned(), self.key);
         tokio::spawn(async move {
             let mut pause = Duration::from_millis(100);
-            while let Err(error) = shared.end(End::RollBack, Coming::MayCome, &coordinator, gtid).await {
-                tracing::warn!(%gtid, %error, "a prepared transaction that takes no part is still to be rolled back");
+            while let Err(error) = shared.end(End::RollBack, Coming::MayCome, &coordinator, key).await {
+                tracing::warn!(gtid = %key.gtid, branch = %key.id, %error, "a prepared transaction that takes no part is still to be rolled back");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(10));
             }
@@ -244,6 +248,12 @@ impl Drop for PostgresGuard {
             runtime.spawn(open.roll_back());
         }
     }
+}
+
+/// No other branch has the same identity, be it one of the same call that came twice.
+fn new_branch(context: &Context) -> BranchKey {
+    let epoch = context.epoch.unwrap_or_default();
+    BranchKey { gtid: context.gtid, id: BranchId { epoch, number: rand::rng().random_range(1..=u64::MAX) } }
 }
 
 /// How long a branch may stay open that begins after its transaction's deadline by this machine's
@@ -267,8 +277,12 @@ mod tests {
     #[test]
     fn a_branch_may_be_open_until_the_deadline() {
         let gtid = "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a gtid");
-        let context =
-            |deadline_unix_ms| Context { gtid, coordinator: "http://localhost:7420".into(), deadline_unix_ms };
+        let context = |deadline_unix_ms| Context {
+            gtid,
+            coordinator: "http://localhost:7420".into(),
+            deadline_unix_ms,
+            epoch: None,
+        };
         let now = UNIX_EPOCH + Duration::from_millis(10_000);
         assert_eq!(time_left(&context(None), now), Duration::ZERO);
         assert_eq!(time_left(&context(Some(12_500)), now), Duration::from_millis(2_500));

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use assent_protocol::Gtid;
+use assent_protocol::BranchKey;
 
 use super::ending::End;
 
@@ -40,21 +40,21 @@ pub(super) struct Ends {
 
 #[derive(Debug, Default)]
 struct Remembered {
-    ends: HashMap<Gtid, End>,
+    ends: HashMap<BranchKey, End>,
     /// The oldest first.
-    order: VecDeque<Gtid>,
+    order: VecDeque<BranchKey>,
 }
 
 impl Ends {
     /// This process has ended the branch as it was ordered to. What it rolls back by itself says
     /// nothing of the branch: another instance may have prepared it since.
-    pub(super) fn remember(&self, gtid: Gtid, end: End) {
+    pub(super) fn remember(&self, key: BranchKey, end: End) {
         // It is whole after every change, but for the age of one end.
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.ends.insert(gtid, end).is_some() {
+        if remembered.ends.insert(key, end).is_some() {
             return;
         }
-        remembered.order.push_back(gtid);
+        remembered.order.push_back(key);
         if remembered.order.len() > REMEMBERED_MAX
             && let Some(oldest) = remembered.order.pop_front()
         {
@@ -64,9 +64,9 @@ impl Ends {
 
     /// How a branch without a record has ended that is to end this way and is not prepared. A
     /// hazard where nobody knows: then as ordered.
-    pub(super) fn of_unrecorded(&self, gtid: Gtid, ordered: End) -> End {
+    pub(super) fn of_unrecorded(&self, key: BranchKey, ordered: End) -> End {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(end) = remembered.ends.get(&gtid) {
+        if let Some(end) = remembered.ends.get(&key) {
             return *end;
         }
         let count = match ordered {
@@ -75,7 +75,8 @@ impl Ends {
         };
         count.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(
-            %gtid,
+            gtid = %key.gtid,
+            branch = %key.id,
             ordered = ordered.name(),
             "an end finds no prepared branch, and no record tells how it ended: it is taken to have ended as ordered"
         );
@@ -89,19 +90,21 @@ impl Ends {
 
 #[cfg(test)]
 mod tests {
+    use assent_protocol::{BranchId, Gtid};
+
     use super::*;
 
-    fn gtid() -> Gtid {
-        Gtid::new(uuid::Uuid::now_v7()).expect("a UUID of version 7")
+    fn branch() -> BranchKey {
+        BranchKey { gtid: Gtid::new(uuid::Uuid::now_v7()).expect("a UUID of version 7"), id: BranchId::NONE }
     }
 
     #[test]
     fn as_many_ends_are_remembered_as_there_is_room_for() {
-        let (ends, first, last) = (Ends::default(), gtid(), gtid());
+        let (ends, first, last) = (Ends::default(), branch(), branch());
         ends.remember(first, End::Commit);
         assert_eq!(ends.of_unrecorded(first, End::RollBack), End::Commit);
         for _ in 1..REMEMBERED_MAX {
-            ends.remember(gtid(), End::Commit);
+            ends.remember(branch(), End::Commit);
         }
         assert_eq!(ends.hazards(), Hazards::default());
         for _ in 0..2 {

@@ -46,9 +46,9 @@ fn message_of(gid: &str) -> String {
     format!("savepoint assent; set constraints all immediate; reset role; prepare transaction '{gid}'")
 }
 
-/// How long that is for any transaction of a participant.
+/// How long that is at most for a branch of a participant.
 pub(super) fn message_bytes(prefix: &Prefix) -> usize {
-    message_of("").len() + prefix.gid_bytes()
+    message_of("").len() + prefix.gid_bytes_max()
 }
 
 /// Prepares the transaction that is open on the connection. The connection goes back, or is closed
@@ -112,6 +112,21 @@ pub(super) async fn is_prepared(session: &mut Session, gid: &Gid) -> Result<bool
         .fetch_one(&mut session.connection)
         .await
         .map_err(PostgresError::statement("look for a prepared transaction"))
+}
+
+/// Whether a branch of a transaction is prepared, in this database: one whose gid is this, or begins
+/// with this and a colon.
+pub(super) async fn has_prepared(session: &mut Session, transaction: &str) -> Result<bool, PostgresError> {
+    sqlx::query_scalar(
+        "select exists (
+             select from pg_prepared_xacts
+             where database = current_database() and (gid = $1 or starts_with(gid, $1 || ':'))
+         )",
+    )
+    .bind(transaction)
+    .fetch_one(&mut session.connection)
+    .await
+    .map_err(PostgresError::statement("look for a prepared transaction"))
 }
 
 /// The transaction did not reach its end. Where Postgres said so, it is rolled back.

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use assent_protocol::{Gtid, ParticipantName};
+use assent_protocol::{BranchKey, ParticipantName};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
@@ -193,7 +193,11 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     ///
     /// # Errors
     /// [`PostgresError`], when the database cannot be asked.
-    pub async fn in_doubt_for(&self, about: &Coordinator, prepared_for: Duration) -> Result<Vec<Gtid>, PostgresError> {
+    pub async fn in_doubt_for(
+        &self,
+        about: &Coordinator,
+        prepared_for: Duration,
+    ) -> Result<Vec<BranchKey>, PostgresError> {
         self.shared.in_doubt(about, prepared_for).await
     }
 }
@@ -265,9 +269,9 @@ impl Shared {
     }
 
     /// What the record says of the branch.
-    async fn record_of(&self, barrier: &Barrier, gtid: Gtid) -> Result<Option<BranchRecord>, PostgresError> {
+    async fn record_of(&self, barrier: &Barrier, key: BranchKey) -> Result<Option<BranchRecord>, PostgresError> {
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
-        let record = barrier.branch_record(&mut checkout.session.connection, gtid, &self.participant).await?;
+        let record = barrier.branch_record(&mut checkout.session.connection, key, &self.participant).await?;
         checkout.release();
         Ok(record)
     }
@@ -289,7 +293,7 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
         self.shared.check(branch)?;
         let mut checkout = self.shared.works.begin(branch.timeout()).await?;
         let gid =
-            Prefix::new(&branch.coordinator().id, checkout.session.database, branch.participant())?.gid(branch.gtid());
+            Prefix::new(&branch.coordinator().id, checkout.session.database, branch.participant())?.gid(branch.key());
         match self.work_on(branch, &mut checkout, &gid).await {
             Ok(worked) => Ok((checkout, gid, worked)),
             Err(Failed::Returned(error)) => {
@@ -308,7 +312,7 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
         let connection = &mut checkout.session.connection;
         let mut work = pin!(async {
             if let Some(barrier) = &self.shared.recorded_in
-                && let Some(record) = barrier.record_branch(connection, branch.gtid(), branch.participant()).await?
+                && let Some(record) = barrier.record_branch(connection, branch.key(), branch.participant()).await?
             {
                 return Ok(Worked::EndedBefore(record));
             }
@@ -387,17 +391,17 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
 
     async fn commit(&self, branch: &Branch) -> Result<(), BoxError> {
         self.shared.check(branch)?;
-        let ended = self.shared.end(End::Commit, Coming::IsFenced, &branch.coordinator().id, branch.gtid()).await?;
+        let ended = self.shared.end(End::Commit, Coming::IsFenced, &branch.coordinator().id, branch.key()).await?;
         match (ended, &self.shared.recorded_in) {
             (Ended::Now, _) => {
-                self.shared.ended.remember(branch.gtid(), End::Commit);
+                self.shared.ended.remember(branch.key(), End::Commit);
                 Ok(())
             }
-            (Ended::Before, None) => match self.shared.ended.of_unrecorded(branch.gtid(), End::Commit) {
+            (Ended::Before, None) => match self.shared.ended.of_unrecorded(branch.key(), End::Commit) {
                 End::Commit => Ok(()),
                 End::RollBack => Err(Heuristic::Aborted.into()),
             },
-            (Ended::Before, Some(barrier)) => match self.shared.record_of(barrier, branch.gtid()).await? {
+            (Ended::Before, Some(barrier)) => match self.shared.record_of(barrier, branch.key()).await? {
                 Some(BranchRecord::Committed) => Ok(()),
                 Some(BranchRecord::Aborted) | None => Err(Heuristic::Aborted.into()),
             },
@@ -406,21 +410,21 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
 
     async fn abort(&self, branch: &Branch) -> Result<(), BoxError> {
         self.shared.check(branch)?;
-        let (coordinator, gtid) = (&branch.coordinator().id, branch.gtid());
+        let (coordinator, key) = (&branch.coordinator().id, branch.key());
         let Some(barrier) = &self.shared.recorded_in else {
-            let ended = self.shared.end(End::RollBack, Coming::MayCome, coordinator, gtid).await?;
+            let ended = self.shared.end(End::RollBack, Coming::MayCome, coordinator, key).await?;
             return match ended {
                 Ended::Now => {
-                    self.shared.ended.remember(gtid, End::RollBack);
+                    self.shared.ended.remember(key, End::RollBack);
                     Ok(())
                 }
-                Ended::Before => match self.shared.ended.of_unrecorded(gtid, End::RollBack) {
+                Ended::Before => match self.shared.ended.of_unrecorded(key, End::RollBack) {
                     End::RollBack => Ok(()),
                     End::Commit => Err(Heuristic::Committed.into()),
                 },
             };
         };
-        match self.shared.abort_recorded(barrier, coordinator, gtid).await? {
+        match self.shared.abort_recorded(barrier, coordinator, key).await? {
             BranchRecord::Aborted => Ok(()),
             BranchRecord::Committed => Err(Heuristic::Committed.into()),
         }
@@ -430,7 +434,7 @@ impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, 
         Ok(self.shared.start(about).await?)
     }
 
-    async fn in_doubt(&self, about: &Coordinator) -> Result<Vec<Gtid>, BoxError> {
+    async fn in_doubt(&self, about: &Coordinator) -> Result<Vec<BranchKey>, BoxError> {
         Ok(self.shared.in_doubt(about, Duration::ZERO).await?)
     }
 

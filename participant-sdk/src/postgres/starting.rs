@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use assent_protocol::Gtid;
+use assent_protocol::BranchKey;
 use sqlx::Row as _;
 
 use super::connections::{ANSWER_WITHIN, Checkout};
@@ -90,7 +90,7 @@ impl Shared {
         &self,
         about: &Coordinator,
         prepared_for: Duration,
-    ) -> Result<Vec<Gtid>, PostgresError> {
+    ) -> Result<Vec<BranchKey>, PostgresError> {
         self.serve(about)?;
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
         let prefix = Prefix::new(&about.id, checkout.session.database, &self.participant)?;
@@ -110,11 +110,11 @@ impl Shared {
         .await
         .map_err(PostgresError::statement("list the prepared transactions"))?;
         checkout.release();
-        let mut gtids = Vec::with_capacity(rows.len());
+        let mut branches = Vec::with_capacity(rows.len());
         for row in rows {
             let unreadable = PostgresError::statement("list the prepared transactions");
             let gid: String = row.try_get("gid").map_err(&unreadable)?;
-            let Some(gtid) = prefix.gtid_of(&gid) else {
+            let Some(branch) = prefix.branch_of(&gid) else {
                 tracing::warn!(
                     gid,
                     "a prepared transaction looks like this participant's and is not: it is left alone"
@@ -131,9 +131,9 @@ impl Shared {
                     "this branch can only be ended by the role that prepared it: connect as that role"
                 );
             }
-            gtids.push(gtid);
+            branches.push(branch);
         }
-        Ok(gtids)
+        Ok(branches)
     }
 }
 

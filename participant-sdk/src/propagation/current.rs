@@ -39,7 +39,7 @@ pub fn current() -> Option<Context> {
 /// # }
 /// # let gtid = "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a gtid");
 /// # tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(example(
-/// #     Context { gtid, coordinator: "localhost:7420".into(), deadline_unix_ms: None }));
+/// #     Context { gtid, coordinator: "localhost:7420".into(), deadline_unix_ms: None, epoch: None }));
 /// ```
 pub fn with_context<F: Future>(context: impl Into<Option<Context>>, future: F) -> impl Future<Output = F::Output> {
     enter(context.into().map(Arc::new), future)

@@ -1,8 +1,8 @@
 //! Carrying the transaction through HTTP and gRPC calls.
 //!
-//! A transaction's [`Context`] travels in three headers, which are metadata on gRPC: `assent-gtid`,
-//! `assent-coordinator` and `assent-deadline`. The initiator's client writes them, and the called service reads them
-//! and takes part.
+//! A transaction's [`Context`] travels in four headers, which are metadata on gRPC: `assent-gtid`,
+//! `assent-coordinator`, `assent-deadline` and `assent-epoch`. The initiator's client writes them, and the called service
+//! reads them and takes part.
 //!
 //! | you have | use |
 //! |---|---|
@@ -39,7 +39,9 @@ mod current;
 mod refused;
 pub mod server;
 
-pub use assent_proto::context::{COORDINATOR_HEADER, Context, DEADLINE_HEADER, GTID_HEADER, InvalidContext, Problem};
+pub use assent_proto::context::{
+    COORDINATOR_HEADER, Context, DEADLINE_HEADER, EPOCH_HEADER, GTID_HEADER, InvalidContext, Problem,
+};
 pub use current::{current, with_context};
 pub use refused::CallRefused;
 
@@ -55,6 +57,7 @@ mod tests {
             gtid: "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a gtid"),
             coordinator: "http://coordinator-1:7420".into(),
             deadline_unix_ms: Some(200_000_000_000_000),
+            epoch: None,
         }
     }
 

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
-use assent_protocol::{Gtid, GtidMap, ParticipantName};
+use assent_protocol::{BranchKey, Gtid, GtidMap, ParticipantName};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::store::{Identity, Kept, Recalled, Store, VoterStoreError, Write, durable};
-use crate::journal::{Beginning, Change, JournalFile, Kind, Payload, Verdict};
+use crate::journal::{Beginning, Change, JournalFile, Kind, Payload, Verdict, whole};
 
 /// A voter's state in a local file, for participants whose data is not in Postgres.
 ///
@@ -77,7 +77,7 @@ impl FileVoters {
         if let Some(record) = self.memory().records.get(&gtid) {
             return Ok(Some(Arc::clone(record)));
         }
-        self.file.payload(gtid).map(|payload| decode(gtid, &payload).map(Arc::new)).transpose()
+        self.file.payload(whole(gtid)).map(|payload| decode(gtid, &payload).map(Arc::new)).transpose()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -94,7 +94,7 @@ impl FileVoters {
                     Some(rest) => memory.rest.insert(rest),
                     None => memory.rest.insert(Rest::of(record)),
                 };
-                Change::Placed(record.gtid, rest.payload(&record.state))
+                Change::Placed(whole(record.gtid), rest.payload(&record.state))
             }
         }
     }
@@ -120,7 +120,8 @@ impl FileVoters {
 
     fn records(&self) -> Result<Vec<VoterRecord>, VoterStoreError> {
         let noted = |gtid| self.memory().records.get(&gtid).map(|record| VoterRecord::clone(record));
-        let record = |(gtid, payload): (Gtid, Bytes)| noted(gtid).map_or_else(|| decode(gtid, &payload), Ok);
+        let record =
+            |(key, payload): (BranchKey, Bytes)| noted(key.gtid).map_or_else(|| decode(key.gtid, &payload), Ok);
         self.file.all().into_iter().map(record).collect()
     }
 
@@ -181,7 +182,7 @@ impl Store for FileVoters {
                 Verdict::Written => {
                     let (gtid, id) = (record.gtid, record.id());
                     // Another append, or its end, may have come between the flush and this.
-                    if self.file.begins_with(gtid, &beginning(&record.state)) {
+                    if self.file.begins_with(whole(gtid), &beginning(&record.state)) {
                         memory.records.insert(gtid, record);
                     }
                     Ok(durable(id))
@@ -202,7 +203,7 @@ impl Store for FileVoters {
     fn note(&self, Write { record, before }: &Write) -> bool {
         let mut memory = self.memory();
         // It may have moved on meanwhile, or have been forgotten.
-        let stands = before.is_some_and(|before| self.file.begins_with(record.gtid, &beginning(&before)));
+        let stands = before.is_some_and(|before| self.file.begins_with(whole(record.gtid), &beginning(&before)));
         if stands {
             memory.records.insert(record.gtid, Arc::clone(record));
             memory.noted.extend(before.map(|before| (Instant::now(), record.gtid, before)));
@@ -221,11 +222,11 @@ impl Store for FileVoters {
                 if self.memory().is_decided(*gtid) {
                     return true;
                 }
-                let state = self.file.payload(*gtid).and_then(|payload| state(*gtid, &payload).ok());
+                let state = self.file.payload(whole(*gtid)).and_then(|payload| state(*gtid, &payload).ok());
                 state.is_some_and(|state| state.standing.decision().is_some())
             };
             let gtids: Vec<Gtid> = gtids.into_iter().filter(may_go).collect();
-            let ends = gtids.iter().map(|gtid| Change::Ended(*gtid)).collect();
+            let ends = gtids.iter().map(|gtid| Change::Ended(whole(*gtid))).collect();
             let ended: Result<Vec<Verdict>, _> = self.file.append_all(ends).await.into_iter().collect();
             ended?;
             let mut memory = self.memory();
@@ -300,7 +301,7 @@ fn standing_number(standing: Standing) -> u8 {
 }
 
 fn begun(gtid: Gtid, before: &VoterState, after: &VoterState) -> Change {
-    Change::Begun { gtid, before: beginning(before), beginning: beginning(after) }
+    Change::Begun { key: whole(gtid), before: beginning(before), beginning: beginning(after) }
 }
 
 /// What the payload of a record in this state begins with.

@@ -9,6 +9,7 @@ fn context() -> Context {
         gtid: GTID.parse().expect("a gtid"),
         coordinator: "http://coordinator-1:7420".into(),
         deadline_unix_ms: Some(1_767_225_600_000),
+        epoch: Some(Epoch(7)),
     }
 }
 
@@ -38,10 +39,12 @@ fn a_context_survives_the_headers() {
         ["http://coordinator-1:7420", "https://a.b.c", "localhost:7420", "[::1]:7420", "http://[::1]:7420/"]
     {
         for deadline_unix_ms in [None, Some(0), Some(DEADLINE_UNIX_MS_MAX)] {
-            let context = Context { coordinator: coordinator.into(), deadline_unix_ms, ..context() };
-            let mut headers = HeaderMap::new();
-            context.write(&mut headers).expect("a fit context");
-            assert_eq!(Context::read(&headers), Ok(Some(context)));
+            for epoch in [None, Some(Epoch(0)), Some(Epoch(u64::MAX))] {
+                let context = Context { coordinator: coordinator.into(), deadline_unix_ms, epoch, ..context() };
+                let mut headers = written();
+                context.write(&mut headers).expect("a fit context");
+                assert_eq!(Context::read(&headers), Ok(Some(context)));
+            }
         }
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! An abort commits a *tombstone* under the same key. The two exclude one another whichever comes
 //! first, since the key is unique: work whose PREPARE was held up on its way, or has yet to begin,
-//! finds the tombstone and can never commit. A tombstone is a record whose output says so, which
-//! the table took from its first version on. As every row, it goes with [`Barrier::clean_up`], when
+//! finds the tombstone and can never commit. As every row, it goes with [`Barrier::clean_up`], when
 //! the transaction has ended and `unchanged_for` has passed.
+//!
+//! The record of a branch without an identity stands among the steps: it was prepared before
+//! branches had one.
 
-use assent_protocol::{Gtid, ParticipantName};
+use assent_protocol::{BranchKey, ParticipantName};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::table::WHOLE_BRANCH;
@@ -22,8 +24,8 @@ pub(in crate::postgres) enum BranchRecord {
     Aborted,
 }
 
-/// The output of a tombstone. The record of a branch that has committed has none.
-const TOMBSTONE: &str = "aborted";
+/// What the output of a tombstone for a branch without an identity says.
+pub(super) const UNIDENTIFIED_TOMBSTONE: &str = "aborted";
 
 /// What the message that writes a tombstone begins with, in `pg_stat_activity`.
 pub(in crate::postgres) const TOMBSTONE_MARK: &str = "/* assent tombstone */";
@@ -34,40 +36,37 @@ impl Barrier {
     pub(in crate::postgres) async fn record_branch(
         &self,
         connection: &mut PgConnection,
-        gtid: Gtid,
+        key: BranchKey,
         participant: &ParticipantName,
     ) -> Result<Option<BranchRecord>, BarrierError> {
         let recorded = sqlx::query(AssertSqlSafe(self.table.record_branch.clone()))
-            .bind(gtid.as_uuid())
+            .bind(key.gtid.as_uuid())
             .bind(participant.as_str())
+            .bind(key.id.to_string())
             .execute(&mut *connection)
             .await
             .map_err(BarrierError::statement("record a branch"))?;
         if recorded.rows_affected() == 1 {
             return Ok(None);
         }
-        self.branch_record(connection, gtid, participant).await?.map(Some).ok_or(BarrierError::Ended)
+        self.branch_record(connection, key, participant).await?.map(Some).ok_or(BarrierError::Ended)
     }
 
     /// The committed record of the branch; `None` if there is none.
     pub(in crate::postgres) async fn branch_record(
         &self,
         connection: &mut PgConnection,
-        gtid: Gtid,
+        key: BranchKey,
         participant: &ParticipantName,
     ) -> Result<Option<BranchRecord>, BarrierError> {
-        let known: Option<(bool, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(self.table.look_up.clone()))
-            .bind(gtid.as_uuid())
+        let is_aborted: Option<bool> = sqlx::query_scalar(AssertSqlSafe(self.table.look_up_branch.clone()))
+            .bind(key.gtid.as_uuid())
             .bind(participant.as_str())
-            .bind(WHOLE_BRANCH)
+            .bind(key.id.to_string())
             .fetch_optional(connection)
             .await
             .map_err(BarrierError::statement("look up a branch"))?;
-        Ok(known.map(
-            |(_, output)| {
-                if output == TOMBSTONE.as_bytes() { BranchRecord::Aborted } else { BranchRecord::Committed }
-            },
-        ))
+        Ok(is_aborted.map(|is_aborted| if is_aborted { BranchRecord::Aborted } else { BranchRecord::Committed }))
     }
 
     /// The message that commits a tombstone unless there is a record, whose transaction it waits
@@ -75,16 +74,26 @@ impl Barrier {
     /// their types.
     pub(in crate::postgres) fn tombstone_message(
         &self,
-        gtid: Gtid,
+        key: BranchKey,
         participant: &ParticipantName,
         wait_max_ms: u128,
     ) -> String {
-        let table = &self.table.name;
+        let (table, branches, BranchKey { gtid, id }) = (&self.table.name, &self.table.branches, key);
+        let insert = if id.is_none() {
+            format!(
+                "insert into {table} (gtid, participant, step, executed_at, output) \
+                 values ('{gtid}', '{participant}', {WHOLE_BRANCH}, clock_timestamp(), '{UNIDENTIFIED_TOMBSTONE}') \
+                 on conflict (gtid, participant, step) do nothing"
+            )
+        } else {
+            format!(
+                "insert into {branches} (gtid, participant, branch, is_aborted) \
+                 values ('{gtid}', '{participant}', '{id}', true) on conflict (gtid, participant, branch) do nothing"
+            )
+        };
         format!(
             "{TOMBSTONE_MARK} begin isolation level read committed; set local lock_timeout = {wait_max_ms}; \
-             insert into {table} (gtid, participant, step, executed_at, output) \
-             values ('{gtid}', '{participant}', {WHOLE_BRANCH}, clock_timestamp(), '{TOMBSTONE}') \
-             on conflict (gtid, participant, step) do nothing; commit"
+             {insert}; commit"
         )
     }
 }

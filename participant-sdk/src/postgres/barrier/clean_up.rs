@@ -76,14 +76,14 @@ impl Barrier {
             if ended.is_empty() {
                 continue;
             }
-            deleted += sqlx::query(AssertSqlSafe(self.table.delete_ended.clone()))
+            let rows: i64 = sqlx::query_scalar(AssertSqlSafe(self.table.delete_ended.clone()))
                 .bind(ended)
                 .bind(participant.as_str())
                 .bind(unchanged_for.as_secs_f64())
-                .execute(pool)
+                .fetch_one(pool)
                 .await
-                .map_err(BarrierError::statement("delete ended steps"))?
-                .rows_affected();
+                .map_err(BarrierError::statement("delete ended steps"))?;
+            deleted += rows.unsigned_abs();
         }
     }
 }
