@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use assent_proto::session::{BranchReport, FromClient, FromReplica, StepAnswer, StepOrder};
-use assent_protocol::branch::Message;
+use assent_protocol::branch::{HookEnd, Message};
 use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::three_phase::{Roster, Seat, StoreId};
 use assent_protocol::two_phase::Vote as Verdict;
-use assent_protocol::{Epoch, Gtid};
+use assent_protocol::{BranchId, Epoch, Gtid};
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 
@@ -20,6 +20,8 @@ use crate::{Assent, BoxError, Branch, Compensated, Executed, Participant, SagaPa
 
 const DEADLINE: Duration = Duration::from_secs(60);
 pub(super) const EPOCH: Epoch = Epoch(1);
+/// Which branch each order is about, where one is enough.
+pub(super) const BRANCH: BranchId = BranchId { epoch: EPOCH, number: 31 };
 
 /// A resource with one row. A branch that is prepared holds the row's lock until it ends.
 #[derive(Clone)]
@@ -76,6 +78,7 @@ async fn joined(hub: &Hub, row: &HotRow, hooks_max: usize) -> Assent {
 fn prepare_under(epoch: Epoch, gtid: Gtid) -> FromReplica {
     FromReplica::Prepare {
         gtid,
+        branch: BRANCH,
         epoch,
         payload: Bytes::new(),
         timeout_ms: 60_000,
@@ -90,15 +93,16 @@ pub(super) fn prepare(gtid: Gtid) -> FromReplica {
 }
 
 pub(super) fn commit(gtid: Gtid) -> FromReplica {
-    FromReplica::CommitBranch { gtid, epoch: EPOCH }
+    FromReplica::CommitBranch { gtid, branch: BRANCH, epoch: EPOCH }
 }
 
 pub(super) fn is_yes(message: &FromClient, of: Gtid) -> bool {
-    *message == FromClient::branch(of, Message::Vote(Verdict::Yes))
+    *message == FromClient::branch(of, BRANCH, Message::Vote(Verdict::Yes))
 }
 
 pub(super) fn is_acknowledgement(message: &FromClient, of: Gtid) -> bool {
-    matches!(message, FromClient::Branch(BranchReport { gtid, message: Message::Acknowledge(_) }) if *gtid == of)
+    matches!(message, FromClient::Branch(BranchReport { gtid, message: Message::Acknowledge(acknowledgement), .. })
+        if *gtid == of && matches!(acknowledgement.end, HookEnd::Ended(_)))
 }
 
 pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -151,7 +155,7 @@ async fn an_abort_takes_back_a_prepare_that_waits_for_a_place() {
     let (holder, waiters) = row_with_waiters(&mut hub, &row, 1).await;
     let queued = mint();
     hub.tell("bank-a", prepare(queued));
-    hub.tell("bank-a", FromReplica::AbortBranch { gtid: queued, epoch: EPOCH });
+    hub.tell("bank-a", FromReplica::AbortBranch { gtid: queued, branch: BRANCH, epoch: EPOCH });
     hub.expect("an acknowledgement", |message| is_acknowledgement(message, queued)).await;
     hub.tell("bank-a", commit(holder));
     hub.expect("a yes", |message| is_yes(message, waiters[0])).await;
@@ -182,7 +186,7 @@ async fn an_end_of_a_lower_epoch_takes_nothing_back() {
     let (holder, waiters) = row_with_waiters(&mut hub, &row, 1).await;
     let queued = mint();
     hub.tell("bank-a", prepare_under(Epoch(2), queued));
-    hub.tell("bank-a", FromReplica::AbortBranch { gtid: queued, epoch: EPOCH });
+    hub.tell("bank-a", FromReplica::AbortBranch { gtid: queued, branch: BRANCH, epoch: EPOCH });
     for gtid in [holder, waiters[0]] {
         hub.tell("bank-a", commit(gtid));
         hub.expect("an acknowledgement", |message| is_acknowledgement(message, gtid)).await;
@@ -205,15 +209,31 @@ async fn an_abort_takes_back_a_prepare_of_three_phases_too() {
         .await
         .expect("joins");
     let store = assent.voter().expect("it has one").id();
-    let seat =
-        Seat { participant: name.parse().expect("a name"), address: address.parse().expect("an address"), store };
+    let seat = Seat {
+        participant: name.parse().expect("a name"),
+        branch: BRANCH,
+        address: address.parse().expect("an address"),
+        store,
+    };
     let roster = Some(Roster::new(vec![seat], StoreId(7)).expect("a roster"));
     row_with_waiters(&mut hub, &row, 1).await;
     let queued = mint();
     let FromReplica::Prepare { epoch, payload, timeout_ms, .. } = prepare(queued) else { unreachable!("it is one") };
     let (one_phase, is_prepared) = (false, false);
-    hub.tell(name, FromReplica::Prepare { gtid: queued, epoch, payload, timeout_ms, one_phase, roster, is_prepared });
-    hub.tell(name, FromReplica::AbortBranch { gtid: queued, epoch: EPOCH });
+    hub.tell(
+        name,
+        FromReplica::Prepare {
+            gtid: queued,
+            branch: BRANCH,
+            epoch,
+            payload,
+            timeout_ms,
+            one_phase,
+            roster,
+            is_prepared,
+        },
+    );
+    hub.tell(name, FromReplica::AbortBranch { gtid: queued, branch: BRANCH, epoch: EPOCH });
     hub.expect("an acknowledgement", |message| is_acknowledgement(message, queued)).await;
     assert!(row.was_called(queued, "abort") && !row.was_called(queued, "prepare"));
 }

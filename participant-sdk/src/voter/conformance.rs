@@ -23,6 +23,7 @@ fn me() -> ParticipantName {
 fn roster(store: StoreId) -> Roster {
     let seat = |name: &str, store| Seat {
         participant: name.parse().expect("a name"),
+        branch: BranchId { epoch: Epoch(7), number: u64::MAX },
         address: "http://127.0.0.1:7421".parse().expect("an address"),
         store,
     };

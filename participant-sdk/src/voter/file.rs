@@ -370,6 +370,7 @@ mod tests {
     fn record(gtid: Gtid, state: VoterState, before: Option<VoterState>) -> VoterRecord {
         let seat = Seat {
             participant: name("bank-a"),
+            branch: BranchId { epoch: Epoch(7), number: u64::MAX },
             address: "http://127.0.0.1:7421".parse().expect("an address"),
             store: StoreId(u128::MAX - 1),
         };

@@ -8,10 +8,10 @@ use std::time::Duration;
 use assent_proto::session::{FromClient, FromReplica};
 use assent_protocol::branch::Message;
 use assent_protocol::three_phase::{Request, Roster, Seat, StoreId};
-use assent_protocol::{Decision, Gtid};
+use assent_protocol::{BranchKey, Decision, Gtid};
 use tokio::sync::Semaphore;
 
-use super::super::tests::{EPOCH, commit, eventually, is_acknowledgement, is_yes, prepare};
+use super::super::tests::{BRANCH, EPOCH, commit, eventually, is_acknowledgement, is_yes, prepare};
 use crate::assent::mint;
 use crate::voter::store::Store as _;
 use crate::voter::tests::hub::Hub;
@@ -88,7 +88,7 @@ impl Participant for Shelf {
         self.prepared.lock().expect("no panic").remove(&branch.gtid());
         Ok(())
     }
-    async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<Gtid>, BoxError> {
+    async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<BranchKey>, BoxError> {
         let list = self.lists.fetch_add(1, SeqCst);
         if (1..=self.failures).contains(&list) {
             assert!(list % 2 == 1, "the test wants a panic");
@@ -96,12 +96,12 @@ impl Participant for Shelf {
         }
         let mut listed: Vec<Gtid> = self.prepared.lock().expect("no panic").iter().copied().collect();
         listed.extend(self.fleeting.lock().expect("no panic").drain());
-        Ok(listed)
+        Ok(listed.into_iter().map(|gtid| BranchKey { gtid, id: BRANCH }).collect())
     }
 }
 
 fn is_inquiry(message: &FromClient, about: Gtid) -> bool {
-    *message == FromClient::branch(about, Message::Inquire)
+    *message == FromClient::branch(about, BRANCH, Message::Inquire)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +112,7 @@ async fn a_branch_that_another_instance_left_prepared_is_asked_about_and_ends() 
         let left = mint();
         shelf.leave(left);
         hub.expect("an inquiry", |message| is_inquiry(message, left)).await;
-        hub.tell("bank-a", FromReplica::AbortBranch { gtid: left, epoch: EPOCH });
+        hub.tell("bank-a", FromReplica::AbortBranch { gtid: left, branch: BRANCH, epoch: EPOCH });
         hub.expect("an acknowledgement", |message| is_acknowledgement(message, left)).await;
         assert!(shelf.was_called(left, "abort"));
     }
@@ -184,7 +184,7 @@ async fn what_was_left_after_a_vote_in_three_phases_is_taken_up_by_its_record() 
     let assent = shelf.builder(&hub).voter(voters.clone(), address).connect().await.expect("joins");
     let me: assent_protocol::ParticipantName = name.parse().expect("a name");
     let store = assent.voter().expect("it has one").id();
-    let seat = Seat { participant: me.clone(), address: address.parse().expect("an address"), store };
+    let seat = Seat { participant: me.clone(), branch: BRANCH, address: address.parse().expect("an address"), store };
     let roster = Roster::new(vec![seat], StoreId(7)).expect("a roster");
 
     // Another instance votes, with the same store.

@@ -30,6 +30,7 @@ use hub::Hub;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 const EPOCH: Epoch = Epoch(1);
+const BRANCH: BranchId = BranchId { epoch: EPOCH, number: 31 };
 
 /// A resource that survives its process.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +64,7 @@ impl Participant for Resource {
         self.end(branch.gtid(), Decision::Abort);
         Ok(())
     }
-    async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<Gtid>, BoxError> {
+    async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<BranchKey>, BoxError> {
         Ok(self.prepared.lock().expect("no panic").iter().copied().collect())
     }
 }
@@ -134,7 +135,7 @@ impl Site {
 
     fn seat(&self) -> Seat {
         let address = self.address.parse().expect("an address");
-        Seat { participant: self.name.clone(), address, store: self.store_id() }
+        Seat { participant: self.name.clone(), branch: BRANCH, address, store: self.store_id() }
     }
 }
 
@@ -145,6 +146,7 @@ fn roster(sites: &[&Site]) -> Roster {
 fn prepare(gtid: Gtid, roster: &Roster) -> FromReplica {
     FromReplica::Prepare {
         gtid,
+        branch: BRANCH,
         epoch: EPOCH,
         payload: bytes::Bytes::new(),
         timeout_ms: 10_000,
@@ -163,7 +165,7 @@ fn voter_message(message: &FromClient) -> Option<&VoterMessage> {
 }
 
 fn is_yes(message: &FromClient, of: Gtid) -> bool {
-    *message == FromClient::branch(of, Message::Vote(Verdict::Yes))
+    *message == FromClient::branch(of, BRANCH, Message::Vote(Verdict::Yes))
 }
 
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -247,6 +249,7 @@ impl GatedSite {
             .expect("joins");
         let seat = Seat {
             participant: "bank-a".parse().expect("a name"),
+            branch: BRANCH,
             address: address.parse().expect("an address"),
             store: assent.voter().expect("it has one").id(),
         };
@@ -272,7 +275,7 @@ async fn a_yes_leaves_once_it_is_durable_and_the_branch_ends_once_the_outcome_is
     let stored = site.store.load(gtid).await.expect("reads");
     assert_eq!(stored.map(|record| record.state.standing), Some(Standing::Waiting));
 
-    site.hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    site.hub.tell("bank-a", FromReplica::CommitBranch { gtid, branch: BRANCH, epoch: EPOCH });
     site.asked_for(2).await;
     assert_eq!(site.resource.ended(gtid), None, "an end that is not durable");
     site.gate.notify_one();
@@ -298,7 +301,7 @@ async fn an_outcome_waits_for_the_acceptance_that_is_under_way() {
     let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
     site.hub.tell("bank-a", FromReplica::AskVoter { gtid, request });
     site.asked_for(2).await;
-    site.hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    site.hub.tell("bank-a", FromReplica::CommitBranch { gtid, branch: BRANCH, epoch: EPOCH });
     site.hub.tell("bank-a", prepare(other, &site.roster));
     site.asked_for(3).await;
     assert_eq!(site.writes.load(SeqCst), 3, "the acceptance, and the other one's vote");
@@ -327,7 +330,7 @@ async fn votes_alone(hub: &mut Hub, site: &Site) -> Gtid {
 
 /// Bank A is told to commit, and does.
 async fn commits(hub: &mut Hub, gtid: Gtid) {
-    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    hub.tell("bank-a", FromReplica::CommitBranch { gtid, branch: BRANCH, epoch: EPOCH });
     hub.expect("an acknowledgement", |message| matches!(branch_message(message), Some(Message::Acknowledge(_)))).await;
 }
 
@@ -341,7 +344,11 @@ async fn a_record_that_is_kept_too_long_is_told_to_the_log() {
     commits(&mut hub, gtid).await;
     site.restart(hub.address()).await;
     let is_told = |message: &FromClient| {
-        *message == FromClient::voter(gtid, VoterMessage::AskLog(Request::Decided(Decision::Commit)))
+        *message
+            == FromClient::voter(
+                gtid,
+                VoterMessage::AskLog { branch: BRANCH, request: Request::Decided(Decision::Commit) },
+            )
     };
     hub.expect("the outcome, for the log", is_told).await;
     hub.tell("bank-a", FromReplica::ForgetVoters { gtids: vec![gtid] });
@@ -370,7 +377,10 @@ async fn a_commit_over_a_pre_commit_is_learnt_once_more_after_a_restart() {
     // It does not inquire, since an abort may be presumed where the transaction is forgotten: the log is asked by one that knows of every vote.
     let is_asked = |message: &FromClient| {
         message.gtid() == Some(gtid)
-            && matches!(voter_message(message), Some(VoterMessage::AskLog(Request::Join { has_voted: true, .. })))
+            && matches!(
+                voter_message(message),
+                Some(VoterMessage::AskLog { request: Request::Join { has_voted: true, .. }, .. })
+            )
     };
     hub.expect("a question to the log", is_asked).await;
     assert!(!hub.has_heard(|message| branch_message(message) == Some(&Message::Inquire)).await);
@@ -438,10 +448,10 @@ async fn a_minority_waits_and_ends_when_it_is_told() {
     }
     other.stop().await;
     // It leads, in vain, and asks the log, which does not answer.
-    hub.expect("a question to the log", |message| matches!(voter_message(message), Some(VoterMessage::AskLog(_))))
+    hub.expect("a question to the log", |message| matches!(voter_message(message), Some(VoterMessage::AskLog { .. })))
         .await;
     assert_eq!(one.resource.ended(gtid), None);
-    hub.tell("bank-a", FromReplica::AbortBranch { gtid, epoch: EPOCH });
+    hub.tell("bank-a", FromReplica::AbortBranch { gtid, branch: BRANCH, epoch: EPOCH });
     eventually("it ends", || one.resource.ended(gtid) == Some(Decision::Abort)).await;
 }
 
@@ -495,13 +505,16 @@ async fn a_two_phase_branch_keeps_its_yes_although_the_participant_has_a_voter()
         unreachable!("it is one")
     };
     let (one_phase, is_prepared) = (false, false);
-    hub.tell("bank-a", FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase, roster: None, is_prepared });
+    hub.tell(
+        "bank-a",
+        FromReplica::Prepare { gtid, branch: BRANCH, epoch, payload, timeout_ms, one_phase, roster: None, is_prepared },
+    );
     hub.expect("a yes", |message| is_yes(message, gtid)).await;
     let address = hub.address().to_owned();
     site.restart(&address).await;
-    hub.expect("a question", |message| *message == FromClient::branch(gtid, Message::Inquire)).await;
+    hub.expect("a question", |message| *message == FromClient::branch(gtid, BRANCH, Message::Inquire)).await;
     assert_eq!(site.resource.ended(gtid), None);
-    hub.tell("bank-a", FromReplica::CommitBranch { gtid, epoch: EPOCH });
+    hub.tell("bank-a", FromReplica::CommitBranch { gtid, branch: BRANCH, epoch: EPOCH });
     eventually("it commits", || site.resource.ended(gtid) == Some(Decision::Commit)).await;
 }
 
