@@ -7,6 +7,7 @@
 
 mod refused;
 mod size;
+mod version;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -23,17 +24,7 @@ use crate::two_phase::{CarriedBranch, EarlyVote};
 
 pub use refused::{Code, Reason, Refused};
 pub use size::{MESSAGE_BYTES_MAX, payload_bytes};
-
-/// The newest version of the session protocol that this crate speaks.
-///
-/// | version | what is new |
-/// |---|---|
-/// | 1 | the first; refused, since its branches have no identity and its acknowledgements do not say of what |
-/// | 2 | branch ids; acknowledgements with decision, epoch and failure; a range of versions in Hello |
-pub const PROTOCOL_VERSION: u32 = 2;
-
-/// The oldest version of the session protocol that this crate speaks.
-pub const PROTOCOL_VERSION_MIN: u32 = 2;
+pub use version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, PROTOCOL_VERSIONS, agreed_version};
 
 /// The most bytes of one frame: the default limit of gRPC implementations, so that clients in any
 /// language can talk.

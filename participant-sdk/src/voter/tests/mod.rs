@@ -65,7 +65,7 @@ impl Participant for Resource {
         Ok(())
     }
     async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<BranchKey>, BoxError> {
-        Ok(self.prepared.lock().expect("no panic").iter().copied().collect())
+        Ok(self.prepared.lock().expect("no panic").iter().map(|gtid| BranchKey { gtid: *gtid, id: BRANCH }).collect())
     }
 }
 
