@@ -4,7 +4,7 @@
 
 use assent_protocol::three_phase::voter::{Answer, Bar, Proposal, Request, Standing};
 use assent_protocol::three_phase::{Ballot, NodeId, PeerAddress, Roster, Seat, StoreId};
-use assent_protocol::{Decision, Gtid, Name, ParticipantName};
+use assent_protocol::{BranchId, Decision, Epoch, Gtid, Name, ParticipantName};
 use bytes::Bytes;
 
 use crate::identity::sixteen_bytes;
@@ -196,8 +196,12 @@ impl TryFrom<v1::Seat> for Seat {
     fn try_from(seat: v1::Seat) -> Result<Self, Malformed> {
         let participant =
             Name::new(&seat.participant).map_err(|error| malformed("Seat", format!("participant {error}")))?;
+        // Absent in a roster that was stored before branches had an id.
+        let branch = seat.branch.map_or(Ok(BranchId::NONE), |branch| {
+            branch.try_into().map_err(|nested: Malformed| malformed("Seat", nested.problem))
+        })?;
         let (address, store) = place("Seat", &seat.address, &seat.store_id)?;
-        Ok(Self { participant, address, store })
+        Ok(Self { participant, branch, address, store })
     }
 }
 
@@ -207,7 +211,28 @@ impl From<Seat> for v1::Seat {
             participant: seat.participant.into(),
             address: seat.address.into(),
             store_id: number_bytes(seat.store.0),
+            branch: (!seat.branch.is_none()).then(|| seat.branch.into()),
         }
+    }
+}
+
+impl TryFrom<v1::BranchId> for BranchId {
+    type Error = Malformed;
+
+    /// # Errors
+    /// [`Malformed`] if it has a number and no epoch, which no branch has.
+    fn try_from(branch: v1::BranchId) -> Result<Self, Malformed> {
+        if branch.epoch == 0 && branch.number != 0 {
+            let problem = "branch has a number and the epoch 0, which no replica has: give the epoch it began under";
+            return Err(malformed("BranchId", problem));
+        }
+        Ok(Self { epoch: Epoch(branch.epoch), number: branch.number })
+    }
+}
+
+impl From<BranchId> for v1::BranchId {
+    fn from(branch: BranchId) -> Self {
+        Self { number: branch.number, epoch: branch.epoch.0 }
     }
 }
 
@@ -256,7 +281,7 @@ fn decision(message: &'static str, number: i32) -> Result<Decision, Malformed> {
     }
 }
 
-fn decision_to_wire(decision: Decision) -> i32 {
+pub(crate) fn decision_to_wire(decision: Decision) -> i32 {
     match decision {
         Decision::Commit => v1::Decision::Commit.into(),
         Decision::Abort => v1::Decision::Abort.into(),

@@ -1,6 +1,6 @@
 //! A client's messages, read and written.
 
-use assent_protocol::branch::Message;
+use assent_protocol::branch::{Acknowledgement, HookEnd, Message};
 use assent_protocol::saga::{Definition, StepResult};
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
 use assent_protocol::{Epoch, InstanceId};
@@ -11,8 +11,12 @@ use super::{
 };
 use crate::text::one_line;
 use crate::v1;
+use crate::v1::acknowledge::End;
+use crate::v1::branch_report::Kind as ReportKind;
 use crate::v1::client_message::Kind;
-use crate::voter::{number_bytes, place};
+use crate::v1::request::Ask as AskKind;
+use crate::v1::voter_report::Kind as VoterKind;
+use crate::voter::{decision_to_wire, number_bytes, place};
 
 impl TryFrom<v1::ClientMessage> for FromClient {
     type Error = Malformed;
@@ -23,31 +27,11 @@ impl TryFrom<v1::ClientMessage> for FromClient {
         match message.kind {
             Some(Kind::Hello(hello)) => read_hello(hello),
             Some(Kind::Heartbeat(v1::Heartbeat {})) => Ok(Self::Heartbeat),
-            Some(Kind::Begin(begin)) => read_begin(&begin),
-            Some(Kind::Commit(commit)) => read_commit(commit),
-            Some(Kind::Abort(abort)) => read_abort(abort),
-            Some(Kind::StartSaga(start)) => read_start_saga(start),
-            Some(Kind::Await(request)) => read_await(&request),
-            Some(Kind::Enlist(enlist)) => read_enlist(&enlist),
-            Some(Kind::Vote(vote)) => read_vote(vote),
-            Some(Kind::Acknowledge(acknowledge)) => read_acknowledge(&acknowledge),
-            Some(Kind::Inquire(inquire)) => {
-                let gtid = Reading::message("Inquire").gtid(&inquire.gtid)?;
-                Ok(Self::branch(gtid, Message::Inquire))
-            }
-            Some(Kind::StepAnswer(answer)) => read_step_answer(answer),
-            Some(Kind::VoterAnswered(answered)) => {
-                let reading = Reading::message("VoterAnswered");
-                let answer = answered.answer.ok_or_else(|| reading.malformed("answer is not given"))?;
-                Ok(Self::voter(reading.gtid(&answered.gtid)?, VoterMessage::Answered(answer.try_into()?)))
-            }
-            Some(Kind::AskLog(ask)) => {
-                let reading = Reading::message("AskLog");
-                let request = ask.request.ok_or_else(|| reading.malformed("request is not given"))?;
-                Ok(Self::voter(reading.gtid(&ask.gtid)?, VoterMessage::AskLog(request.try_into()?)))
-            }
-            None => Err(Reading::message("ClientMessage")
-                .malformed("it is empty, or of a kind that this version does not know: set exactly one")),
+            Some(Kind::Request(request)) => read_request(request),
+            Some(Kind::Branch(report)) => read_report(report),
+            Some(Kind::Step(answer)) => read_step_answer(answer),
+            Some(Kind::Voter(report)) => read_voter_report(report),
+            None => Err(Reading::message("ClientMessage").empty()),
         }
     }
 }
@@ -70,10 +54,18 @@ fn read_hello(hello: v1::Hello) -> Result<FromClient, Malformed> {
         }
         None => None,
     };
+    let newest = hello.protocol_version;
+    let oldest = if hello.protocol_version_min == 0 { newest } else { hello.protocol_version_min };
+    if oldest > newest {
+        return Err(reading.malformed(format!(
+            "protocol_version_min is {oldest} and protocol_version {newest}: the oldest version that the client \
+             speaks is not newer than its newest"
+        )));
+    }
     Ok(FromClient::Hello(Hello {
         participant,
         instance: InstanceId(hello.instance_id),
-        protocol_version: hello.protocol_version,
+        protocol_versions: oldest..=newest,
         token: hello.token,
         one_phase: hello.one_phase,
         sdk: one_line(hello.sdk),
@@ -81,20 +73,29 @@ fn read_hello(hello: v1::Hello) -> Result<FromClient, Malformed> {
     }))
 }
 
-fn read_begin(begin: &v1::Begin) -> Result<FromClient, Malformed> {
-    let v1::Begin { request_id, gtid, timeout_ms, protocol, first_epoch } = begin;
-    let reading = Reading::request("Begin", *request_id);
-    let (gtid, protocol) = (reading.gtid(gtid)?, reading.commit_protocol(*protocol)?);
-    Ok(FromClient::request(
-        *request_id,
-        gtid,
-        Ask::Begin { timeout_ms: *timeout_ms, protocol, first_epoch: epoch_if_given(*first_epoch) },
-    ))
+fn read_request(request: v1::Request) -> Result<FromClient, Malformed> {
+    let v1::Request { request_id, gtid, ask } = request;
+    let reading = |message| Reading::request(message, request_id);
+    let gtid = reading("Request").gtid(&gtid)?;
+    let ask = match ask {
+        Some(AskKind::Begin(begin)) => read_begin(reading("Begin"), begin)?,
+        Some(AskKind::Commit(commit)) => read_commit(reading("Commit"), commit)?,
+        Some(AskKind::Abort(v1::Abort { reason })) => Ask::Abort { reason: one_line(reason) },
+        Some(AskKind::StartSaga(start)) => read_start_saga(reading("StartSaga"), start)?,
+        Some(AskKind::Await(v1::Await { wait })) => Ask::Await { wait: reading("Await").wait(wait)? },
+        Some(AskKind::Enlist(enlist)) => read_enlist(reading("Enlist"), enlist)?,
+        None => return Err(reading("Request").empty()),
+    };
+    Ok(FromClient::request(request_id, gtid, ask))
 }
 
-fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
-    let reading = Reading::request("Commit", commit.request_id);
-    let gtid = reading.gtid(&commit.gtid)?;
+fn read_begin(reading: Reading, begin: v1::Begin) -> Result<Ask, Malformed> {
+    let v1::Begin { timeout_ms, protocol, first_epoch } = begin;
+    let protocol = reading.commit_protocol(protocol)?;
+    Ok(Ask::Begin { timeout_ms, protocol, first_epoch: epoch_if_given(first_epoch) })
+}
+
+fn read_commit(reading: Reading, commit: v1::Commit) -> Result<Ask, Malformed> {
     let attempt = reading.attempt(commit.attempt)?;
     let wait = reading.wait(commit.wait)?;
     let protocol = reading.commit_protocol(commit.protocol)?;
@@ -107,38 +108,23 @@ fn read_commit(commit: v1::Commit) -> Result<FromClient, Malformed> {
         })
         .collect::<Result<_, Malformed>>()?;
     let (begun, timeout_ms, first_epoch) = (commit.begun, commit.timeout_ms, epoch_if_given(commit.first_epoch));
-    let ask = Ask::Commit(Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch });
-    Ok(FromClient::request(commit.request_id, gtid, ask))
+    Ok(Ask::Commit(Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch }))
 }
 
 fn epoch_if_given(epoch: u64) -> Option<Epoch> {
     (epoch != 0).then_some(Epoch(epoch))
 }
 
-fn read_abort(abort: v1::Abort) -> Result<FromClient, Malformed> {
-    let gtid = Reading::request("Abort", abort.request_id).gtid(&abort.gtid)?;
-    Ok(FromClient::request(abort.request_id, gtid, Ask::Abort { reason: one_line(abort.reason) }))
-}
-
-fn read_start_saga(start: v1::StartSaga) -> Result<FromClient, Malformed> {
-    let reading = Reading::request("StartSaga", start.request_id);
-    let gtid = reading.gtid(&start.gtid)?;
+fn read_start_saga(reading: Reading, start: v1::StartSaga) -> Result<Ask, Malformed> {
     let attempt = reading.attempt(start.attempt)?;
     let wait = reading.wait(start.wait)?;
     let definition = start.definition.ok_or_else(|| reading.malformed("definition is not given"))?;
     let definition = Definition::try_from(definition).map_err(|nested| reading.malformed(nested.problem))?;
-    Ok(FromClient::request(start.request_id, gtid, Ask::StartSaga { definition, wait, attempt }))
+    Ok(Ask::StartSaga { definition, wait, attempt })
 }
 
-fn read_await(request: &v1::Await) -> Result<FromClient, Malformed> {
-    let v1::Await { request_id, gtid, wait } = request;
-    let reading = Reading::request("Await", *request_id);
-    Ok(FromClient::request(*request_id, reading.gtid(gtid)?, Ask::Await { wait: reading.wait(*wait)? }))
-}
-
-fn read_enlist(enlist: &v1::Enlist) -> Result<FromClient, Malformed> {
-    let reading = Reading::request("Enlist", enlist.request_id);
-    let gtid = reading.gtid(&enlist.gtid)?;
+fn read_enlist(reading: Reading, enlist: v1::Enlist) -> Result<Ask, Malformed> {
+    let branch = reading.branch(enlist.branch)?;
     let vote = match v1::VoteKind::try_from(enlist.vote) {
         Ok(v1::VoteKind::Yes) => EarlyVote::Yes,
         Ok(v1::VoteKind::ReadOnly) => EarlyVote::ReadOnly,
@@ -154,35 +140,50 @@ fn read_enlist(enlist: &v1::Enlist) -> Result<FromClient, Malformed> {
         }
         Err(_) => return Err(reading.unknown_number("vote", enlist.vote)),
     };
-    Ok(FromClient::request(enlist.request_id, gtid, Ask::Enlist { vote }))
+    Ok(Ask::Enlist { branch, vote })
 }
 
-fn read_vote(vote: v1::Vote) -> Result<FromClient, Malformed> {
+fn read_report(report: v1::BranchReport) -> Result<FromClient, Malformed> {
+    let reading = Reading::message("BranchReport");
+    let (gtid, branch) = (reading.gtid(&report.gtid)?, reading.branch(report.branch)?);
+    let message = match report.kind {
+        Some(ReportKind::Vote(vote)) => Message::Vote(read_vote(vote)?),
+        Some(ReportKind::Acknowledge(acknowledge)) => Message::Acknowledge(read_acknowledge(acknowledge)?),
+        Some(ReportKind::Inquire(v1::Inquire {})) => Message::Inquire,
+        None => return Err(reading.empty()),
+    };
+    Ok(FromClient::branch(gtid, branch, message))
+}
+
+fn read_vote(vote: v1::Vote) -> Result<Vote, Malformed> {
     let reading = Reading::message("Vote");
-    let gtid = reading.gtid(&vote.gtid)?;
-    let vote = match v1::VoteKind::try_from(vote.vote) {
-        Ok(v1::VoteKind::Yes) => Vote::Yes,
-        Ok(v1::VoteKind::ReadOnly) => Vote::ReadOnly,
-        Ok(v1::VoteKind::No) => Vote::No(one_line(vote.reason)),
-        Ok(v1::VoteKind::Unknown) => Vote::Unknown(one_line(vote.reason)),
-        Ok(v1::VoteKind::Committed) => Vote::Committed,
-        Ok(v1::VoteKind::Unspecified) => return Err(reading.malformed("vote is not given")),
-        Err(_) => return Err(reading.unknown_number("vote", vote.vote)),
-    };
-    Ok(FromClient::branch(gtid, Message::Vote(vote)))
+    match v1::VoteKind::try_from(vote.vote) {
+        Ok(v1::VoteKind::Yes) => Ok(Vote::Yes),
+        Ok(v1::VoteKind::ReadOnly) => Ok(Vote::ReadOnly),
+        Ok(v1::VoteKind::No) => Ok(Vote::No(one_line(vote.reason))),
+        Ok(v1::VoteKind::Unknown) => Ok(Vote::Unknown(one_line(vote.reason))),
+        Ok(v1::VoteKind::Committed) => Ok(Vote::Committed),
+        Ok(v1::VoteKind::Unspecified) => Err(reading.malformed("vote is not given")),
+        Err(_) => Err(reading.unknown_number("vote", vote.vote)),
+    }
 }
 
-fn read_acknowledge(acknowledge: &v1::Acknowledge) -> Result<FromClient, Malformed> {
+fn read_acknowledge(acknowledge: v1::Acknowledge) -> Result<Acknowledgement, Malformed> {
     let reading = Reading::message("Acknowledge");
-    let gtid = reading.gtid(&acknowledge.gtid)?;
-    let result = match v1::BranchResult::try_from(acknowledge.result) {
-        Ok(v1::BranchResult::Done) => BranchResult::Done,
-        Ok(v1::BranchResult::HeuristicCommitted) => BranchResult::HeuristicCommitted,
-        Ok(v1::BranchResult::HeuristicAborted) => BranchResult::HeuristicAborted,
-        Ok(v1::BranchResult::Unspecified) => return Err(reading.malformed("result is not given")),
-        Err(_) => return Err(reading.unknown_number("result", acknowledge.result)),
+    let decision = reading.decision(acknowledge.decision)?;
+    let epoch = reading.epoch(acknowledge.epoch)?;
+    let end = match acknowledge.end {
+        Some(End::Result(number)) => HookEnd::Ended(match v1::BranchResult::try_from(number) {
+            Ok(v1::BranchResult::Done) => BranchResult::Done,
+            Ok(v1::BranchResult::HeuristicCommitted) => BranchResult::HeuristicCommitted,
+            Ok(v1::BranchResult::HeuristicAborted) => BranchResult::HeuristicAborted,
+            Ok(v1::BranchResult::Unspecified) => return Err(reading.malformed("result is not given")),
+            Err(_) => return Err(reading.unknown_number("result", number)),
+        }),
+        Some(End::Failure(error)) => HookEnd::Failed(one_line(error)),
+        None => return Err(reading.malformed("end is not given: set exactly one of result, failure")),
     };
-    Ok(FromClient::branch(gtid, Message::Acknowledge(result)))
+    Ok(Acknowledgement { decision, epoch, end })
 }
 
 fn read_step_answer(answer: v1::StepAnswer) -> Result<FromClient, Malformed> {
@@ -206,6 +207,22 @@ fn read_step_answer(answer: v1::StepAnswer) -> Result<FromClient, Malformed> {
     Ok(FromClient::Step(StepAnswer { gtid, epoch, step, compensation, attempt, result, is_final }))
 }
 
+fn read_voter_report(report: v1::VoterReport) -> Result<FromClient, Malformed> {
+    let reading = Reading::message("VoterReport");
+    let gtid = reading.gtid(&report.gtid)?;
+    let message = match report.kind {
+        Some(VoterKind::Answered(answer)) => VoterMessage::Answered(answer.try_into()?),
+        Some(VoterKind::AskLog(ask)) => {
+            let reading = Reading::message("AskLog");
+            let branch = reading.branch(ask.branch)?;
+            let request = ask.request.ok_or_else(|| reading.malformed("request is not given"))?.try_into()?;
+            VoterMessage::AskLog { branch, request }
+        }
+        None => return Err(reading.empty()),
+    };
+    Ok(FromClient::voter(gtid, message))
+}
+
 impl From<FromClient> for v1::ClientMessage {
     fn from(message: FromClient) -> Self {
         Self { kind: Some(message.into()) }
@@ -217,31 +234,29 @@ impl From<FromClient> for Kind {
         match message {
             FromClient::Hello(hello) => Self::Hello(hello.into()),
             FromClient::Heartbeat => Self::Heartbeat(v1::Heartbeat {}),
-            FromClient::Request(request) => request.into(),
-            FromClient::Branch(report) => report.into(),
-            FromClient::Step(answer) => Self::StepAnswer(answer.into()),
-            FromClient::Voter(VoterReport { gtid, message: VoterMessage::Answered(answer) }) => {
-                Self::VoterAnswered(v1::VoterAnswered { gtid: gtid_bytes(gtid), answer: Some(answer.into()) })
-            }
-            FromClient::Voter(VoterReport { gtid, message: VoterMessage::AskLog(request) }) => {
-                Self::AskLog(v1::AskLog { gtid: gtid_bytes(gtid), request: Some(request.into()) })
-            }
+            FromClient::Request(request) => Self::Request(request.into()),
+            FromClient::Branch(report) => Self::Branch(report.into()),
+            FromClient::Step(answer) => Self::Step(answer.into()),
+            FromClient::Voter(report) => Self::Voter(report.into()),
         }
     }
 }
 
-impl From<Request> for Kind {
+impl From<Request> for v1::Request {
     fn from(Request { request_id, gtid, ask }: Request) -> Self {
-        let gtid = gtid_bytes(gtid);
+        Self { request_id, gtid: gtid_bytes(gtid), ask: Some(ask.into()) }
+    }
+}
+
+impl From<Ask> for AskKind {
+    fn from(ask: Ask) -> Self {
         match ask {
             Ask::Begin { timeout_ms, protocol, first_epoch } => {
                 let protocol = v1::Protocol::from(protocol).into();
                 let first_epoch = first_epoch.map_or(0, |epoch| epoch.0);
-                Self::Begin(v1::Begin { request_id, gtid, timeout_ms, protocol, first_epoch })
+                Self::Begin(v1::Begin { timeout_ms, protocol, first_epoch })
             }
             Ask::Commit(commit) => Self::Commit(v1::Commit {
-                request_id,
-                gtid,
                 branches: commit.branches.into_iter().map(v1::CarriedBranch::from).collect(),
                 attempt: commit.attempt,
                 begun: commit.begun,
@@ -250,39 +265,62 @@ impl From<Request> for Kind {
                 protocol: v1::Protocol::from(commit.protocol).into(),
                 first_epoch: commit.first_epoch.map_or(0, |epoch| epoch.0),
             }),
-            Ask::Abort { reason } => Self::Abort(v1::Abort { request_id, gtid, reason }),
+            Ask::Abort { reason } => Self::Abort(v1::Abort { reason }),
             Ask::StartSaga { definition, wait, attempt } => Self::StartSaga(v1::StartSaga {
-                request_id,
-                gtid,
                 definition: Some(definition.into()),
                 wait: v1::Wait::from(wait).into(),
                 attempt,
             }),
-            Ask::Await { wait } => Self::Await(v1::Await { request_id, gtid, wait: v1::Wait::from(wait).into() }),
-            Ask::Enlist { vote } => {
+            Ask::Await { wait } => Self::Await(v1::Await { wait: v1::Wait::from(wait).into() }),
+            Ask::Enlist { branch, vote } => {
                 let vote = match vote {
                     EarlyVote::Yes => v1::VoteKind::Yes,
                     EarlyVote::ReadOnly => v1::VoteKind::ReadOnly,
                 };
-                Self::Enlist(v1::Enlist { request_id, gtid, vote: vote.into() })
+                Self::Enlist(v1::Enlist { branch: Some(branch.into()), vote: vote.into() })
             }
         }
     }
 }
 
-impl From<BranchReport> for Kind {
-    fn from(BranchReport { gtid, message }: BranchReport) -> Self {
-        let gtid = gtid_bytes(gtid);
+impl From<BranchReport> for v1::BranchReport {
+    fn from(BranchReport { gtid, branch, message }: BranchReport) -> Self {
+        Self { gtid: gtid_bytes(gtid), branch: Some(branch.into()), kind: Some(message.into()) }
+    }
+}
+
+impl From<Message> for ReportKind {
+    fn from(message: Message) -> Self {
         match message {
             Message::Vote(vote) => {
                 let (vote, reason) = vote_to_wire(vote);
-                Self::Vote(v1::Vote { gtid, vote: vote.into(), reason })
+                Self::Vote(v1::Vote { vote: vote.into(), reason })
             }
-            Message::Acknowledge(result) => {
-                Self::Acknowledge(v1::Acknowledge { gtid, result: v1::BranchResult::from(result).into() })
+            Message::Acknowledge(Acknowledgement { decision, epoch, end }) => {
+                let end = match end {
+                    HookEnd::Ended(result) => End::Result(v1::BranchResult::from(result).into()),
+                    HookEnd::Failed(error) => End::Failure(error),
+                };
+                Self::Acknowledge(v1::Acknowledge {
+                    decision: decision_to_wire(decision),
+                    epoch: epoch.0,
+                    end: Some(end),
+                })
             }
-            Message::Inquire => Self::Inquire(v1::Inquire { gtid }),
+            Message::Inquire => Self::Inquire(v1::Inquire {}),
         }
+    }
+}
+
+impl From<VoterReport> for v1::VoterReport {
+    fn from(VoterReport { gtid, message }: VoterReport) -> Self {
+        let kind = match message {
+            VoterMessage::Answered(answer) => VoterKind::Answered(answer.into()),
+            VoterMessage::AskLog { branch, request } => {
+                VoterKind::AskLog(v1::AskLog { branch: Some(branch.into()), request: Some(request.into()) })
+            }
+        };
+        Self { gtid: gtid_bytes(gtid), kind: Some(kind) }
     }
 }
 
@@ -311,7 +349,8 @@ impl From<Hello> for v1::Hello {
         Self {
             participant: hello.participant.map(String::from).unwrap_or_default(),
             instance_id: hello.instance.0,
-            protocol_version: hello.protocol_version,
+            protocol_version: *hello.protocol_versions.end(),
+            protocol_version_min: *hello.protocol_versions.start(),
             token: hello.token,
             one_phase: hello.one_phase,
             sdk: hello.sdk,

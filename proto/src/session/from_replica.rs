@@ -1,8 +1,11 @@
 //! A replica's messages, read and written.
 
+use assent_protocol::{BranchId, Epoch, Gtid};
+
 use super::shared::{Reading, gtid_bytes, outputs_to_wire};
 use super::{Code, FORGOTTEN_MAX, FromReplica, Malformed, Refused, Reply, StepOrder, Welcome, roster};
 use crate::v1;
+use crate::v1::branch_order::Kind as OrderKind;
 use crate::v1::server_message::Kind;
 
 impl TryFrom<v1::ServerMessage> for FromReplica {
@@ -16,29 +19,7 @@ impl TryFrom<v1::ServerMessage> for FromReplica {
             Some(Kind::Welcome(welcome)) => read_welcome(welcome),
             Some(Kind::Heartbeat(v1::Heartbeat {})) => Ok(Self::Heartbeat),
             Some(Kind::Reply(reply)) => read_reply(reply),
-            Some(Kind::Prepare(prepare)) => {
-                let reading = Reading::message("Prepare");
-                Ok(Self::Prepare {
-                    gtid: reading.gtid(&prepare.gtid)?,
-                    epoch: reading.epoch(prepare.epoch)?,
-                    payload: prepare.payload,
-                    timeout_ms: prepare.timeout_ms,
-                    one_phase: prepare.one_phase,
-                    roster: Some(prepare.roster)
-                        .filter(|roster| !roster.is_empty())
-                        .map(roster::decoded)
-                        .transpose()?,
-                    is_prepared: prepare.is_prepared,
-                })
-            }
-            Some(Kind::CommitBranch(commit)) => {
-                let reading = Reading::message("CommitBranch");
-                Ok(Self::CommitBranch { gtid: reading.gtid(&commit.gtid)?, epoch: reading.epoch(commit.epoch)? })
-            }
-            Some(Kind::AbortBranch(abort)) => {
-                let reading = Reading::message("AbortBranch");
-                Ok(Self::AbortBranch { gtid: reading.gtid(&abort.gtid)?, epoch: reading.epoch(abort.epoch)? })
-            }
+            Some(Kind::Branch(order)) => read_order(order),
             Some(Kind::ExecuteStep(execute)) => read_execute_step(execute),
             Some(Kind::CompensateStep(compensate)) => read_compensate_step(compensate),
             Some(Kind::GoAway(away)) => Ok(Self::GoAway { reason: away.reason }),
@@ -66,16 +47,42 @@ impl TryFrom<v1::ServerMessage> for FromReplica {
                 let gtids = forget.gtids.iter().map(|gtid| reading.gtid(gtid)).collect::<Result<_, _>>()?;
                 Ok(Self::ForgetVoters { gtids })
             }
-            None => Err(Reading::message("ServerMessage")
-                .malformed("it is empty, or of a kind that this version does not know: set exactly one")),
+            None => Err(Reading::message("ServerMessage").empty()),
         }
     }
 }
 
+fn read_order(order: v1::BranchOrder) -> Result<FromReplica, Malformed> {
+    let reading = Reading::message("BranchOrder");
+    let gtid = reading.gtid(&order.gtid)?;
+    let branch = reading.branch(order.branch)?;
+    let epoch = reading.epoch(order.epoch)?;
+    Ok(match order.kind {
+        Some(OrderKind::Prepare(prepare)) => FromReplica::Prepare {
+            gtid,
+            branch,
+            epoch,
+            payload: prepare.payload,
+            timeout_ms: prepare.timeout_ms,
+            one_phase: prepare.one_phase,
+            roster: Some(prepare.roster).filter(|roster| !roster.is_empty()).map(roster::decoded).transpose()?,
+            is_prepared: prepare.is_prepared,
+        },
+        Some(OrderKind::Commit(v1::CommitBranch {})) => FromReplica::CommitBranch { gtid, branch, epoch },
+        Some(OrderKind::Abort(v1::AbortBranch {})) => FromReplica::AbortBranch { gtid, branch, epoch },
+        None => return Err(reading.empty()),
+    })
+}
+
 fn read_welcome(welcome: v1::Welcome) -> Result<FromReplica, Malformed> {
+    let reading = Reading::message("Welcome");
+    if welcome.protocol_version == 0 {
+        return Err(reading.malformed("protocol_version is not given: it is the version that this session uses"));
+    }
     Ok(FromReplica::Welcome(Welcome {
         replica: welcome.replica,
-        epoch: Reading::message("Welcome").epoch(welcome.epoch)?,
+        epoch: reading.epoch(welcome.epoch)?,
+        protocol_version: welcome.protocol_version,
         peers: welcome.peers,
         heartbeat_interval_ms: welcome.heartbeat_interval_ms,
         silence_max_ms: welcome.silence_max_ms,
@@ -100,9 +107,7 @@ fn read_reply(reply: v1::Reply) -> Result<FromReplica, Malformed> {
             outputs: reading.outputs(reached.outputs)?,
         },
         Some(Answer::Refused(refused)) => Reply::Refused(read_refused(reading, refused)?),
-        None => {
-            return Err(reading.malformed("it is empty, or of a kind that this version does not know: set exactly one"));
-        }
+        None => return Err(reading.empty()),
     };
     Ok(FromReplica::Reply { request_id: reply.request_id, reply: answer })
 }
@@ -164,22 +169,16 @@ impl From<FromReplica> for Kind {
             FromReplica::Welcome(welcome) => Self::Welcome(welcome.into()),
             FromReplica::Heartbeat => Self::Heartbeat(v1::Heartbeat {}),
             FromReplica::Reply { request_id, reply } => Self::Reply(v1::Reply { request_id, kind: Some(reply.into()) }),
-            FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase, roster, is_prepared } => {
-                Self::Prepare(v1::Prepare {
-                    gtid: gtid_bytes(gtid),
-                    epoch: epoch.0,
-                    payload,
-                    timeout_ms,
-                    one_phase,
-                    roster: roster.map(roster::encoded).unwrap_or_default(),
-                    is_prepared,
-                })
+            FromReplica::Prepare { gtid, branch, epoch, payload, timeout_ms, one_phase, roster, is_prepared } => {
+                let roster = roster.map(roster::encoded).unwrap_or_default();
+                let prepare = v1::Prepare { payload, timeout_ms, one_phase, roster, is_prepared };
+                order_to_wire(gtid, branch, epoch, OrderKind::Prepare(prepare))
             }
-            FromReplica::CommitBranch { gtid, epoch } => {
-                Self::CommitBranch(v1::CommitBranch { gtid: gtid_bytes(gtid), epoch: epoch.0 })
+            FromReplica::CommitBranch { gtid, branch, epoch } => {
+                order_to_wire(gtid, branch, epoch, OrderKind::Commit(v1::CommitBranch {}))
             }
-            FromReplica::AbortBranch { gtid, epoch } => {
-                Self::AbortBranch(v1::AbortBranch { gtid: gtid_bytes(gtid), epoch: epoch.0 })
+            FromReplica::AbortBranch { gtid, branch, epoch } => {
+                order_to_wire(gtid, branch, epoch, OrderKind::Abort(v1::AbortBranch {}))
             }
             FromReplica::ExecuteStep { order, outputs, pivot } => Self::ExecuteStep(v1::ExecuteStep {
                 gtid: gtid_bytes(order.gtid),
@@ -217,11 +216,21 @@ impl From<FromReplica> for Kind {
     }
 }
 
+fn order_to_wire(gtid: Gtid, branch: BranchId, epoch: Epoch, kind: OrderKind) -> Kind {
+    Kind::Branch(v1::BranchOrder {
+        gtid: gtid_bytes(gtid),
+        branch: Some(branch.into()),
+        epoch: epoch.0,
+        kind: Some(kind),
+    })
+}
+
 impl From<Welcome> for v1::Welcome {
     fn from(welcome: Welcome) -> Self {
         Self {
             replica: welcome.replica,
             epoch: welcome.epoch.0,
+            protocol_version: welcome.protocol_version,
             peers: welcome.peers,
             heartbeat_interval_ms: welcome.heartbeat_interval_ms,
             silence_max_ms: welcome.silence_max_ms,

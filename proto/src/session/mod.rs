@@ -4,16 +4,17 @@
 //! turns them into the generated ones with `From`. Nothing behind this edge sees a gtid of the wrong length, a name that
 //! breaks the rule, or an absent `oneof`.
 //!
-//! What is refused here, beyond a gtid or name that is none: an absent `oneof`, an enum number that this version does not
-//! know, an attempt or an epoch of zero, a participant's instance of zero, and a saga that is no DAG. Texts that a client
-//! sends for people are made [one line](crate::text::one_line), since they are logged, stored and sent on.
+//! What is refused here, beyond a gtid or name that is none: an absent `oneof` or branch id, an enum
+//! number that this version does not know, an attempt or an epoch of zero, a participant's instance
+//! of zero, and a saga that is no DAG. Texts that a client sends for people are made
+//! [one line](crate::text::one_line), since they are logged, stored and sent on.
 //!
 //! | file | subject |
 //! |---|---|
 //! | `from_client` | the client's messages, both ways |
 //! | `from_replica` | the replica's messages, both ways |
 //! | `saga` | definitions and retry policies: `after` names steps on the wire, and numbers them behind it |
-//! | `shared` | gtids, epochs, verdicts, outcomes, reasons |
+//! | `shared` | gtids, branch ids, epochs, verdicts, outcomes, reasons |
 
 mod from_client;
 mod from_replica;
@@ -23,7 +24,8 @@ mod shared;
 
 pub use assent_protocol::message::{
     Ask, BranchReport, Code, Commit, FORGOTTEN_MAX, FRAME_BYTES_MAX, FromClient, FromReplica, Hello, PROTOCOL_VERSION,
-    Reason, Refused, Reply, Request, StepAnswer, StepOrder, VoterMessage, VoterPlace, VoterReport, Welcome,
+    PROTOCOL_VERSIONS, Reason, Refused, Reply, Request, StepAnswer, StepOrder, VoterMessage, VoterPlace, VoterReport,
+    Welcome,
 };
 
 /// A message that says something impossible.

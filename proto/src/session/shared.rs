@@ -2,7 +2,9 @@
 
 use assent_protocol::saga::{Definition, StepIndex};
 use assent_protocol::two_phase::{BranchResult, Vote};
-use assent_protocol::{AbortCode, AbortReason, Epoch, Gtid, Name, Outcome, ParticipantName, Protocol, Wait};
+use assent_protocol::{
+    AbortCode, AbortReason, BranchId, Decision, Epoch, Gtid, Name, Outcome, ParticipantName, Protocol, Wait,
+};
 use bytes::Bytes;
 
 use super::Malformed;
@@ -33,6 +35,11 @@ impl Reading {
         Malformed { message: self.message, problem: problem.into(), request_id: self.request_id }
     }
 
+    /// Its `oneof` is absent.
+    pub(super) fn empty(self) -> Malformed {
+        self.malformed("it is empty, or of a kind that this version does not know: set exactly one")
+    }
+
     pub(super) fn gtid(self, bytes: &[u8]) -> Result<Gtid, Malformed> {
         Gtid::from_bytes(bytes).map_err(|error| match <&[u8; 16]>::try_from(bytes) {
             Ok(sixteen) => self.malformed(format!("gtid {:032x}: {error}", u128::from_be_bytes(*sixteen))),
@@ -43,7 +50,23 @@ impl Reading {
     }
 
     pub(super) fn epoch(self, epoch: u64) -> Result<Epoch, Malformed> {
-        if epoch == 0 { Err(self.malformed("epoch is 0, which is nobody's")) } else { Ok(Epoch(epoch)) }
+        if epoch == 0 { Err(self.malformed("epoch is 0, which no replica has")) } else { Ok(Epoch(epoch)) }
+    }
+
+    /// The branch that it is about. An absent one is never taken for [`BranchId::NONE`], which is
+    /// the id of a branch that was prepared before branches had one.
+    pub(super) fn branch(self, branch: Option<v1::BranchId>) -> Result<BranchId, Malformed> {
+        let branch = branch.ok_or_else(|| self.malformed("branch is not given: it is the id of the branch"))?;
+        branch.try_into().map_err(|nested: Malformed| self.malformed(nested.problem))
+    }
+
+    pub(super) fn decision(self, number: i32) -> Result<Decision, Malformed> {
+        match v1::Decision::try_from(number) {
+            Ok(v1::Decision::Commit) => Ok(Decision::Commit),
+            Ok(v1::Decision::Abort) => Ok(Decision::Abort),
+            Ok(v1::Decision::Unspecified) => Err(self.malformed("decision is not given")),
+            Err(_) => Err(self.unknown_number("decision", number)),
+        }
     }
 
     /// Attempts count from 1. A zero is a field that was forgotten, and then a repetition cannot be told from a first time.
