@@ -11,7 +11,8 @@ use assent_proto::v1::peer_service_server::PeerServiceServer;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
 use assent_proto::v1::{GetRequest, TransactionState};
 use assent_protocol::two_phase::EarlyVote;
-use assent_protocol::{Gtid, ParticipantName, Wait};
+use assent_protocol::{BranchId, BranchKey, Epoch, Gtid, ParticipantName, Wait};
+use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -144,13 +145,13 @@ impl Assent {
 
     /// The epoch of the coordinator that answers now, or answered last.
     pub(crate) fn epoch(&self) -> Epoch {
-        Epoch(self.inner.shared.epoch.load(Ordering::Relaxed))
+        Epoch(self.inner.shared.epoch.load(Relaxed))
     }
 
     /// A branch of this process's participant that is about to begin in a transaction. No other branch has the same
     /// identity: prepare the work under it, so that two calls that belong to one transaction do not end each other's.
     pub fn new_branch(&self, gtid: Gtid) -> BranchKey {
-        BranchKey { gtid, id: BranchId { epoch: self.epoch(), number: rand::rng().random_range(1..=u64::MAX) } }
+        draw_branch(gtid, self.epoch())
     }
 
     /// Enlists a branch of this process's participant that is prepared already (early prepare). Most services call this
@@ -325,6 +326,11 @@ impl fmt::Debug for Assent {
             .field("participant", &self.inner.name)
             .finish_non_exhaustive()
     }
+}
+
+/// A branch that begins now. No other one has the same identity, be it one of the same call that came twice.
+pub(crate) fn draw_branch(gtid: Gtid, epoch: Epoch) -> BranchKey {
+    BranchKey { gtid, id: BranchId { epoch, number: rand::rng().random_range(1..=u64::MAX) } }
 }
 
 /// A new gtid.

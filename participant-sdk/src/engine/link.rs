@@ -7,7 +7,7 @@ use assent_proto::session::{Ask, FRAME_BYTES_MAX, FromClient, FromReplica, Hello
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse, ServerMessage};
 use assent_protocol::ParticipantName;
-use assent_protocol::branch::Message;
+use assent_protocol::branch::{HookEnd, Message};
 use assent_protocol::saga::StepResult;
 use assent_protocol::three_phase::{PeerAddress, Request};
 use assent_protocol::two_phase::Vote;

@@ -24,9 +24,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use assent_crash::crash_point;
-use assent_proto::session::{
-    Ask, FromClient, FromReplica, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Reply, VoterPlace,
-};
+use assent_proto::session::{Ask, FromClient, FromReplica, Hello, PROTOCOL_VERSIONS, Reply, VoterPlace};
 use assent_proto::v1::ServerMessage;
 use assent_protocol::three_phase::PeerAddress;
 use assent_protocol::two_phase::EarlyVote;
@@ -518,7 +516,7 @@ fn hello(
     Hello {
         participant,
         instance,
-        protocol_versions: PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION,
+        protocol_versions: PROTOCOL_VERSIONS,
         token: settings.token.clone(),
         one_phase: settings.branches.as_ref().is_some_and(|participant| participant.one_phase()),
         sdk: concat!("assent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),

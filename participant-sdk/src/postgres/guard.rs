@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assent_protocol::two_phase::EarlyVote;
-use assent_protocol::{BranchId, BranchKey, Gtid};
-use rand::RngExt;
+use assent_protocol::{BranchKey, Gtid};
 use sqlx::PgConnection;
 
 use super::connections::Checkout;
@@ -17,7 +16,7 @@ use super::expiry::Expiry;
 use super::gid::{Gid, Prefix};
 use super::preparing::{self, Prepared};
 use super::resource::{PostgresResource, Shared};
-use crate::assent::Assent;
+use crate::assent::{Assent, draw_branch};
 use crate::error::EnlistError;
 use crate::participant::BoxError;
 use crate::propagation::Context;
@@ -83,7 +82,7 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
         let time_left = time_left(context, SystemTime::now());
         let mut checkout = self.shared.works.begin(time_left).await?;
         let expiry = Expiry::arm(&self.shared, context.gtid, checkout.session.backend, time_left);
-        let key = new_branch(context);
+        let key = draw_branch(context.gtid, context.epoch.unwrap_or_default());
         let prefix = Prefix::new(coordinator, checkout.session.database, &self.shared.participant)?;
         let gid = prefix.gid(key);
         // Otherwise the work would wait for the locks of another branch of its own transaction.
@@ -248,12 +247,6 @@ impl Drop for PostgresGuard {
             runtime.spawn(open.roll_back());
         }
     }
-}
-
-/// No other branch has the same identity, be it one of the same call that came twice.
-fn new_branch(context: &Context) -> BranchKey {
-    let epoch = context.epoch.unwrap_or_default();
-    BranchKey { gtid: context.gtid, id: BranchId { epoch, number: rand::rng().random_range(1..=u64::MAX) } }
 }
 
 /// How long a branch may stay open that begins after its transaction's deadline by this machine's

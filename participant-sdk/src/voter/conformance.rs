@@ -5,7 +5,7 @@ use std::sync::Arc;
 use assent_protocol::three_phase::{
     Answer, Ballot, NodeId, Request, Roster, Seat, Standing, StoreId, VoterName, VoterRecord, VoterState,
 };
-use assent_protocol::{Decision, Gtid, ParticipantName};
+use assent_protocol::{BranchId, Decision, Epoch, Gtid, ParticipantName};
 
 use super::own::OwnVoter;
 use super::store::{Kept, Store, VoterStore, VoterStoreError};
