@@ -336,18 +336,24 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Record {
-        Prepared(Gtid, Vec<u8>),
+        Prepared(BranchKey, Vec<u8>),
         /// For one that is there and long enough; otherwise nothing.
         Begun(Gtid, Vec<u8>),
         /// Like one that is there and long enough; otherwise nothing.
         Similar(Gtid, Vec<u8>, Gtid),
-        Ended(Gtid),
+        Ended(BranchKey),
     }
 
     fn gtid(number: u8) -> Gtid {
         let mut bytes = *b"\x01\x89\x0a\x5d\xac\x96\x77\x4b\xbc\xce\xb3\x02\x09\x9a\x80\x57";
         bytes[15] = number;
         Gtid::from_bytes(&bytes).expect("a UUID of version 7")
+    }
+
+    /// Two of three have no identity, as a voter's have none.
+    fn branch(number: u8) -> BranchKey {
+        let id = BranchId { epoch: Epoch(7), number: u64::MAX - u64::from(number) };
+        BranchKey { gtid: gtid(number / 3), id: if number % 3 == 0 { id } else { BranchId::NONE } }
     }
 
     fn payload(text: &'static str) -> Payload {
@@ -362,12 +368,12 @@ mod tests {
             Just(vec![0; 700]),
         ];
         let record = prop_oneof![
-            (0..6_u8, payload).prop_map(|(number, payload)| Record::Prepared(gtid(number), payload)),
+            (0..18_u8, payload).prop_map(|(number, payload)| Record::Prepared(branch(number), payload)),
             (0..6_u8, proptest::collection::vec(any::<u8>(), 1..20))
                 .prop_map(|(number, beginning)| Record::Begun(gtid(number), beginning)),
             (0..6_u8, proptest::collection::vec(any::<u8>(), 1..20), 0..6_u8)
                 .prop_map(|(number, beginning, like)| Record::Similar(gtid(number), beginning, gtid(like))),
-            (0..6_u8).prop_map(|number| Record::Ended(gtid(number))),
+            (0..18_u8).prop_map(|number| Record::Ended(branch(number))),
         ];
         proptest::collection::vec(proptest::collection::vec(record, 1..4), 1..6)
     }
@@ -381,26 +387,26 @@ mod tests {
             let mut body = Vec::new();
             for record in records {
                 match record {
-                    Record::Prepared(gtid, payload) => {
+                    Record::Prepared(branch, payload) => {
                         let payload = Payload::from(Bytes::from(payload.clone()));
-                        write_prepared(&mut body, *gtid, &payload);
-                        branches.insert(*gtid, payload);
+                        write_prepared(&mut body, *branch, &payload);
+                        branches.insert(*branch, payload);
                     }
                     Record::Begun(gtid, beginning) => {
-                        let Some(payload) = branches.get_mut(gtid) else { continue };
+                        let Some(payload) = branches.get_mut(&whole(*gtid)) else { continue };
                         let Some(begun) = payload.with_beginning(beginning.clone().into()) else { continue };
                         write_beginning(&mut body, *gtid, beginning);
                         *payload = begun;
                     }
                     Record::Similar(gtid, beginning, like) => {
-                        let Some(payload) = branches.get(like) else { continue };
+                        let Some(payload) = branches.get(&whole(*like)) else { continue };
                         let Some(begun) = payload.with_beginning(beginning.clone().into()) else { continue };
                         write_similar(&mut body, *gtid, beginning, *like);
-                        branches.insert(*gtid, begun);
+                        branches.insert(whole(*gtid), begun);
                     }
-                    Record::Ended(gtid) => {
-                        write_ended(&mut body, *gtid);
-                        branches.remove(gtid);
+                    Record::Ended(branch) => {
+                        write_ended(&mut body, *branch);
+                        branches.remove(branch);
                     }
                 }
             }
@@ -487,7 +493,7 @@ mod tests {
     fn the_same_bytes_in_a_payload_are_not_a_frame() {
         let inner = frame(&OTHER_MARK, b"P");
         let mut body = Vec::new();
-        write_prepared(&mut body, gtid(1), &Bytes::from(inner).into());
+        write_prepared(&mut body, branch(0), &Bytes::from(inner).into());
         let mut file = [file_header(KIND, &MARK), frame(&MARK, &body)].concat();
         file.truncate(file.len() - 1);
         assert_eq!(read(KIND, &file).expect("torn").whole_bytes, FILE_HEADER_BYTES);
@@ -513,7 +519,7 @@ mod tests {
         file.extend_from_slice(&crc32c(&file).to_le_bytes());
         file.extend(frame(&MARK, &body));
         let contents = read(KIND, &file).expect("whole");
-        assert_eq!(contents.known.branches, Branches::from_iter([(gtid(1), payload("hi"))]));
+        assert_eq!(contents.known.branches, Branches::from_iter([(whole(gtid(1)), payload("hi"))]));
         assert_eq!(contents.known.label, Bytes::new());
     }
 
@@ -521,12 +527,12 @@ mod tests {
     fn the_last_word_counts() {
         let mut body = Vec::new();
         write_label(&mut body, b"one");
-        write_prepared(&mut body, gtid(1), &payload("waiting"));
+        write_prepared(&mut body, whole(gtid(1)), &payload("waiting"));
         write_label(&mut body, b"another");
-        write_prepared(&mut body, gtid(1), &payload("committed"));
+        write_prepared(&mut body, whole(gtid(1)), &payload("committed"));
         let file = [file_header(Kind::Voters, &MARK), frame(&MARK, &body)].concat();
         let known = read(Kind::Voters, &file).expect("whole").known;
         assert_eq!(known.label, Bytes::from("another"));
-        assert_eq!(known.branches, Branches::from_iter([(gtid(1), payload("committed"))]));
+        assert_eq!(known.branches, Branches::from_iter([(whole(gtid(1)), payload("committed"))]));
     }
 }

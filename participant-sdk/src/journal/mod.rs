@@ -254,6 +254,8 @@ const WRITER_LIVES: &str = "the writer runs until all journals are dropped, and 
 
 #[cfg(test)]
 mod tests {
+    use assent_protocol::Gtid;
+
     use super::*;
 
     fn branch() -> BranchKey {

@@ -356,6 +356,7 @@ pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests {
     use assent_protocol::three_phase::Seat;
+    use assent_protocol::{BranchId, Epoch};
 
     use super::*;
 

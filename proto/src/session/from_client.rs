@@ -171,7 +171,7 @@ fn read_vote(vote: v1::Vote) -> Result<Vote, Malformed> {
 fn read_acknowledge(acknowledge: v1::Acknowledge) -> Result<Acknowledgement, Malformed> {
     let reading = Reading::message("Acknowledge");
     let decision = reading.decision(acknowledge.decision)?;
-    let epoch = reading.epoch(acknowledge.epoch)?;
+    let epoch = Epoch(acknowledge.epoch);
     let end = match acknowledge.end {
         Some(End::Result(number)) => HookEnd::Ended(match v1::BranchResult::try_from(number) {
             Ok(v1::BranchResult::Done) => BranchResult::Done,

@@ -147,7 +147,8 @@ pub enum Message {
 pub struct Acknowledgement {
     /// What was ordered.
     pub decision: Decision,
-    /// The epoch of the order.
+    /// The epoch of the order; zero where there was none: with three phases a branch may learn the
+    /// outcome from its peers alone.
     pub epoch: Epoch,
     /// What came of it. A branch that has failed tries again, and acknowledges again.
     pub end: HookEnd,
@@ -209,6 +210,12 @@ impl Branch {
     /// Asked to prepare once more, it says yes if it `is_prepared`.
     pub(crate) fn leave_in_doubt(&mut self, is_prepared: bool) {
         *self = Self { epoch: self.epoch, is_prepared, ..Self::new(self.gtid, State::InDoubt) };
+    }
+
+    /// An order of this epoch, which is not lower than any before it, is carried out by the machine
+    /// that wraps this one.
+    pub(crate) fn hear(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
     }
 
     fn new(gtid: Gtid, state: State) -> Self {

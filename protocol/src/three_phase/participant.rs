@@ -270,7 +270,11 @@ impl Participant {
                 self.was_heard = true;
                 self.prepare_ordered(epoch, payload, roster, is_prepared, &mut effects);
             }
-            Event::Decided { epoch, decision } => self.told(epoch, decision, &mut effects),
+            Event::Decided { epoch, decision } => {
+                // The order is acknowledged under its epoch, once the own voter keeps the outcome.
+                self.branch.hear(epoch);
+                self.told(epoch, decision, &mut effects);
+            }
             Event::PeerDecided { from, decision } => {
                 let is_peer = self.roster.as_ref().is_some_and(|roster| roster.position(&from).is_some());
                 if is_peer {

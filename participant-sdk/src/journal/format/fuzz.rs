@@ -29,8 +29,8 @@ pub fn journal_file(bytes: &[u8]) {
         assert_eq!(whole.known, contents.known);
         let mut body = Vec::new();
         write_label(&mut body, &contents.known.label);
-        for (gtid, payload) in &contents.known.branches {
-            write_prepared(&mut body, *gtid, payload);
+        for (branch, payload) in &contents.known.branches {
+            write_prepared(&mut body, *branch, payload);
         }
         let anew = [file_header(kind, &contents.mark), frame(&contents.mark, &body)].concat();
         assert_eq!(read(kind, &anew).expect("just written").known, contents.known);
@@ -48,9 +48,11 @@ fn body(tape: &mut Tape<'_>) -> Vec<u8> {
             Gtid::from_bytes(&gtid).expect("still of version 7")
         };
         let (gtid, like) = (gtid(), gtid());
+        let id = BranchId { epoch: Epoch(u64::from(tape.byte() % 2)), number: u64::from(tape.byte() % 2) };
+        let branch = BranchKey { gtid, id };
         match tape.below(12) {
-            0..4 => write_prepared(&mut body, gtid, &Bytes::from(payload).into()),
-            4 | 5 => write_ended(&mut body, gtid),
+            0..4 => write_prepared(&mut body, branch, &Bytes::from(payload).into()),
+            4 | 5 => write_ended(&mut body, branch),
             6 => write_label(&mut body, &payload),
             7 | 8 => write_beginning(&mut body, gtid, &payload),
             9 | 10 => write_similar(&mut body, gtid, &payload, like),

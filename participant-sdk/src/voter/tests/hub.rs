@@ -122,6 +122,7 @@ impl SessionService for Service {
                     let message = FromClient::try_from(message).expect("well-formed");
                     if let FromClient::Hello(hello) = &message {
                         let welcome = FromReplica::Welcome(Welcome {
+                            protocol_version: *hello.protocol_versions.end(),
                             replica: "hub".into(),
                             epoch: Epoch(1),
                             peers: Vec::new(),

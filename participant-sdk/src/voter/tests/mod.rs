@@ -16,7 +16,7 @@ use assent_protocol::three_phase::{
     Answer, Ballot, Bar, NodeId, Proposal, Request, Roster, Seat, Standing, StoreId, VoterRecord,
 };
 use assent_protocol::two_phase::Vote as Verdict;
-use assent_protocol::{Decision, Epoch, Gtid, ParticipantName};
+use assent_protocol::{BranchId, BranchKey, Decision, Epoch, Gtid, ParticipantName};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
