@@ -8,6 +8,7 @@ use super::participant::{self, Participant};
 use super::voter::{Answer, Proposal, Request, Standing, Voter, VoterState};
 use crate::branch::{Hook, Message};
 use crate::durable::Output;
+use crate::ids::BranchId;
 use crate::invariant::Violation;
 use crate::record::{Decision, Outcome, Record};
 use crate::two_phase::{self, Reply, Vote};
@@ -227,8 +228,12 @@ fn tells_only_what_is_agreed(after: &Coordinator, output: &Output<coordinator::E
 /// The outcome that an effect reveals to a voter or a caller.
 fn told(after: &Coordinator, effect: &coordinator::Effect) -> Option<Decision> {
     match effect {
-        coordinator::Effect::Send { to, order: Order::Commit, .. } => is_seated(after, to).then_some(Decision::Commit),
-        coordinator::Effect::Send { to, order: Order::Abort, .. } => is_seated(after, to).then_some(Decision::Abort),
+        coordinator::Effect::Send { to, branch, order: Order::Commit, .. } => {
+            is_seated(after, to, *branch).then_some(Decision::Commit)
+        }
+        coordinator::Effect::Send { to, branch, order: Order::Abort, .. } => {
+            is_seated(after, to, *branch).then_some(Decision::Abort)
+        }
         coordinator::Effect::Reply { reply: Reply::Outcome { outcome, .. }, .. } => match outcome {
             Outcome::Committed | Outcome::Completed => Some(Decision::Commit),
             Outcome::Aborted | Outcome::Compensated => Some(Decision::Abort),
@@ -247,8 +252,10 @@ fn told(after: &Coordinator, effect: &coordinator::Effect) -> Option<Decision> {
     }
 }
 
-fn is_seated(machine: &Coordinator, participant: &crate::ParticipantName) -> bool {
-    machine.roster().is_some_and(|roster| roster.seat(participant).is_some())
+/// Another branch of a participant in the roster has no seat.
+fn is_seated(machine: &Coordinator, participant: &crate::ParticipantName, branch: BranchId) -> bool {
+    let seat = machine.roster().and_then(|roster| roster.seat(participant));
+    seat.is_some_and(|seat| seat.branch == branch)
 }
 
 /// I9: the end, and with it the leave to forget, comes after every branch has ended and the log has the decision, or brings it there first.
