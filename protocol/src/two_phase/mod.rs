@@ -28,6 +28,16 @@
 //! answer, or when it has overruled this machine with a commit: there is a roster that this machine
 //! does not know.
 //!
+//! A branch is in the roster by its participant **and** its id ([`BranchId`]). Another branch of the
+//! same participant comes from a call that came twice, or from an earlier run: it asks from outside,
+//! and its vote and acknowledgement move nothing. An acknowledgement counts only where it answers
+//! the order that the machine gives, by decision and epoch; a failure to carry it out is for
+//! operators. Everything else is ignored in every state.
+//!
+//! Where the log overrules with a commit it names the branches that it commits. A branch of this
+//! machine that it does not name is **outside**: it is told to abort, once and whenever it asks, and
+//! not waited for.
+//!
 //! The resend timer repeats the order of the state (prepare is never repeated to an instance that
 //! may be working on it, except for one-phase, whose participants promise that asking again is
 //! safe) and is ignored in every other state.
