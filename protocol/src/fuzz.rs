@@ -14,9 +14,9 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use crate::durable::{Appended, Durable, Output};
-use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, Name};
+use crate::ids::{BodyDigest, BranchId, Caller, Epoch, Gtid, InstanceId, Name};
 use crate::reason::Wait;
-use crate::record::Decision;
+use crate::record::{Decision, Member};
 
 pub use crate::branch::fuzz::branch;
 pub use crate::saga::fuzz::{definition, result, saga, saga_records};
@@ -126,6 +126,18 @@ impl<'a> Tape<'a> {
         drawn.into_iter().collect()
     }
 
+    /// One of the few ids that branches have.
+    pub fn branch_id(&mut self) -> BranchId {
+        BranchId { epoch: Epoch(1), number: self.pick(&[1, 1, 1, 2, 2, 3]) }
+    }
+
+    /// Some branches, each participant's once.
+    pub fn members(&mut self) -> Vec<Member> {
+        let participants = self.participants();
+        let member = |participant| Member { participant, branch: self.branch_id() };
+        participants.into_iter().map(member).collect()
+    }
+
     pub(crate) fn instance(&mut self) -> InstanceId {
         InstanceId(1 + self.below(3) as u64)
     }
@@ -152,13 +164,17 @@ impl<'a> Tape<'a> {
         self.pick(&["no", "", "sold out: none left", "d\u{e9}j\u{e0} vu\0"]).to_owned()
     }
 
-    /// The log's word about the record that it was last given.
+    /// The log's word about the record that it was last given. The commit of another writer is for some of these
+    /// members, if not for all.
     #[expect(clippy::disallowed_methods, reason = "the tape plays the log")]
-    pub(crate) fn appended(&mut self, gtid: Gtid) -> Appended {
+    pub(crate) fn appended(&mut self, gtid: Gtid, mut members: Vec<Member>) -> Appended {
         match self.below(8) {
             0..=4 => Appended::Durable(Durable::attest(RecordId { gtid, kind: RecordKind::Decided(Decision::Commit) })),
-            5 => Appended::Overruled(Decision::Abort),
-            6 => Appended::Overruled(Decision::Commit),
+            5 => Appended::Overruled { decision: Decision::Abort, members: vec![] },
+            6 => {
+                members.retain(|_| !self.one_in(3));
+                Appended::Overruled { decision: Decision::Commit, members }
+            }
             _ => Appended::Undecided,
         }
     }

@@ -1,13 +1,17 @@
 //! A transaction with one branch, from replica to replica: what an earlier process was told, the next one does not contradict.
 
 use assent_protocol::branch;
+use assent_protocol::branch::{Acknowledgement, HookEnd};
 use assent_protocol::found::{OpenTransaction, Owned};
+use assent_protocol::ids::BranchId;
 use assent_protocol::message::{Ask, Commit, FromClient, FromReplica, Reason, Reply, Request};
 use assent_protocol::record::Delegated;
 use assent_protocol::replica::{Config, Input, Known, Limits, Peer, Replica, SessionId};
 use assent_protocol::three_phase::StoreId;
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, Vote};
-use assent_protocol::{Appended, Durable, Epoch, Gtid, InstanceId, Outcome, ParticipantName, Protocol, Record, Wait};
+use assent_protocol::{
+    Appended, Decision, Durable, Epoch, Gtid, InstanceId, Outcome, ParticipantName, Protocol, Record, Wait,
+};
 
 const INITIATOR: SessionId = SessionId(1);
 const TILL: SessionId = SessionId(2);
@@ -71,8 +75,17 @@ fn takes_a_batch(replica: &mut Replica) -> Vec<Record> {
     batch.forced.into_iter().chain(batch.lazy).collect()
 }
 
+/// The first branch that the first process gives an id.
+const BRANCH: BranchId = BranchId { epoch: Epoch(1), number: 0 };
+
 fn order_to_abort(epoch: u64) -> FromReplica {
-    FromReplica::AbortBranch { gtid: gtid(), epoch: Epoch(epoch) }
+    FromReplica::AbortBranch { gtid: gtid(), branch: BRANCH, epoch: Epoch(epoch) }
+}
+
+/// What the branch says about the order that the second process gave.
+fn aborted(result: BranchResult) -> FromClient {
+    let acknowledgement = Acknowledgement { decision: Decision::Abort, epoch: Epoch(2), end: HookEnd::Ended(result) };
+    FromClient::branch(gtid(), BRANCH, branch::Message::Acknowledge(acknowledgement))
 }
 
 fn told(message: &FromReplica) -> Option<(u64, Outcome)> {
@@ -112,7 +125,7 @@ fn an_initiator_that_asks_after_a_restart_hears_what_the_only_branch_did() {
         asks(&mut replica, 7, Ask::Await { wait: Wait::Decided });
         commits(&mut replica, 2);
         assert_eq!(messages(&mut replica), [], "they wait for the branch");
-        says(&mut replica, TILL, FromClient::branch(gtid(), branch::Message::Acknowledge(result)));
+        says(&mut replica, TILL, aborted(result));
         let all: Vec<_> = messages(&mut replica).iter().filter_map(told).collect();
         assert_eq!(all, [(7, outcome), (2, outcome)]);
         let records = takes_a_batch(&mut replica);
@@ -125,13 +138,21 @@ fn an_initiator_that_asks_after_a_restart_hears_what_the_only_branch_did() {
 #[test]
 fn an_unknown_vote_of_the_only_branch_presumes_no_abort() {
     let mut replica = recovered();
-    says(&mut replica, TILL, FromClient::branch(gtid(), branch::Message::Vote(Vote::Unknown("timeout".to_owned()))));
+    says(
+        &mut replica,
+        TILL,
+        FromClient::branch(gtid(), BRANCH, branch::Message::Vote(Vote::Unknown("timeout".to_owned()))),
+    );
     assert_eq!(messages(&mut replica), [order_to_abort(2)], "it is asked by an order to abort");
     assert!(takes_a_batch(&mut replica).is_empty(), "and nothing is decided without it");
 
     // Its end has been removed from the log since, or it belongs to a branch that inquires by itself.
     let mut stranger = started(3, now_ms());
-    says(&mut stranger, TILL, FromClient::branch(gtid(), branch::Message::Vote(Vote::Unknown("timeout".to_owned()))));
+    says(
+        &mut stranger,
+        TILL,
+        FromClient::branch(gtid(), BRANCH, branch::Message::Vote(Vote::Unknown("timeout".to_owned()))),
+    );
     finds_nothing(&mut stranger);
     assert!(takes_a_batch(&mut stranger).is_empty());
     assert_eq!((messages(&mut stranger), stranger.known(gtid())), (vec![], Known::Unknown));

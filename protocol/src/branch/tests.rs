@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Branch, Effect, Event, Hook, HookEnd, INQUIRE_INITIAL_MS, Message, State, Timer, invariant};
+use super::{
+    Acknowledgement, Branch, Effect, Event, Hook, HookEnd, INQUIRE_INITIAL_MS, Message, State, Timer, invariant,
+};
 use crate::durable::Output;
 use crate::ids::{Epoch, Gtid};
 use crate::record::Decision;
@@ -113,7 +115,9 @@ fn a_decision_calls_its_hook_and_is_acknowledged_when_it_is_done() {
         driven.on(decided(1, decision));
         assert_eq!((driven.calls(), driven.says()), (vec![&hook], vec![]));
         driven.on(done());
-        assert_eq!(driven.says(), [&Message::Acknowledge(BranchResult::Done)]);
+        let end = HookEnd::Ended(BranchResult::Done);
+        let acknowledgement = Acknowledgement { decision, epoch: Epoch(1), end };
+        assert_eq!(driven.says(), [&Message::Acknowledge(acknowledgement)]);
         assert!(driven.branch.is_ended());
     }
 }

@@ -149,7 +149,7 @@ pub(crate) fn event(tape: &mut Tape<'_>, saga: &Saga, row: usize) -> Event {
             Event::TimerFired(saga.step(step).timer(step).unwrap_or(Timer::Retry { step, compensation, attempt }))
         }
         APPENDED => Event::Appended(durable()),
-        8 => Event::Appended(Appended::Overruled(Decision::Abort)),
+        8 => Event::Appended(Appended::Overruled { decision: Decision::Abort, members: vec![] }),
         9 => {
             let digest = if tape.one_in(3) { BodyDigest(8) } else { DIGEST };
             Event::StartRequested { digest, caller: tape.caller(), wait }

@@ -106,9 +106,12 @@ pub fn coordinator(bytes: &[u8]) {
     while !tape.is_over() {
         let event = if is_appending && tape.one_in(3) {
             is_appending = false;
-            let appended = match (machine.stage(), tape.appended(gtid())) {
+            let members = machine.transaction().members();
+            let appended = match (machine.stage(), tape.appended(gtid(), members)) {
                 // Before 'attempt 1 sent' an abort is all that the log can have.
-                (coordinator::Stage::Voting, Appended::Overruled(_)) => Appended::Overruled(Decision::Abort),
+                (coordinator::Stage::Voting, Appended::Overruled { .. }) => {
+                    Appended::Overruled { decision: Decision::Abort, members: vec![] }
+                }
                 (_, appended) => appended,
             };
             coordinator::Event::TwoPhase(two_phase::Event::Appended(appended))
@@ -146,7 +149,8 @@ fn begun(tape: &mut Tape<'_>) -> (Coordinator, Output<coordinator::Effect>) {
         }
         8 => {
             let (epoch, now_ms) = (tape.epoch(), tape.number());
-            Coordinator::presume_abort(gtid(), epoch, now_ms, tape.participant(), tape.instance(), node, log)
+            let inquirer = two_phase::fuzz::any_member(tape);
+            Coordinator::presume_abort(gtid(), epoch, now_ms, inquirer, tape.instance(), node, log)
         }
         _ => Coordinator::forgotten(gtid(), tape.epoch(), tape.number(), tape.digest(), node, log),
     }
@@ -155,14 +159,17 @@ fn begun(tape: &mut Tape<'_>) -> (Coordinator, Output<coordinator::Effect>) {
 fn coordinator_event(tape: &mut Tape<'_>, machine: &Coordinator) -> coordinator::Event {
     use coordinator::Event;
     match tape.below(16) {
-        0..8 => Event::TwoPhase(two_phase::fuzz::event(tape)),
+        0..8 => Event::TwoPhase(two_phase::fuzz::event(tape, machine.transaction())),
         8..10 => {
             let participant = tape.participant();
             let introduction = match tape.below(8) {
                 0 => Introduction::Absent,
                 1 => Introduction::NoVoter,
                 2 => Introduction::Unknown,
-                _ => Introduction::Seat(Seat { participant: participant.clone(), ..seat(tape) }),
+                _ => {
+                    let Seat { address, store, .. } = seat(tape);
+                    Introduction::Voter { address, store }
+                }
             };
             Event::Introduced { participant, introduction }
         }
@@ -170,7 +177,10 @@ fn coordinator_event(tape: &mut Tape<'_>, machine: &Coordinator) -> coordinator:
             let ballot = machine.leader().map_or(Ballot::FIRST, Leader::ballot);
             Event::Answered { participant: tape.participant(), answer: answer_to(tape, ballot) }
         }
-        12 | 13 => Event::Asked { participant: tape.participant(), instance: tape.instance(), request: request(tape) },
+        12 | 13 => {
+            let member = two_phase::fuzz::member(tape, machine.transaction());
+            Event::Asked { member, instance: tape.instance(), request: request(tape) }
+        }
         14 => Event::LogDue,
         _ => Event::ElectionDue,
     }
@@ -303,6 +313,7 @@ fn voter_name(tape: &mut Tape<'_>) -> VoterName {
 fn seat(tape: &mut Tape<'_>) -> Seat {
     Seat {
         participant: tape.participant(),
+        branch: tape.branch_id(),
         address: "http://10.0.0.7:7421".parse().expect("valid"),
         store: store(tape),
     }

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 
-use super::{BranchResult, CarriedBranch, EarlyVote, Event, Patience, Route, Timer, TwoPhase, Vote, invariant};
+use super::{CarriedBranch, EarlyVote, Event, Patience, Route, State, Timer, TwoPhase, Vote, invariant};
+use crate::branch;
 use crate::fuzz::{Story, Tape, gtid, waits_for_log};
-use crate::record::{Decided, Delegated, Protocol};
+use crate::ids::Epoch;
+use crate::record::{Decided, Decision, Delegated, Member, Protocol};
 
 /// Drives a machine with what the bytes say, and checks every invariant after each event.
 ///
@@ -15,7 +17,7 @@ pub fn two_phase(bytes: &[u8]) {
     let (mut machine, output) = match tape.below(9) {
         0..5 => TwoPhase::begin(gtid(), tape.epoch(), tape.number(), patience(tape)),
         5 => TwoPhase::recover(&decided(tape), tape.epoch()),
-        6 => TwoPhase::presume_abort(gtid(), tape.epoch(), tape.number(), tape.participant(), tape.instance()),
+        6 => TwoPhase::presume_abort(gtid(), tape.epoch(), tape.number(), any_member(tape), tape.instance()),
         7 => TwoPhase::recover_delegated(&delegated(tape), tape.epoch()),
         _ => TwoPhase::forgotten(gtid(), tape.epoch(), tape.number(), tape.digest()),
     };
@@ -25,9 +27,9 @@ pub fn two_phase(bytes: &[u8]) {
     while !tape.is_over() {
         let event = if is_appending && tape.one_in(3) {
             is_appending = false;
-            Event::Appended(tape.appended(gtid()))
+            Event::Appended(tape.appended(gtid(), machine.members()))
         } else {
-            event(tape)
+            event(tape, &machine)
         };
         story.then(event.clone());
         let before = machine.clone();
@@ -52,7 +54,7 @@ pub(crate) fn decided(tape: &mut Tape<'_>) -> Decided {
         gtid: gtid(),
         protocol: tape.pick(&[Protocol::TwoPhase, Protocol::ThreePhase, Protocol::Saga]),
         decision: tape.decision(),
-        participants: tape.participants(),
+        members: tape.members(),
         digest: tape.digest(),
         begun_at_ms: tape.number(),
         reason: tape.one_in(2).then(|| tape.text()),
@@ -60,22 +62,43 @@ pub(crate) fn decided(tape: &mut Tape<'_>) -> Decided {
 }
 
 fn delegated(tape: &mut Tape<'_>) -> Delegated {
-    Delegated { gtid: gtid(), participant: tape.participant(), digest: tape.digest(), begun_at_ms: tape.number() }
+    Delegated { gtid: gtid(), member: any_member(tape), digest: tape.digest(), begun_at_ms: tape.number() }
+}
+
+pub(crate) fn any_member(tape: &mut Tape<'_>) -> Member {
+    Member { participant: tape.participant(), branch: tape.branch_id() }
+}
+
+/// A participant's branch, rather the one in the roster than another of the same name.
+pub(crate) fn member(tape: &mut Tape<'_>, machine: &TwoPhase) -> Member {
+    let drawn = any_member(tape);
+    match machine.position(&drawn.participant) {
+        Some(position) if !tape.one_in(4) => machine.branches()[position].member(),
+        Some(_) | None => drawn,
+    }
+}
+
+/// An answer to an order, rather to the one that the machine gives.
+fn acknowledgement(tape: &mut Tape<'_>, machine: &TwoPhase) -> branch::Acknowledgement {
+    let ordered = if machine.state() == State::Committing { Decision::Commit } else { Decision::Abort };
+    let decision = if tape.one_in(5) { tape.decision() } else { ordered };
+    let epoch = if tape.one_in(5) { Epoch(machine.epoch().0.wrapping_sub(1)) } else { machine.epoch() };
+    branch::Acknowledgement { decision, epoch, end: branch::fuzz::hook_end(tape) }
 }
 
 /// Anything but the log's word.
-pub(crate) fn event(tape: &mut Tape<'_>) -> Event {
+pub(crate) fn event(tape: &mut Tape<'_>, machine: &TwoPhase) -> Event {
     match tape.below(20) {
         0 => Event::BeginRequested { caller: tape.caller() },
-        1 | 2 => Event::Enlisted {
-            participant: tape.participant(),
-            instance: tape.instance(),
-            vote: tape.pick(&[EarlyVote::Yes, EarlyVote::ReadOnly]),
-            caller: tape.caller(),
-        },
-        3 => Event::BranchNamed { branch: carried(tape), caller: tape.caller() },
+        1 | 2 => {
+            let Member { participant, branch } = member(tape, machine);
+            let vote = tape.pick(&[EarlyVote::Yes, EarlyVote::ReadOnly]);
+            Event::Enlisted { participant, branch, instance: tape.instance(), vote, caller: tape.caller() }
+        }
+        3 => Event::BranchNamed { branch: carried(tape), id: tape.branch_id(), caller: tape.caller() },
         4 | 5 => Event::CommitRequested {
             branches: (0..tape.below(4)).map(|_| carried(tape)).collect(),
+            first_id: tape.branch_id(),
             digest: tape.digest(),
             one_phase: tape.one_in(2),
             may_recur: tape.one_in(2),
@@ -93,17 +116,18 @@ pub(crate) fn event(tape: &mut Tape<'_>) -> Event {
             };
             Event::Routed { participant: tape.participant(), to }
         }
-        11..14 => Event::Voted { participant: tape.participant(), instance: tape.instance(), vote: vote(tape) },
-        14 | 15 => {
-            let all = [
-                BranchResult::Done,
-                BranchResult::Done,
-                BranchResult::HeuristicCommitted,
-                BranchResult::HeuristicAborted,
-            ];
-            Event::Acknowledged { participant: tape.participant(), result: tape.pick(&all) }
+        11..14 => {
+            let Member { participant, branch } = member(tape, machine);
+            Event::Voted { participant, branch, instance: tape.instance(), vote: vote(tape) }
         }
-        16 => Event::Inquired { participant: tape.participant(), instance: tape.instance() },
+        14 | 15 => {
+            let Member { participant, branch } = member(tape, machine);
+            Event::Acknowledged { participant, branch, acknowledgement: acknowledgement(tape, machine) }
+        }
+        16 => {
+            let Member { participant, branch } = member(tape, machine);
+            Event::Inquired { participant, branch, instance: tape.instance() }
+        }
         17 => Event::Joined { participant: tape.participant() },
         18 => Event::Left { participant: tape.participant(), instance: tape.instance() },
         _ => Event::TimerFired(tape.pick(&[Timer::Deadline, Timer::Absence, Timer::Resend])),

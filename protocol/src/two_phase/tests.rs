@@ -11,10 +11,11 @@ use super::{
     Branch, BranchResult, BranchState, CarriedBranch, EarlyVote, Effect, Event, Order, Patience, Reply, Route, State,
     Timer, TwoPhase, Vote, invariant,
 };
+use crate::branch::{Acknowledgement, HookEnd};
 use crate::durable::{Appended, Durable, Output};
-use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::ids::{BodyDigest, BranchId, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::Wait;
-use crate::record::{Decided, Decision, Delegated, Ended, Outcome, Record};
+use crate::record::{Decided, Decision, Delegated, Ended, Member, Outcome, Record};
 use crate::record::{RecordId, RecordKind};
 
 const EPOCH: Epoch = Epoch(3);
@@ -22,6 +23,10 @@ const INSTANCE: InstanceId = InstanceId(1);
 const OTHER_INSTANCE: InstanceId = InstanceId(2);
 const PATIENCE: Patience = Patience { timeout_ms: 30_000, absence_ms: 5_000 };
 const DIGEST: BodyDigest = BodyDigest(7);
+/// The id of the first branch that a commit request carries.
+const FIRST_ID: BranchId = BranchId { epoch: EPOCH, number: 1 };
+/// The branch of a call that came twice: under a name of the roster, and not in it.
+const TWIN: BranchId = BranchId { epoch: EPOCH, number: 0xfff };
 
 fn gtid() -> Gtid {
     "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid")
@@ -33,6 +38,21 @@ fn begun_at_ms() -> u64 {
 
 fn name(text: &str) -> ParticipantName {
     ParticipantName::new(text).expect("valid")
+}
+
+/// The id of a branch that was not carried: each participant has its own.
+fn id(participant: &str) -> BranchId {
+    let number = participant.bytes().fold(0x100, |number, byte| number + u64::from(byte));
+    BranchId { epoch: EPOCH, number }
+}
+
+fn member(participant: &str) -> Member {
+    Member { participant: name(participant), branch: id(participant) }
+}
+
+/// The participants of a roster.
+fn names(members: &[Member]) -> Vec<&str> {
+    members.iter().map(|member| member.participant.as_str()).collect()
 }
 
 fn carried(participant: &str) -> CarriedBranch {
@@ -90,6 +110,7 @@ impl Driven {
     fn commit(&mut self, commit: &Commit) -> &mut Self {
         self.on(Event::CommitRequested {
             branches: commit.participants.iter().map(|participant| carried(participant)).collect(),
+            first_id: FIRST_ID,
             digest: commit.digest,
             one_phase: commit.one_phase,
             may_recur: commit.may_recur,
@@ -99,7 +120,11 @@ impl Driven {
     }
 
     fn enlist(&mut self, participant: &str, vote: EarlyVote) -> &mut Self {
-        self.on(Event::Enlisted { participant: name(participant), instance: INSTANCE, vote, caller: caller(90) })
+        self.enlist_as(member(participant), vote)
+    }
+
+    fn enlist_as(&mut self, Member { participant, branch }: Member, vote: EarlyVote) -> &mut Self {
+        self.on(Event::Enlisted { participant, branch, instance: INSTANCE, vote, caller: caller(90) })
     }
 
     fn routed(&mut self, participant: &str, to: Route) -> &mut Self {
@@ -107,15 +132,34 @@ impl Driven {
     }
 
     fn votes(&mut self, participant: &str, vote: Vote) -> &mut Self {
-        self.on(Event::Voted { participant: name(participant), instance: INSTANCE, vote })
+        self.votes_as(self.member(participant), vote)
+    }
+
+    fn votes_at(&mut self, instance: InstanceId, participant: &str, vote: Vote) -> &mut Self {
+        let Member { participant, branch } = self.member(participant);
+        self.on(Event::Voted { participant, branch, instance, vote })
+    }
+
+    fn votes_as(&mut self, Member { participant, branch }: Member, vote: Vote) -> &mut Self {
+        self.on(Event::Voted { participant, branch, instance: INSTANCE, vote })
     }
 
     fn acknowledges(&mut self, participant: &str, result: BranchResult) -> &mut Self {
-        self.on(Event::Acknowledged { participant: name(participant), result })
+        let end = HookEnd::Ended(result);
+        self.acknowledges_as(self.member(participant), Acknowledgement { end, ..self.acknowledgement() })
+    }
+
+    fn acknowledges_as(&mut self, member: Member, acknowledgement: Acknowledgement) -> &mut Self {
+        let Member { participant, branch } = member;
+        self.on(Event::Acknowledged { participant, branch, acknowledgement })
     }
 
     fn inquires(&mut self, participant: &str) -> &mut Self {
-        self.on(Event::Inquired { participant: name(participant), instance: INSTANCE })
+        self.inquires_as(self.member(participant))
+    }
+
+    fn inquires_as(&mut self, Member { participant, branch }: Member) -> &mut Self {
+        self.on(Event::Inquired { participant, branch, instance: INSTANCE })
     }
 
     fn joins(&mut self, participant: &str) -> &mut Self {
@@ -142,14 +186,31 @@ impl Driven {
         self.on(Event::Appended(Appended::Durable(receipt())))
     }
 
+    /// Another writer has decided, for the same branches.
     fn overruled(&mut self, decision: Decision) -> &mut Self {
-        self.on(Event::Appended(Appended::Overruled(decision)))
+        self.overruled_for(decision, self.machine.members())
+    }
+
+    fn overruled_for(&mut self, decision: Decision, members: Vec<Member>) -> &mut Self {
+        self.on(Event::Appended(Appended::Overruled { decision, members }))
     }
 
     // ---- what came of it -------------------------------------------------------------------------------------------
 
     fn state(&self) -> State {
         self.machine.state()
+    }
+
+    /// The participant's branch in the roster, or another that it has.
+    fn member(&self, participant: &str) -> Member {
+        let of_roster = self.machine.members().into_iter().find(|member| member.participant == name(participant));
+        of_roster.unwrap_or_else(|| member(participant))
+    }
+
+    /// How a branch answers the order that the machine gives now.
+    fn acknowledgement(&self) -> Acknowledgement {
+        let decision = if self.state() == State::Committing { Decision::Commit } else { Decision::Abort };
+        Acknowledgement { decision, epoch: self.machine.epoch(), end: HookEnd::Ended(BranchResult::Done) }
     }
 
     fn branch(&self, participant: &str) -> BranchState {

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use assent_protocol::branch;
+use assent_protocol::branch::{self, Acknowledgement, HookEnd};
+use assent_protocol::ids::BranchId;
 use assent_protocol::message::{Ask, Commit, FromClient, FromReplica, StepAnswer, StepOrder, VoterMessage};
 use assent_protocol::replica::SessionId;
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
@@ -18,6 +19,10 @@ pub(crate) struct Asked {
     /// By the step's name, and whether it is the compensation.
     steps: HashMap<(SessionId, Gtid, String, bool), StepOrder>,
     ballots: HashMap<(SessionId, Gtid), Ballot>,
+    /// The branch that the session was last told about.
+    branches: HashMap<(SessionId, Gtid), BranchId>,
+    /// The order that it was last given for that branch.
+    orders: HashMap<(SessionId, Gtid), (Decision, Epoch)>,
 }
 
 impl Asked {
@@ -26,6 +31,18 @@ impl Asked {
             let is_compensation = matches!(message, FromReplica::CompensateStep { .. });
             let step = (session, order.gtid, order.name.to_string(), is_compensation);
             self.steps.insert(step, order.clone());
+        }
+        if let FromReplica::Prepare { gtid, branch, .. }
+        | FromReplica::CommitBranch { gtid, branch, .. }
+        | FromReplica::AbortBranch { gtid, branch, .. } = message
+        {
+            self.branches.insert((session, *gtid), *branch);
+        }
+        if let FromReplica::CommitBranch { gtid, epoch, .. } = message {
+            self.orders.insert((session, *gtid), (Decision::Commit, *epoch));
+        }
+        if let FromReplica::AbortBranch { gtid, epoch, .. } = message {
+            self.orders.insert((session, *gtid), (Decision::Abort, *epoch));
         }
         if let FromReplica::AskVoter { gtid, request: Request::Join { ballot, .. } | Request::Propose { ballot, .. } } =
             message
@@ -51,7 +68,10 @@ impl Asked {
             "commit" => Ask::Commit(commit(more)?),
             "abort" => Ask::Abort { reason: said },
             "await" => Ask::Await { wait: wait(more) },
-            "enlist" => Ask::Enlist { vote: if said == "yes" { EarlyVote::Yes } else { EarlyVote::ReadOnly } },
+            "enlist" => {
+                let vote = if more.contains(&"yes") { EarlyVote::Yes } else { EarlyVote::ReadOnly };
+                Ask::Enlist { branch: self.branch(session, gtid, more)?, vote }
+            }
             "saga" => {
                 Ask::StartSaga { definition: saga(more)?, wait: wait(more), attempt: setting(more, "attempt", 1)? }
             }
@@ -61,16 +81,26 @@ impl Asked {
     }
 
     fn report(&self, session: SessionId, (verb, gtid, more): (&str, Gtid, &[&str])) -> Result<FromClient, String> {
-        let branch = |message| Ok(FromClient::branch(gtid, message));
+        let whose = self.branch(session, gtid, more)?;
+        let branch = |message| Ok(FromClient::branch(gtid, whose, message));
         let voter = |message| Ok(FromClient::voter(gtid, message));
         let ballot = || self.ballots.get(&(session, gtid)).copied().ok_or("its voter was asked nothing");
-        match (verb, more) {
+        // `as=1.2` says which branch it is about.
+        let more: Vec<&str> = more.iter().copied().filter(|word| !word.starts_with("as=")).collect();
+        match (verb, more.as_slice()) {
             ("vote", ["yes"]) => branch(branch::Message::Vote(Vote::Yes)),
             ("vote", ["read-only"]) => branch(branch::Message::Vote(Vote::ReadOnly)),
             ("vote", ["committed"]) => branch(branch::Message::Vote(Vote::Committed)),
             ("vote", ["no", why @ ..]) => branch(branch::Message::Vote(Vote::No(why.join(" ")))),
             ("vote", ["unknown", why @ ..]) => branch(branch::Message::Vote(Vote::Unknown(why.join(" ")))),
-            ("done", []) => branch(branch::Message::Acknowledge(BranchResult::Done)),
+            ("done", more) => {
+                let end = HookEnd::Ended(BranchResult::Done);
+                branch(branch::Message::Acknowledge(self.acknowledgement(session, gtid, more, end)?))
+            }
+            ("fails", why) => {
+                let end = HookEnd::Failed(why.join(" "));
+                branch(branch::Message::Acknowledge(self.acknowledgement(session, gtid, &[], end)?))
+            }
             ("inquire", []) => branch(branch::Message::Inquire),
             ("voter", ["accepts"]) => voter(VoterMessage::Answered(Answer::Accepted { ballot: ballot()? })),
             ("voter", ["joins", standing]) => {
@@ -82,11 +112,36 @@ impl Asked {
                 voter(VoterMessage::Answered(Answer::Joined { ballot: ballot()?, standing, accepted }))
             }
             ("voter", ["ended", decision]) => voter(VoterMessage::Answered(Answer::Ended(decided(decision)?))),
-            ("tell-log", [decision]) => voter(VoterMessage::AskLog(Request::Decided(decided(decision)?))),
+            ("tell-log", [decision]) => {
+                let request = Request::Decided(decided(decision)?);
+                voter(VoterMessage::AskLog { branch: whose, request })
+            }
             ("did", [step, result @ ..]) => self.step(session, gtid, (step, false), result),
             ("undid", [step, result @ ..]) => self.step(session, gtid, (step, true), result),
             _ => Err("no session says that".into()),
         }
+    }
+
+    /// The branch that a line is about: the one that it names, or the one that the session was told of last, or
+    /// the one that it enlists.
+    fn branch(&self, session: SessionId, gtid: Gtid, more: &[&str]) -> Result<BranchId, String> {
+        let enlisted = BranchId { epoch: Epoch(1), number: 0x100 + session.0 };
+        setting(more, "as", self.branches.get(&(session, gtid)).copied().unwrap_or(enlisted))
+    }
+
+    /// The answer to the last order, unless the line says to which: `decision=abort epoch=1`.
+    fn acknowledgement(
+        &self,
+        session: SessionId,
+        gtid: Gtid,
+        more: &[&str],
+        end: HookEnd,
+    ) -> Result<Acknowledgement, String> {
+        let order = self.orders.get(&(session, gtid)).copied();
+        let (decision, epoch) = order.unwrap_or((Decision::Commit, Epoch(1)));
+        let named = more.iter().find_map(|word| word.strip_prefix("decision=")).map(decided).transpose()?;
+        let epoch = Epoch(setting(more, "epoch", epoch.0)?);
+        Ok(Acknowledgement { decision: named.unwrap_or(decision), epoch, end })
     }
 
     fn step(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use assent_protocol::durable::Appended;
 use assent_protocol::message::{FromClient, FromReplica, Reason, VoterPlace};
+use assent_protocol::record::Member;
 use assent_protocol::replica::{Config, Input, Limits, Peer, Replica, SessionId, Timer};
 use assent_protocol::saga::{self, StepIndex};
 use assent_protocol::three_phase::{self, StoreId};
@@ -130,7 +131,15 @@ impl Stage {
                 self.log.append(self.now_ms, self.epoch)?;
                 return Ok(());
             }
-            ["overruled", decision] => Input::Appended(self.log.refuse(&Appended::Overruled(decided(decision)?))?),
+            // `overruled commit bank-a=1.2`: another writer has committed it for this branch.
+            ["overruled", decision, members @ ..] => {
+                let member = |word: &&str| {
+                    let (participant, branch) = word.split_once('=').ok_or("a member is `bank-a=1.2`")?;
+                    Ok(Member { participant: parse(participant)?, branch: parse(branch)? })
+                };
+                let members = members.iter().map(member).collect::<Result<_, String>>()?;
+                Input::Appended(self.log.refuse(&Appended::Overruled { decision: decided(decision)?, members })?)
+            }
             ["undecided"] => Input::Appended(self.log.refuse(&Appended::Undecided)?),
             ["answers"] => {
                 let gtids = self.log.take_question()?;
@@ -144,6 +153,12 @@ impl Stage {
                     found.extend(what.map(|what| (*gtid, what)));
                 }
                 Input::LookedUp { gtids, found: Ok(found) }
+            }
+            // From a copy that has fallen behind: it has nothing yet.
+            ["answers", "from", "before"] => {
+                let gtids = self.log.take_question()?;
+                done.extend(gtids.iter().map(|gtid| format!("log -> {gtid}: not there")));
+                Input::LookedUp { gtids, found: Ok(Vec::new()) }
             }
             ["does", "not", "answer"] => {
                 let gtids = self.log.take_question()?;

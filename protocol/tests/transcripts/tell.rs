@@ -1,13 +1,13 @@
 //! The words for what the replica does.
 
+use assent_protocol::Protocol;
 use assent_protocol::found::{Found, OpenTransaction};
 use assent_protocol::message::{FromReplica, Reply, StepOrder};
-use assent_protocol::record::{EndedBranch, Record};
+use assent_protocol::record::{EndedBranch, Member, Record};
 use assent_protocol::replica::{Change, Timer, TimerChange, TransactionView};
 use assent_protocol::saga::{self, StepResult};
 use assent_protocol::three_phase::{self, Answer, Ballot, Proposal, Request};
 use assent_protocol::two_phase;
-use assent_protocol::{ParticipantName, Protocol};
 use bytes::Bytes;
 
 pub(crate) fn record(record: &Record) -> String {
@@ -17,14 +17,14 @@ pub(crate) fn record(record: &Record) -> String {
                 "decided {} {}, for {}{}",
                 decided.gtid,
                 decided.decision,
-                names(&decided.participants),
+                members(&decided.members),
                 why(decided.reason.as_deref())
             )
         }
-        Record::Delegated(delegated) => format!("delegated {} to {}", delegated.gtid, delegated.participant),
+        Record::Delegated(delegated) => format!("delegated {} to {}", delegated.gtid, member(&delegated.member)),
         Record::Attempted(attempted) => format!("attempted {}, {}", attempted.gtid, voters(&attempted.roster)),
         Record::Agreed(agreed) => {
-            format!("agreed {} {}, for {}", agreed.gtid, agreed.decision, names(&agreed.participants))
+            format!("agreed {} {}, for {}", agreed.gtid, agreed.decision, members(&agreed.members))
         }
         Record::Voter(voter) => {
             let (standing, joined) = (voter.state.standing.as_str(), ballot(voter.state.joined));
@@ -44,8 +44,9 @@ pub(crate) fn record(record: &Record) -> String {
             format!("saga {} pauses: {}", paused.gtid, paused.remedy.as_deref().unwrap_or("no longer"))
         }
         Record::Ended(ended) => {
-            let branches = ended.branches.iter().map(|EndedBranch { participant, step, end }| {
-                format!("{} {}", step.as_ref().unwrap_or(participant), end.as_str())
+            let branches = ended.branches.iter().map(|ended: &EndedBranch| {
+                let what = ended.step.as_ref().map_or_else(|| member(&ended.member()), ToString::to_string);
+                format!("{what} {}", ended.end.as_str())
             });
             let branches = branches.collect::<Vec<_>>().join(", ");
             format!("ended {} {}: {branches}{}", ended.gtid, ended.outcome, why(ended.reason.as_deref()))
@@ -59,18 +60,18 @@ pub(crate) fn message(message: &FromReplica, asked: &str, now_ms: u64) -> String
         FromReplica::Heartbeat => "heartbeat".into(),
         FromReplica::GoAway { reason } => format!("go away: {reason}"),
         FromReplica::Reply { reply: given, .. } => format!("reply to `{asked}`: {}", reply(given, now_ms)),
-        FromReplica::Prepare { gtid, epoch, payload, timeout_ms, one_phase, roster, is_prepared } => {
+        FromReplica::Prepare { gtid, branch, epoch, payload, timeout_ms, one_phase, roster, is_prepared } => {
             let how = if *one_phase { "commit alone" } else { "prepare" };
             let who = roster.as_ref().map_or_else(String::new, |roster| format!(", {}", voters(roster)));
             let is_prepared = if *is_prepared { ", only the voter has to vote" } else { "" };
             format!(
-                "{how} {gtid}, epoch {}{}, within {timeout_ms} ms{who}{is_prepared}",
+                "{how} {gtid} as {branch}, epoch {}{}, within {timeout_ms} ms{who}{is_prepared}",
                 epoch.0,
                 with("payload", payload)
             )
         }
-        FromReplica::CommitBranch { gtid, epoch } => format!("commit {gtid}, epoch {}", epoch.0),
-        FromReplica::AbortBranch { gtid, epoch } => format!("abort {gtid}, epoch {}", epoch.0),
+        FromReplica::CommitBranch { gtid, branch, epoch } => format!("commit {gtid} as {branch}, epoch {}", epoch.0),
+        FromReplica::AbortBranch { gtid, branch, epoch } => format!("abort {gtid} as {branch}, epoch {}", epoch.0),
         FromReplica::ExecuteStep { order, outputs, pivot } => {
             let outputs = outputs.iter().map(|(step, output)| with(step.as_str(), output));
             let pivot = if *pivot { ", a pivot" } else { "" };
@@ -192,7 +193,7 @@ pub(crate) fn found(found: &Found) -> String {
 pub(crate) fn open(open: &OpenTransaction) -> String {
     match open {
         OpenTransaction::Decided { record, .. } => format!("decided to {}", record.decision),
-        OpenTransaction::Delegated { record, .. } => format!("delegated to {}", record.participant),
+        OpenTransaction::Delegated { record, .. } => format!("delegated to {}", member(&record.member)),
         OpenTransaction::Attempted { state, .. } => {
             format!("attempted, the log as a voter is {}", state.standing.as_str())
         }
@@ -214,11 +215,20 @@ pub(crate) fn change(change: &Change) -> String {
 pub(crate) fn view(view: &TransactionView) -> String {
     let protocol = if view.protocol == Protocol::Saga { "saga " } else { "" };
     let waits = if view.waiting_for.is_empty() { String::new() } else { format!(", waits for {}", view.waiting_for) };
-    format!("{protocol}{} is {}{waits}", view.gtid, view.state)
+    let troubles = view.branches.iter().filter_map(|branch| {
+        let error = branch.last_error.as_ref()?;
+        Some(format!("; {} failed: {error}", branch.participant))
+    });
+    format!("{protocol}{} is {}{waits}{}", view.gtid, view.state, troubles.collect::<String>())
 }
 
-fn names(names: &[ParticipantName]) -> String {
-    let names: Vec<&str> = names.iter().map(ParticipantName::as_str).collect();
+/// A participant, and the id of its branch.
+fn member(member: &Member) -> String {
+    format!("{} {}", member.participant, member.branch)
+}
+
+fn members(members: &[Member]) -> String {
+    let names: Vec<String> = members.iter().map(member).collect();
     if names.is_empty() { "nobody".into() } else { names.join(", ") }
 }
 

@@ -1,6 +1,6 @@
 //! The log: the first decision of the transaction wins.
 
-use assent_protocol::record::{Decided, Delegated, Ended};
+use assent_protocol::record::{Decided, Delegated, Ended, EndedBranch, Member};
 use assent_protocol::{Appended, Decision, Durable, Outcome, Record};
 
 /// What the log knows about the one transaction of this world.
@@ -26,6 +26,12 @@ impl Log {
         self.open.as_ref().map(|row| row.decision).or(self.ended.as_ref().map(|row| of_outcome(row.outcome)))
     }
 
+    /// The roster of the decision, if there is one.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let ended = || self.ended.as_ref().map(|row| row.branches.iter().map(EndedBranch::member).collect());
+        self.open.as_ref().map(|row| row.members.clone()).or_else(ended).unwrap_or_default()
+    }
+
     /// Why, for an abort.
     pub(crate) fn reason(&self) -> Option<&str> {
         let of_open = self.open.as_ref().and_then(|row| row.reason.as_deref());
@@ -47,14 +53,27 @@ impl Log {
                 self.owner = writer;
                 Appended::Durable(attest(record))
             }
+            Some(Decision::Commit) if decided.decision == Decision::Commit && self.is_for_others(&decided.members) => {
+                self.overruled(Decision::Commit)
+            }
             Some(known) if known == decided.decision => Appended::Durable(attest(record)),
-            Some(known) => Appended::Overruled(known),
+            Some(known) => self.overruled(known),
         }
+    }
+
+    /// Whether the commit that stands here does not name all of these branches.
+    fn is_for_others(&self, members: &[Member]) -> bool {
+        let standing = self.members();
+        members.iter().any(|member| !standing.contains(member))
+    }
+
+    fn overruled(&self, decision: Decision) -> Appended {
+        Appended::Overruled { decision, members: self.members() }
     }
 
     fn delegate(&mut self, writer: usize, record: &Record, delegated: &Delegated) -> Appended {
         match self.decision() {
-            Some(known) => Appended::Overruled(known),
+            Some(known) => self.overruled(known),
             None if self.delegated.is_some() && self.owner != writer => Appended::Undecided,
             None => {
                 self.delegated = Some(delegated.clone());

@@ -22,6 +22,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
+use Line::{Do, Returns, TakesEffect};
 use assent_protocol::Gtid;
 use assent_protocol::two_phase::Timer;
 use participant::Behaviour;
@@ -188,8 +189,31 @@ fn a_bystander_that_presumes_abort_is_overruled_or_overrules() {
     explore(Setup { behaviours, has_bystander: true, faults, ..PLAIN }, 50);
 }
 
-/// Why a request that comes again may not run its transaction anew: an abort of its earlier life, which nobody logged, is still
-/// on its way at an instance that the coordinator has lost.
+/// A line of a script.
+enum Line {
+    Do(Action),
+    /// The hook of the only branch at this instance takes effect.
+    TakesEffect((usize, usize)),
+    /// And returns.
+    Returns((usize, usize)),
+}
+
+fn play(world: &mut World, script: &[Line]) -> Result<(), String> {
+    script.iter().try_for_each(|line| {
+        let action = match *line {
+            Line::Do(action) => Some(action),
+            // Where no branch is, nothing was ordered, and nothing happens.
+            Line::TakesEffect(place) => {
+                world.only_branch(place).map(|branch| Action::HookTakesEffect { place, branch })
+            }
+            Line::Returns(place) => world.only_branch(place).map(|branch| Action::HookReturns { place, branch }),
+        };
+        action.map_or(Ok(()), |action| world.step(action))
+    })
+}
+
+/// A request that comes again runs its transaction anew, while an abort of its earlier life, which nobody logged, is still on its way at an instance
+/// that the coordinator has lost.
 fn repeat_beside_an_abort_that_is_late(driver: Driver) -> Result<(), String> {
     let mut world = World::new(Setup {
         behaviours: vec![Behaviour::Yes],
@@ -200,47 +224,52 @@ fn repeat_beside_an_abort_that_is_late(driver: Driver) -> Result<(), String> {
     });
     let (slow, quick, replica) = ((0, 0), (0, 1), 0);
     let [slow_id, quick_id] = [slow, quick].map(|place| world.id_of(place));
-    let actions = [
+    let script = [
         // The slow instance prepares, too late.
-        Action::AskCommit,
-        Action::RequestArrives,
-        Action::ToInstance { replica, place: slow },
-        Action::HookTakesEffect { place: slow },
-        Action::HookReturns { place: slow },
-        Action::TimerFires { replica, timer: Timer::Deadline },
-        Action::Break { replica, instance: slow_id, are_frames_read: true },
+        Do(Action::AskCommit),
+        Do(Action::RequestArrives),
+        Do(Action::ToInstance { replica, place: slow }),
+        TakesEffect(slow),
+        Returns(slow),
+        Do(Action::TimerFires { replica, timer: Timer::Deadline }),
+        Do(Action::Break { replica, instance: slow_id, are_frames_read: true }),
         // The quick one undoes it, for all instances share a database.
-        Action::TimerFires { replica, timer: Timer::Resend },
-        Action::ToInstance { replica, place: quick },
-        Action::HookTakesEffect { place: quick },
-        Action::HookReturns { place: quick },
-        Action::ToReplica { replica, instance: quick_id },
+        Do(Action::TimerFires { replica, timer: Timer::Resend }),
+        Do(Action::ToInstance { replica, place: quick }),
+        TakesEffect(quick),
+        Returns(quick),
+        Do(Action::ToReplica { replica, instance: quick_id }),
         // The abort is forgotten, and the initiator never heard of it.
-        Action::CrashReplica { replica },
-        Action::StartReplica { replica },
-        Action::Connect { replica, place: quick },
-        Action::ConnectInitiator,
-        Action::AskCommit,
-        Action::RequestArrives,
-        Action::ToInstance { replica, place: quick },
-        Action::HookTakesEffect { place: quick },
-        Action::HookReturns { place: quick },
-        Action::ToReplica { replica, instance: quick_id },
-        Action::AppendApplied { replica },
+        Do(Action::CrashReplica { replica }),
+        Do(Action::StartReplica { replica }),
+        Do(Action::Connect { replica, place: quick }),
+        Do(Action::ConnectInitiator),
+        Do(Action::AskCommit),
+        Do(Action::RequestArrives),
+        Do(Action::ToInstance { replica, place: quick }),
+        TakesEffect(quick),
+        Returns(quick),
+        Do(Action::ToReplica { replica, instance: quick_id }),
+        Do(Action::AppendApplied { replica }),
         // The slow one gets to the abort.
-        Action::LateToInstance { place: slow },
-        Action::HookTakesEffect { place: slow },
+        Do(Action::LateToInstance { place: slow }),
+        TakesEffect(slow),
     ];
-    for action in actions {
-        world.step(action)?;
-    }
+    play(&mut world, &script)?;
     world.calm()
+}
+
+/// What a late abort orders is about the branch of the earlier life alone: its id is not that of the later one.
+#[test]
+fn a_late_abort_ends_only_its_own_branch() {
+    repeat_beside_an_abort_that_is_late(Driver::RunsAnew).expect("the later branch has another id");
 }
 
 #[test]
 fn a_transaction_that_was_forgotten_never_runs_anew() {
     repeat_beside_an_abort_that_is_late(Driver::Sound).expect("the repeated request meets the presumed abort");
-    let problem = repeat_beside_an_abort_that_is_late(Driver::RunsAnew).expect_err("the late abort undoes a yes");
+    let problem =
+        repeat_beside_an_abort_that_is_late(Driver::RunsAnewUnderTheSameIds).expect_err("the late abort undoes a yes");
     assert!(problem.contains("commit is durable, and its work is gone"), "{problem}");
 }
 
@@ -255,23 +284,21 @@ fn vote_unknown_after_a_restart(driver: Driver) -> Result<(), String> {
     });
     let (place, replica) = ((0, 0), 0);
     let instance = world.id_of(place);
-    let actions = [
-        Action::AskCommit,
-        Action::RequestArrives,
-        Action::AppendApplied { replica },
-        Action::AppendAnswered { replica },
-        Action::ToInstance { replica, place },
-        Action::HookTakesEffect { place },
-        Action::CrashReplica { replica },
-        Action::StartReplica { replica },
-        Action::Connect { replica, place },
-        Action::HookReturns { place },
-        Action::ToReplica { replica, instance },
-        Action::AppendApplied { replica },
+    let script = [
+        Do(Action::AskCommit),
+        Do(Action::RequestArrives),
+        Do(Action::AppendApplied { replica }),
+        Do(Action::AppendAnswered { replica }),
+        Do(Action::ToInstance { replica, place }),
+        TakesEffect(place),
+        Do(Action::CrashReplica { replica }),
+        Do(Action::StartReplica { replica }),
+        Do(Action::Connect { replica, place }),
+        Returns(place),
+        Do(Action::ToReplica { replica, instance }),
+        Do(Action::AppendApplied { replica }),
     ];
-    for action in actions {
-        world.step(action)?;
-    }
+    play(&mut world, &script)?;
     world.calm()
 }
 

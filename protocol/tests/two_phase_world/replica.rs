@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
 use assent_protocol::branch::Message;
+use assent_protocol::ids::BranchId;
+use assent_protocol::record::Member;
 use assent_protocol::two_phase::{
     CarriedBranch, Effect, Event, Order, Patience, Reply, Timer, TwoPhase, Vote, invariant,
 };
@@ -27,6 +29,8 @@ pub(crate) enum Driver {
     Sound,
     /// Such a request runs as if it were the first.
     RunsAnew,
+    /// It does, and its branches have the ids that those of the first had.
+    RunsAnewUnderTheSameIds,
     /// A delegation that is found in the log is taken for an abort.
     PresumesAbortOfADelegation,
 }
@@ -69,19 +73,29 @@ pub(crate) struct Replica {
     pub(crate) timers: BTreeSet<Timer>,
     pub(crate) append: Option<Append>,
     pub(crate) lazy: Vec<Record>,
+    /// How many branches were given an id.
+    branches: u64,
 }
 
 impl Replica {
     /// Starts a process; it takes up what it has left open in the log.
     pub(crate) fn start(at: usize, driver: Driver, epoch: Epoch, log: &Log, net: &mut Net) -> Result<Self, String> {
-        let mut replica =
-            Self { at, driver, epoch, machine: None, timers: BTreeSet::new(), append: None, lazy: Vec::new() };
+        let mut replica = Self {
+            at,
+            driver,
+            epoch,
+            machine: None,
+            timers: BTreeSet::new(),
+            append: None,
+            lazy: Vec::new(),
+            branches: 0,
+        };
         if at == log.owner {
             if let Some(decided) = &log.open {
                 replica.install(TwoPhase::recover(decided, epoch), net)?;
             } else if let Some(delegated) = &log.delegated {
                 if driver == Driver::PresumesAbortOfADelegation {
-                    let (whose, instance) = (delegated.participant.clone(), InstanceId(0));
+                    let (whose, instance) = (delegated.member.clone(), InstanceId(0));
                     replica.install(TwoPhase::presume_abort(gtid(), epoch, 0, whose, instance), net)?;
                     return Ok(replica);
                 }
@@ -127,17 +141,17 @@ impl Replica {
         let mut routed = VecDeque::new();
         for effect in effects {
             match effect {
-                Effect::Send { to, prefer, order } => {
+                Effect::Send { to, branch, prefer, order } => {
                     let epoch = self.epoch;
                     let heard = match order {
                         Order::Prepare { payload, one_phase } => {
                             if payload.is_empty() {
                                 return Err(format!("{to} is asked to prepare without its payload"));
                             }
-                            Heard::Prepare { epoch, one_phase }
+                            Heard::Prepare { branch, epoch, one_phase }
                         }
-                        Order::Commit => Heard::Decided { epoch, decision: Decision::Commit },
-                        Order::Abort => Heard::Decided { epoch, decision: Decision::Abort },
+                        Order::Commit => Heard::Decided { branch, epoch, decision: Decision::Commit },
+                        Order::Abort => Heard::Decided { branch, epoch, decision: Decision::Abort },
                     };
                     let route = net.route(self.at, &to, prefer, heard);
                     routed.push_back(Event::Routed { participant: to, to: route });
@@ -237,19 +251,25 @@ impl Replica {
     ) -> Result<(), String> {
         match said {
             // A yes of which nobody knows is as good as an inquiry. An unknown is not: it may be an only branch's.
-            Said::Message(Message::Vote(Vote::Yes)) if self.machine.is_none() => {
-                self.inquired(participant, instance, log, net)
+            Said::Message(branch, Message::Vote(Vote::Yes)) if self.machine.is_none() => {
+                self.inquired(Member { participant, branch }, instance, log, net)
             }
-            Said::Message(Message::Vote(vote)) => self.take(Event::Voted { participant, instance, vote }, net),
-            Said::Message(Message::Acknowledge(result)) => self.take(Event::Acknowledged { participant, result }, net),
-            Said::Message(Message::Inquire) if self.machine.is_some() => {
-                self.take(Event::Inquired { participant, instance }, net)
+            Said::Message(branch, Message::Vote(vote)) => {
+                self.take(Event::Voted { participant, branch, instance, vote }, net)
             }
-            Said::Message(Message::Inquire) => self.inquired(participant, instance, log, net),
-            Said::Enlist(vote) => {
+            Said::Message(branch, Message::Acknowledge(acknowledgement)) => {
+                self.take(Event::Acknowledged { participant, branch, acknowledgement }, net)
+            }
+            Said::Message(branch, Message::Inquire) if self.machine.is_some() => {
+                self.take(Event::Inquired { participant, branch, instance }, net)
+            }
+            Said::Message(branch, Message::Inquire) => {
+                self.inquired(Member { participant, branch }, instance, log, net)
+            }
+            Said::Enlist(branch, vote) => {
                 let caller = Caller { session: ENLISTING, request: instance.0 };
                 if self.machine.is_some() {
-                    return self.take(Event::Enlisted { participant, instance, vote, caller }, net);
+                    return self.take(Event::Enlisted { participant, branch, instance, vote, caller }, net);
                 }
                 if let Some(link) = net.links.get_mut(&(self.at, instance)) {
                     link.heard.push_back(Heard::Enlisted(false));
@@ -260,36 +280,44 @@ impl Replica {
     }
 
     /// An inquiry about a transaction that is not in memory.
-    fn inquired(
-        &mut self,
-        participant: ParticipantName,
-        instance: InstanceId,
-        log: &Log,
-        net: &mut Net,
-    ) -> Result<(), String> {
+    fn inquired(&mut self, inquirer: Member, instance: InstanceId, log: &Log, net: &mut Net) -> Result<(), String> {
         // The log answers for a transaction that another replica drives.
         if log.delegated.is_some() {
             return Ok(());
         }
         if let Some(open) = &log.open {
-            let takes_part = open.participants.contains(&participant);
+            let takes_part = open.members.contains(&inquirer);
             let decision = if takes_part { open.decision } else { Decision::Abort };
-            net.route(self.at, &participant, Some(instance), Heard::Decided { epoch: self.epoch, decision });
+            self.tell(&inquirer, instance, decision, net);
             return Ok(());
         }
         if let Some(ended) = &log.ended {
             let takes_part = ended.branches.iter().any(|branch| {
-                branch.participant == participant
-                    && matches!(branch.end, BranchEnd::Committed | BranchEnd::HeuristicAborted)
+                branch.member() == inquirer && matches!(branch.end, BranchEnd::Committed | BranchEnd::HeuristicAborted)
             });
             let decision = match ended.outcome {
                 Outcome::Committed | Outcome::Completed if takes_part => Decision::Commit,
                 Outcome::Committed | Outcome::Completed | Outcome::Aborted | Outcome::Compensated => Decision::Abort,
             };
-            net.route(self.at, &participant, Some(instance), Heard::Decided { epoch: self.epoch, decision });
+            self.tell(&inquirer, instance, decision, net);
             return Ok(());
         }
-        self.install(TwoPhase::presume_abort(gtid(), self.epoch, 0, participant, instance), net)
+        self.install(TwoPhase::presume_abort(gtid(), self.epoch, 0, inquirer, instance), net)
+    }
+
+    fn tell(&self, member: &Member, instance: InstanceId, decision: Decision, net: &mut Net) {
+        let heard = Heard::Decided { branch: member.branch, epoch: self.epoch, decision };
+        net.route(self.at, &member.participant, Some(instance), heard);
+    }
+
+    /// The first of as many ids for branches as no other process gives.
+    fn next_branches(&mut self, count: usize) -> BranchId {
+        if self.driver == Driver::RunsAnewUnderTheSameIds {
+            return BranchId { epoch: Epoch(0), number: 1_000 };
+        }
+        let first = self.branches;
+        self.branches += count as u64;
+        BranchId { epoch: self.epoch, number: first }
     }
 
     pub(crate) fn joined(&mut self, participant: ParticipantName, net: &mut Net) -> Result<(), String> {
@@ -320,6 +348,7 @@ impl Replica {
             Request::Begin => Event::BeginRequested { caller },
             Request::Abort => Event::AbortRequested { reason: "changed my mind".to_owned(), caller },
             Request::Commit { attempt } => Event::CommitRequested {
+                first_id: self.next_branches(ask.roster.len()),
                 branches: if ask.is_begun { Vec::new() } else { ask.carried() },
                 digest: DIGEST,
                 // Only of a participant that is there is it known that it can.
@@ -350,6 +379,7 @@ impl Replica {
         // It was never delegated, so its branch has not committed by itself. Nothing else of an earlier life can have survived it.
         let is_lone = !ask.is_begun && ask.one_phase && ask.roster.len() == 1;
         let has_come_before = ask.is_unary || matches!(request, Request::Commit { attempt } if attempt > 1);
+        let runs_anew = matches!(self.driver, Driver::RunsAnew | Driver::RunsAnewUnderTheSameIds);
         match request {
             // A begun transaction is aborted by being unknown. A carried one may have a lone branch that has committed by itself:
             // only its commit request, asked again, finds out.
@@ -363,9 +393,7 @@ impl Replica {
                 self.install(TwoPhase::forgotten(gtid(), self.epoch, 0, DIGEST), net)?;
                 self.take(event, net)
             }
-            Request::Commit { .. }
-                if has_come_before && !ask.is_unary && !is_lone && self.driver != Driver::RunsAnew =>
-            {
+            Request::Commit { .. } if has_come_before && !ask.is_unary && !is_lone && !runs_anew => {
                 self.install(TwoPhase::forgotten(gtid(), self.epoch, 0, DIGEST), net)?;
                 self.take(event, net)
             }

@@ -3,6 +3,7 @@
 mod act;
 mod judge;
 
+use assent_protocol::ids::BranchId;
 use assent_protocol::two_phase::Timer;
 use assent_protocol::{InstanceId, ParticipantName, branch};
 
@@ -82,15 +83,15 @@ pub(crate) enum Action {
     SendOutbox { place: Place },
     RequestArrives,
     ReplyArrives,
-    HookTakesEffect { place: Place },
-    HookReturns { place: Place },
-    HookFails { place: Place },
+    HookTakesEffect { place: Place, branch: BranchId },
+    HookReturns { place: Place, branch: BranchId },
+    HookFails { place: Place, branch: BranchId },
     AppendApplied { replica: usize },
     AppendRepeated { replica: usize },
     AppendAnswered { replica: usize },
     LazyFlushed { replica: usize },
     TimerFires { replica: usize, timer: Timer },
-    BranchTimerFires { place: Place, timer: branch::Timer },
+    BranchTimerFires { place: Place, branch: BranchId, timer: branch::Timer },
     Connect { replica: usize, place: Place },
     Break { replica: usize, instance: InstanceId, are_frames_read: bool },
     ConnectInitiator,
@@ -148,6 +149,12 @@ impl World {
         self.instance(place).expect("it runs").id
     }
 
+    /// The branch that an instance has, if it has one only.
+    pub(crate) fn only_branch(&self, place: Place) -> Option<BranchId> {
+        let mut ids = self.instance(place).into_iter().flat_map(Instance::branches);
+        ids.next().filter(|_| ids.next().is_none())
+    }
+
     fn place_of(&self, id: InstanceId) -> Option<Place> {
         self.places().into_iter().find(|&place| self.instance(place).is_some_and(|instance| instance.id == id))
     }
@@ -179,11 +186,13 @@ impl World {
             if !instance.outbox.is_empty() || wants_to_enlist {
                 actions.push(Action::SendOutbox { place });
             }
-            if instance.hook_may_take_effect() {
-                actions.push(Action::HookTakesEffect { place });
-            }
-            if instance.hook_may_return() {
-                actions.push(Action::HookReturns { place });
+            for branch in instance.branches() {
+                if instance.hook_may_take_effect(branch) {
+                    actions.push(Action::HookTakesEffect { place, branch });
+                }
+                if instance.hook_may_return(branch) {
+                    actions.push(Action::HookReturns { place, branch });
+                }
             }
         }
         for (at, replica) in self.replicas.iter().enumerate() {
@@ -260,11 +269,13 @@ impl World {
             if left.crashes > 0 {
                 actions.push(Action::CrashInstance { place });
             }
-            if left.hooks > 0 && instance.hook_may_fail() {
-                actions.push(Action::HookFails { place });
+            if left.hooks > 0 {
+                let failing = instance.branches().filter(|branch| instance.hook_may_fail(*branch));
+                actions.extend(failing.map(|branch| Action::HookFails { place, branch }));
             }
             if left.timers > 0 {
-                actions.extend(instance.timers.iter().map(|&timer| Action::BranchTimerFires { place, timer }));
+                let timers = instance.timers();
+                actions.extend(timers.map(|(branch, timer)| Action::BranchTimerFires { place, branch, timer }));
             }
         }
         for (at, replica) in self.replicas.iter().enumerate() {

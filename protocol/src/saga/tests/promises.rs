@@ -459,7 +459,8 @@ fn a_caller_whose_session_is_gone_is_told_nothing() {
 #[test]
 fn a_start_that_another_writer_overruled_sends_nothing() {
     let mut run = Run::start_for(vec![step("a", &[])], Wait::Ended);
-    run.sees(Event::Appended(Appended::Overruled(Decision::Commit)), "");
+    let overruled = Appended::Overruled { decision: Decision::Commit, members: vec![] };
+    run.sees(Event::Appended(overruled), "");
     assert_eq!(run.replies(), [(CALLER, Reply::Overruled { decision: Decision::Commit })]);
     assert!(run.saga.is_ended());
     run.sees(done(0, 1, "A"), "").sees(durable(), "");

@@ -1,15 +1,18 @@
 //! What the coordinator's machine does where the log answers late, otherwise, or not at all.
 
 use super::super::coordinator::{Coordinator, Effect, Event, Introduction, Order, Stage};
-use super::super::{Answer, Ballot, NodeId, Proposal, Request, Seat, Standing, StoreId, VoterState, invariant};
+use super::super::{Answer, Ballot, NodeId, Proposal, Request, Standing, StoreId, VoterState, invariant};
+use crate::branch::{Acknowledgement, HookEnd};
 use crate::durable::{Appended, Durable, Held, Output, Parts};
-use crate::ids::{BodyDigest, Caller, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::ids::{BodyDigest, BranchId, Caller, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::Wait;
-use crate::record::{Attempted, Decision, Outcome, Record};
+use crate::record::{Attempted, Decision, Member, Outcome, Record};
 use crate::two_phase::{self, BranchResult, CarriedBranch, Patience, Route, Vote};
 
 const LOG: StoreId = StoreId(9);
 const INSTANCE: InstanceId = InstanceId(1);
+/// The id of the first branch that a commit request carries.
+const FIRST_ID: BranchId = BranchId { epoch: Epoch(1), number: 1 };
 
 fn gtid() -> Gtid {
     "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid")
@@ -70,7 +73,8 @@ impl Driven {
 
     fn overruled(&mut self, decision: Decision) {
         self.held = None;
-        self.plain(two_phase::Event::Appended(Appended::Overruled(decision)));
+        let members = self.machine.transaction().members();
+        self.plain(two_phase::Event::Appended(Appended::Overruled { decision, members }));
     }
 
     fn accepts(&mut self, participant: &str) {
@@ -79,8 +83,21 @@ impl Driven {
     }
 
     fn acknowledge(&mut self, participant: &str) {
-        let result = BranchResult::Done;
-        self.plain(two_phase::Event::Acknowledged { participant: name(participant), result });
+        let transaction = self.machine.transaction();
+        let is_commit = transaction.state() == two_phase::State::Committing;
+        let decision = if is_commit { Decision::Commit } else { Decision::Abort };
+        let (epoch, end) = (transaction.epoch(), HookEnd::Ended(BranchResult::Done));
+        let Member { participant, branch } = self.member(participant);
+        let acknowledgement = Acknowledgement { decision, epoch, end };
+        self.plain(two_phase::Event::Acknowledged { participant, branch, acknowledgement });
+    }
+
+    /// The participant's branch in the roster; of a stranger, one that is not there.
+    fn member(&self, participant: &str) -> Member {
+        let participant = name(participant);
+        let members = self.machine.transaction().members();
+        let of_roster = members.into_iter().find(|member| member.participant == participant);
+        of_roster.unwrap_or(Member { participant, branch: FIRST_ID })
     }
 
     /// Everybody voted yes, and the mark is on its way.
@@ -89,6 +106,7 @@ impl Driven {
         let mut driven = Self::from(Coordinator::begin(gtid(), Epoch(1), 0, patience, NodeId(7), LOG));
         driven.plain(two_phase::Event::CommitRequested {
             branches: ["a", "b"].map(|a| CarriedBranch { participant: name(a), payload: "work".into() }).into(),
+            first_id: FIRST_ID,
             digest: BodyDigest(7),
             one_phase: false,
             may_recur: false,
@@ -105,8 +123,9 @@ impl Driven {
             driven.plain(two_phase::Event::Routed { participant: name(participant), to });
         }
         for participant in ["a", "b"] {
-            let (participant, instance, vote) = (name(participant), INSTANCE, Vote::Yes);
-            driven.plain(two_phase::Event::Voted { participant, instance, vote });
+            let Member { participant, branch } = driven.member(participant);
+            let (instance, vote) = (INSTANCE, Vote::Yes);
+            driven.plain(two_phase::Event::Voted { participant, branch, instance, vote });
         }
         assert_eq!(driven.machine.stage(), Stage::Attempting);
         driven
@@ -114,7 +133,7 @@ impl Driven {
 
     fn introduce(&mut self, participant: &str, store: u128) {
         let address = "http://127.0.0.1:1".parse().expect("valid");
-        let introduction = Introduction::Seat(Seat { participant: name(participant), address, store: StoreId(store) });
+        let introduction = Introduction::Voter { address, store: StoreId(store) };
         self.on(Event::Introduced { participant: name(participant), introduction });
     }
 
@@ -241,11 +260,13 @@ fn an_abort_that_was_logged_first_wins_over_the_mark() {
 
 #[test]
 fn a_peer_that_ended_an_election_is_believed_and_a_stranger_is_not() {
+    let mut driven = Driven::attempting();
+    let asker = driven.machine.clone();
     let told = |participant: &str, decision| {
         let request = Request::Decided(decision);
-        Event::Asked { participant: name(participant), instance: INSTANCE, request }
+        let member = Driven::from((asker.clone(), Output::none())).member(participant);
+        Event::Asked { member, instance: INSTANCE, request }
     };
-    let mut driven = Driven::attempting();
     driven.durable();
     driven.on(told("mallory", Decision::Abort));
     assert_eq!(driven.machine.stage(), Stage::Agreeing);
@@ -256,13 +277,31 @@ fn a_peer_that_ended_an_election_is_believed_and_a_stranger_is_not() {
 }
 
 #[test]
+fn another_branch_of_a_participant_that_votes_is_a_stranger() {
+    let mut driven = Driven::attempting();
+    driven.durable();
+    let twin = Member { participant: name("b"), branch: FIRST_ID.plus(7) };
+    let asked = |request| Event::Asked { member: twin.clone(), instance: INSTANCE, request };
+    driven.on(asked(Request::Decided(Decision::Abort)));
+    assert_eq!(driven.machine.stage(), Stage::Agreeing);
+    driven.accepts("b");
+    assert_eq!(driven.machine.stage(), Stage::Agreed(Decision::Commit));
+    let roster = driven.machine.roster().expect("frozen").clone();
+    let ballot = Ballot { round: 5, node: NodeId(99) };
+    driven.on(asked(Request::Join { ballot, roster, has_voted: false }));
+    let (to, branch, prefer) = (twin.participant.clone(), twin.branch, Some(INSTANCE));
+    assert_eq!(driven.said, [Effect::Send { to, branch, prefer, order: Order::Abort }], "it is not of the roster");
+}
+
+#[test]
 fn the_logs_answer_to_a_peer_waits_for_the_log() {
     let mut driven = Driven::attempting();
     driven.durable();
     let ballot = Ballot { round: 5, node: NodeId(99) };
     let roster = driven.machine.roster().expect("frozen").clone();
     let request = Request::Join { ballot, roster, has_voted: false };
-    driven.on(Event::Asked { participant: name("a"), instance: INSTANCE, request });
+    let member = driven.member("a");
+    driven.on(Event::Asked { member, instance: INSTANCE, request });
     assert_eq!(driven.said, [Effect::LogDue]);
     let (record, released) = driven.durable();
     assert!(matches!(record, Record::Voter(record) if record.state.joined == ballot));
@@ -272,11 +311,11 @@ fn the_logs_answer_to_a_peer_waits_for_the_log() {
 
 #[test]
 fn an_inquiry_is_comforted_while_votes_are_collected_and_not_afterwards() {
-    let inquired = || two_phase::Event::Inquired { participant: name("a"), instance: INSTANCE };
+    let inquired = || two_phase::Event::Inquired { participant: name("a"), branch: FIRST_ID, instance: INSTANCE };
     let patience = Patience { timeout_ms: 30_000, absence_ms: 5_000 };
     let mut driven = Driven::from(Coordinator::begin(gtid(), Epoch(1), 0, patience, NodeId(7), LOG));
     let branch = CarriedBranch { participant: name("a"), payload: "work".into() };
-    driven.plain(two_phase::Event::BranchNamed { branch, caller: Caller { session: 1, request: 1 } });
+    driven.plain(two_phase::Event::BranchNamed { branch, id: FIRST_ID, caller: Caller { session: 1, request: 1 } });
     driven.plain(inquired());
     assert_eq!(driven.orders(), ["a: wait"]);
     let mut driven = Driven::attempting();
@@ -289,6 +328,7 @@ fn a_participant_that_is_not_there_holds_up_the_roster_and_an_unknown_one_aborts
     let introduced = |introduction| Event::Introduced { participant: name("b"), introduction };
     let commit = || two_phase::Event::CommitRequested {
         branches: ["a", "b"].map(|a| CarriedBranch { participant: name(a), payload: "work".into() }).into(),
+        first_id: FIRST_ID,
         digest: BodyDigest(7),
         one_phase: false,
         may_recur: false,

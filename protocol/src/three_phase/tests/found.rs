@@ -6,8 +6,8 @@ use super::super::{
     Answer, Ballot, NodeId, Request, Roster, Seat, Standing, StoreId, VoterName, VoterRecord, VoterState, invariant,
 };
 use crate::branch::{Hook, HookEnd, Message};
-use crate::ids::{BodyDigest, Epoch, Gtid, InstanceId, ParticipantName};
-use crate::record::{Attempted, Decided, Decision, Protocol};
+use crate::ids::{BodyDigest, BranchId, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::record::{Attempted, Decided, Decision, Member, Protocol};
 use crate::two_phase::{BranchResult, BranchState, Vote};
 
 const LOG: StoreId = StoreId(9);
@@ -20,9 +20,19 @@ fn name(text: &str) -> ParticipantName {
     text.parse().expect("valid")
 }
 
+/// Each participant's branch has its own id.
+fn id(text: &str) -> BranchId {
+    BranchId { epoch: Epoch(1), number: text.bytes().map(u64::from).sum() }
+}
+
+fn member(text: &str) -> Member {
+    Member { participant: name(text), branch: id(text) }
+}
+
 fn roster(names: &[&str]) -> Roster {
     let seat = |text: &&str| Seat {
         participant: name(text),
+        branch: id(text),
         address: "http://10.0.0.7:7421".parse().expect("valid"),
         store: StoreId(1),
     };
@@ -59,13 +69,13 @@ fn a_row_whose_voter_knows_the_outcome_is_taken_up_as_decided() {
         let state = VoterState { standing, ..VoterState::ATTEMPTED };
         let (mut machine, _) = Coordinator::recover(&attempted(), state, Epoch(2), NodeId(8), LOG);
         assert_eq!(machine.stage(), Stage::Agreed(decision));
-        let (participant, instance) = (name("a"), InstanceId(1));
+        let (member, instance) = (member("a"), InstanceId(1));
         let request = Request::Join {
             ballot: Ballot { round: 3, node: NodeId(1) },
             roster: roster(&["a", "b"]),
             has_voted: false,
         };
-        on(&mut machine, coordinator::Event::Asked { participant, instance, request });
+        on(&mut machine, coordinator::Event::Asked { member, instance, request });
     }
 }
 
@@ -76,7 +86,7 @@ fn whoever_is_in_the_roster_of_a_decision_is_told_it() {
         gtid: gtid(),
         protocol: Protocol::ThreePhase,
         decision: Decision::Commit,
-        participants: vec![name("a")],
+        members: vec![member("a")],
         digest: BodyDigest(7),
         begun_at_ms: 0,
         reason: None,
@@ -84,9 +94,9 @@ fn whoever_is_in_the_roster_of_a_decision_is_told_it() {
     let roster = roster(&["a", "b"]);
     let (mut machine, _) = Coordinator::recover_decided(&decided, Some(roster.clone()), Epoch(2), NodeId(8), LOG);
     assert_eq!(machine.transaction().branches().iter().filter(|branch| branch.state == BranchState::Yes).count(), 2);
-    let (participant, instance) = (name("b"), InstanceId(1));
+    let (member, instance) = (member("b"), InstanceId(1));
     let request = Request::Join { ballot: Ballot { round: 3, node: NodeId(1) }, roster, has_voted: false };
-    on(&mut machine, coordinator::Event::Asked { participant, instance, request });
+    on(&mut machine, coordinator::Event::Asked { member, instance, request });
 }
 
 fn told(participant: &mut Participant, event: participant::Event) -> Vec<participant::Effect> {

@@ -6,7 +6,7 @@ use super::super::{
     VoterRecord, VoterState, invariant, leader,
 };
 use crate::branch::{self, Hook, HookEnd, Message};
-use crate::ids::{Epoch, Gtid};
+use crate::ids::{BranchId, Epoch, Gtid};
 use crate::record::{Decision, Record};
 use crate::two_phase::{BranchResult, Vote};
 
@@ -21,6 +21,7 @@ fn voter_name(name: &str) -> VoterName {
 fn roster() -> Roster {
     let seat = |name: &str, store| Seat {
         participant: name.parse().expect("valid"),
+        branch: BranchId { epoch: Epoch(1), number: name.bytes().map(u64::from).sum() },
         address: "http://127.0.0.1:1".parse().expect("valid"),
         store: StoreId(store),
     };

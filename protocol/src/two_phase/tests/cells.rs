@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::super::{
     BranchResult, BranchState, CarriedBranch, EarlyVote, Event, Route, State, Timer, TwoPhase, Vote, invariant,
 };
-use super::{EPOCH, INSTANCE, OTHER_INSTANCE, PATIENCE, begun_at_ms, carried, gtid, name, receipt};
+use super::{
+    EPOCH, FIRST_ID, INSTANCE, OTHER_INSTANCE, PATIENCE, TWIN, begun_at_ms, carried, gtid, id, member, name, receipt,
+};
+use crate::branch::{Acknowledgement, HookEnd};
 use crate::durable::Appended;
-use crate::ids::{BodyDigest, Caller};
+use crate::ids::{BodyDigest, BranchId, Caller, Epoch, ParticipantName};
 use crate::reason::Wait;
-use crate::record::Decision;
+use crate::record::{Decision, Member};
 
 /// The cells that lead out of their state, and where to. Every other pair of a state and an event
 /// leaves the state as it is.
@@ -79,7 +82,7 @@ const STATES: [&str; 11] = [
     "aborted",
 ];
 
-const BRANCH_STATES: [BranchState; 11] = [
+const BRANCH_STATES: [BranchState; 12] = [
     BranchState::Named,
     BranchState::Waiting,
     BranchState::Asked,
@@ -91,9 +94,10 @@ const BRANCH_STATES: [BranchState; 11] = [
     BranchState::Aborted,
     BranchState::HeuristicCommitted,
     BranchState::HeuristicAborted,
+    BranchState::Outside,
 ];
 
-const EVENTS: [&str; 23] = [
+const EVENTS: [&str; 25] = [
     "begin requested",
     "enlisted",
     "branch named",
@@ -117,6 +121,8 @@ const EVENTS: [&str; 23] = [
     "appended, overruled by abort",
     "appended, undecided",
     "voted, by a stranger",
+    "acknowledged, by a stranger",
+    "acknowledged, another order",
 ];
 
 type Cells = BTreeMap<(&'static str, &'static str), BTreeSet<&'static str>>;
@@ -126,7 +132,7 @@ type Cells = BTreeMap<(&'static str, &'static str), BTreeSet<&'static str>>;
 fn walk() -> (Cells, BTreeSet<BranchState>) {
     let (first, output) = TwoPhase::begin(gtid(), EPOCH, begun_at_ms(), PATIENCE);
     invariant::check_begun(&first, &output).expect("a fair beginning");
-    let (presumed, output) = TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), name("a"), INSTANCE);
+    let (presumed, output) = TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), member("a"), INSTANCE);
     invariant::check_begun(&presumed, &output).expect("a fair beginning");
     let mut cells = Cells::new();
     let mut branch_states = BTreeSet::new();
@@ -140,7 +146,7 @@ fn walk() -> (Cells, BTreeSet<BranchState>) {
             if let Err(violation) = invariant::check(&before, &event, &after, &output) {
                 panic!("{violation}\nbefore: {before:#?}\nevent: {event:#?}\nafter: {after:#?}\noutput: {output:#?}");
             }
-            cells.entry((word(before.state), kind(&event))).or_default().insert(word(after.state));
+            cells.entry((word(before.state), kind(&event, before.state))).or_default().insert(word(after.state));
             if seen.insert(essence(&after)) {
                 queue.push_back(after);
             }
@@ -166,19 +172,25 @@ fn events(machine: &TwoPhase) -> Vec<Event> {
     let mut events = vec![Event::BeginRequested { caller }, Event::CallerLeft { session: 1 }];
     for participant in [&a, &b] {
         for vote in [EarlyVote::Yes, EarlyVote::ReadOnly] {
-            events.push(Event::Enlisted { participant: participant.clone(), instance: INSTANCE, vote, caller });
+            let Member { participant, branch } = member(participant.as_str());
+            events.push(Event::Enlisted { participant, branch, instance: INSTANCE, vote, caller });
         }
     }
-    events.push(Event::Enlisted { participant: a.clone(), instance: OTHER_INSTANCE, vote: EarlyVote::Yes, caller });
-    events.push(Event::BranchNamed { branch: carried("a"), caller });
-    events.push(Event::BranchNamed { branch: CarriedBranch { payload: "other".into(), ..carried("a") }, caller });
+    // The call came twice: this enlists another branch.
+    let (vote, branch) = (EarlyVote::Yes, TWIN.plus(1));
+    events.push(Event::Enlisted { participant: a.clone(), branch, instance: OTHER_INSTANCE, vote, caller });
+    for payload in ["work", "other"] {
+        let branch = CarriedBranch { payload: payload.into(), ..carried("a") };
+        events.push(Event::BranchNamed { branch, id: id("a"), caller });
+    }
     if machine.waiters.is_empty() {
         for branches in [vec![], vec![carried("a")], vec![carried("a"), carried("b")], vec![carried("a"), carried("a")]]
         {
             for (one_phase, may_recur) in [(false, false), (false, true), (true, false), (true, true)] {
                 let wait = if may_recur { Wait::Ended } else { Wait::Decided };
                 let branches = branches.clone();
-                events.push(Event::CommitRequested { branches, digest, one_phase, may_recur, caller, wait });
+                let first_id = FIRST_ID;
+                events.push(Event::CommitRequested { branches, first_id, digest, one_phase, may_recur, caller, wait });
             }
         }
         events.push(Event::AbortRequested { reason: "changed my mind".to_owned(), caller });
@@ -187,6 +199,7 @@ fn events(machine: &TwoPhase) -> Vec<Event> {
     if machine.digest.is_some() {
         events.push(Event::CommitRequested {
             branches: vec![],
+            first_id: FIRST_ID,
             digest: BodyDigest(8),
             one_phase: false,
             may_recur: false,
@@ -204,23 +217,29 @@ fn events(machine: &TwoPhase) -> Vec<Event> {
         }
         // One of the participants has a second instance.
         let instances = if participant == &a { [INSTANCE, OTHER_INSTANCE].as_slice() } else { &[INSTANCE] };
+        // Its branch in the roster, and one that is not there.
+        let ids = [id_of(machine, participant), TWIN];
         for &instance in instances {
-            for vote in votes() {
-                events.push(Event::Voted { participant: whose(), instance, vote });
+            for (branch, vote) in ids.iter().flat_map(|id| votes().map(|vote| (*id, vote))) {
+                events.push(Event::Voted { participant: whose(), branch, instance, vote });
             }
             events.push(Event::Left { participant: whose(), instance });
         }
-        for result in [BranchResult::Done, BranchResult::HeuristicCommitted, BranchResult::HeuristicAborted] {
-            events.push(Event::Acknowledged { participant: whose(), result });
+        for branch in ids {
+            for acknowledgement in acknowledgements(machine) {
+                events.push(Event::Acknowledged { participant: whose(), branch, acknowledgement });
+            }
+            events.push(Event::Inquired { participant: whose(), branch, instance: INSTANCE });
         }
-        events.push(Event::Inquired { participant: whose(), instance: INSTANCE });
         events.push(Event::Joined { participant: whose() });
     }
     for vote in votes() {
-        events.push(Event::Voted { participant: stranger.clone(), instance: INSTANCE, vote });
+        events.push(Event::Voted { participant: stranger.clone(), branch: TWIN, instance: INSTANCE, vote });
     }
-    events.push(Event::Inquired { participant: stranger.clone(), instance: INSTANCE });
-    events.push(Event::Acknowledged { participant: stranger.clone(), result: BranchResult::Done });
+    events.push(Event::Inquired { participant: stranger.clone(), branch: TWIN, instance: INSTANCE });
+    for acknowledgement in acknowledgements(machine) {
+        events.push(Event::Acknowledged { participant: stranger.clone(), branch: TWIN, acknowledgement });
+    }
     events.push(Event::Joined { participant: stranger.clone() });
     events.push(Event::Left { participant: stranger.clone(), instance: INSTANCE });
     events.push(Event::Routed { participant: stranger, to: Route::Absent });
@@ -233,11 +252,43 @@ fn events(machine: &TwoPhase) -> Vec<Event> {
     }
     if let State::Deciding(_) | State::Delegating = machine.state {
         events.push(Event::Appended(Appended::Durable(receipt())));
-        events.push(Event::Appended(Appended::Overruled(Decision::Commit)));
-        events.push(Event::Appended(Appended::Overruled(Decision::Abort)));
+        // Another writer has committed it for the same branches, for some of them, and for its twin.
+        let roster = machine.members();
+        let last = roster.last().cloned();
+        for members in [roster, last.into_iter().collect(), vec![Member { participant: a, branch: TWIN }]] {
+            events.push(Event::Appended(Appended::Overruled { decision: Decision::Commit, members }));
+        }
+        events.push(Event::Appended(Appended::Overruled { decision: Decision::Abort, members: vec![] }));
         events.push(Event::Appended(Appended::Undecided));
     }
     events
+}
+
+fn id_of(machine: &TwoPhase, participant: &ParticipantName) -> BranchId {
+    let of_roster = machine.branches.iter().find(|branch| branch.participant == *participant);
+    of_roster.map_or_else(|| id(participant.as_str()), |branch| branch.id)
+}
+
+/// Every answer to an order of the machine, and to orders that it has not given: the other one, and one
+/// of an earlier epoch.
+fn acknowledgements(machine: &TwoPhase) -> Vec<Acknowledgement> {
+    let mut acknowledgements = Vec::new();
+    for (decision, epoch) in [Decision::Commit, Decision::Abort]
+        .into_iter()
+        .flat_map(|decision| [EPOCH, Epoch(EPOCH.0 - 1)].map(|epoch| (decision, epoch)))
+    {
+        for result in [BranchResult::Done, BranchResult::HeuristicCommitted, BranchResult::HeuristicAborted] {
+            acknowledgements.push(Acknowledgement { decision, epoch, end: HookEnd::Ended(result) });
+        }
+    }
+    let end = HookEnd::Failed("no connection".to_owned());
+    acknowledgements.push(Acknowledgement { decision: ordered(machine.state), epoch: EPOCH, end });
+    acknowledgements
+}
+
+/// What branches are ordered to do.
+fn ordered(state: State) -> Decision {
+    if state == State::Committing { Decision::Commit } else { Decision::Abort }
 }
 
 fn votes() -> [Vote; 5] {
@@ -260,7 +311,7 @@ fn word(state: State) -> &'static str {
     }
 }
 
-fn kind(event: &Event) -> &'static str {
+fn kind(event: &Event, state: State) -> &'static str {
     match event {
         Event::BeginRequested { .. } => "begin requested",
         Event::Enlisted { .. } => "enlisted",
@@ -272,8 +323,14 @@ fn kind(event: &Event) -> &'static str {
         Event::Routed { to: Route::Instance(_), .. } => "routed to an instance",
         Event::Routed { to: Route::Absent, .. } => "routed, absent",
         Event::Routed { to: Route::Unknown, .. } => "routed, unknown",
-        Event::Voted { participant, .. } if participant.as_str() == "stranger" => "voted, by a stranger",
+        Event::Voted { branch: TWIN, .. } => "voted, by a stranger",
         Event::Voted { .. } => "voted",
+        Event::Acknowledged { branch: TWIN, .. } => "acknowledged, by a stranger",
+        Event::Acknowledged { acknowledgement, .. }
+            if acknowledgement.epoch != EPOCH || acknowledgement.decision != ordered(state) =>
+        {
+            "acknowledged, another order"
+        }
         Event::Acknowledged { .. } => "acknowledged",
         Event::Inquired { .. } => "inquired",
         Event::Joined { .. } => "joined",
@@ -282,8 +339,8 @@ fn kind(event: &Event) -> &'static str {
         Event::TimerFired(Timer::Absence) => "absence",
         Event::TimerFired(Timer::Resend) => "resend",
         Event::Appended(Appended::Durable(_)) => "appended, durable",
-        Event::Appended(Appended::Overruled(Decision::Commit)) => "appended, overruled by commit",
-        Event::Appended(Appended::Overruled(Decision::Abort)) => "appended, overruled by abort",
+        Event::Appended(Appended::Overruled { decision: Decision::Commit, .. }) => "appended, overruled by commit",
+        Event::Appended(Appended::Overruled { decision: Decision::Abort, .. }) => "appended, overruled by abort",
         Event::Appended(Appended::Undecided) => "appended, undecided",
     }
 }

@@ -27,7 +27,7 @@ fn the_record_names_who_waits_for_it() {
     let mut driven = Driven::preparing(&["a", "b", "c"]);
     driven.votes("b", Vote::ReadOnly).votes("c", Vote::Yes).votes("a", Vote::Yes);
     let decided = driven.forced().expect("forced");
-    assert_eq!(decided.participants, [name("a"), name("c")]);
+    assert_eq!(decided.members, [driven.member("a"), driven.member("c")]);
     assert_eq!((decided.digest, decided.begun_at_ms), (DIGEST, begun_at_ms()));
 }
 
@@ -63,7 +63,7 @@ fn an_abort_is_not_logged_unless_the_request_may_recur() {
     recurring.commit(&Commit { may_recur: true, ..Commit::of(&["a", "b"]) });
     recurring.routed("b", Route::Instance(INSTANCE)).votes("a", no());
     let decided = recurring.forced().expect("its repetition must find it");
-    assert_eq!((decided.decision, decided.participants.as_slice()), (Decision::Abort, &[name("b")][..]));
+    assert_eq!((decided.decision, names(&decided.members)), (Decision::Abort, vec!["b"]));
     recurring.durable();
     assert_eq!(recurring.state(), State::Aborting);
 }
@@ -125,7 +125,7 @@ fn an_overruled_commit_aborts_and_everybody_is_told_so() {
 
 #[test]
 fn whoever_is_overruled_leaves_the_row_to_its_writer() {
-    let presumed = TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), name("a"), INSTANCE);
+    let presumed = TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), member("a"), INSTANCE);
     let mut driven = Driven::from(presumed);
     driven.overruled(Decision::Commit);
     assert_eq!(driven.orders(), ["a: commit"]);
@@ -137,9 +137,9 @@ fn whoever_is_overruled_leaves_the_row_to_its_writer() {
 
 #[test]
 fn an_inquiry_about_an_unknown_transaction_aborts_it_durably() {
-    let mut driven = Driven::from(TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), name("a"), INSTANCE));
+    let mut driven = Driven::from(TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), member("a"), INSTANCE));
     let decided = driven.forced().expect("no commit may come after the answer");
-    assert_eq!((decided.decision, decided.participants.as_slice()), (Decision::Abort, &[name("a")][..]));
+    assert_eq!((decided.decision, decided.members.as_slice()), (Decision::Abort, &[member("a")][..]));
     driven.inquires("b");
     assert!(driven.orders().is_empty(), "the log may yet say commit");
     driven.durable().inquires("b");

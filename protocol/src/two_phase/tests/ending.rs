@@ -12,8 +12,8 @@ fn decided() -> Driven {
 fn record(decision: Decision, participants: &[&str]) -> Decided {
     let mut driven = Driven::preparing(&["a"]);
     driven.votes("a", Vote::Yes);
-    let participants = participants.iter().map(|participant| name(participant)).collect();
-    Decided { decision, participants, ..driven.forced().expect("forced").clone() }
+    let members = participants.iter().map(|participant| member(participant)).collect();
+    Decided { decision, members, ..driven.forced().expect("forced").clone() }
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn recovery_keeps_the_answer_and_the_key() {
 #[test]
 fn a_recovered_presumed_abort_answers_any_request() {
     // Whose request it was is not known: the inquiry of a branch came first.
-    let presumed = Driven::from(TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), name("a"), INSTANCE));
+    let presumed = Driven::from(TwoPhase::presume_abort(gtid(), EPOCH, begun_at_ms(), member("a"), INSTANCE));
     let mut driven = Driven::from(TwoPhase::recover(presumed.forced().expect("forced"), Epoch(9)));
     driven.commit(&Commit::of(&["a"]).repeated());
     assert_eq!(driven.told(2), Some(Outcome::Aborted));

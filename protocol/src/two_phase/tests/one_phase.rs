@@ -8,7 +8,7 @@ fn delegating() -> Driven {
     let mut driven = Driven::begun();
     driven.commit(&Commit::one_phase(&["a"]));
     let delegated = driven.delegated().expect("forced");
-    assert_eq!((&delegated.participant, delegated.digest), (&name("a"), DIGEST));
+    assert_eq!((&delegated.member, delegated.digest), (&driven.member("a"), DIGEST));
     assert_eq!((driven.state(), driven.orders()), (State::Delegating, vec![]));
     driven
 }
@@ -92,7 +92,7 @@ fn several_branches_never_commit_by_themselves() {
 fn a_branch_beside_others_that_have_nothing_to_commit_may_decide_alone() {
     let mut driven = Driven::begun();
     driven.enlist("b", EarlyVote::ReadOnly).commit(&Commit::one_phase(&["a"]));
-    assert_eq!(driven.delegated().map(|delegated| &delegated.participant), Some(&name("a")));
+    assert_eq!(driven.delegated().map(|delegated| &delegated.member), Some(&driven.member("a")));
     driven.durable().routed("a", Route::Instance(INSTANCE)).votes("a", Vote::Committed);
     assert_eq!((driven.told(1), driven.state()), (Some(Outcome::Committed), State::Committed));
 }
@@ -120,7 +120,7 @@ fn an_abort_that_comes_before_the_order_goes_through_the_log() {
         assert_eq!((driven.state(), driven.told(1), driven.told(2)), (State::Delegating, None, None));
         driven.durable();
         let decided = driven.forced().expect("the delegation may be found by another coordinator");
-        assert_eq!((decided.decision, decided.participants.as_slice()), (Decision::Abort, [].as_slice()));
+        assert_eq!((decided.decision, decided.members.as_slice()), (Decision::Abort, [].as_slice()));
         assert_eq!(driven.orders(), [""; 0], "the branch never hears of it");
         driven.durable();
         assert_eq!(driven.state(), State::Aborted);
@@ -170,7 +170,7 @@ fn a_question_that_was_lost_is_repeated() {
 #[test]
 fn another_instance_may_tell() {
     let mut driven = asked();
-    driven.leaves("a").on(Event::Voted { participant: name("a"), instance: OTHER_INSTANCE, vote: Vote::Committed });
+    driven.leaves("a").votes_at(OTHER_INSTANCE, "a", Vote::Committed);
     assert_eq!(driven.told(1), Some(Outcome::Committed));
 }
 
@@ -178,7 +178,7 @@ fn another_instance_may_tell() {
 fn a_refusal_is_final_only_where_no_other_instance_was_asked() {
     let mut driven = asked();
     driven.leaves("a").fires(Timer::Resend).routed("a", Route::Instance(OTHER_INSTANCE));
-    driven.on(Event::Voted { participant: name("a"), instance: OTHER_INSTANCE, vote: no() });
+    driven.votes_at(OTHER_INSTANCE, "a", no());
     assert_eq!((driven.told(1), driven.state()), (None, State::Recalling), "the first may have the order in its queue");
     assert_eq!(driven.orders(), ["a: abort"]);
     driven.acknowledges("a", BranchResult::Done);
@@ -258,7 +258,7 @@ fn another_body_is_refused_while_a_delegation_is_recalled() {
 fn a_branch_that_committed_by_itself_counts_as_a_yes_among_several() {
     let mut driven = Driven::begun();
     driven.commit(&Commit::of(&["a", "b"]).repeated()).votes("a", Vote::Committed).votes("b", Vote::Yes);
-    assert_eq!(driven.forced().map(|decided| decided.participants.clone()), Some(vec![name("b")]));
+    assert_eq!(driven.forced().map(|decided| decided.members.clone()), Some(vec![driven.member("b")]));
     driven.durable().acknowledges("b", BranchResult::Done);
     assert_eq!((driven.branch("a"), driven.state()), (BranchState::Committed, State::Committed));
 }

@@ -23,7 +23,7 @@ fn when_everybody_has_enlisted_the_commit_is_decided_at_once() {
     let mut driven = Driven::begun();
     driven.enlist("a", EarlyVote::Yes).enlist("b", EarlyVote::ReadOnly).commit(&Commit::of(&[]));
     let decided = driven.forced().expect("forced");
-    assert_eq!((decided.decision, decided.participants.as_slice()), (Decision::Commit, &[name("a")][..]));
+    assert_eq!((decided.decision, decided.members.as_slice()), (Decision::Commit, &[member("a")][..]));
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn enlisting_after_prepare_began_is_refused() {
     let mut driven = Driven::preparing(&["a"]);
     driven.enlist("b", EarlyVote::Yes);
     assert!(matches!(driven.answer(90), Some(Reply::Refused(Refusal::RosterFrozen { .. }))));
-    driven.on(Event::BranchNamed { branch: carried("b"), caller: caller(91) });
+    driven.on(Event::BranchNamed { branch: carried("b"), id: id("b"), caller: caller(91) });
     assert!(matches!(driven.answer(91), Some(Reply::Refused(Refusal::RosterFrozen { .. }))));
     assert_eq!(driven.machine.branches().len(), 1);
 }
@@ -64,9 +64,9 @@ fn a_repeated_enlistment_is_answered_as_the_first_one() {
 fn a_participant_takes_part_once() {
     let mut driven = Driven::begun();
     driven.enlist("a", EarlyVote::Yes);
-    let again =
-        Event::Enlisted { participant: name("a"), instance: OTHER_INSTANCE, vote: EarlyVote::Yes, caller: caller(91) };
-    driven.on(again);
+    let Member { participant, branch } = member("a");
+    let (instance, vote, caller) = (OTHER_INSTANCE, EarlyVote::Yes, caller(91));
+    driven.on(Event::Enlisted { participant, branch, instance, vote, caller });
     assert_eq!(driven.answer(91), Some(&Reply::Refused(Refusal::DuplicateBranch(name("a")))));
     driven.commit(&Commit::of(&["a"]));
     assert_eq!(driven.answer(1), Some(&Reply::Refused(Refusal::DuplicateBranch(name("a")))));
@@ -80,6 +80,7 @@ fn a_named_branch_may_be_named_again_with_the_same_payload() {
     let mut driven = Driven::begun();
     let named = |payload: &'static str| Event::BranchNamed {
         branch: CarriedBranch { participant: name("a"), payload: payload.into() },
+        id: id("a"),
         caller: caller(92),
     };
     driven.on(named("work")).on(named("work"));
@@ -201,7 +202,7 @@ fn an_instance_that_leaves_after_its_yes_changes_nothing() {
 #[test]
 fn only_the_instance_that_was_asked_votes() {
     let mut driven = Driven::preparing(&["a"]);
-    driven.on(Event::Voted { participant: name("a"), instance: OTHER_INSTANCE, vote: Vote::Yes });
+    driven.votes_at(OTHER_INSTANCE, "a", Vote::Yes);
     assert_eq!(driven.state(), State::Preparing);
     driven.votes("a", Vote::Yes);
     assert_eq!(driven.state(), State::Deciding(Decision::Commit));

@@ -26,7 +26,16 @@ fn committing() -> Driven {
 }
 
 fn send(to: &str, order: Order) -> Effect {
-    Effect::Send { to: name(to), prefer: None, order }
+    // Of the branches that a commit request carries, in their order.
+    let number = if to == "b" { 1 } else { 0 };
+    Effect::Send { to: name(to), branch: FIRST_ID.plus(number), prefer: None, order }
+}
+
+/// The answer to an order to commit.
+fn acknowledged(driven: &Driven, participant: &str, result: BranchResult) -> Event {
+    let Member { participant, branch } = driven.member(participant);
+    let (decision, epoch, end) = (Decision::Commit, EPOCH, HookEnd::Ended(result));
+    Event::Acknowledged { participant, branch, acknowledgement: Acknowledgement { decision, epoch, end } }
 }
 
 fn tell(request: u64, outcome: Outcome) -> Effect {
@@ -36,8 +45,9 @@ fn tell(request: u64, outcome: Outcome) -> Effect {
 fn decide(participants: &[&str], decision: Decision, effects: Vec<Effect>) -> Output<Effect> {
     let mut driven = Driven::preparing(&["a"]);
     driven.votes("a", Vote::Yes);
-    let participants = participants.iter().map(|participant| name(participant)).collect();
-    let decided = Decided { decision, participants, ..driven.forced().expect("forced").clone() };
+    let members =
+        participants.iter().zip(0..).map(|(a, at)| Member { participant: name(a), branch: FIRST_ID.plus(at) });
+    let decided = Decided { decision, members: members.collect(), ..driven.forced().expect("forced").clone() };
     Output::after(Record::Decided(decided), effects)
 }
 
@@ -99,7 +109,7 @@ fn an_answer_that_is_not_the_decision_is_caught() {
         it.state = State::Deciding(Decision::Commit);
         it.branches[0].state = BranchState::Yes;
     });
-    let vote = Event::Voted { participant: name("a"), instance: INSTANCE, vote: Vote::Yes };
+    let vote = Event::Voted { participant: name("a"), branch: FIRST_ID, instance: INSTANCE, vote: Vote::Yes };
     let output = decide(&["a"], Decision::Commit, vec![send("a", Order::Abort)]);
     assert_eq!(broken(&before, vote, &after, output), "I5 what was told comes true", "held effects too");
 }
@@ -113,7 +123,7 @@ fn a_record_that_is_not_the_decision_is_caught() {
             it.state = State::Deciding(Decision::Commit);
             it.branches[0].state = BranchState::Yes;
         });
-        let vote = Event::Voted { participant: name("a"), instance: INSTANCE, vote: Vote::Yes };
+        let vote = Event::Voted { participant: name("a"), branch: FIRST_ID, instance: INSTANCE, vote: Vote::Yes };
         let output = decide(&participants, decision, vec![]);
         assert_eq!(broken(&before, vote, &after, output), "I4 the record is the decision");
     }
@@ -133,9 +143,9 @@ fn a_roster_that_grows_after_prepare_began_is_caught() {
         it.branches.push(Branch { participant: name("b"), ..it.branches[0].clone() });
     });
     assert_eq!(broken(&before, nothing_happened(), &after, Output::none()), INVARIANT);
-    let enlisted =
-        Event::Enlisted { participant: name("b"), instance: INSTANCE, vote: EarlyVote::Yes, caller: caller(5) };
-    let output = Output::effects(vec![Effect::Reply { to: caller(5), reply: Reply::Enlisted }]);
+    let (branch, vote, caller) = (id("b"), EarlyVote::Yes, caller(5));
+    let enlisted = Event::Enlisted { participant: name("b"), branch, instance: INSTANCE, vote, caller };
+    let output = Output::effects(vec![Effect::Reply { to: caller, reply: Reply::Enlisted }]);
     assert_eq!(broken(&before, enlisted, &before, output), INVARIANT, "told so, and left out");
 }
 
@@ -150,7 +160,7 @@ fn an_end_before_every_branch_has_acknowledged_is_caught() {
     driven.acknowledges("b", BranchResult::Done);
     let (mut after, output) = (driven.machine.clone(), driven.output.clone());
     after.branches[1].state = BranchState::Yes;
-    let event = Event::Acknowledged { participant: name("b"), result: BranchResult::Done };
+    let event = acknowledged(&driven, "b", BranchResult::Done);
     assert_eq!(broken(&before, event, &after, output), INVARIANT, "one has not ended");
 }
 
@@ -160,8 +170,8 @@ fn a_branch_that_ends_without_its_word_is_caught() {
     let (before, after) = mistaken(&driven, |it| it.branches[0].state = BranchState::Committed);
     for event in [
         nothing_happened(),
-        Event::Acknowledged { participant: name("b"), result: BranchResult::Done },
-        Event::Acknowledged { participant: name("a"), result: BranchResult::HeuristicAborted },
+        acknowledged(&driven, "b", BranchResult::Done),
+        acknowledged(&driven, "a", BranchResult::HeuristicAborted),
     ] {
         assert_eq!(broken(&before, event, &after, Output::none()), "I9 a branch moves by its own account");
     }
@@ -173,6 +183,7 @@ fn another_body_that_is_answered_is_caught() {
     let (before, after) = mistaken(&driven, |_| {});
     let event = Event::CommitRequested {
         branches: vec![],
+        first_id: FIRST_ID,
         digest: BodyDigest(8),
         one_phase: false,
         may_recur: false,
@@ -199,7 +210,7 @@ fn a_caller_that_is_forgotten_is_caught() {
     overruled.overruled(Decision::Abort);
     let untold =
         overruled.output.peek_effects().iter().filter(|effect| !matches!(effect, Effect::Reply { .. })).cloned();
-    let event = Event::Appended(Appended::Overruled(Decision::Abort));
+    let event = Event::Appended(Appended::Overruled { decision: Decision::Abort, members: before.members() });
     assert_eq!(broken(&before, event, &overruled.machine, Output::effects(untold.collect())), INVARIANT);
 }
 

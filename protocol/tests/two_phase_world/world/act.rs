@@ -38,17 +38,19 @@ impl World {
                 let reply = self.net.initiator.as_mut().and_then(|link| link.replies.pop_front());
                 reply.map_or(Ok(()), |(request, reply)| self.initiator.hear(request, reply))
             }
-            Action::HookTakesEffect { place: (of, slot) } => {
+            Action::HookTakesEffect { place: (of, slot), branch } => {
                 let Participant { behaviour, resource, instances, .. } = &mut self.participants[of];
                 if let Some(instance) = &mut instances[slot] {
-                    instance.hook_takes_effect(*behaviour, resource);
+                    instance.hook_takes_effect(branch, *behaviour, resource);
                 }
                 Ok(())
             }
-            Action::HookReturns { place } => self.with_instance(place, Instance::hook_returns),
-            Action::HookFails { place } => {
+            Action::HookReturns { place, branch } => {
+                self.with_instance(place, |it, there| it.hook_returns(branch, there))
+            }
+            Action::HookFails { place, branch } => {
                 self.left.hooks = self.left.hooks.saturating_sub(1);
-                self.with_instance(place, Instance::hook_fails)
+                self.with_instance(place, |it, there| it.hook_fails(branch, there))
             }
             Action::AppendApplied { replica } => {
                 if let Some(replica) = &mut self.replicas[replica] {
@@ -70,9 +72,9 @@ impl World {
                 self.left.timers = self.left.timers.saturating_sub(1);
                 self.with_replica(replica, |it, _, net| it.fire(timer, net))
             }
-            Action::BranchTimerFires { place, timer } => {
+            Action::BranchTimerFires { place, branch, timer } => {
                 self.left.timers = self.left.timers.saturating_sub(1);
-                self.with_instance(place, |it, there| it.fire(timer, there))
+                self.with_instance(place, |it, there| it.fire(branch, timer, there))
             }
             Action::Connect { replica, place } => self.connect(replica, place),
             Action::Break { replica, instance, are_frames_read } => {
@@ -204,7 +206,7 @@ impl World {
         if let Enlistment::Wanted(vote) = instance.enlistment
             && let Some(link) = self.net.links.get_mut(&(0, instance.id))
         {
-            link.said.push_back(Said::Enlist(vote));
+            link.said.push_back(Said::Enlist(instance.early_branch(), vote));
             instance.enlistment = Enlistment::Sent(vote);
         }
     }

@@ -17,8 +17,12 @@ impl World {
                 return broken("its work took effect twice");
             }
             let must_commit = behaviour.has_work();
+            // Another branch that it holds prepared is not what was decided.
+            let members = self.log.members();
+            let is_prepared =
+                members.iter().any(|it| it.participant == *name && resource.prepared.contains(&it.branch));
             match decision {
-                Some(Decision::Commit) if must_commit && !resource.is_prepared && resource.applied == 0 => {
+                Some(Decision::Commit) if must_commit && !is_prepared && resource.applied == 0 => {
                     return broken("commit is durable, and its work is gone (I2, I6)");
                 }
                 Some(Decision::Commit) if !must_commit && *behaviour != Behaviour::ReadOnly => {
@@ -31,7 +35,7 @@ impl World {
                 Some(Decision::Commit | Decision::Abort) | None => {}
             }
             match self.initiator.told.first() {
-                Some(Outcome::Committed) if must_commit && resource.applied == 0 && !resource.is_prepared => {
+                Some(Outcome::Committed) if must_commit && resource.applied == 0 && !is_prepared => {
                     return broken("the initiator was told committed (I5)");
                 }
                 Some(Outcome::Aborted) if resource.applied > 0 => {
@@ -85,9 +89,9 @@ impl World {
     /// Every timer fires; the deadline only when nothing else has helped.
     fn let_time_pass(&mut self, round: usize) -> Result<(), String> {
         for place in self.places() {
-            let timers = self.instance(place).map(|instance| instance.timers.clone()).unwrap_or_default();
-            for timer in timers {
-                self.step(Action::BranchTimerFires { place, timer })?;
+            let timers: Vec<_> = self.instance(place).map(|it| it.timers().collect()).unwrap_or_default();
+            for (branch, timer) in timers {
+                self.step(Action::BranchTimerFires { place, branch, timer })?;
             }
         }
         for replica in 0..self.replicas.len() {
@@ -118,7 +122,7 @@ impl World {
         }
         let is_committed = self.initiator.told == [Outcome::Committed];
         for Participant { name, behaviour, resource, .. } in &self.participants {
-            if resource.is_prepared {
+            if !resource.prepared.is_empty() {
                 return Err(format!("{name} is still prepared"));
             }
             if is_committed && behaviour.has_work() && resource.applied != 1 {
