@@ -3,6 +3,7 @@
 mod cells;
 mod deciding;
 mod ending;
+mod identity;
 mod one_phase;
 mod preparing;
 mod violations;
@@ -48,6 +49,10 @@ fn id(participant: &str) -> BranchId {
 
 fn member(participant: &str) -> Member {
     Member { participant: name(participant), branch: id(participant) }
+}
+
+fn twin(participant: &str) -> Member {
+    Member { participant: name(participant), branch: TWIN }
 }
 
 /// The participants of a roster.
@@ -228,6 +233,17 @@ impl Driven {
             Effect::Send { to, order: Order::Commit, .. } => Some(format!("{to}: commit")),
             Effect::Send { to, order: Order::Abort, .. } => Some(format!("{to}: abort")),
             Effect::Reply { .. } | Effect::SetTimer { .. } | Effect::CancelTimer(_) => None,
+        });
+        orders.collect()
+    }
+
+    /// What the last output orders this very branch to do.
+    fn told_to(&self, member: &Member) -> Vec<Order> {
+        let orders = self.output.peek_effects().iter().filter_map(|effect| match effect {
+            Effect::Send { to, branch, order, .. } if (to, branch) == (&member.participant, &member.branch) => {
+                Some(order.clone())
+            }
+            Effect::Send { .. } | Effect::Reply { .. } | Effect::SetTimer { .. } | Effect::CancelTimer(_) => None,
         });
         orders.collect()
     }
