@@ -1,4 +1,5 @@
--- One-phase commit: a row without a decision, whose only branch decides.
+-- One-phase commit: a row without a decision, whose only branch decides. And the ids of branches: a participant may prepare two branches of
+-- one transaction, and only the one that the log names is told to commit.
 --
 -- A constraint of a table can only be changed by making the table anew. The steps come along: to drop the table that they refer to would be
 -- to delete them. The views that read either are dropped first, and made again at the end.
@@ -38,14 +39,22 @@ create table new_open_transaction (
     -- Who votes: participants in order, each with the address of its voter and the identity of its store; log, the identity of this log.
     -- There where voter is: a decided 3PC keeps both.
     roster       text    check (json_type(roster) = 'object'),
+    -- Comma-separated ids of the branches, in the order of participants, each epoch.number: the epoch under which the branch began, and a
+    -- number in hexadecimal digits. Null for a saga, and where no branch has an id: in rows of before there were any.
+    branch_ids   text,
     constraint a_row_fits_its_protocol check (
         case protocol
             when 'saga' then definition is not null and decision is not 'commit' and voter is null and roster is null
+                             and branch_ids is null
             when '3pc' then definition is null and remedy is null and (decision is not null or voter is not null)
                             and (voter is null) = (roster is null)
             else definition is null and remedy is null and voter is null and roster is null
                  and (decision is not null or participants <> '' and instr(participants, ',') = 0)
         end
+        -- As many ids as participants.
+        and (branch_ids is null or participants <> '' and branch_ids <> ''
+             and length(branch_ids) - length(replace(branch_ids, ',', ''))
+                 = length(participants) - length(replace(participants, ',', '')))
     )
 ) strict, without rowid;
 
@@ -86,6 +95,14 @@ drop table open_transaction;
 alter table new_open_transaction rename to open_transaction;
 alter table new_saga_step rename to saga_step;
 
+alter table history add column
+    -- Comma-separated ids of the branches, in the order of branches, as those of open_transaction. Null for a saga, and where no branch has
+    -- an id: in rows of before there were any.
+    branch_ids text constraint as_many_ids_as_branches check (
+        branch_ids is null or protocol <> 'saga' and branches <> '' and branch_ids <> ''
+            and length(branch_ids) - length(replace(branch_ids, ',', '')) = length(branches) - length(replace(branches, ',', ''))
+    );
+
 create view assent_v1_transaction as
 -- Every transaction that the log knows, open or ended.
 select o.gtid,
@@ -116,31 +133,33 @@ select h.gtid, h.protocol, h.outcome, 1,
 from history h;
 
 create view assent_v1_branch as
--- The branches of each transaction, or the steps of each saga. `ended` is null while it is open.
-with entry (gtid, position, entry, default_end, ended_at) as (
-    select o.gtid, cast(e.key as integer), e.value, null, null
+-- The branches of each transaction, or the steps of each saga. `ended` is null while it is open; `branch_id` is null for a step, and for a
+-- branch of before they had one.
+with entry (gtid, position, entry, default_end, ended_at, branch_ids) as (
+    select o.gtid, cast(e.key as integer), e.value, null, null, '["' || replace(o.branch_ids, ',', '","') || '"]'
     from open_transaction o, json_each('["' || replace(o.participants, ',', '","') || '"]') e
     where o.protocol <> 'saga' and o.participants <> ''
     union all
-    select o.gtid, cast(e.key as integer), (e.value ->> 'participant') || '/' || (e.value ->> 'name'), null, null
+    select o.gtid, cast(e.key as integer), (e.value ->> 'participant') || '/' || (e.value ->> 'name'), null, null, null
     from open_transaction o, json_each(o.definition) e
     where o.protocol = 'saga'
     union all
-    select h.gtid, cast(e.key as integer), e.value, h.outcome, h.ended_at
+    select h.gtid, cast(e.key as integer), e.value, h.outcome, h.ended_at, '["' || replace(h.branch_ids, ',', '","') || '"]'
     from history h, json_each('["' || replace(h.branches, ',', '","') || '"]') e
     where h.branches <> ''
 ),
-half (gtid, position, who, ended, ended_at) as (
+half (gtid, position, who, ended, ended_at, branch_id) as (
     select gtid, position,
            case when instr(entry, '=') > 0 then substr(entry, 1, instr(entry, '=') - 1) else entry end,
            case when instr(entry, '=') > 0 then substr(entry, instr(entry, '=') + 1) else default_end end,
-           ended_at
+           ended_at,
+           branch_ids ->> position
     from entry
 )
 select gtid, position,
        case when instr(who, '/') > 0 then substr(who, 1, instr(who, '/') - 1) else who end as participant,
        case when instr(who, '/') > 0 then substr(who, instr(who, '/') + 1) end as step,
-       ended, ended_at
+       ended, ended_at, branch_id
 from half;
 
 create view assent_v1_saga_step as

@@ -3,11 +3,11 @@
 use std::fmt::Debug;
 
 use assent_protocol::fuzz::{self, Tape};
-use assent_protocol::record::EndedBranch;
+use assent_protocol::record::{EndedBranch, Member};
 use assent_protocol::saga::{Kept, Saga, StepIndex, StepResult};
-use assent_protocol::three_phase::{Coordinator, NodeId, StoreId};
+use assent_protocol::three_phase::{Coordinator, NodeId, Seat, StoreId};
 use assent_protocol::two_phase::TwoPhase;
-use assent_protocol::{BranchEnd, Epoch, Outcome, Protocol};
+use assent_protocol::{BranchEnd, BranchId, Epoch, Outcome, Protocol};
 use bytes::Bytes;
 
 use super::read::{OpenSaga, OpenTransaction, PageToken};
@@ -22,14 +22,18 @@ use super::url::{Target, redacted};
 /// If that is not so.
 pub fn stored(bytes: &[u8]) {
     let tape = &mut Tape::new(bytes);
-    match tape.below(7) {
+    match tape.below(8) {
         0 => {
             let names = tape.participants();
             again(tape, names, |names| stored::roster(names), stored::parse_roster);
         }
         1 => {
             let (outcome, branches) = (outcome(tape), ended_branches(tape));
-            again(tape, branches, |all| stored::branches(outcome, all), |text| stored::parse_branches(outcome, text));
+            let write = |all: &Vec<_>| columns(stored::branches(outcome, all), stored::ended_ids(all));
+            again(tape, branches, write, |text| {
+                let (branches, ids) = from_columns(text)?;
+                stored::parse_branches(outcome, branches, ids)
+            });
         }
         2 => {
             let state = fuzz::state(tape);
@@ -37,7 +41,8 @@ pub fn stored(bytes: &[u8]) {
         }
         3 => {
             let roster = fuzz::roster(tape);
-            again(tape, roster, stored::voters, stored::parse_voters);
+            let members: Vec<Member> = roster.participants().iter().map(Seat::member).collect();
+            again(tape, roster, stored::voters, |text| stored::parse_voters(text, &members));
         }
         4 => {
             let definition = fuzz::definition(tape);
@@ -50,6 +55,14 @@ pub fn stored(bytes: &[u8]) {
         5 => {
             let payload: Bytes = (0..tape.below(50)).map(|_| tape.byte()).collect();
             again(tape, payload, |payload| stored::payload(payload), stored::parse_payload);
+        }
+        6 => {
+            let members = members(tape);
+            let write = |members: &Vec<_>| columns(stored::names(members), stored::ids(members));
+            again(tape, members, write, |text| {
+                let (participants, ids) = from_columns(text)?;
+                stored::parse_members(participants, ids)
+            });
         }
         _ => {
             let steps = 1 + tape.below(3) as u16;
@@ -73,6 +86,25 @@ fn again<T: PartialEq + Debug>(
     }
 }
 
+/// Two columns as one text, so that either may be damaged.
+fn columns(names: String, ids: Option<String>) -> String {
+    format!("{names} {}", ids.unwrap_or_default())
+}
+
+fn from_columns(text: &str) -> Result<(&str, Option<&str>), String> {
+    let (names, ids) = text.split_once(' ').ok_or("one column")?;
+    Ok((names, Some(ids).filter(|ids| !ids.is_empty())))
+}
+
+fn branch_id(tape: &mut Tape<'_>) -> BranchId {
+    if tape.one_in(4) { BranchId::NONE } else { BranchId { epoch: Epoch(tape.number()), number: tape.number() } }
+}
+
+fn members(tape: &mut Tape<'_>) -> Vec<Member> {
+    let names = tape.participants();
+    names.into_iter().map(|participant| Member { participant, branch: branch_id(tape) }).collect()
+}
+
 fn outcome(tape: &mut Tape<'_>) -> Outcome {
     tape.pick(&[Outcome::Committed, Outcome::Aborted, Outcome::Completed, Outcome::Compensated])
 }
@@ -87,6 +119,7 @@ fn ended_branches(tape: &mut Tape<'_>) -> Vec<EndedBranch> {
     ];
     let branch = |tape: &mut Tape<'_>| EndedBranch {
         participant: tape.participant(),
+        branch: branch_id(tape),
         step: tape.one_in(2).then(|| tape.participant()),
         end: tape.pick(&ends),
     };
@@ -119,7 +152,9 @@ pub fn rows(bytes: &[u8]) {
         Err(unreadable) => assert!(!unreadable.reason.is_empty()),
     }
     let outcome = outcome(tape);
-    let branches = stored::branches(outcome, &ended_branches(tape));
+    let branches = ended_branches(tape);
+    let branch_ids = stored::ended_ids(&branches);
+    let branches = stored::branches(outcome, &branches);
     let ended = HistoryRow {
         gtid: fuzz::gtid(),
         ended_at_ms: tape.number(),
@@ -129,6 +164,7 @@ pub fn rows(bytes: &[u8]) {
         protocol: word(tape, &["2pc", "3pc", "saga"]),
         outcome: word(tape, &["committed", "aborted", "completed", "compensated"]),
         branches: mostly(tape, branches),
+        branch_ids: branch_ids.map(|ids| mostly(tape, ids)),
         reason: tape.one_in(2).then(|| tape.text()),
         outputs: tape.one_in(2).then(|| mostly(tape, "{\"0\":\"b3V0\"}".to_owned())),
         pinned: tape.one_in(2),
@@ -139,7 +175,8 @@ pub fn rows(bytes: &[u8]) {
 }
 
 fn open_row(tape: &mut Tape<'_>) -> OpenRow {
-    let participants = stored::roster(&tape.participants());
+    let members = members(tape);
+    let (participants, branch_ids) = (stored::names(&members), stored::ids(&members));
     let definition = stored::definition(&fuzz::definition(tape));
     let voter = stored::voter(&fuzz::state(tape));
     let roster = stored::voters(&fuzz::roster(tape));
@@ -152,6 +189,7 @@ fn open_row(tape: &mut Tape<'_>) -> OpenRow {
         protocol: word(tape, &["2pc", "3pc", "saga"]),
         decision: tape.one_in(2).then(|| word(tape, &["commit", "abort"])),
         participants: mostly(tape, participants),
+        branch_ids: branch_ids.map(|ids| mostly(tape, ids)),
         reason: tape.one_in(2).then(|| tape.text()),
         remedy: tape.one_in(4).then(|| tape.text()),
         definition: (!tape.one_in(4)).then(|| mostly(tape, definition)),

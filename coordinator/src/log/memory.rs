@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
 use assent_protocol::saga::StepIndex;
-use assent_protocol::three_phase::{Roster, VoterState};
+use assent_protocol::three_phase::{Roster, Seat, VoterState};
 use assent_protocol::{Appended, Decision, Epoch, Gtid, Name, ParticipantName, Protocol};
 use futures::future::{BoxFuture, FutureExt as _, ready};
 
@@ -420,16 +420,18 @@ impl Storage {
                 decision: Some(record.decision),
                 owner: *owner,
                 digest: record.digest,
+                members: record.members.clone(),
                 vote: vote.clone(),
             }),
             Some(Row::Delegated { record, owner, .. }) => {
-                Some(Standing::Delegated { owner: *owner, digest: record.digest })
+                Some(Standing::Delegated { owner: *owner, digest: record.digest, member: record.member.clone() })
             }
             Some(Row::Attempted { record, state, owner, .. }) => Some(Standing::Open {
                 saga: false,
                 decision: None,
                 owner: *owner,
                 digest: record.digest,
+                members: record.roster.participants().iter().map(Seat::member).collect(),
                 vote: Some((record.roster.clone(), *state)),
             }),
             Some(Row::Saga(saga)) => Some(Standing::Open {
@@ -437,9 +439,13 @@ impl Storage {
                 decision: saga.turned.as_ref().map(|_| Decision::Abort),
                 owner: saga.owner,
                 digest: saga.started.digest,
+                members: Vec::new(),
                 vote: None,
             }),
-            None => self.history.get(&gtid).map(|ended| Standing::Ended(ended.record.outcome)),
+            None => self.history.get(&gtid).map(|EndedTransaction { record, .. }| Standing::Ended {
+                outcome: record.outcome,
+                members: verdict::told_to_commit(record.outcome, &record.branches),
+            }),
         }
     }
 
@@ -485,7 +491,7 @@ impl Storage {
                 gtid: record.gtid,
                 protocol: record.protocol,
                 state: record.decision.into(),
-                participants: record.participants.clone(),
+                participants: record.members.iter().map(|member| member.participant.clone()).collect(),
                 begun_at_ms: record.begun_at_ms,
                 decided_at_ms: Some(*at_ms),
                 ended_at_ms: None,
@@ -498,7 +504,7 @@ impl Storage {
                 gtid: record.gtid,
                 protocol: Protocol::TwoPhase,
                 state: State::Preparing,
-                participants: vec![record.participant.clone()],
+                participants: vec![record.member.participant.clone()],
                 begun_at_ms: record.begun_at_ms,
                 decided_at_ms: None,
                 ended_at_ms: None,

@@ -11,6 +11,7 @@ use super::read::{
     EndedTransaction, Found, LoggedStep, OpenSaga, OpenTransaction, Page, PageToken, Shown, State, Transaction,
     Unreadable,
 };
+use super::verdict::{Standing, told_to_commit};
 use super::{Owned, stored};
 
 /// A row of the open table.
@@ -24,6 +25,8 @@ pub(super) struct OpenRow {
     pub(super) protocol: String,
     pub(super) decision: Option<String>,
     pub(super) participants: String,
+    /// In the order of `participants`; not there where no branch has one.
+    pub(super) branch_ids: Option<String>,
     pub(super) reason: Option<String>,
     pub(super) remedy: Option<String>,
     /// JSON; not read for listings.
@@ -58,10 +61,58 @@ pub(super) struct HistoryRow {
     pub(super) protocol: String,
     pub(super) outcome: String,
     pub(super) branches: String,
+    /// In the order of `branches`; not there where no branch has one.
+    pub(super) branch_ids: Option<String>,
     pub(super) reason: Option<String>,
     /// JSON; not read for listings.
     pub(super) outputs: Option<String>,
     pub(super) pinned: bool,
+}
+
+/// What an append reads of a row that stands in its way, of either table.
+pub(super) struct StandingRow<'a> {
+    pub(super) protocol: &'a str,
+    pub(super) decision: Option<&'a str>,
+    /// There in a row of history.
+    pub(super) outcome: Option<&'a str>,
+    pub(super) owner: Epoch,
+    pub(super) digest: i64,
+    /// In a row of history, its branches.
+    pub(super) participants: &'a str,
+    pub(super) branch_ids: Option<&'a str>,
+    pub(super) voter: Option<&'a str>,
+    pub(super) roster: Option<&'a str>,
+}
+
+impl StandingRow<'_> {
+    /// What stands. Names and branch ids that cannot be read are what is the matter with this one
+    /// row, and stop no other.
+    pub(super) fn read(&self) -> Result<Standing, String> {
+        let (owner, digest) = (self.owner, stored::digest_from_column(self.digest));
+        if let Some(word) = self.outcome {
+            let outcome = stored::parse_outcome(word)?;
+            let branches = stored::parse_branches(outcome, self.participants, self.branch_ids);
+            return Ok(branches.map_or(Standing::Unreadable, |branches| Standing::Ended {
+                outcome,
+                members: told_to_commit(outcome, &branches),
+            }));
+        }
+        let protocol = stored::parse_protocol(self.protocol)?;
+        let decision = self.decision.map(stored::parse_decision).transpose()?;
+        if protocol == Protocol::Saga {
+            let (saga, members, vote) = (true, Vec::new(), None);
+            return Ok(Standing::Open { saga, decision, owner, digest, members, vote });
+        }
+        let Ok(mut members) = stored::parse_members(self.participants, self.branch_ids) else {
+            return Ok(Standing::Unreadable);
+        };
+        if protocol == Protocol::TwoPhase && decision.is_none() {
+            let member = members.pop().filter(|_| members.is_empty());
+            return Ok(member.map_or(Standing::Unreadable, |member| Standing::Delegated { owner, digest, member }));
+        }
+        let vote = stored::vote_from_columns(self.roster, self.voter, &members);
+        Ok(Standing::Open { saga: false, decision, owner, digest, members, vote })
+    }
 }
 
 impl OpenRow {
@@ -87,18 +138,18 @@ impl OpenRow {
                 owner,
             }));
         }
+        let mut members = stored::parse_members(&self.participants, self.branch_ids.as_deref())?;
         if protocol == Protocol::TwoPhase && decision.is_none() {
-            let mut names = stored::parse_roster(&self.participants)?;
-            let (Some(participant), true) = (names.pop(), names.is_empty()) else {
+            let (Some(member), true) = (members.pop(), members.is_empty()) else {
                 return Err("it has neither a decision nor the one participant that decides".to_owned());
             };
             return Ok(OpenTransaction::Delegated {
-                record: Delegated { gtid: self.gtid, participant, digest, begun_at_ms: self.begun_at_ms },
+                record: Delegated { gtid: self.gtid, member, digest, begun_at_ms: self.begun_at_ms },
                 delegated_at_ms: self.decided_at_ms,
                 owner,
             });
         }
-        let roster = self.roster.as_deref().map(stored::parse_voters).transpose()?;
+        let roster = self.roster.as_deref().map(|json| stored::parse_voters(json, &members)).transpose()?;
         let Some(decision) = decision else {
             let state = self.voter.as_deref().ok_or("it has neither a decision nor a voter")?;
             return Ok(OpenTransaction::Attempted {
@@ -118,7 +169,7 @@ impl OpenRow {
                 gtid: self.gtid,
                 protocol,
                 decision,
-                participants: stored::parse_roster(&self.participants)?,
+                members,
                 digest,
                 begun_at_ms: self.begun_at_ms,
                 reason: self.reason.clone(),
@@ -179,7 +230,7 @@ impl HistoryRow {
                 begun_at_ms: self.begun_at_ms,
                 digest: stored::digest_from_column(self.digest),
                 reason: self.reason.clone(),
-                branches: stored::parse_branches(outcome, &self.branches)?,
+                branches: stored::parse_branches(outcome, &self.branches, self.branch_ids.as_deref())?,
                 outputs: stored::parse_outputs(self.outputs.as_deref())?,
             },
             decided_at_ms: self.decided_at_ms,
@@ -191,7 +242,7 @@ impl HistoryRow {
     fn list(self) -> Option<Transaction> {
         let outcome = stored::parse_outcome(&self.outcome).ok()?;
         let mut participants: Vec<ParticipantName> = Vec::new();
-        for branch in stored::parse_branches(outcome, &self.branches).unwrap_or_default() {
+        for branch in stored::parse_branches(outcome, &self.branches, None).unwrap_or_default() {
             if !participants.contains(&branch.participant) {
                 participants.push(branch.participant);
             }

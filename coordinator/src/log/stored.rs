@@ -3,11 +3,14 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
-use assent_protocol::record::EndedBranch;
+use assent_protocol::record::{EndedBranch, Member};
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::three_phase::{Ballot, NodeId, PeerAddress, Roster, Seat, Standing, StoreId, VoterState};
-use assent_protocol::{BodyDigest, BranchEnd, Decision, Name, Outcome, ParticipantName, Protocol, RetryPolicy};
+use assent_protocol::{
+    BodyDigest, BranchEnd, BranchId, Decision, Name, Outcome, ParticipantName, Protocol, RetryPolicy,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -32,6 +35,51 @@ pub(super) fn roster<'a>(names: impl IntoIterator<Item = &'a ParticipantName>) -
         text.push_str(name.as_str());
     }
     text
+}
+
+/// The participants of a roster's members.
+pub(super) fn names(members: &[Member]) -> String {
+    roster(members.iter().map(|member| &member.participant))
+}
+
+/// Branch ids in the order of their participants, with commas between; `None` where no branch has
+/// one, as in the rows of before branches had any.
+pub(super) fn branch_ids(ids: impl Iterator<Item = BranchId> + Clone) -> Option<String> {
+    if ids.clone().all(BranchId::is_none) {
+        return None;
+    }
+    let mut text = String::new();
+    for id in ids {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        // A `String` takes all that is written to it.
+        let _ = write!(text, "{id}");
+    }
+    Some(text)
+}
+
+/// The branch ids of a roster's members.
+pub(super) fn ids(members: &[Member]) -> Option<String> {
+    branch_ids(members.iter().map(|member| member.branch))
+}
+
+/// Reads what [`branch_ids`] wrote, for as many branches as there are.
+fn parse_branch_ids(text: Option<&str>, branches: usize) -> Result<Vec<BranchId>, String> {
+    let Some(text) = text else { return Ok(vec![BranchId::NONE; branches]) };
+    let ids: Result<Vec<BranchId>, _> = text.split(',').map(str::parse).collect();
+    let ids = ids.map_err(|error| format!("in its branch ids {text:?}, {error}"))?;
+    if ids.len() != branches {
+        return Err(format!("it has {} branch ids and {branches} branches", ids.len()));
+    }
+    Ok(ids)
+}
+
+/// Reads what [`names`] and [`ids`] wrote.
+pub(super) fn parse_members(participants: &str, branch_ids: Option<&str>) -> Result<Vec<Member>, String> {
+    let names = parse_roster(participants)?;
+    let ids = parse_branch_ids(branch_ids, names.len())?;
+    Ok(names.into_iter().zip(ids).map(|(participant, branch)| Member { participant, branch }).collect())
 }
 
 /// The participants of a saga's steps, each once, in order of their first step.
@@ -81,10 +129,25 @@ pub(super) fn branches(outcome: Outcome, branches: &[EndedBranch]) -> String {
     text
 }
 
-/// Reads what [`branches`] wrote.
-pub(super) fn parse_branches(outcome: Outcome, text: &str) -> Result<Vec<EndedBranch>, String> {
+/// The ids of ended branches. The steps of a saga have none.
+pub(super) fn ended_ids(branches: &[EndedBranch]) -> Option<String> {
+    branch_ids(branches.iter().map(|branch| branch.branch))
+}
+
+/// Reads what [`branches`] and [`ended_ids`] wrote.
+pub(super) fn parse_branches(
+    outcome: Outcome,
+    text: &str,
+    branch_ids: Option<&str>,
+) -> Result<Vec<EndedBranch>, String> {
     let entries = text.split(',').filter(|entry| !entry.is_empty());
-    entries.map(|entry| parse_branch(outcome, entry).map_err(|error| format!("in its branches, {error}"))).collect()
+    let read = |entry| parse_branch(outcome, entry).map_err(|error| format!("in its branches, {error}"));
+    let mut branches = entries.map(read).collect::<Result<Vec<EndedBranch>, String>>()?;
+    let ids = parse_branch_ids(branch_ids, branches.len())?;
+    for (ended, id) in branches.iter_mut().zip(ids) {
+        ended.branch = id;
+    }
+    Ok(branches)
 }
 
 fn parse_branch(outcome: Outcome, entry: &str) -> Result<EndedBranch, String> {
@@ -95,6 +158,7 @@ fn parse_branch(outcome: Outcome, entry: &str) -> Result<EndedBranch, String> {
     let (participant, step) = who.split_once('/').map_or((who, None), |(who, step)| (who, Some(step)));
     Ok(EndedBranch {
         participant: Name::new(participant).map_err(|error| error.to_string())?,
+        branch: BranchId::NONE,
         step: step.map(Name::new).transpose().map_err(|error| error.to_string())?,
         end,
     })
@@ -184,7 +248,9 @@ fn parse_ballot(text: &str) -> Option<Ballot> {
     Some(Ballot { round, node: NodeId(u128::from_str_radix(node, 16).ok()?) })
 }
 
-/// The roster of a three-phase transaction as it stands in the log: stores as UUIDs.
+/// The roster of a three-phase transaction as it stands in the log: stores as UUIDs. Those who
+/// commit together have the same one again and again, so the ids of the branches, which differ each
+/// time, stand in their own column.
 #[derive(Serialize, Deserialize)]
 struct StoredVoters {
     participants: Vec<StoredSeat>,
@@ -209,10 +275,14 @@ pub(super) fn voters(roster: &Roster) -> String {
     serde_json::to_string(&stored).expect("names and ids can always be said in JSON")
 }
 
-/// Reads what [`voters`] wrote.
-pub(super) fn parse_voters(json: &str) -> Result<Roster, String> {
+/// Reads what [`voters`] wrote, of a row with these members. A voter that is none of them has no
+/// branch id.
+pub(super) fn parse_voters(json: &str, members: &[Member]) -> Result<Roster, String> {
     let stored: StoredVoters = serde_json::from_str(json).map_err(|error| format!("its roster is not one: {error}"))?;
+    let ids: BTreeMap<&ParticipantName, BranchId> =
+        members.iter().map(|member| (&member.participant, member.branch)).collect();
     let seats = stored.participants.into_iter().map(|StoredSeat { participant, address, store }| Seat {
+        branch: ids.get(&participant).copied().unwrap_or_default(),
         participant,
         address,
         store: StoreId(store.as_u128()),
@@ -226,9 +296,28 @@ pub(super) fn voter_names(roster: &Roster) -> impl Iterator<Item = &ParticipantN
     roster.participants().iter().map(|seat| &seat.participant)
 }
 
-/// What a row has of the log as a voter, if it is there and can be read.
-pub(super) fn vote_from_columns(roster: Option<&str>, state: Option<&str>) -> Option<(Roster, VoterState)> {
-    Some((parse_voters(roster?).ok()?, parse_voter(state?).ok()?))
+/// The ids of the voters' branches, in the order of [`voter_names`].
+pub(super) fn voter_ids(roster: &Roster) -> Option<String> {
+    branch_ids(roster.participants().iter().map(|seat| seat.branch))
+}
+
+/// Whether two rosters have the same text: the ids of their branches are not in it.
+pub(super) fn are_same_voters(one: &Roster, other: &Roster) -> bool {
+    let (these, those) = (one.participants(), other.participants());
+    one.log() == other.log()
+        && these.len() == those.len()
+        && these.iter().zip(those).all(|(this, that)| {
+            this.participant == that.participant && this.address == that.address && this.store == that.store
+        })
+}
+
+/// What a row with these members has of the log as a voter, if it is there and can be read.
+pub(super) fn vote_from_columns(
+    roster: Option<&str>,
+    state: Option<&str>,
+    members: &[Member],
+) -> Option<(Roster, VoterState)> {
+    Some((parse_voters(roster?, members).ok()?, parse_voter(state?).ok()?))
 }
 
 /// A step as it stands in the log: names and numbers in the clear, the input as base64.

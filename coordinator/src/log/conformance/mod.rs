@@ -9,6 +9,7 @@
 //! assent::log_conformance! { MemoryGround::default() }
 //! ```
 
+mod branches;
 mod decisions;
 mod delegation;
 mod epochs;
@@ -27,6 +28,7 @@ use futures::future::BoxFuture;
 
 use super::Log;
 
+pub use branches::*;
 pub use decisions::*;
 pub use delegation::*;
 pub use epochs::*;
@@ -135,6 +137,10 @@ macro_rules! log_conformance {
             an_end_has_branches_of_its_own
             nobody_presumes_over_an_attempt
             a_new_epoch_votes_on_from_where_the_old_one_stood
+            a_commit_of_other_branches_is_overruled
+            a_branch_that_had_nothing_to_commit_is_not_named
+            a_row_without_a_decision_is_one_of_its_branches
+            branch_ids_are_found_as_they_were_written
         }
     };
 }

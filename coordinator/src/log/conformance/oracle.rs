@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Delegated, Ended, Member, SagaStarted, SagaStep};
 use assent_protocol::saga::{StepIndex, StepResult};
 use assent_protocol::three_phase::{Ballot, NodeId, Standing, VoterState};
-use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Outcome, Protocol, Record};
+use assent_protocol::{Appended, BodyDigest, BranchEnd, BranchId, Decision, Gtid, Outcome, Protocol, Record};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::sample::{self, NOW_MS, attempted, gtid, moved, name, saga, saga_ended};
 use super::{Ground, start};
 use crate::log::memory::MemoryLog;
-use crate::log::{Batch, Filter, Log, PageToken, State};
+use crate::log::{Batch, Filter, Found, Log, OpenTransaction, PageToken, State};
 
 /// How many transactions the batches are about: few, so that they meet.
 const TRANSACTIONS: u64 = 40;
@@ -40,6 +40,7 @@ pub async fn random_batches_do_what_the_model_does(ground: &dyn Ground) {
             let (expected, actual) = (answers(&model, &batch).await, answers(&log, &batch).await);
             assert_eq!(actual, expected, "round {round}: {batch:#?}");
         }
+        world.learn(&model).await;
         if round % 5 == 4 {
             compare(&model, &log).await;
         }
@@ -79,8 +80,7 @@ async fn compare(model: &Arc<dyn Log>, log: &Arc<dyn Log>) {
 }
 
 /// Epochs are drawn by the storage, and differ between the two.
-fn without_owners(found: Vec<(Gtid, crate::log::Found)>) -> Vec<String> {
-    use crate::log::{Found, OpenTransaction};
+fn without_owners(found: Vec<(Gtid, Found)>) -> Vec<String> {
     use assent_protocol::Epoch;
     let strip = |found: Found| match found {
         Found::Open(OpenTransaction::Decided { record, roster, decided_at_ms, .. }) => {
@@ -105,9 +105,25 @@ fn without_owners(found: Vec<(Gtid, crate::log::Found)>) -> Vec<String> {
 #[derive(Default)]
 struct World {
     rosters: BTreeMap<Gtid, Vec<&'static str>>,
+    /// The branches that open rows name.
+    standing: BTreeMap<Gtid, Vec<Member>>,
 }
 
 impl World {
+    async fn learn(&mut self, model: &Arc<dyn Log>) {
+        let all: Vec<Gtid> = (0..TRANSACTIONS).map(gtid).collect();
+        for (gtid, found) in model.lookup(&all).await.expect("memory") {
+            let members = match found {
+                Found::Open(OpenTransaction::Decided { record, .. }) => record.members,
+                Found::Open(OpenTransaction::Delegated { record, .. }) => vec![record.member],
+                Found::Open(OpenTransaction::Attempted { .. } | OpenTransaction::Saga(_))
+                | Found::Ended(_)
+                | Found::Unreadable(_) => continue,
+            };
+            self.standing.insert(gtid, members);
+        }
+    }
+
     fn batch(&mut self, random: &mut StdRng, at_ms: u64) -> Batch {
         let mut batch = Batch { at_ms, ..Batch::default() };
         for _ in 0..random.random_range(0..12) {
@@ -155,21 +171,37 @@ impl World {
             && random.random_bool(0.3)
         {
             let digest = if random.random_bool(0.9) { sample::delegated(gtid).digest } else { BodyDigest(9) };
-            return Record::Delegated(Delegated { participant: name(only), digest, ..sample::delegated(gtid) });
+            return Record::Delegated(Delegated { member: member(random, only), digest, ..sample::delegated(gtid) });
         }
         let protocol = if is_three_phase { Protocol::ThreePhase } else { Protocol::TwoPhase };
         if random.random_bool(0.6) {
-            return Record::Decided(Decided { protocol, ..sample::decided(gtid, decision, roster) });
+            let members = roster.iter().map(|participant| member(random, participant)).collect();
+            return Record::Decided(Decided { protocol, members, ..sample::decided(gtid, decision, &[]) });
         }
         let has_open_row = random.random_bool(0.8);
         let decision = if has_open_row { decision } else { Decision::Abort };
         let plain = sample::ended(gtid, decision);
         let usual = plain.branches[0].end;
+        let standing = self.standing.get(&gtid).map_or(&[][..], Vec::as_slice);
         let mut branches: Vec<_> = roster.iter().map(|participant| sample::branch(participant, usual)).collect();
+        for branch in &mut branches {
+            if let Some(member) = standing.iter().find(|member| member.participant == branch.participant) {
+                branch.branch = member.branch;
+            }
+        }
         if random.random_bool(0.3) {
             branches.push(sample::branch("reader", BranchEnd::ReadOnly));
         }
         Record::Ended(Ended { protocol, has_open_row, branches, ..plain })
+    }
+}
+
+/// Mostly the usual branch; now and then its twin, or one of before branches had an id.
+fn member(random: &mut StdRng, participant: &str) -> Member {
+    match random.random_range(0..10) {
+        0 => sample::twin(participant),
+        1 => Member { branch: BranchId::NONE, ..sample::member(participant) },
+        _ => sample::member(participant),
     }
 }
 

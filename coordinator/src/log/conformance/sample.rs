@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use assent_protocol::record::{
-    Attempted, Decided, Delegated, Ended, EndedBranch, SagaPaused, SagaStarted, SagaStep, SagaTurned,
+    Attempted, Decided, Delegated, Ended, EndedBranch, Member, SagaPaused, SagaStarted, SagaStep, SagaTurned,
 };
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::three_phase::{PeerAddress, Roster, Seat, StoreId, VoterName, VoterRecord, VoterState};
-use assent_protocol::{Appended, BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record, RetryPolicy};
+use assent_protocol::{
+    Appended, BodyDigest, BranchEnd, BranchId, Decision, Epoch, Gtid, Name, Outcome, Protocol, Record, RetryPolicy,
+};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -30,12 +32,24 @@ pub(super) fn gtid(n: u64) -> Gtid {
     Gtid::new(Uuid::from_bytes(bytes)).expect("version 7")
 }
 
+/// The branch that a participant has in every transaction of this suite.
+pub(super) fn member(participant: &str) -> Member {
+    let number = participant.bytes().fold(u64::MAX, |number, byte| number.rotate_left(7) ^ u64::from(byte));
+    Member { participant: name(participant), branch: BranchId { epoch: Epoch(7), number } }
+}
+
+/// Another branch of the same participant: a call came twice.
+pub(super) fn twin(participant: &str) -> Member {
+    let Member { participant, branch } = member(participant);
+    Member { participant, branch: branch.plus(1) }
+}
+
 pub(super) fn decided(gtid: Gtid, decision: Decision, participants: &[&str]) -> Decided {
     Decided {
         gtid,
         protocol: Protocol::TwoPhase,
         decision,
-        participants: participants.iter().map(|text| name(text)).collect(),
+        members: participants.iter().map(|text| member(text)).collect(),
         digest: BodyDigest(0xfeed_0000_0000_0001),
         begun_at_ms: NOW_MS - 20,
         reason: (decision == Decision::Abort).then(|| "sold out".to_owned()),
@@ -70,19 +84,21 @@ pub(super) fn ended(gtid: Gtid, decision: Decision) -> Ended {
 }
 
 pub(super) fn branch(participant: &str, end: BranchEnd) -> EndedBranch {
-    EndedBranch { participant: name(participant), step: None, end }
+    let Member { participant, branch } = member(participant);
+    EndedBranch { participant, branch, step: None, end }
 }
 
 /// The decision is left to the branch of `inventory`.
 pub(super) fn delegated(gtid: Gtid) -> Delegated {
     let Decided { digest, begun_at_ms, .. } = commit(gtid);
-    Delegated { gtid, participant: name("inventory"), digest, begun_at_ms }
+    Delegated { gtid, member: member("inventory"), digest, begun_at_ms }
 }
 
 /// 'Attempt 1 sent', of [`commit`]'s branches.
 pub(super) fn attempted(gtid: Gtid) -> Attempted {
     let seat = |participant: &str, store| Seat {
         participant: name(participant),
+        branch: member(participant).branch,
         address: PeerAddress::new(&format!("http://{participant}.example:7421/\"'\\")).expect("an address"),
         store: StoreId(store),
     };
@@ -139,8 +155,12 @@ pub(super) fn saga_ended(gtid: Gtid, outcome: Outcome) -> Ended {
     let is_completed = outcome == Outcome::Completed;
     let end = if is_completed { BranchEnd::Completed } else { BranchEnd::Compensated };
     let steps = started.definition.steps().iter();
-    let branches =
-        steps.map(|step| EndedBranch { participant: step.participant.clone(), step: Some(step.name.clone()), end });
+    let branches = steps.map(|step| EndedBranch {
+        participant: step.participant.clone(),
+        branch: BranchId::NONE,
+        step: Some(step.name.clone()),
+        end,
+    });
     let outputs = [(StepIndex(0), Bytes::from_static(b"r-1")), (StepIndex(3), Bytes::new())];
     Ended {
         gtid,
@@ -172,7 +192,7 @@ pub(super) async fn append(log: &Arc<dyn Log>, batch: &Batch) -> Vec<Option<Deci
             assert_eq!(receipt.gtid(), record.gtid(), "a receipt is for its own transaction");
             None
         }
-        Appended::Overruled(decision) => Some(decision),
+        Appended::Overruled { decision, .. } => Some(decision),
         Appended::Undecided => panic!("{record:?} met a row without a decision"),
     });
     short.collect()

@@ -47,7 +47,7 @@ fn batch() -> Batch {
         gtid: Gtid::new(Uuid::now_v7()).expect("version 7"),
         protocol: Protocol::TwoPhase,
         decision: Decision::Commit,
-        participants: Vec::new(),
+        members: Vec::new(),
         digest: BodyDigest(1),
         begun_at_ms: 1,
         reason: None,

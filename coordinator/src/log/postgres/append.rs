@@ -17,9 +17,10 @@ use super::link::{Held, Link, epoch_from_column};
 use super::statement::{OnConflict, Statement};
 use super::trouble::Trouble;
 use super::value::uuids;
+use crate::log::Batch;
 use crate::log::plan::{Plan, Written};
+use crate::log::rows::StandingRow;
 use crate::log::verdict::{Standing, durable, verdict};
-use crate::log::{Batch, stored};
 
 /// Appends a batch. `Ok(None)`: the fence refused.
 pub(super) async fn append(link: &mut Link, held: &Held, batch: &Batch) -> Result<Option<Vec<Appended>>, Trouble> {
@@ -69,11 +70,12 @@ async fn read_back(
     gtids: impl Iterator<Item = Gtid>,
 ) -> Result<BTreeMap<Gtid, Standing>, Trouble> {
     let rows = sqlx::query(
-        "select gtid, protocol = 'saga' as saga, decision::text as decision, owner_epoch, digest, voter, roster::text as roster,
-                protocol = '2pc' and decision is null as delegated, null as outcome
+        "select gtid, protocol::text as protocol, decision::text as decision, owner_epoch, digest, participants, branch_ids,
+                voter, roster::text as roster, null as outcome
          from assent.open_transaction where gtid = any($1)
          union all
-         select gtid, protocol = 'saga', null, 0, digest, null, null, false, outcome::text from assent.history where gtid = any($1)",
+         select gtid, protocol::text, null, 0, digest, branches, branch_ids, null, null, outcome::text
+         from assent.history where gtid = any($1)",
     )
     .bind(uuids(gtids))
     .fetch_all(connection)
@@ -82,24 +84,19 @@ async fn read_back(
     for row in rows {
         let unreadable = |error: String| Trouble::Sql(sqlx::Error::Decode(error.into()));
         let gtid = Gtid::new(row.try_get("gtid")?).map_err(|error| unreadable(error.to_string()))?;
-        let outcome: Option<&str> = row.try_get("outcome")?;
-        let decision: Option<&str> = row.try_get("decision")?;
-        let standing = match outcome {
-            Some(word) => Standing::Ended(stored::parse_outcome(word).map_err(unreadable)?),
-            None if row.try_get("delegated")? => Standing::Delegated {
-                owner: epoch_from_column(row.try_get("owner_epoch")?),
-                digest: stored::digest_from_column(row.try_get("digest")?),
-            },
-            None => Standing::Open {
-                saga: row.try_get("saga")?,
-                decision: decision.map(stored::parse_decision).transpose().map_err(unreadable)?,
-                owner: epoch_from_column(row.try_get("owner_epoch")?),
-                digest: stored::digest_from_column(row.try_get("digest")?),
-                vote: stored::vote_from_columns(row.try_get("roster")?, row.try_get("voter")?),
-            },
+        let standing = StandingRow {
+            protocol: row.try_get("protocol")?,
+            decision: row.try_get("decision")?,
+            outcome: row.try_get("outcome")?,
+            owner: epoch_from_column(row.try_get("owner_epoch")?),
+            digest: row.try_get("digest")?,
+            participants: row.try_get("participants")?,
+            branch_ids: row.try_get("branch_ids")?,
+            voter: row.try_get("voter")?,
+            roster: row.try_get("roster")?,
         };
         // An open row comes first, and it is the one that counts: it is still driven.
-        standings.entry(gtid).or_insert(standing);
+        standings.entry(gtid).or_insert(standing.read().map_err(unreadable)?);
     }
     Ok(standings)
 }

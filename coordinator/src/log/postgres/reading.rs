@@ -17,11 +17,13 @@ pub(super) const SNAPSHOT: &str = "begin isolation level repeatable read read on
 
 pub(super) const OPEN_COLUMNS: &str =
     "o.gtid, o.owner_epoch, o.digest, o.begun_at, o.decided_at, o.protocol::text as protocol,
-    o.decision::text as decision, o.participants, o.reason, o.remedy, o.voter,
+    o.decision::text as decision, o.participants, o.branch_ids, o.reason, o.remedy, o.voter,
     exists (select from assent.pin p where p.gtid = o.gtid) as pinned";
 
-pub(super) const HISTORY_COLUMNS: &str = "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol::text as protocol,
-    h.outcome::text as outcome, h.branches, h.reason, exists (select from assent.pin p where p.gtid = h.gtid) as pinned";
+pub(super) const HISTORY_COLUMNS: &str =
+    "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol::text as protocol,
+    h.outcome::text as outcome, h.branches, h.branch_ids, h.reason,
+    exists (select from assent.pin p where p.gtid = h.gtid) as pinned";
 
 pub(super) async fn open_transactions(
     pool: &PgPool,
@@ -164,6 +166,7 @@ pub(super) fn open_rows(rows: Vec<PgRow>) -> Result<Vec<OpenRow>, Trouble> {
             protocol: row.try_get("protocol")?,
             decision: row.try_get("decision")?,
             participants: row.try_get("participants")?,
+            branch_ids: row.try_get("branch_ids")?,
             reason: row.try_get("reason")?,
             remedy: row.try_get("remedy")?,
             definition: row.try_get("definition")?,
@@ -188,6 +191,7 @@ pub(super) fn history_rows(rows: Vec<PgRow>) -> Result<Vec<HistoryRow>, Trouble>
             protocol: row.try_get("protocol")?,
             outcome: row.try_get("outcome")?,
             branches: row.try_get("branches")?,
+            branch_ids: row.try_get("branch_ids")?,
             reason: row.try_get("reason")?,
             outputs: row.try_get("outputs")?,
             pinned: row.try_get("pinned")?,

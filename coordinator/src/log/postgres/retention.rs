@@ -127,8 +127,9 @@ async fn drop_partition(connection: &mut PgConnection, name: &str, done: &mut Ma
     let detach = format!("alter table assent.history detach partition assent.{name}");
     sqlx::raw_sql(AssertSqlSafe(detach)).execute(&mut *transaction).await?;
     let keep = format!(
-        "insert into assent.history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
-         select h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol, h.outcome, h.branches, h.reason, h.outputs
+        "insert into assent.history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, branch_ids, reason, outputs)
+         select h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol, h.outcome, h.branches, h.branch_ids,
+                h.reason, h.outputs
          from assent.pin p join assent.{name} h on h.gtid = p.gtid"
     );
     let kept = sqlx::query(AssertSqlSafe(keep)).execute(&mut *transaction).await?.rows_affected();

@@ -188,7 +188,8 @@ impl Statement {
 
     fn committed(&mut self, commits: &[&Decided], gtids: usize, context: &Context) -> Encoded {
         let Context { epoch, at, on_conflict, .. } = context;
-        let participants = self.bind_each(commits, |decided| stored::roster(&decided.participants))?;
+        let participants = self.bind_each(commits, |decided| stored::names(&decided.members))?;
+        let branch_ids = self.bind_each(commits, |decided| stored::ids(&decided.members))?;
         let digest = self.bind_each(commits, |decided| stored::digest_column(decided.digest))?;
         let begun_at = self.bind_each(commits, |decided| Timestamp(decided.begun_at_ms))?;
         self.opened.push("committed");
@@ -196,10 +197,11 @@ impl Statement {
             "committed as",
             &format!(
                 "insert into assent.open_transaction
-                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants)
-                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '2pc', 'commit', n.participants
-                 from unnest(${gtids}::uuid[], ${participants}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[])
-                      as n (gtid, participants, digest, begun_at)
+                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants, branch_ids)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '2pc', 'commit', n.participants, n.branch_ids
+                 from unnest(${gtids}::uuid[], ${participants}::text[], ${branch_ids}::text[], ${digest}::bigint[],
+                             ${begun_at}::timestamptz[])
+                      as n (gtid, participants, branch_ids, digest, begun_at)
                  where exists (select from fence) and n.gtid <> all (select gtid from known)
                  {on_conflict} returning 1"
             ),
@@ -212,7 +214,8 @@ impl Statement {
         let gtids = self.bind_each(decisions, |decided| decided.gtid.as_uuid())?;
         let protocol = self.bind_each(decisions, |decided| decided.protocol.as_str())?;
         let decision = self.bind_each(decisions, |decided| decided.decision.as_str())?;
-        let participants = self.bind_each(decisions, |decided| stored::roster(&decided.participants))?;
+        let participants = self.bind_each(decisions, |decided| stored::names(&decided.members))?;
+        let branch_ids = self.bind_each(decisions, |decided| stored::ids(&decided.members))?;
         let digest = self.bind_each(decisions, |decided| stored::digest_column(decided.digest))?;
         let begun_at = self.bind_each(decisions, |decided| Timestamp(decided.begun_at_ms))?;
         let reason =
@@ -222,12 +225,12 @@ impl Statement {
             "decided as",
             &format!(
                 "insert into assent.open_transaction
-                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants, reason)
+                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants, branch_ids, reason)
                  select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, n.protocol::assent.protocol,
-                        n.decision::assent.decision, n.participants, n.reason
+                        n.decision::assent.decision, n.participants, n.branch_ids, n.reason
                  from unnest(${gtids}::uuid[], ${protocol}::text[], ${decision}::text[], ${participants}::text[],
-                             ${digest}::bigint[], ${begun_at}::timestamptz[], ${reason}::text[])
-                      as n (gtid, protocol, decision, participants, digest, begun_at, reason)
+                             ${branch_ids}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[], ${reason}::text[])
+                      as n (gtid, protocol, decision, participants, branch_ids, digest, begun_at, reason)
                  where exists (select from fence) and n.gtid <> all (select gtid from known)
                  {on_conflict} returning 1"
             ),
@@ -238,17 +241,21 @@ impl Statement {
     fn delegated(&mut self, delegations: &[&Delegated], context: &Context) -> Encoded {
         let Context { epoch, at, on_conflict, .. } = context;
         let gtids = self.bind_each(delegations, |delegated| delegated.gtid.as_uuid())?;
-        let participant = self.bind_each(delegations, |delegated| delegated.participant.as_str().to_owned())?;
+        let participant = self.bind_each(delegations, |delegated| delegated.member.participant.as_str().to_owned())?;
+        let branch_id =
+            self.bind_each(delegations, |delegated| stored::ids(std::slice::from_ref(&delegated.member)))?;
         let digest = self.bind_each(delegations, |delegated| stored::digest_column(delegated.digest))?;
         let begun_at = self.bind_each(delegations, |delegated| Timestamp(delegated.begun_at_ms))?;
         self.opened.push("delegated");
         self.part(
             "delegated as",
             &format!(
-                "insert into assent.open_transaction (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants)
-                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '2pc', n.participant
-                 from unnest(${gtids}::uuid[], ${participant}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[])
-                      as n (gtid, participant, digest, begun_at)
+                "insert into assent.open_transaction
+                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants, branch_ids)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '2pc', n.participant, n.branch_id
+                 from unnest(${gtids}::uuid[], ${participant}::text[], ${branch_id}::text[], ${digest}::bigint[],
+                             ${begun_at}::timestamptz[])
+                      as n (gtid, participant, branch_id, digest, begun_at)
                  where exists (select from fence) and n.gtid <> all (select gtid from known)
                  {on_conflict} returning 1"
             ),
@@ -273,16 +280,19 @@ impl Statement {
         let Context { epoch, at, .. } = context;
         let gtids = self.bind_each(decisions, |decided| decided.gtid.as_uuid())?;
         let decision = self.bind_each(decisions, |decided| decided.decision.as_str())?;
-        let participants = self.bind_each(decisions, |decided| stored::roster(&decided.participants))?;
+        let participants = self.bind_each(decisions, |decided| stored::names(&decided.members))?;
+        let branch_ids = self.bind_each(decisions, |decided| stored::ids(&decided.members))?;
         let reason =
             self.bind_each(decisions, |decided| decided.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
         let of = |array: usize| format!("(${array}::text[])[array_position(${gtids}::uuid[], o.gtid)]");
-        let (decision, participants, reason) = (of(decision), of(participants), of(reason));
+        let (decision, reason) = (of(decision), of(reason));
+        let (participants, branch_ids) = (of(participants), of(branch_ids));
         self.part(
             part,
             &format!(
                 "update assent.open_transaction o
-                 set decision = {decision}::assent.decision, participants = {participants}, reason = {reason}, decided_at = ${at}
+                 set decision = {decision}::assent.decision, participants = {participants}, branch_ids = {branch_ids},
+                     reason = {reason}, decided_at = ${at}
                  where o.gtid = any(${gtids}) and o.protocol = '{protocol}' and o.decision is null and o.owner_epoch = ${epoch}
                    and exists (select from fence)
                  returning 1"
@@ -295,11 +305,11 @@ impl Statement {
         let Context { epoch, at, on_conflict, .. } = context;
         let gtids = self.bind_each(&plan.attempts, |attempted| attempted.gtid.as_uuid())?;
         // Those who commit together do so again and again: each roster is said, and read, once for
-        // those that have it in a row.
+        // those that have it in a row. Only the ids of their branches differ.
         let mut rosters: Vec<&Roster> = Vec::new();
         let mut numbers = Vec::with_capacity(plan.attempts.len());
         for attempted in &plan.attempts {
-            if rosters.last() != Some(&&attempted.roster) {
+            if !rosters.last().is_some_and(|last| stored::are_same_voters(last, &attempted.roster)) {
                 rosters.push(&attempted.roster);
             }
             numbers.push(i32::try_from(rosters.len()).unwrap_or(i32::MAX));
@@ -307,6 +317,7 @@ impl Statement {
         let number = self.bind(numbers)?;
         let participants = self.bind_each(&rosters, |roster| stored::roster(stored::voter_names(roster)))?;
         let roster = self.bind_each(&rosters, |roster| stored::voters(roster))?;
+        let branch_ids = self.bind_each(&plan.attempts, |attempted| stored::voter_ids(&attempted.roster))?;
         let digest = self.bind_each(&plan.attempts, |attempted| stored::digest_column(attempted.digest))?;
         let begun_at = self.bind_each(&plan.attempts, |attempted| Timestamp(attempted.begun_at_ms))?;
         let voter = self.bind(stored::voter(&VoterState::ATTEMPTED))?;
@@ -315,11 +326,12 @@ impl Statement {
             "attempted as",
             &format!(
                 "insert into assent.open_transaction
-                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants, voter, roster)
-                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '3pc', (${participants}::text[])[n.roster], ${voter}::text,
-                        (select ${roster}::text[]::jsonb[])[n.roster]
-                 from unnest(${gtids}::uuid[], ${number}::integer[], ${digest}::bigint[], ${begun_at}::timestamptz[])
-                      as n (gtid, roster, digest, begun_at)
+                     (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants, branch_ids, voter, roster)
+                 select n.gtid, ${epoch}, n.digest, n.begun_at, ${at}, '3pc', (${participants}::text[])[n.roster], n.branch_ids,
+                        ${voter}::text, (select ${roster}::text[]::jsonb[])[n.roster]
+                 from unnest(${gtids}::uuid[], ${number}::integer[], ${branch_ids}::text[], ${digest}::bigint[],
+                             ${begun_at}::timestamptz[])
+                      as n (gtid, roster, branch_ids, digest, begun_at)
                  where exists (select from fence) and n.gtid <> all (select gtid from known)
                  {on_conflict} returning 1"
             ),
@@ -442,8 +454,9 @@ impl Statement {
         }
         // Those who commit together do so again and again.
         let alike = ended.iter().find(|ended| is_plain_end(ended)).map(|ended| ended.branches.as_slice());
-        let (agreed, ended): (Vec<&Ended>, Vec<&Ended>) =
-            ended.into_iter().partition(|ended| is_plain_end(ended) && Some(ended.branches.as_slice()) == alike);
+        let (agreed, ended): (Vec<&Ended>, Vec<&Ended>) = ended.into_iter().partition(|ended| {
+            is_plain_end(ended) && alike.is_some_and(|branches| are_of_same_participants(&ended.branches, branches))
+        });
         if let Some(branches) = alike {
             self.closed_as_agreed(&agreed, branches, context)?;
         }
@@ -480,28 +493,33 @@ impl Statement {
         self.part(
             "closed_history as",
             &format!(
-                "insert into assent.history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches)
-                 select gtid, ${at}, begun_at, decided_at, digest, protocol, 'committed', participants
+                "insert into assent.history
+                     (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, branch_ids)
+                 select gtid, ${at}, begun_at, decided_at, digest, protocol, 'committed', participants, branch_ids
                  from closed {on_conflict}"
             ),
         );
         Ok(())
     }
 
-    /// Plainly committed 3PCs with the same branches, which need be said once.
+    /// Plainly committed 3PCs of the same participants, which need be said once. The ids of their
+    /// branches differ.
     fn closed_as_agreed(&mut self, closed: &[&Ended], branches: &[EndedBranch], context: &Context) -> Encoded {
         let Context { at, on_conflict, .. } = context;
         let gtids = self.bind_each(closed, |ended| ended.gtid.as_uuid())?;
         let branches = self.bind(stored::branches(Outcome::Committed, branches))?;
+        let branch_ids = self.bind_each(closed, |ended| stored::ended_ids(&ended.branches))?;
         let (condition, decided_at) = ended_row(Protocol::ThreePhase, Decision::Commit, context);
         self.ended.push("closed_3pc");
         self.part("closed_3pc as", &deletion(gtids, &condition, &decided_at, context));
         self.part(
             "closed_3pc_history as",
             &format!(
-                "insert into assent.history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches)
-                 select gtid, ${at}, begun_at, decided_at, digest, protocol, 'committed', ${branches}::text
-                 from closed_3pc {on_conflict}"
+                "insert into assent.history
+                     (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, branch_ids)
+                 select o.gtid, ${at}, o.begun_at, o.decided_at, o.digest, o.protocol, 'committed', ${branches}::text, n.branch_ids
+                 from closed_3pc o join unnest(${gtids}::uuid[], ${branch_ids}::text[]) as n (gtid, branch_ids) on n.gtid = o.gtid
+                 {on_conflict}"
             ),
         );
         Ok(())
@@ -523,10 +541,11 @@ impl Statement {
             &format!("{name}_history as"),
             &format!(
                 "insert into assent.history
-                     (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
+                     (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, branch_ids, reason, outputs)
                  select o.gtid, ${at}, o.begun_at, o.decided_at, o.digest, o.protocol,
-                        n.outcome::assent.outcome, n.branches, n.reason, n.outputs::jsonb
-                 from {name} o join unnest(${gtids}::uuid[], {columns}) as n (gtid, outcome, branches, reason, outputs)
+                        n.outcome::assent.outcome, n.branches, n.branch_ids, n.reason, n.outputs::jsonb
+                 from {name} o
+                      join unnest(${gtids}::uuid[], {columns}) as n (gtid, outcome, branches, branch_ids, reason, outputs)
                       on n.gtid = o.gtid
                  {on_conflict}"
             ),
@@ -545,11 +564,12 @@ impl Statement {
         self.part(
             "unopened as",
             &format!(
-                "insert into assent.history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, reason, outputs)
+                "insert into assent.history
+                     (gtid, ended_at, begun_at, digest, protocol, outcome, branches, branch_ids, reason, outputs)
                  select n.gtid, ${at}, n.begun_at, n.digest, n.protocol::assent.protocol,
-                        n.outcome::assent.outcome, n.branches, n.reason, n.outputs::jsonb
+                        n.outcome::assent.outcome, n.branches, n.branch_ids, n.reason, n.outputs::jsonb
                  from unnest(${gtids}::uuid[], {columns}, ${protocol}::text[], ${digest}::bigint[], ${begun_at}::timestamptz[])
-                      as n (gtid, outcome, branches, reason, outputs, protocol, digest, begun_at)
+                      as n (gtid, outcome, branches, branch_ids, reason, outputs, protocol, digest, begun_at)
                  where exists (select from fence) and n.gtid <> all (select gtid from known)
                    and (select true from assent.open_transaction o where o.gtid = n.gtid limit 1) is null
                  {on_conflict}"
@@ -558,13 +578,16 @@ impl Statement {
         Ok(())
     }
 
-    /// The columns `outcome, branches, reason, outputs` of ended transactions.
+    /// The columns `outcome, branches, branch_ids, reason, outputs` of ended transactions.
     fn history_columns(&mut self, ended: &[&Ended]) -> Encoded<String> {
         let outcome = self.bind_each(ended, |ended| ended.outcome.as_str())?;
         let branches = self.bind_each(ended, |ended| stored::branches(ended.outcome, &ended.branches))?;
+        let branch_ids = self.bind_each(ended, |ended| stored::ended_ids(&ended.branches))?;
         let reason = self.bind_each(ended, |ended| ended.reason.as_deref().map(|r| stored::text(r).into_owned()))?;
         let outputs = self.bind_each(ended, |ended| stored::outputs(&ended.outputs))?;
-        Ok(format!("${outcome}::text[], ${branches}::text[], ${reason}::text[], ${outputs}::text[]"))
+        Ok(format!(
+            "${outcome}::text[], ${branches}::text[], ${branch_ids}::text[], ${reason}::text[], ${outputs}::text[]"
+        ))
     }
 
     fn finish(&mut self, plan: &Plan<'_>) {
@@ -609,7 +632,7 @@ fn deletion(gtids: usize, condition: &str, decided_at: &str, context: &Context) 
     format!(
         "delete from assent.open_transaction
          where gtid = any(${gtids}) and {condition} and owner_epoch = ${epoch} and exists (select from fence)
-         returning gtid, begun_at, {decided_at}, digest, protocol, participants"
+         returning gtid, begun_at, {decided_at}, digest, protocol, participants, branch_ids"
     )
 }
 
@@ -633,11 +656,16 @@ fn ended_row(protocol: Protocol, decision: Decision, context: &Context) -> (Stri
     (condition, decided_at)
 }
 
-/// Whether all branches committed, as decided: then there is nothing more to say of them than their
-/// names. A 2PC's are its open row's participants.
+/// Whether all branches committed, as decided: then there is nothing more to say of them than who
+/// they are. A 2PC's are its open row's.
 fn is_plain_end(ended: &Ended) -> bool {
     ended.outcome == Outcome::Committed
         && ended.reason.is_none()
         && !ended.branches.is_empty()
         && ended.branches.iter().all(|branch| branch.end == BranchEnd::Committed && branch.step.is_none())
+}
+
+/// Whether two plain ends have the same text: the ids of their branches are not in it.
+fn are_of_same_participants(these: &[EndedBranch], those: &[EndedBranch]) -> bool {
+    these.len() == those.len() && these.iter().zip(those).all(|(this, that)| this.participant == that.participant)
 }

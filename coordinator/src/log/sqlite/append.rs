@@ -15,6 +15,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::trouble::Trouble;
 use crate::log::plan::{Plan, Written};
+use crate::log::rows::StandingRow;
 use crate::log::verdict::{Standing, durable, verdict};
 use crate::log::{Batch, stored};
 use assent_protocol::record::{Decided, Delegated, Ended};
@@ -137,8 +138,10 @@ async fn execute(
 }
 
 const DECISIONS: &str = "
-insert into open_transaction (gtid, digest, begun_at, protocol, decision, participants, reason, decided_at, owner_epoch)
-select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, ?2, ?3
+insert into open_transaction
+    (gtid, digest, begun_at, protocol, decision, participants, reason, branch_ids, decided_at, owner_epoch)
+select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7,
+       ?2, ?3
 from json_each(?1) n
 where not exists (select 1 from history h where h.gtid = n.value ->> 0)
 on conflict (gtid) do nothing";
@@ -151,8 +154,9 @@ fn decisions(decisions: &[&Decided]) -> String {
             time_column(decided.begun_at_ms),
             decided.protocol.as_str(),
             decided.decision.as_str(),
-            stored::roster(&decided.participants),
+            stored::names(&decided.members),
             decided.reason.as_deref().map(stored::text),
+            stored::ids(&decided.members),
         )
     }))
 }
@@ -160,20 +164,22 @@ fn decisions(decisions: &[&Decided]) -> String {
 /// Into our own row, which keeps what it was opened with.
 const AGREEMENTS: &str = "
 update open_transaction as o
-set decision = n.decision, participants = n.participants, reason = n.reason, decided_at = ?2
-from (select value ->> 0 as gtid, value ->> 4 as decision, value ->> 5 as participants, value ->> 6 as reason from json_each(?1)) n
+set decision = n.decision, participants = n.participants, branch_ids = n.branch_ids, reason = n.reason, decided_at = ?2
+from (select value ->> 0 as gtid, value ->> 4 as decision, value ->> 5 as participants, value ->> 6 as reason, value ->> 7 as branch_ids
+      from json_each(?1)) n
 where o.gtid = n.gtid and o.protocol = '3pc' and o.decision is null and o.owner_epoch = ?3";
 
 /// The same over our own delegation.
 const SETTLED: &str = "
 update open_transaction as o
-set decision = n.decision, participants = n.participants, reason = n.reason, decided_at = ?2
-from (select value ->> 0 as gtid, value ->> 4 as decision, value ->> 5 as participants, value ->> 6 as reason from json_each(?1)) n
+set decision = n.decision, participants = n.participants, branch_ids = n.branch_ids, reason = n.reason, decided_at = ?2
+from (select value ->> 0 as gtid, value ->> 4 as decision, value ->> 5 as participants, value ->> 6 as reason, value ->> 7 as branch_ids
+      from json_each(?1)) n
 where o.gtid = n.gtid and o.protocol = '2pc' and o.decision is null and o.owner_epoch = ?3";
 
 const DELEGATIONS: &str = "
-insert into open_transaction (gtid, digest, begun_at, participants, protocol, decided_at, owner_epoch)
-select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, '2pc', ?2, ?3
+insert into open_transaction (gtid, digest, begun_at, participants, branch_ids, protocol, decided_at, owner_epoch)
+select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, '2pc', ?2, ?3
 from json_each(?1) n
 where not exists (select 1 from history h where h.gtid = n.value ->> 0)
 on conflict (gtid) do nothing";
@@ -181,13 +187,15 @@ on conflict (gtid) do nothing";
 fn delegations(plan: &Plan<'_>) -> String {
     json(plan.delegations.iter().map(|delegated: &&Delegated| {
         let (digest, begun_at) = (stored::digest_column(delegated.digest), time_column(delegated.begun_at_ms));
-        (delegated.gtid, digest, begun_at, delegated.participant.as_str())
+        let members = std::slice::from_ref(&delegated.member);
+        (delegated.gtid, digest, begun_at, stored::names(members), stored::ids(members))
     }))
 }
 
 const ATTEMPTS: &str = "
-insert into open_transaction (gtid, digest, begun_at, participants, voter, roster, protocol, decided_at, owner_epoch)
-select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, n.value ->> 5, '3pc', ?2, ?3
+insert into open_transaction
+    (gtid, digest, begun_at, participants, voter, roster, branch_ids, protocol, decided_at, owner_epoch)
+select n.value ->> 0, n.value ->> 1, n.value ->> 2, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, '3pc', ?2, ?3
 from json_each(?1) n
 where not exists (select 1 from history h where h.gtid = n.value ->> 0)
 on conflict (gtid) do nothing";
@@ -201,6 +209,7 @@ fn attempts(plan: &Plan<'_>) -> String {
             stored::roster(stored::voter_names(&attempted.roster)),
             stored::voter(&VoterState::ATTEMPTED),
             stored::voters(&attempted.roster),
+            stored::voter_ids(&attempted.roster),
         )
     }))
 }
@@ -271,9 +280,9 @@ fn steps(plan: &Plan<'_>) -> String {
 
 /// An end moves only the row that it is an end of, as [`crate::log::verdict::ends`] has it.
 const ENDS: &str = "
-insert into history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs)
+insert into history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs, branch_ids)
 select o.gtid, ?2, o.begun_at, iif(o.protocol <> 'saga' and o.decision is null, ?2, o.decided_at), o.digest, o.protocol,
-       n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
+       n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7, n.value ->> 8
 from json_each(?1) n join open_transaction o on o.gtid = n.value ->> 0
 where o.owner_epoch = ?3 and case n.value ->> 3
           when 'saga' then o.protocol = 'saga'
@@ -288,8 +297,9 @@ delete from open_transaction
 where gtid in (select h.gtid from json_each(?1) n join history h on h.gtid = n.value and h.ended_at = ?2)";
 
 const UNOPENED: &str = "
-insert into history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, reason, outputs)
-select n.value ->> 0, ?2, n.value ->> 2, n.value ->> 1, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7
+insert into history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, reason, outputs, branch_ids)
+select n.value ->> 0, ?2, n.value ->> 2, n.value ->> 1, n.value ->> 3, n.value ->> 4, n.value ->> 5, n.value ->> 6, n.value ->> 7,
+       n.value ->> 8
 from json_each(?1) n
 where not exists (select 1 from history h where h.gtid = n.value ->> 0)
   and not exists (select 1 from open_transaction o where o.gtid = n.value ->> 0)
@@ -306,6 +316,7 @@ fn ends(ends: &[&Ended]) -> String {
             stored::branches(ended.outcome, &ended.branches),
             ended.reason.as_deref().map(stored::text),
             stored::outputs(&ended.outputs),
+            stored::ended_ids(&ended.branches),
         )
     }))
 }
@@ -317,11 +328,11 @@ async fn read_back(
     gtids: impl Iterator<Item = Gtid>,
 ) -> Result<BTreeMap<Gtid, Standing>, Trouble> {
     let rows = sqlx::query(
-        "select gtid, protocol = 'saga' as saga, decision, owner_epoch, digest, voter, roster,
-                protocol = '2pc' and decision is null as delegated, null as outcome
+        "select gtid, protocol, decision, owner_epoch, digest, participants, branch_ids, voter, roster, null as outcome
          from open_transaction where gtid in (select value from json_each(?1))
          union all
-         select gtid, protocol = 'saga', null, 0, digest, null, null, 0, outcome from history where gtid in (select value from json_each(?1))",
+         select gtid, protocol, null, 0, digest, branches, branch_ids, null, null, outcome
+         from history where gtid in (select value from json_each(?1))",
     )
     .bind(json(gtids))
     .fetch_all(connection)
@@ -330,24 +341,19 @@ async fn read_back(
     for row in rows {
         let unreadable = |error: String| Trouble::Sql(sqlx::Error::Decode(error.into()));
         let gtid: Gtid = row.try_get::<&str, _>("gtid")?.parse().map_err(|_| unreadable("no gtid".to_owned()))?;
-        let outcome: Option<&str> = row.try_get("outcome")?;
-        let decision: Option<&str> = row.try_get("decision")?;
         let owner: i64 = row.try_get("owner_epoch")?;
-        let standing = match outcome {
-            Some(word) => Standing::Ended(stored::parse_outcome(word).map_err(unreadable)?),
-            None if row.try_get("delegated")? => Standing::Delegated {
-                owner: Epoch(u64::try_from(owner).unwrap_or_default()),
-                digest: stored::digest_from_column(row.try_get("digest")?),
-            },
-            None => Standing::Open {
-                saga: row.try_get("saga")?,
-                decision: decision.map(stored::parse_decision).transpose().map_err(unreadable)?,
-                owner: Epoch(u64::try_from(owner).unwrap_or_default()),
-                digest: stored::digest_from_column(row.try_get("digest")?),
-                vote: stored::vote_from_columns(row.try_get("roster")?, row.try_get("voter")?),
-            },
+        let standing = StandingRow {
+            protocol: row.try_get("protocol")?,
+            decision: row.try_get("decision")?,
+            outcome: row.try_get("outcome")?,
+            owner: Epoch(u64::try_from(owner).unwrap_or_default()),
+            digest: row.try_get("digest")?,
+            participants: row.try_get("participants")?,
+            branch_ids: row.try_get("branch_ids")?,
+            voter: row.try_get("voter")?,
+            roster: row.try_get("roster")?,
         };
-        standings.entry(gtid).or_insert(standing);
+        standings.entry(gtid).or_insert(standing.read().map_err(unreadable)?);
     }
     Ok(standings)
 }

@@ -13,11 +13,11 @@ use crate::log::stored;
 
 pub(super) const OPEN_COLUMNS: &str =
     "o.gtid, o.owner_epoch, o.digest, o.begun_at, o.decided_at, o.protocol, o.decision,
-    o.participants, o.reason, o.remedy, o.voter, exists (select 1 from pin p where p.gtid = o.gtid) as pinned";
+    o.participants, o.branch_ids, o.reason, o.remedy, o.voter, exists (select 1 from pin p where p.gtid = o.gtid) as pinned";
 
 pub(super) const HISTORY_COLUMNS: &str =
     "h.gtid, h.ended_at, h.begun_at, h.decided_at, h.digest, h.protocol, h.outcome, h.branches,
-    h.reason, exists (select 1 from pin p where p.gtid = h.gtid) as pinned";
+    h.branch_ids, h.reason, exists (select 1 from pin p where p.gtid = h.gtid) as pinned";
 
 /// A transaction reads one moment of the file, so that a row fits its steps, and none is missed on
 /// its way to history.
@@ -164,6 +164,7 @@ pub(super) fn open_rows(rows: Vec<SqliteRow>) -> Result<Vec<OpenRow>, Trouble> {
             protocol: row.try_get("protocol")?,
             decision: row.try_get("decision")?,
             participants: row.try_get("participants")?,
+            branch_ids: row.try_get("branch_ids")?,
             reason: row.try_get("reason")?,
             remedy: row.try_get("remedy")?,
             definition: row.try_get("definition")?,
@@ -188,6 +189,7 @@ pub(super) fn history_rows(rows: Vec<SqliteRow>) -> Result<Vec<HistoryRow>, Trou
             protocol: row.try_get("protocol")?,
             outcome: row.try_get("outcome")?,
             branches: row.try_get("branches")?,
+            branch_ids: row.try_get("branch_ids")?,
             reason: row.try_get("reason")?,
             outputs: row.try_get("outputs")?,
             pinned: row.try_get("pinned")?,

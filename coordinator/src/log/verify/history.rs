@@ -33,6 +33,9 @@ pub(super) fn check(row: &HistoryRow, violate: &mut Violate<'_>) {
         let what = format!("a {} transaction cannot end {}", record.protocol, record.outcome);
         return violate(Invariant::RowFitsProtocol, what);
     }
+    if is_saga && row.branch_ids.is_some() {
+        violate(Invariant::RowFitsProtocol, "it has branch ids, and a saga's steps have none".to_owned());
+    }
     if !is_saga && row.outputs.is_some() {
         violate(Invariant::RowFitsProtocol, format!("a {} transaction has no outputs", record.protocol));
     }

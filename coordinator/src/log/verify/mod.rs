@@ -43,7 +43,7 @@ pub enum Invariant {
     RowReadable,
     /// The row has the columns of its protocol, and no others.
     RowFitsProtocol,
-    /// A decision has its roster: known names, each once (I8).
+    /// A decision has its roster: known names, each once, and an id for each branch or for none (I8).
     DecisionHasRoster,
     /// Commits, attempts and sagas come from a request, whose digest refuses another body (I11).
     DigestOfRequest,

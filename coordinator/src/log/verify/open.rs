@@ -41,10 +41,11 @@ fn fits_its_protocol(row: &OpenRow, protocol: Protocol, violate: &mut Violate<'_
         ("a remedy", row.remedy.is_some()),
         ("a voter", row.voter.is_some()),
         ("a roster", row.roster.is_some()),
+        ("branch ids", row.branch_ids.is_some()),
     ];
-    let [(_, decision), (_, definition), (_, remedy), (_, voter), (_, roster)] = has;
+    let [(_, decision), (_, definition), (_, remedy), (_, voter), (_, roster), (_, branch_ids)] = has;
     let fits = match protocol {
-        Protocol::Saga => definition && row.decision.as_deref() != Some("commit") && !voter && !roster,
+        Protocol::Saga => definition && row.decision.as_deref() != Some("commit") && !voter && !roster && !branch_ids,
         Protocol::ThreePhase => !definition && !remedy && (decision || voter) && voter == roster,
         Protocol::TwoPhase => (decision || is_delegated(row)) && !definition && !remedy && !voter && !roster,
     };
@@ -71,25 +72,25 @@ fn has_a_digest(row: &OpenRow, protocol: Protocol, violate: &mut Violate<'_>) {
     }
 }
 
-/// Names that are names, each once. Nobody at all waits where every branch was read-only, or where
-/// an abort was presumed.
+/// Names that are names, each once, and as many branch ids as names, where there are any. Nobody at
+/// all waits where every branch was read-only, or where an abort was presumed.
 fn roster(row: &OpenRow, violate: &mut Violate<'_>) {
-    let names = match stored::parse_roster(&row.participants) {
-        Ok(names) => names,
+    let members = match stored::parse_members(&row.participants, row.branch_ids.as_deref()) {
+        Ok(members) => members,
         Err(error) => return violate(Invariant::DecisionHasRoster, error),
     };
     let Some(json) = &row.roster else { return };
-    match stored::parse_voters(json) {
+    match stored::parse_voters(json, &members) {
         Err(error) => violate(Invariant::DecisionHasRoster, error),
         Ok(voters) => {
-            let stranger = names.iter().find(|name| voters.seat(name).is_none());
+            let stranger = members.iter().find(|member| voters.seat(&member.participant).is_none());
             if let Some(stranger) = stranger {
                 violate(
                     Invariant::DecisionHasRoster,
-                    format!("{stranger} waits for the decision, and is not in the roster"),
+                    format!("{} waits for the decision, and is not in the roster", stranger.participant),
                 );
             }
-            if names.is_empty() || row.decision.is_none() && names.len() < voters.participants().len() {
+            if members.is_empty() || row.decision.is_none() && members.len() < voters.participants().len() {
                 let what = format!(
                     "its roster has {} voters, and only {:?} wait",
                     voters.participants().len(),
