@@ -6,7 +6,7 @@ use std::time::Duration;
 use assent_proto::v1::BeginRequest;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
 use assent_sdk::postgres::{EarlyOnly, EarlyPrepareError, Enlist, PostgresResource};
-use assent_sdk::{Assent, Context, EarlyVote, EnlistError, Gtid};
+use assent_sdk::{Assent, BranchKey, Context, EarlyVote, EnlistError, Gtid};
 use integration_tests::{Database, Port, Postgres, Process, Program, eventually};
 use sqlx::Executor as _;
 
@@ -61,7 +61,8 @@ impl Scene {
         gtid: Gtid,
         enlist: &impl Enlist,
     ) -> Result<(), EarlyPrepareError> {
-        let context = Context { gtid, coordinator: self.endpoint.clone(), deadline_unix_ms: None };
+        let coordinator = self.endpoint.clone();
+        let context = Context { gtid, coordinator, deadline_unix_ms: None, epoch: None };
         let mut guard = resource.begin(&context).await.expect("begins");
         guard
             .connection()
@@ -78,7 +79,7 @@ impl Scene {
 struct Dying;
 
 impl Enlist for Dying {
-    async fn enlist(&self, _gtid: Gtid, _vote: EarlyVote) -> Result<(), EnlistError> {
+    async fn enlist(&self, _key: BranchKey, _vote: EarlyVote) -> Result<(), EnlistError> {
         Err(EnlistError::Unknown)
     }
 }

@@ -27,6 +27,7 @@ fn context() -> Context {
         gtid: "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a gtid"),
         coordinator: "http://coordinator-1:7420".into(),
         deadline_unix_ms: Some(200_000_000_000_000),
+        epoch: None,
     }
 }
 

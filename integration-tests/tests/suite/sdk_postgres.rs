@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use assent_protocol::{Gtid, ParticipantName};
+use assent_protocol::{BranchKey, Gtid, ParticipantName};
 use assent_sdk::postgres::{PostgresResource, PostgresWork};
 use assent_sdk::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 use integration_tests::{Database, Postgres, eventually};
@@ -117,23 +117,28 @@ pub(crate) fn gtid() -> Gtid {
     Gtid::new(Uuid::now_v7()).expect("a UUID of version 7")
 }
 
-pub(crate) fn branch(gtid: Gtid, payload: &'static str) -> Branch {
-    Branch::new(gtid, name(), coordinator(), payload, DEADLINE)
+/// A branch of a transaction of its own.
+pub(crate) fn key() -> BranchKey {
+    BranchKey { gtid: gtid(), id: "7.1f".parse().expect("a branch id") }
+}
+
+pub(crate) fn branch(key: BranchKey, payload: &'static str) -> Branch {
+    Branch::new(key, name(), coordinator(), payload, DEADLINE)
 }
 
 /// What commit and abort are called with.
-pub(crate) fn ending(gtid: Gtid) -> Branch {
-    Branch::new(gtid, name(), coordinator(), "", Duration::ZERO)
+pub(crate) fn ending(key: BranchKey) -> Branch {
+    Branch::new(key, name(), coordinator(), "", Duration::ZERO)
 }
 
 pub(crate) fn instance(database: &Database) -> PostgresResource<Work> {
     PostgresResource::new(name(), database.url().parse().expect("a URL"), Work)
 }
 
-async fn prepared(resource: &PostgresResource<Work>, payload: &'static str) -> Gtid {
-    let gtid = gtid();
-    assert_eq!(resource.prepare(&branch(gtid, payload)).await.expect("prepares"), Vote::Yes);
-    gtid
+async fn prepared(resource: &PostgresResource<Work>, payload: &'static str) -> BranchKey {
+    let key = key();
+    assert_eq!(resource.prepare(&branch(key, payload)).await.expect("prepares"), Vote::Yes);
+    key
 }
 
 async fn is_empty(database: &Database) {
@@ -144,7 +149,7 @@ async fn is_empty(database: &Database) {
 async fn a_yes_is_prepared_and_ends_as_decided() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let (committed, aborted) = (prepared(&resource, "yes").await, gtid());
+    let (committed, aborted) = (prepared(&resource, "yes").await, key());
     assert_eq!(balance(&bank).await, 0, "prepared work is not visible");
     assert_eq!(bank.prepared_transactions().await.len(), 1);
     resource.commit(&ending(committed)).await.expect("commits");
@@ -168,7 +173,7 @@ async fn an_end_may_come_again() {
     for _ in 0..3 {
         resource.abort(&ending(aborted)).await.expect("aborts");
     }
-    resource.abort(&ending(gtid())).await.expect("there is nothing to abort");
+    resource.abort(&ending(key())).await.expect("there is nothing to abort");
     assert_eq!(balance(&bank).await, 1);
 }
 
@@ -176,11 +181,11 @@ async fn an_end_may_come_again() {
 async fn what_is_not_a_yes_leaves_nothing_behind() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let no = resource.prepare(&branch(gtid(), "no")).await.expect("votes");
+    let no = resource.prepare(&branch(key(), "no")).await.expect("votes");
     assert_eq!(no, Vote::no("the test says no"));
-    let read_only = resource.prepare(&branch(gtid(), "read-only")).await.expect("votes");
+    let read_only = resource.prepare(&branch(key(), "read-only")).await.expect("votes");
     assert_eq!(read_only, Vote::ReadOnly);
-    let error = resource.prepare(&branch(gtid(), "error")).await.expect_err("fails");
+    let error = resource.prepare(&branch(key(), "error")).await.expect_err("fails");
     assert_eq!(error.to_string(), "the test fails");
     assert_eq!(balance(&bank).await, 0);
     is_empty(&bank).await;
@@ -192,7 +197,7 @@ async fn what_is_not_a_yes_leaves_nothing_behind() {
 async fn a_silent_rollback_is_no_yes() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let dropped = gtid();
+    let dropped = key();
     let error = resource.prepare(&branch(dropped, "drops an error")).await.expect_err("is no yes");
     assert!(error.to_string().contains("had failed before"), "{error}");
     resource.abort(&ending(dropped)).await.expect("there is nothing to abort");
@@ -204,7 +209,7 @@ async fn a_silent_rollback_is_no_yes() {
 async fn work_that_ends_its_own_transaction_is_no_yes() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let error = resource.prepare(&branch(gtid(), "commits by itself")).await.expect_err("is no yes");
+    let error = resource.prepare(&branch(key(), "commits by itself")).await.expect_err("is no yes");
     assert!(error.to_string().contains("has ended its own transaction"), "{error}");
     is_empty(&bank).await;
 }
@@ -213,12 +218,12 @@ async fn work_that_ends_its_own_transaction_is_no_yes() {
 async fn a_transaction_within_the_work_does_not_commit_the_branch() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let vote = resource.prepare(&branch(gtid(), "commits a transaction within")).await.expect("votes");
+    let vote = resource.prepare(&branch(key(), "commits a transaction within")).await.expect("votes");
     assert_eq!(vote, Vote::no("after all"));
     assert_eq!(balance(&bank).await, 0);
 
-    let gtid = prepared(&resource, "drops a transaction within").await;
-    resource.commit(&ending(gtid)).await.expect("commits");
+    let key = prepared(&resource, "drops a transaction within").await;
+    resource.commit(&ending(key)).await.expect("commits");
     assert_eq!(balance(&bank).await, 1, "what was rolled back within is not there, what was done around it is");
 }
 
@@ -226,9 +231,9 @@ async fn a_transaction_within_the_work_does_not_commit_the_branch() {
 async fn what_cannot_be_prepared_is_rolled_back() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let vote = resource.prepare(&branch(gtid(), "breaks a deferred constraint")).await.expect("votes");
+    let vote = resource.prepare(&branch(key(), "breaks a deferred constraint")).await.expect("votes");
     assert!(matches!(&vote, Vote::No(reason) if reason.contains("transfer")), "{vote:?}");
-    resource.prepare(&branch(gtid(), "cannot be prepared")).await.expect_err("is no yes");
+    resource.prepare(&branch(key(), "cannot be prepared")).await.expect_err("is no yes");
     assert_eq!(balance(&bank).await, 0);
     is_empty(&bank).await;
     prepared(&resource, "yes").await;
@@ -237,12 +242,12 @@ async fn what_cannot_be_prepared_is_rolled_back() {
 #[tokio::test]
 async fn a_branch_that_another_instance_has_prepared_is_prepared() {
     let bank = bank().await;
-    let gtid = prepared(&instance(&bank), "yes").await;
+    let key = prepared(&instance(&bank), "yes").await;
     // This work waits for the locks of the first; it must not do so until its time is up.
     let other = instance(&bank);
-    let vote = tokio::time::timeout(DEADLINE / 2, other.prepare(&branch(gtid, "yes"))).await.expect("it is noticed");
+    let vote = tokio::time::timeout(DEADLINE / 2, other.prepare(&branch(key, "yes"))).await.expect("it is noticed");
     assert_eq!(vote.expect("votes"), Vote::Yes);
-    other.commit(&ending(gtid)).await.expect("commits");
+    other.commit(&ending(key)).await.expect("commits");
     assert_eq!(balance(&bank).await, 1, "done once");
     is_empty(&bank).await;
 }
@@ -259,11 +264,11 @@ async fn a_gid_that_is_in_use_is_a_branch_that_is_prepared() {
     let bank = bank().await;
     bank.connect().await.execute("alter table account drop constraint account_pkey cascade").await.expect("no locks");
     let resource = PostgresResource::new(name(), bank.url().parse().expect("a URL"), Blind);
-    let gtid = gtid();
+    let key = key();
     for _ in 0..2 {
-        assert_eq!(resource.prepare(&branch(gtid, "")).await.expect("votes"), Vote::Yes);
+        assert_eq!(resource.prepare(&branch(key, "")).await.expect("votes"), Vote::Yes);
     }
-    resource.commit(&ending(gtid)).await.expect("commits");
+    resource.commit(&ending(key)).await.expect("commits");
     let accounts: i64 = sqlx::query_scalar("select count(*) from account")
         .fetch_one(&mut bank.connect().await)
         .await
@@ -276,9 +281,9 @@ async fn a_gid_that_is_in_use_is_a_branch_that_is_prepared() {
 async fn any_instance_may_end_a_branch() {
     let bank = bank().await;
     let (one, other) = (instance(&bank), instance(&bank));
-    let gtid = prepared(&one, "yes").await;
-    other.commit(&ending(gtid)).await.expect("commits");
-    one.commit(&ending(gtid)).await.expect("commits");
+    let key = prepared(&one, "yes").await;
+    other.commit(&ending(key)).await.expect("commits");
+    one.commit(&ending(key)).await.expect("commits");
     assert_eq!(balance(&bank).await, 1);
 }
 
@@ -286,10 +291,10 @@ async fn any_instance_may_end_a_branch() {
 async fn instances_that_end_the_same_branch_at_the_same_time_agree() {
     let bank = bank().await;
     for _ in 0..20 {
-        let gtid = prepared(&instance(&bank), "yes").await;
+        let key = prepared(&instance(&bank), "yes").await;
         let ends = (0..4).map(|_| {
             let resource = instance(&bank);
-            async move { resource.commit(&ending(gtid)).await }
+            async move { resource.commit(&ending(key)).await }
         });
         for end in futures::future::join_all(ends).await {
             end.expect("commits");
@@ -317,11 +322,11 @@ async fn a_crash_between_prepare_and_vote_leaves_a_branch_in_doubt() {
 #[tokio::test]
 async fn an_abort_waits_for_a_prepare_that_a_dead_process_has_sent() {
     let bank = bank().await;
-    let gtid = gtid();
+    let key = key();
     let doomed = instance(&bank);
     let mut connection = bank.connect().await;
     connection.execute("select pg_advisory_lock(1)").await.expect("locked");
-    let prepare = tokio::spawn(async move { doomed.prepare(&branch(gtid, "is slow to prepare")).await });
+    let prepare = tokio::spawn(async move { doomed.prepare(&branch(key, "is slow to prepare")).await });
     eventually("PREPARE TRANSACTION is under way", DEADLINE, async || {
         let is_under_way: bool = sqlx::query_scalar(
             "select exists (select from pg_stat_activity where datname = current_database() and state = 'active'
@@ -338,10 +343,10 @@ async fn an_abort_waits_for_a_prepare_that_a_dead_process_has_sent() {
 
     let next = instance(&bank);
     assert_eq!(next.in_doubt(&coordinator()).await.expect("listed"), [], "it is not prepared yet");
-    let abort = tokio::time::timeout(Duration::from_millis(300), next.abort(&ending(gtid))).await;
+    let abort = tokio::time::timeout(Duration::from_millis(300), next.abort(&ending(key))).await;
     assert!(!matches!(abort, Ok(Ok(()))), "it is still to come");
     connection.execute("select pg_advisory_unlock(1)").await.expect("unlocked");
-    eventually("the branch is aborted", DEADLINE, async || next.abort(&ending(gtid)).await).await;
+    eventually("the branch is aborted", DEADLINE, async || next.abort(&ending(key)).await).await;
     eventually("nothing is still to come", DEADLINE, async || {
         let busy: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' and pid <> pg_backend_pid()",
@@ -360,7 +365,7 @@ async fn an_abort_waits_for_a_prepare_that_a_dead_process_has_sent() {
 async fn ends_that_find_nothing_are_told_apart_or_counted() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let (committed, aborted) = (prepared(&resource, "yes").await, gtid());
+    let (committed, aborted) = (prepared(&resource, "yes").await, key());
     for _ in 0..2 {
         resource.commit(&ending(committed)).await.expect("commits");
     }
@@ -380,7 +385,7 @@ async fn ends_that_find_nothing_are_told_apart_or_counted() {
     let rollback = format!("rollback prepared '{}'", bank.prepared_transactions().await.remove(0));
     sqlx::raw_sql(sqlx::AssertSqlSafe(rollback)).execute(&mut bank.connect().await).await.expect("by hand");
     resource.commit(&ending(by_hand)).await.expect("is taken for a repetition");
-    resource.abort(&ending(gtid())).await.expect("is taken for one that was never prepared");
+    resource.abort(&ending(key())).await.expect("is taken for one that was never prepared");
     assert_eq!((resource.hazards().commits, resource.clone().hazards().aborts), (1, 1));
 }
 
@@ -388,13 +393,13 @@ async fn ends_that_find_nothing_are_told_apart_or_counted() {
 async fn branches_that_vote_this_moment_are_not_in_doubt_for_long() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let gtid = prepared(&resource, "yes").await;
+    let key = prepared(&resource, "yes").await;
     let in_doubt_for = async |prepared_for| resource.in_doubt_for(&coordinator(), prepared_for).await.expect("listed");
     assert_eq!(in_doubt_for(Duration::from_secs(3_600)).await, []);
-    assert_eq!(in_doubt_for(Duration::ZERO).await, [gtid]);
+    assert_eq!(in_doubt_for(Duration::ZERO).await, [key]);
     eventually("it is older than a moment", DEADLINE, async || match in_doubt_for(Duration::from_millis(10)).await {
-        gtids if gtids == [gtid] => Ok(()),
-        gtids => Err(format!("{gtids:?} are")),
+        keys if keys == [key] => Ok(()),
+        keys => Err(format!("{keys:?} are")),
     })
     .await;
 }
@@ -403,14 +408,14 @@ async fn branches_that_vote_this_moment_are_not_in_doubt_for_long() {
 async fn connections_that_were_lost_while_idle_are_replaced() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let gtid = prepared(&resource, "yes").await;
-    resource.abort(&ending(self::gtid())).await.expect("opens a connection for ends");
+    let key = prepared(&resource, "yes").await;
+    resource.abort(&ending(self::key())).await.expect("opens a connection for ends");
     bank.connect()
         .await
         .execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
         .await
         .expect("they are terminated");
-    resource.commit(&ending(gtid)).await.expect("commits on a new connection");
+    resource.commit(&ending(key)).await.expect("commits on a new connection");
     prepared(&resource, "yes").await;
     assert_eq!(balance(&bank).await, 1);
 }
@@ -420,31 +425,31 @@ async fn a_killed_server_keeps_what_was_prepared() {
     let postgres = Postgres::start().await;
     let bank = furnished(postgres.create_database().await).await;
     let resource = instance(&bank);
-    let gtid = prepared(&resource, "yes").await;
+    let key = prepared(&resource, "yes").await;
     postgres.kill().await;
-    resource.commit(&ending(gtid)).await.expect_err("there is no server");
+    resource.commit(&ending(key)).await.expect_err("there is no server");
     postgres.restart().await;
-    assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [gtid]);
-    resource.commit(&ending(gtid)).await.expect("commits");
+    assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [key]);
+    resource.commit(&ending(key)).await.expect("commits");
     assert_eq!(balance(&bank).await, 1);
 }
 
 #[tokio::test]
 async fn foreign_prepared_transactions_are_never_touched() {
     let bank = bank().await;
-    let gtid = gtid();
+    let key = key();
     let mut connection = bank.connect().await;
     let database: i64 = sqlx::query_scalar("select oid::int8 from pg_database where datname = current_database()")
         .fetch_one(&mut connection)
         .await
         .expect("an OID");
     let mut foreign = vec![
-        format!("assent:orders-2:{database}:bank-a:{gtid}"),
-        format!("assent:orders-1:{database}:bank-b:{gtid}"),
-        format!("assent:orders-1:{}:bank-a:{gtid}", database + 1),
-        format!("assent:orders-1:{database}:bank-a:{}", gtid.to_string().to_uppercase()),
-        format!("assent:orders-1:{database}:bank-a:by hand {gtid}"),
-        format!("{gtid}"),
+        format!("assent:orders-2:{database}:bank-a:{key}"),
+        format!("assent:orders-1:{database}:bank-b:{key}"),
+        format!("assent:orders-1:{}:bank-a:{key}", database + 1),
+        format!("assent:orders-1:{database}:bank-a:{}", key.to_string().to_uppercase()),
+        format!("assent:orders-1:{database}:bank-a:by hand {key}"),
+        format!("{key}"),
     ];
     for gid in &foreign {
         let prepare = format!("begin; prepare transaction '{gid}'");
@@ -452,10 +457,10 @@ async fn foreign_prepared_transactions_are_never_touched() {
     }
     let resource = instance(&bank);
     assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), []);
-    assert_eq!(resource.prepare(&branch(gtid, "yes")).await.expect("prepares"), Vote::Yes);
-    assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [gtid]);
-    resource.commit(&ending(gtid)).await.expect("commits");
-    instance(&bank).abort(&ending(gtid)).await.expect("another instance finds nothing to abort");
+    assert_eq!(resource.prepare(&branch(key, "yes")).await.expect("prepares"), Vote::Yes);
+    assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [key]);
+    resource.commit(&ending(key)).await.expect("commits");
+    instance(&bank).abort(&ending(key)).await.expect("another instance finds nothing to abort");
     foreign.sort();
     let mut left = bank.prepared_transactions().await;
     left.sort();
@@ -466,7 +471,7 @@ async fn foreign_prepared_transactions_are_never_touched() {
 async fn work_that_takes_too_long_is_given_up() {
     let bank = bank().await;
     let resource = instance(&bank);
-    let short = |payload| Branch::new(gtid(), name(), coordinator(), payload, Duration::from_millis(300));
+    let short = |payload| Branch::new(key(), name(), coordinator(), payload, Duration::from_millis(300));
     let error = resource.prepare(&short("never ends")).await.expect_err("gives up");
     assert!(error.to_string().contains("too late"), "{error}");
     let error = resource.prepare(&short("runs an endless statement")).await.expect_err("gives up");
@@ -488,11 +493,11 @@ async fn ends_do_not_wait_behind_work() {
     // release.
     let waiting: Vec<_> = (0..6)
         .map(|_| {
-            let (resource, gtid) = (resource.clone(), gtid());
+            let (resource, key) = (resource.clone(), key());
             tokio::spawn(async move {
-                let vote = resource.prepare(&branch(gtid, "yes")).await?;
+                let vote = resource.prepare(&branch(key, "yes")).await?;
                 assert_eq!(vote, Vote::Yes);
-                resource.commit(&ending(gtid)).await
+                resource.commit(&ending(key)).await
             })
         })
         .collect();
@@ -520,10 +525,10 @@ async fn a_resource_works_for_its_own_participant_and_coordinator_only() {
     let resource = instance(&bank);
     resource.start(&coordinator()).await.expect("starts");
     let other_name = "bank-b".parse().expect("a name");
-    let misnamed = Branch::new(gtid(), other_name, coordinator(), "yes", DEADLINE);
+    let misnamed = Branch::new(key(), other_name, coordinator(), "yes", DEADLINE);
     resource.prepare(&misnamed).await.expect_err("another participant");
     let other = Coordinator { id: "orders-2".into(), ..coordinator() };
-    let misled = Branch::new(gtid(), name(), other, "yes", DEADLINE);
+    let misled = Branch::new(key(), name(), other, "yes", DEADLINE);
     resource.prepare(&misled).await.expect_err("another coordinator");
     resource.commit(&misled).await.expect_err("another coordinator");
     is_empty(&bank).await;

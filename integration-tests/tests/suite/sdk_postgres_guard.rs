@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assent_proto::session::{Code, Refused};
+use assent_protocol::Epoch;
 use assent_sdk::postgres::{Barrier, EarlyPrepareError, Enlist, PostgresError, PostgresGuard, PostgresResource};
-use assent_sdk::{Branch, Context, EarlyVote, EnlistError, Gtid, Participant, Vote};
+use assent_sdk::{Branch, BranchKey, Context, EarlyVote, EnlistError, Gtid, Participant, Vote};
 use integration_tests::{Database, eventually};
 use sqlx::Executor as _;
 use tokio::sync::Notify;
 
-use crate::sdk_postgres::{DEADLINE, Work, balance, bank, branch, coordinator, ending, gtid, instance, unlocked};
+use crate::sdk_postgres::{DEADLINE, Work, balance, bank, branch, coordinator, ending, gtid, instance, key, unlocked};
 
 /// A coordinator that answers as it was told, when it is let.
 #[derive(Clone)]
@@ -18,7 +19,7 @@ struct Enlister(Arc<Inner>);
 
 struct Inner {
     answer: fn() -> Result<(), EnlistError>,
-    enlisted: Mutex<Vec<Gtid>>,
+    enlisted: Mutex<Vec<BranchKey>>,
     reached: Notify,
     held: Option<Notify>,
 }
@@ -33,19 +34,19 @@ impl Enlister {
         Self(Arc::new(Inner { answer: || Ok(()), enlisted: Mutex::default(), reached, held }))
     }
 
-    fn enlisted(&self) -> Vec<Gtid> {
+    fn enlisted(&self) -> Vec<BranchKey> {
         self.0.enlisted.lock().expect("not poisoned").clone()
     }
 }
 
 impl Enlist for Enlister {
-    async fn enlist(&self, gtid: Gtid, vote: EarlyVote) -> Result<(), EnlistError> {
+    async fn enlist(&self, key: BranchKey, vote: EarlyVote) -> Result<(), EnlistError> {
         assert_eq!(vote, EarlyVote::Yes);
         self.0.reached.notify_one();
         if let Some(held) = &self.0.held {
             held.notified().await;
         }
-        self.0.enlisted.lock().expect("not poisoned").push(gtid);
+        self.0.enlisted.lock().expect("not poisoned").push(key);
         (self.0.answer)()
     }
 }
@@ -60,7 +61,7 @@ fn refused() -> Result<(), EnlistError> {
 }
 
 fn context(gtid: Gtid) -> Context {
-    Context { gtid, coordinator: "http://localhost:7420".into(), deadline_unix_ms: None }
+    Context { gtid, coordinator: "http://localhost:7420".into(), deadline_unix_ms: None, epoch: Some(Epoch(7)) }
 }
 
 async fn joined(bank: &Database) -> PostgresResource<Work> {
@@ -93,13 +94,17 @@ async fn early_work_takes_effect_with_the_decision() {
     let bank = bank().await;
     let resource = joined(&bank).await;
     let enlister = Enlister::answering(|| Ok(()));
-    let (committed, aborted) = (gtid(), gtid());
-    worked(&resource, committed).await.prepare(&enlister).await.expect("enlists");
+    let committed = worked(&resource, gtid()).await;
+    let committed_key = committed.key();
+    assert_eq!(committed_key.id.epoch, Epoch(7), "it is named by the epoch of its transaction");
+    committed.prepare(&enlister).await.expect("enlists");
     assert_eq!(balance(&bank).await, 0);
-    resource.commit(&ending(committed)).await.expect("commits");
-    worked(&resource, aborted).await.prepare(&enlister).await.expect("enlists");
-    resource.abort(&ending(aborted)).await.expect("aborts");
-    assert_eq!(enlister.enlisted(), [committed, aborted]);
+    resource.commit(&ending(committed_key)).await.expect("commits");
+    let aborted = worked(&resource, gtid()).await;
+    let aborted_key = aborted.key();
+    aborted.prepare(&enlister).await.expect("enlists");
+    resource.abort(&ending(aborted_key)).await.expect("aborts");
+    assert_eq!(enlister.enlisted(), [committed_key, aborted_key]);
     assert_eq!(balance(&bank).await, 1);
 }
 
@@ -120,12 +125,13 @@ async fn a_refused_branch_is_rolled_back() {
 async fn a_branch_that_may_be_enlisted_stays_in_doubt() {
     let bank = bank().await;
     let resource = joined(&bank).await;
-    let gtid = gtid();
     let enlister = Enlister::answering(|| Err(EnlistError::Unknown));
-    let error = worked(&resource, gtid).await.prepare(&enlister).await.expect_err("unknown");
+    let guard = worked(&resource, gtid()).await;
+    let key = guard.key();
+    let error = guard.prepare(&enlister).await.expect_err("unknown");
     assert!(matches!(error, EarlyPrepareError::InDoubt(_)), "{error}");
-    assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [gtid]);
-    resource.commit(&ending(gtid)).await.expect("commits");
+    assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [key]);
+    resource.commit(&ending(key)).await.expect("commits");
     assert_eq!(balance(&bank).await, 1);
 }
 
@@ -260,7 +266,7 @@ async fn a_handler_that_is_dropped_does_not_forget_its_branch() {
     handler.await.expect_err("the caller has hung up");
     enlister.0.held.as_ref().expect("it is held").notify_one();
     eventually("the branch is enlisted", DEADLINE, async || match enlister.enlisted().as_slice() {
-        [enlisted] if *enlisted == gtid => Ok(()),
+        [enlisted] if enlisted.gtid == gtid => Ok(()),
         other => Err(format!("{other:?} are")),
     })
     .await;
@@ -310,15 +316,38 @@ async fn a_participant_has_one_branch_in_a_transaction() {
     worked(&resource, gtid).await.prepare(&enlister).await.expect("enlists");
     let again = resource.begin(&context(gtid)).await.err().expect("prepared already");
     assert!(matches!(again, PostgresError::AlreadyPrepared), "{again}");
+}
 
-    // Two calls at the same time.
-    let gtid = self::gtid();
-    let (one, other) = (resource.begin(&context(gtid)).await, resource.begin(&context(gtid)).await);
-    one.expect("begins").prepare(&enlister).await.expect("enlists");
-    let error = other.expect("begins").prepare(&enlister).await.expect_err("the gid is in use");
-    assert!(matches!(error, EarlyPrepareError::NotPrepared(PostgresError::AlreadyPrepared)), "{error}");
-    assert_eq!(enlister.enlisted().len(), 2);
-    assert_eq!(bank.prepared_transactions().await.len(), 2, "the first of each is still prepared");
+/// Each of two calls has a branch of its own, so that what becomes of one leaves the other as it is.
+#[tokio::test]
+async fn a_call_that_fails_leaves_the_branch_of_another_call_prepared() {
+    let bank = bank().await;
+    let resource = joined(&bank).await;
+    let enlister = Enlister::answering(|| Ok(()));
+    let transaction = context(gtid());
+    // The later call begins before the first has prepared. The coordinator refuses its branch, or its
+    // connection is lost on the way.
+    for is_refused in [true, false] {
+        let mut first = resource.begin(&transaction).await.expect("begins");
+        let later = resource.begin(&transaction).await.expect("begins");
+        works(&mut first).await;
+        let key = first.key();
+        first.prepare(&enlister).await.expect("enlists");
+        if is_refused {
+            let error = later.prepare(&Enlister::answering(refused)).await.expect_err("one branch is enough");
+            assert!(matches!(error, EarlyPrepareError::NotEnlisted(_)), "{error}");
+        } else {
+            bank.connect()
+                .await
+                .execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'")
+                .await
+                .expect("terminated");
+            later.prepare(&enlister).await.expect_err("the connection is lost");
+        }
+        assert_eq!(resource.in_doubt(&coordinator()).await.expect("listed"), [key], "the first call's");
+        resource.commit(&ending(key)).await.expect("commits");
+    }
+    assert_eq!(balance(&bank).await, 2);
 }
 
 #[tokio::test]
@@ -327,14 +356,12 @@ async fn early_work_is_recorded_too() {
     Barrier::default().install(&bank.pool(1).await).await.expect("installs");
     let resource = instance(&bank).recorded(Barrier::default());
     resource.start(&coordinator()).await.expect("starts");
-    let gtid = gtid();
-    let mut guard = resource.begin(&context(gtid)).await.expect("begins");
+    let mut guard = resource.begin(&context(gtid())).await.expect("begins");
+    let key = guard.key();
     works(&mut guard).await;
     guard.prepare(&Enlister::answering(|| Ok(()))).await.expect("enlists");
-    resource.commit(&ending(gtid)).await.expect("commits");
-    resource.commit(&ending(gtid)).await.expect("there is a record");
-    let again = resource.begin(&context(gtid)).await.err().expect("committed already");
-    assert!(matches!(again, PostgresError::AlreadyPrepared), "{again}");
+    resource.commit(&ending(key)).await.expect("commits");
+    resource.commit(&ending(key)).await.expect("there is a record");
     assert_eq!(balance(&bank).await, 1);
 }
 
@@ -349,6 +376,6 @@ async fn nothing_begins_before_the_participant_has_joined() {
 async fn a_service_that_only_works_early_refuses_carried_work() {
     let bank = bank().await;
     let resource = PostgresResource::early("bank-a".parse().expect("a name"), bank.url().parse().expect("a URL"));
-    let carried: Branch = branch(gtid(), "yes");
+    let carried: Branch = branch(key(), "yes");
     assert!(matches!(resource.prepare(&carried).await.expect("votes"), Vote::No(_)));
 }

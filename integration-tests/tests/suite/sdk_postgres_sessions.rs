@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use crate::pooler::TransactionPooler;
-use crate::sdk_postgres::{balance, bank, branch, coordinator, ending, furnished, gtid, name};
+use crate::sdk_postgres::{balance, bank, branch, coordinator, ending, furnished, key, name};
 
 /// Notes what it finds in its session, runs the payload's SQL, and votes what the payload's first
 /// word says.
@@ -84,38 +84,38 @@ async fn a_session_is_handed_on_as_it_was_made() {
         ["create temporary table scratch (id int)", "listen news", "declare c cursor with hold for select 1"];
     let two_phase = |vote: &str, sql: &str| format!("{vote}: {sql}").leak();
     let look = async || {
-        let vote = resource.prepare(&branch(gtid(), "read-only: select 1")).await.expect("votes");
+        let vote = resource.prepare(&branch(key(), "read-only: select 1")).await.expect("votes");
         assert_eq!(vote, Vote::ReadOnly);
         unruly.found().pop().expect("it has looked")
     };
 
     let fresh = look().await;
     for sql in in_any_transaction {
-        let gtid = gtid();
-        assert_eq!(resource.prepare(&branch(gtid, two_phase("yes", sql))).await.expect("prepares"), Vote::Yes);
+        let key = key();
+        assert_eq!(resource.prepare(&branch(key, two_phase("yes", sql))).await.expect("prepares"), Vote::Yes);
         assert_eq!(look().await, fresh, "prepared after {sql}");
-        resource.commit(&ending(gtid)).await.expect("commits");
+        resource.commit(&ending(key)).await.expect("commits");
 
-        resource.prepare(&branch(self::gtid(), two_phase("error", sql))).await.expect_err("the work fails");
+        resource.prepare(&branch(self::key(), two_phase("error", sql))).await.expect_err("the work fails");
         assert_eq!(look().await, fresh, "rolled back after {sql}");
     }
     for sql in in_any_transaction.into_iter().chain(in_one_phase) {
-        let vote = resource.commit_one_phase(&branch(gtid(), two_phase("yes", sql))).await.expect("commits");
+        let vote = resource.commit_one_phase(&branch(key(), two_phase("yes", sql))).await.expect("commits");
         assert_eq!(vote, Vote::Yes);
         assert_eq!(look().await, fresh, "committed after {sql}");
     }
 
     // What it has committed by itself is found out, and does not stay either.
     let error = resource
-        .prepare(&branch(gtid(), "yes: create temporary table scratch (id int); set role clerk; listen news; commit"))
+        .prepare(&branch(key(), "yes: create temporary table scratch (id int); set role clerk; listen news; commit"))
         .await
         .expect_err("is no yes");
     assert!(error.to_string().contains("has ended its own transaction"), "{error}");
     assert_eq!(look().await, fresh);
 
     // The last value of a sequence is the session's, too.
-    resource.prepare(&branch(gtid(), "read-only: select nextval('receipt')")).await.expect("votes");
-    let error = resource.prepare(&branch(gtid(), "read-only: select lastval()")).await.expect_err("there is none");
+    resource.prepare(&branch(key(), "read-only: select nextval('receipt')")).await.expect("votes");
+    let error = resource.prepare(&branch(key(), "read-only: select lastval()")).await.expect_err("there is none");
     assert!(error.to_string().contains("lastval is not yet defined"), "{error}");
     let sessions = unruly.process_ids.lock().expect("not poisoned").len();
     assert!(sessions <= 2, "{sessions} sessions: they were made anew instead of cleared");
@@ -139,10 +139,10 @@ async fn work_under_another_role_is_the_participants_own_to_end() {
     resource.start(&coordinator()).await.expect("starts");
     let work = "set role clerk; insert into transfer values (1); update account set balance = balance + 1";
     for _ in 0..2 {
-        let gtid = gtid();
-        let vote = resource.prepare(&branch(gtid, format!("yes: {work}").leak())).await.expect("prepares");
+        let key = key();
+        let vote = resource.prepare(&branch(key, format!("yes: {work}").leak())).await.expect("prepares");
         assert_eq!(vote, Vote::Yes);
-        resource.commit(&ending(gtid)).await.expect("commits");
+        resource.commit(&ending(key)).await.expect("commits");
     }
     assert_eq!(balance(&bank).await, 2);
 }

@@ -6,7 +6,7 @@ use integration_tests::Postgres;
 use sqlx::Executor as _;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::sdk_postgres::{Work, branch, coordinator, ending, furnished, gtid, instance, name};
+use crate::sdk_postgres::{Work, branch, coordinator, ending, furnished, instance, key, name};
 
 #[tokio::test]
 async fn a_server_that_does_not_prepare_is_refused() {
@@ -15,8 +15,8 @@ async fn a_server_that_does_not_prepare_is_refused() {
     let resource = instance(&bank);
     let error = resource.start(&coordinator()).await.expect_err("cannot prepare");
     assert!(error.to_string().contains("set it to at least max_connections"), "{error}");
-    resource.prepare(&branch(gtid(), "yes")).await.expect_err("and it does not");
-    resource.abort(&ending(gtid())).await.expect("there is nothing to abort");
+    resource.prepare(&branch(key(), "yes")).await.expect_err("and it does not");
+    resource.abort(&ending(key())).await.expect("there is nothing to abort");
 }
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn a_full_server_says_what_to_do() {
     bank.connect().await.execute("begin; prepare transaction 'forgotten'").await.expect("prepares");
     let resource = instance(&bank);
     resource.start(&coordinator()).await.expect("one is more than none");
-    let error = resource.prepare(&branch(gtid(), "yes")).await.expect_err("no room");
+    let error = resource.prepare(&branch(key(), "yes")).await.expect_err("no room");
     assert!(error.to_string().contains("raise max_prepared_transactions"), "{error}");
     assert_eq!(bank.prepared_transactions().await, ["forgotten"]);
 }
@@ -51,13 +51,13 @@ async fn roles_that_cannot_do_their_part_are_told() {
     // Prepared by one role and not to be ended by the other: listed, refused with the reason, and
     // left in doubt.
     let (teller, clerk) = (of("teller"), of("clerk"));
-    let gtid = gtid();
-    assert_eq!(teller.prepare(&branch(gtid, "yes")).await.expect("prepares"), Vote::Yes);
+    let key = key();
+    assert_eq!(teller.prepare(&branch(key, "yes")).await.expect("prepares"), Vote::Yes);
     clerk.start(&coordinator()).await.expect("starts");
-    assert_eq!(clerk.in_doubt(&coordinator()).await.expect("listed"), [gtid]);
-    let error = clerk.commit(&ending(gtid)).await.expect_err("another role's");
+    assert_eq!(clerk.in_doubt(&coordinator()).await.expect("listed"), [key]);
+    let error = clerk.commit(&ending(key)).await.expect_err("another role's");
     assert!(error.to_string().contains("prepared by another role"), "{error}");
-    teller.commit(&ending(gtid)).await.expect("commits");
+    teller.commit(&ending(key)).await.expect("commits");
 
     // The table is there under this name and is not the barrier's.
     let error = of("clerk").recorded(Barrier::default()).start(&coordinator()).await.expect_err("unfit");

@@ -174,7 +174,7 @@ impl World {
 
         let read = self.assent.begin(Some(DEADLINE)).await.expect("begun");
         let gtid = read.gtid();
-        desk.enlist(gtid, EarlyVote::ReadOnly).await.expect("enlisted");
+        desk.enlist(desk.new_branch(gtid), EarlyVote::ReadOnly).await.expect("enlisted");
         self.account += 1;
         let booking = Booking { account: self.account, amount: 7 };
         self.bookings.insert((gtid, "bank-a"), booking);
