@@ -10,6 +10,11 @@ use crate::three_phase::{Request, Roster};
 /// All payloads of one message: they share a frame with their envelope.
 pub const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64 * 1024;
 
+/// What a participant's place in a roster takes on the wire beside its name and address: the
+/// identities of its branch and its store, and the envelopes. There are as many as branches, so they
+/// are counted like payload.
+const SEAT_BYTES: usize = 48;
+
 /// The bytes of a message that users determine.
 pub fn payload_bytes(message: &FromReplica) -> usize {
     match message {
@@ -41,5 +46,6 @@ pub fn payload_bytes(message: &FromReplica) -> usize {
 }
 
 fn roster_bytes(roster: &Roster) -> usize {
-    roster.participants().iter().map(|seat| seat.participant.as_str().len() + seat.address.as_str().len()).sum()
+    let seats = roster.participants().iter();
+    seats.map(|seat| seat.participant.as_str().len() + seat.address.as_str().len() + SEAT_BYTES).sum()
 }
