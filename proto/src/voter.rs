@@ -302,11 +302,14 @@ fn empty(message: &'static str) -> Malformed {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     fn roster() -> Roster {
         let seat = |name: &str, store| Seat {
             participant: name.parse().expect("valid"),
+            branch: BranchId { epoch: Epoch(7), number: u64::MAX },
             address: "http://10.0.0.7:7421".parse().expect("valid"),
             store: StoreId(store),
         };
@@ -346,6 +349,24 @@ mod tests {
         }
     }
 
+    /// One seat without a branch, and the log.
+    #[test]
+    fn a_roster_that_was_stored_before_branches_had_an_id_is_still_read() {
+        let stored =
+            [&b"\x0a\x2a\x0a\x01a\x12\x13http://10.0.0.7:742\x1a\x10"[..], &[1; 16], &b"\x12\x10"[..], &[3; 16]]
+                .concat();
+        let seat = Seat {
+            participant: "a".parse().expect("valid"),
+            branch: BranchId::NONE,
+            address: "http://10.0.0.7:742".parse().expect("valid"),
+            store: StoreId(u128::from_be_bytes([1; 16])),
+        };
+        let roster = Roster::new(vec![seat], StoreId(u128::from_be_bytes([3; 16]))).expect("valid");
+        let wire = v1::Roster::decode(stored.as_slice()).expect("a roster");
+        assert_eq!(Roster::try_from(wire), Ok(roster.clone()));
+        assert_eq!(v1::Roster::from(roster).encode_to_vec(), stored);
+    }
+
     #[test]
     fn what_is_a_participants_own_to_ask_does_not_travel() {
         let vote = Request::VoteYes { roster: roster(), is_read_only: false };
@@ -360,7 +381,7 @@ mod tests {
         let wire = v1::VoterRequest::from(Request::Join { ballot: BALLOT, roster: roster(), has_voted: false });
         let Some(RequestKind::Join(join)) = wire.kind else { panic!("a join") };
         type Change = fn(&mut v1::JoinBallot);
-        let changes: [(Change, &str); 8] = [
+        let changes: [(Change, &str); 9] = [
             (|join| join.ballot = None, "ballot is not given"),
             (|join| join.ballot.as_mut().expect("given").round = 0, "rounds count from 1"),
             (|join| join.ballot.as_mut().expect("given").round = u64::MAX, "nobody counts beyond"),
@@ -369,6 +390,13 @@ mod tests {
             (|join| join.roster.as_mut().expect("given").participants.clear(), "at least one"),
             (|join| join.roster.as_mut().expect("given").participants[0].address = "a b".into(), "visible ASCII"),
             (|join| join.roster.as_mut().expect("given").log_store_id = Bytes::new(), "has 0 bytes"),
+            (
+                |join| {
+                    let seat = &mut join.roster.as_mut().expect("given").participants[0];
+                    seat.branch = Some(v1::BranchId { number: 1, epoch: 0 });
+                },
+                "the epoch 0, which no replica has",
+            ),
         ];
         for (change, expected) in changes {
             let mut join = join.clone();

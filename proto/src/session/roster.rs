@@ -47,12 +47,14 @@ pub(super) fn decoded(bytes: Bytes) -> Result<Roster, Malformed> {
 #[cfg(test)]
 mod tests {
     use assent_protocol::three_phase::{Seat, StoreId};
+    use assent_protocol::{BranchId, Epoch};
 
     use super::*;
 
     fn roster(log: u128) -> Roster {
         let seat = Seat {
             participant: "bank-a".parse().expect("a name"),
+            branch: BranchId { epoch: Epoch(7), number: 0x1f },
             address: "http://127.0.0.1:1".parse().expect("an address"),
             store: StoreId(1),
         };

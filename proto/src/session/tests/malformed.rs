@@ -1,8 +1,14 @@
 //! Each message that cannot be meant, and what is said about it.
 
-use assent_protocol::{AbortCode, Protocol};
+use assent_protocol::branch::{Acknowledgement, HookEnd};
+use assent_protocol::{AbortCode, Decision, Protocol};
+use v1::acknowledge::End;
+use v1::branch_order::Kind as OrderKind;
+use v1::branch_report::Kind as ReportKind;
 use v1::client_message::Kind as ClientKind;
+use v1::request::Ask as AskKind;
 use v1::server_message::Kind as ServerKind;
+use v1::voter_report::Kind as VoterKind;
 
 use super::*;
 use crate::text::TEXT_BYTES_MAX;
@@ -15,6 +21,48 @@ fn read_back(kind: ServerKind) -> Result<FromReplica, Malformed> {
     v1::ServerMessage { kind: Some(kind) }.try_into()
 }
 
+/// A request of the number 7.
+pub(super) fn read_request(ask: AskKind) -> Result<FromClient, Malformed> {
+    read(ClientKind::Request(v1::Request { request_id: 7, gtid: gtid_bytes(), ask: Some(ask) }))
+}
+
+fn read_report(kind: ReportKind) -> Result<FromClient, Malformed> {
+    read(ClientKind::Branch(report(kind)))
+}
+
+fn report(kind: ReportKind) -> v1::BranchReport {
+    v1::BranchReport { gtid: gtid_bytes(), branch: Some(BRANCH.into()), kind: Some(kind) }
+}
+
+fn order(kind: OrderKind) -> v1::BranchOrder {
+    v1::BranchOrder { gtid: gtid_bytes(), branch: Some(BRANCH.into()), epoch: 7, kind: Some(kind) }
+}
+
+fn reports() -> [ReportKind; 3] {
+    [
+        ReportKind::Vote(v1::Vote { vote: v1::VoteKind::Yes.into(), reason: String::new() }),
+        ReportKind::Acknowledge(acknowledge()),
+        ReportKind::Inquire(v1::Inquire {}),
+    ]
+}
+
+fn orders() -> [OrderKind; 3] {
+    [
+        OrderKind::Prepare(v1::Prepare::default()),
+        OrderKind::Commit(v1::CommitBranch {}),
+        OrderKind::Abort(v1::AbortBranch {}),
+    ]
+}
+
+fn acknowledge() -> v1::Acknowledge {
+    let end = Some(End::Result(v1::BranchResult::Done.into()));
+    v1::Acknowledge { decision: v1::Decision::Commit.into(), epoch: 7, end }
+}
+
+fn enlist() -> v1::Enlist {
+    v1::Enlist { branch: Some(BRANCH.into()), vote: v1::VoteKind::Yes.into() }
+}
+
 #[track_caller]
 fn assert_malformed<T: std::fmt::Debug>(result: Result<T, Malformed>, request_id: Option<u64>, text: &str) {
     let malformed = result.expect_err("malformed");
@@ -22,12 +70,13 @@ fn assert_malformed<T: std::fmt::Debug>(result: Result<T, Malformed>, request_id
     assert_eq!(malformed.request_id, request_id);
 }
 
-fn begin() -> v1::Begin {
-    v1::Begin { request_id: 7, gtid: gtid_bytes(), timeout_ms: 0, protocol: 0, first_epoch: 0 }
+fn begin(gtid: Bytes) -> ClientKind {
+    let ask = Some(AskKind::Begin(v1::Begin::default()));
+    ClientKind::Request(v1::Request { request_id: 7, gtid, ask })
 }
 
 fn commit() -> v1::Commit {
-    v1::Commit { request_id: 7, gtid: gtid_bytes(), attempt: 1, ..v1::Commit::default() }
+    v1::Commit { attempt: 1, ..v1::Commit::default() }
 }
 
 fn step_answer() -> v1::StepAnswer {
@@ -57,52 +106,122 @@ fn an_empty_message() {
 }
 
 #[test]
+fn a_message_whose_subject_is_empty() {
+    let request = v1::Request { request_id: 7, gtid: gtid_bytes(), ask: None };
+    assert_malformed(read(ClientKind::Request(request)), Some(7), "malformed Request: it is empty");
+    let report = v1::BranchReport { gtid: gtid_bytes(), branch: Some(BRANCH.into()), kind: None };
+    assert_malformed(read(ClientKind::Branch(report)), None, "malformed BranchReport: it is empty");
+    let report = v1::VoterReport { gtid: gtid_bytes(), kind: None };
+    assert_malformed(read(ClientKind::Voter(report)), None, "malformed VoterReport: it is empty");
+    let order = v1::BranchOrder { gtid: gtid_bytes(), branch: Some(BRANCH.into()), epoch: 7, kind: None };
+    assert_malformed(read_back(ServerKind::Branch(order)), None, "malformed BranchOrder: it is empty");
+}
+
+#[test]
 fn a_gtid_that_is_none() {
-    let short = v1::Begin { gtid: Bytes::from_static(b"short"), ..begin() };
-    assert_malformed(read(ClientKind::Begin(short)), Some(7), "malformed Begin: gtid has 5 bytes: it is the 16 bytes");
-    let text = v1::Begin { gtid: Bytes::from_static(GTID.as_bytes()), ..begin() };
-    assert_malformed(read(ClientKind::Begin(text)), Some(7), "malformed Begin: gtid has 36 bytes");
-    let zero = v1::Begin { gtid: Bytes::from_static(&[0; 16]), ..begin() };
+    let short = begin(Bytes::from_static(b"short"));
+    assert_malformed(read(short), Some(7), "malformed Request: gtid has 5 bytes: it is the 16 bytes");
+    let text = begin(Bytes::from_static(GTID.as_bytes()));
+    assert_malformed(read(text), Some(7), "malformed Request: gtid has 36 bytes");
+    let zero = begin(Bytes::from_static(&[0; 16]));
     assert_malformed(
-        read(ClientKind::Begin(zero)),
+        read(zero),
         Some(7),
-        "malformed Begin: gtid 00000000000000000000000000000000: a gtid is a UUID of version 7",
+        "malformed Request: gtid 00000000000000000000000000000000: a gtid is a UUID of version 7",
     );
 }
 
 #[test]
 fn every_message_with_a_gtid_checks_it() {
     let none = Bytes::new;
-    let requests = [
-        ("Begin", ClientKind::Begin(v1::Begin { gtid: none(), ..begin() })),
-        ("Commit", ClientKind::Commit(v1::Commit { gtid: none(), ..commit() })),
-        ("Abort", ClientKind::Abort(v1::Abort { request_id: 7, ..v1::Abort::default() })),
-        ("StartSaga", ClientKind::StartSaga(v1::StartSaga { request_id: 7, attempt: 1, ..v1::StartSaga::default() })),
-        ("Await", ClientKind::Await(v1::Await { request_id: 7, ..v1::Await::default() })),
-        ("Enlist", ClientKind::Enlist(v1::Enlist { request_id: 7, vote: 1, ..v1::Enlist::default() })),
-    ];
-    for (name, kind) in requests {
-        assert_malformed(read(kind), Some(7), &format!("malformed {name}: gtid has 0 bytes"));
-    }
+    assert_malformed(read(begin(none())), Some(7), "malformed Request: gtid has 0 bytes");
+    let vote = report(ReportKind::Inquire(v1::Inquire {}));
     let others = [
-        ("Vote", ClientKind::Vote(v1::Vote { vote: 1, ..v1::Vote::default() })),
-        ("Acknowledge", ClientKind::Acknowledge(v1::Acknowledge { result: 1, ..v1::Acknowledge::default() })),
-        ("Inquire", ClientKind::Inquire(v1::Inquire::default())),
-        ("StepAnswer", ClientKind::StepAnswer(v1::StepAnswer { gtid: none(), ..step_answer() })),
+        ("BranchReport", ClientKind::Branch(v1::BranchReport { gtid: none(), ..vote })),
+        ("StepAnswer", ClientKind::Step(v1::StepAnswer { gtid: none(), ..step_answer() })),
+        ("VoterReport", ClientKind::Voter(v1::VoterReport::default())),
     ];
     for (name, kind) in others {
         assert_malformed(read(kind), None, &format!("malformed {name}: gtid has 0 bytes"));
     }
     let orders = [
-        ("Prepare", ServerKind::Prepare(v1::Prepare::default())),
-        ("CommitBranch", ServerKind::CommitBranch(v1::CommitBranch::default())),
-        ("AbortBranch", ServerKind::AbortBranch(v1::AbortBranch::default())),
+        ("BranchOrder", ServerKind::Branch(v1::BranchOrder::default())),
         ("ExecuteStep", ServerKind::ExecuteStep(v1::ExecuteStep::default())),
         ("CompensateStep", ServerKind::CompensateStep(v1::CompensateStep::default())),
     ];
     for (name, kind) in orders {
         assert_malformed(read_back(kind), None, &format!("malformed {name}: gtid has 0 bytes"));
     }
+}
+
+#[test]
+fn every_message_about_a_branch_names_it() {
+    let problem = "branch is not given: it is the id of the branch";
+    for kind in reports() {
+        let unnamed = v1::BranchReport { branch: None, ..report(kind) };
+        assert_malformed(read(ClientKind::Branch(unnamed)), None, &format!("malformed BranchReport: {problem}"));
+    }
+    for kind in orders() {
+        let unnamed = v1::BranchOrder { branch: None, ..order(kind) };
+        assert_malformed(read_back(ServerKind::Branch(unnamed)), None, &format!("malformed BranchOrder: {problem}"));
+    }
+    let unnamed = v1::Enlist { branch: None, ..enlist() };
+    assert_malformed(read_request(AskKind::Enlist(unnamed)), Some(7), &format!("malformed Enlist: {problem}"));
+    let ask = v1::AskLog { branch: None, request: Some(v1::VoterRequest::default()) };
+    let ask = v1::VoterReport { gtid: gtid_bytes(), kind: Some(VoterKind::AskLog(ask)) };
+    assert_malformed(read(ClientKind::Voter(ask)), None, &format!("malformed AskLog: {problem}"));
+}
+
+#[test]
+fn a_branch_id_without_an_epoch_has_no_number_either() {
+    let id = |number, epoch| Some(v1::BranchId { number, epoch });
+    for kind in reports() {
+        let wrong = v1::BranchReport { branch: id(1, 0), ..report(kind.clone()) };
+        let problem = "malformed BranchReport: branch has a number and the epoch 0, which no replica has";
+        assert_malformed(read(ClientKind::Branch(wrong)), None, problem);
+        // A branch that was prepared before branches had an id still reports.
+        let old = v1::BranchReport { branch: id(0, 0), ..report(kind) };
+        let old = read(ClientKind::Branch(old));
+        assert!(matches!(&old, Ok(FromClient::Branch(report)) if report.branch.is_none()), "{old:?}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_says_of_what_and_how_it_ended() {
+    let acknowledged = |changed| read_report(ReportKind::Acknowledge(changed));
+    for (changed, problem) in [
+        (v1::Acknowledge { decision: 0, ..acknowledge() }, "decision is not given"),
+        (v1::Acknowledge { decision: 3, ..acknowledge() }, "decision is 3, which this version does not know"),
+        (v1::Acknowledge { epoch: 0, ..acknowledge() }, "epoch is 0, which no replica has"),
+        (v1::Acknowledge { end: None, ..acknowledge() }, "end is not given: set exactly one of result, failure"),
+        (v1::Acknowledge { end: Some(End::Result(0)), ..acknowledge() }, "result is not given"),
+        (v1::Acknowledge { end: Some(End::Result(4)), ..acknowledge() }, "result is 4, which"),
+    ] {
+        assert_malformed(acknowledged(changed), None, &format!("malformed Acknowledge: {problem}"));
+    }
+    let failed = v1::Acknowledge { end: Some(End::Failure("disk\nfull".into())), ..acknowledge() };
+    let end = HookEnd::Failed("disk full".into());
+    let read = Message::Acknowledge(Acknowledgement { decision: Decision::Commit, epoch: Epoch(7), end });
+    assert_eq!(acknowledged(failed), Ok(FromClient::branch(gtid(), BRANCH, read)));
+}
+
+#[test]
+fn a_client_speaks_a_range_of_versions() {
+    let hello = |newest, oldest| {
+        let hello = v1::Hello { protocol_version: newest, protocol_version_min: oldest, ..v1::Hello::default() };
+        read(ClientKind::Hello(hello))
+    };
+    for (newest, oldest, expected) in [(2, 2, 2..=2), (3, 1, 1..=3), (1, 0, 1..=1), (0, 0, 0..=0)] {
+        let Ok(FromClient::Hello(read)) = hello(newest, oldest) else { panic!("a fit Hello") };
+        assert_eq!(read.protocol_versions, expected);
+    }
+    for (newest, oldest) in [(2, 3), (0, 1)] {
+        let text = format!("malformed Hello: protocol_version_min is {oldest} and protocol_version {newest}: ");
+        assert_malformed(hello(newest, oldest), None, &text);
+    }
+    let welcome = v1::Welcome { epoch: 1, ..v1::Welcome::default() };
+    let text = "malformed Welcome: protocol_version is not given";
+    assert_malformed(read_back(ServerKind::Welcome(welcome)), None, text);
 }
 
 #[test]
@@ -115,7 +234,7 @@ fn a_name_that_is_none() {
     );
     for name in ["", "a b", "é", &"x".repeat(1_000_000)] {
         let branches = vec![v1::CarriedBranch { participant: name.into(), payload: Bytes::new() }];
-        let malformed = read(ClientKind::Commit(v1::Commit { branches, ..commit() })).expect_err("no name");
+        let malformed = read_request(AskKind::Commit(v1::Commit { branches, ..commit() })).expect_err("no name");
         assert_eq!(malformed.request_id, Some(7));
         assert!(malformed.problem.starts_with("participant \""), "{malformed}");
         assert!(malformed.problem.len() < 300, "{} bytes", malformed.problem.len());
@@ -138,17 +257,20 @@ fn an_initiator_needs_no_instance_and_a_participant_does() {
 fn an_attempt_or_epoch_of_zero() {
     let problem = "attempt is 0: count from 1";
     let forgotten = v1::Commit { attempt: 0, ..commit() };
-    assert_malformed(read(ClientKind::Commit(forgotten)), Some(7), &format!("malformed Commit: {problem}"));
-    let start = v1::StartSaga { request_id: 7, gtid: gtid_bytes(), ..v1::StartSaga::default() };
-    assert_malformed(read(ClientKind::StartSaga(start)), Some(7), &format!("malformed StartSaga: {problem}"));
+    assert_malformed(read_request(AskKind::Commit(forgotten)), Some(7), &format!("malformed Commit: {problem}"));
+    let start = AskKind::StartSaga(v1::StartSaga::default());
+    assert_malformed(read_request(start), Some(7), &format!("malformed StartSaga: {problem}"));
     let answer = v1::StepAnswer { attempt: 0, ..step_answer() };
-    assert_malformed(read(ClientKind::StepAnswer(answer)), None, &format!("malformed StepAnswer: {problem}"));
+    assert_malformed(read(ClientKind::Step(answer)), None, &format!("malformed StepAnswer: {problem}"));
     let answer = v1::StepAnswer { epoch: 0, ..step_answer() };
-    assert_malformed(read(ClientKind::StepAnswer(answer)), None, "malformed StepAnswer: epoch is 0, which is nobody's");
+    assert_malformed(read(ClientKind::Step(answer)), None, "malformed StepAnswer: epoch is 0, which no replica has");
 
-    let order = v1::CommitBranch { gtid: gtid_bytes(), epoch: 0 };
-    assert_malformed(read_back(ServerKind::CommitBranch(order)), None, "malformed CommitBranch: epoch is 0");
-    assert_malformed(read_back(ServerKind::Welcome(v1::Welcome::default())), None, "malformed Welcome: epoch is 0");
+    for kind in orders() {
+        let order = v1::BranchOrder { epoch: 0, ..order(kind) };
+        assert_malformed(read_back(ServerKind::Branch(order)), None, "malformed BranchOrder: epoch is 0");
+    }
+    let welcome = v1::Welcome { protocol_version: 2, ..v1::Welcome::default() };
+    assert_malformed(read_back(ServerKind::Welcome(welcome)), None, "malformed Welcome: epoch is 0");
     let order = v1::ExecuteStep { gtid: gtid_bytes(), epoch: 1, name: "flight".into(), ..v1::ExecuteStep::default() };
     assert_malformed(read_back(ServerKind::ExecuteStep(order)), None, &format!("malformed ExecuteStep: {problem}"));
 }
@@ -156,24 +278,23 @@ fn an_attempt_or_epoch_of_zero() {
 #[test]
 fn a_step_that_no_saga_has() {
     let last = v1::StepAnswer { step: 999, ..step_answer() };
-    assert!(read(ClientKind::StepAnswer(last)).is_ok());
+    assert!(read(ClientKind::Step(last)).is_ok());
     for step in [1_000, 65_536, u32::MAX] {
         let text = format!("malformed StepAnswer: step is {step}, but a saga has at most 1000 steps");
-        assert_malformed(read(ClientKind::StepAnswer(v1::StepAnswer { step, ..step_answer() })), None, &text);
+        assert_malformed(read(ClientKind::Step(v1::StepAnswer { step, ..step_answer() })), None, &text);
     }
 }
 
 #[test]
 fn an_unknown_enum_number_is_named() {
-    let await_ = |wait| ClientKind::Await(v1::Await { request_id: 7, gtid: gtid_bytes(), wait });
-    assert_malformed(read(await_(99)), Some(7), "malformed Await: wait is 99, which this version does not know");
-    assert_malformed(read(await_(-1)), Some(7), "malformed Await: wait is -1, which this version does not know");
-    let enlist = v1::Enlist { request_id: 7, gtid: gtid_bytes(), vote: 6 };
-    assert_malformed(read(ClientKind::Enlist(enlist)), Some(7), "malformed Enlist: vote is 6, which");
-    let vote = v1::Vote { gtid: gtid_bytes(), vote: 6, reason: String::new() };
-    assert_malformed(read(ClientKind::Vote(vote)), None, "malformed Vote: vote is 6, which");
-    let acknowledge = v1::Acknowledge { gtid: gtid_bytes(), result: 4 };
-    assert_malformed(read(ClientKind::Acknowledge(acknowledge)), None, "malformed Acknowledge: result is 4, which");
+    for wait in [99, -1] {
+        let text = format!("malformed Await: wait is {wait}, which this version does not know");
+        assert_malformed(read_request(AskKind::Await(v1::Await { wait })), Some(7), &text);
+    }
+    let enlist = v1::Enlist { vote: 6, ..enlist() };
+    assert_malformed(read_request(AskKind::Enlist(enlist)), Some(7), "malformed Enlist: vote is 6, which");
+    let vote = v1::Vote { vote: 6, reason: String::new() };
+    assert_malformed(read_report(ReportKind::Vote(vote)), None, "malformed Vote: vote is 6, which");
     let reached = v1::OutcomeReached { outcome: 5, ..v1::OutcomeReached::default() };
     let reply = v1::Reply { request_id: 7, kind: Some(v1::reply::Kind::Outcome(reached)) };
     assert_malformed(read_back(ServerKind::Reply(reply)), Some(7), "malformed Reply: outcome is 5, which");
@@ -182,27 +303,20 @@ fn an_unknown_enum_number_is_named() {
 #[test]
 fn an_unspecified_wait_is_for_the_decision() {
     for (number, wait) in [(0, Wait::Decided), (1, Wait::Decided), (2, Wait::Ended)] {
-        let message = v1::Await { request_id: 7, gtid: gtid_bytes(), wait: number };
         let expected = FromClient::request(7, gtid(), Ask::Await { wait });
-        assert_eq!(read(ClientKind::Await(message)), Ok(expected));
+        assert_eq!(read_request(AskKind::Await(v1::Await { wait: number })), Ok(expected));
     }
 }
 
 #[test]
 fn a_verdict_or_answer_that_is_not_given() {
-    let vote = v1::Vote { gtid: gtid_bytes(), ..v1::Vote::default() };
-    assert_malformed(read(ClientKind::Vote(vote)), None, "malformed Vote: vote is not given");
-    let acknowledge = v1::Acknowledge { gtid: gtid_bytes(), result: 0 };
-    assert_malformed(read(ClientKind::Acknowledge(acknowledge)), None, "malformed Acknowledge: result is not given");
+    let vote = ReportKind::Vote(v1::Vote::default());
+    assert_malformed(read_report(vote), None, "malformed Vote: vote is not given");
     let answer = v1::StepAnswer { result: None, ..step_answer() };
-    assert_malformed(
-        read(ClientKind::StepAnswer(answer)),
-        None,
-        "malformed StepAnswer: result is not given: set exactly",
-    );
+    assert_malformed(read(ClientKind::Step(answer)), None, "malformed StepAnswer: result is not given: set exactly");
     let answer = v1::StepAnswer { is_final: true, ..step_answer() };
     let problem = "malformed StepAnswer: is_final is set, and the result is not refused";
-    assert_malformed(read(ClientKind::StepAnswer(answer)), None, problem);
+    assert_malformed(read(ClientKind::Step(answer)), None, problem);
     let empty = v1::Reply { request_id: 7, kind: None };
     assert_malformed(read_back(ServerKind::Reply(empty)), Some(7), "malformed Reply: it is empty");
     let reply = v1::Reply { request_id: 7, kind: Some(v1::reply::Kind::Outcome(v1::OutcomeReached::default())) };
@@ -217,9 +331,9 @@ fn a_verdict_or_answer_that_is_not_given() {
 #[test]
 fn only_a_prepared_branch_enlists() {
     for vote in [v1::VoteKind::Unspecified, v1::VoteKind::No, v1::VoteKind::Unknown, v1::VoteKind::Committed] {
-        let enlist = v1::Enlist { request_id: 7, gtid: gtid_bytes(), vote: vote.into() };
+        let enlist = v1::Enlist { vote: vote.into(), ..enlist() };
         let text = format!("malformed Enlist: vote is {}, but only a branch that is prepared", vote.as_str_name());
-        assert_malformed(read(ClientKind::Enlist(enlist)), Some(7), &text);
+        assert_malformed(read_request(AskKind::Enlist(enlist)), Some(7), &text);
     }
 }
 
@@ -251,20 +365,26 @@ fn an_abort_code_of_a_newer_peer_is_kept_in_the_message() {
 #[test]
 fn texts_for_people_become_one_short_line() {
     let hostile = format!("a\0b\u{1b}[2J{}", "x".repeat(1_000_000));
-    let vote = |vote: v1::VoteKind| v1::Vote { gtid: gtid_bytes(), vote: vote.into(), reason: hostile.clone() };
-    let abort = v1::Abort { request_id: 7, gtid: gtid_bytes(), reason: hostile.clone() };
+    let vote = |vote: v1::VoteKind| {
+        ClientKind::Branch(report(ReportKind::Vote(v1::Vote { vote: vote.into(), reason: hostile.clone() })))
+    };
+    let failed = v1::Acknowledge { end: Some(End::Failure(hostile.clone())), ..acknowledge() };
+    let ask = Some(AskKind::Abort(v1::Abort { reason: hostile.clone() }));
     let answer = |result| v1::StepAnswer { result: Some(result), ..step_answer() };
     for kind in [
-        ClientKind::Vote(vote(v1::VoteKind::No)),
-        ClientKind::Vote(vote(v1::VoteKind::Unknown)),
-        ClientKind::Abort(abort),
-        ClientKind::StepAnswer(answer(v1::step_answer::Result::Refused(hostile.clone()))),
-        ClientKind::StepAnswer(answer(v1::step_answer::Result::Unknown(hostile.clone()))),
+        vote(v1::VoteKind::No),
+        vote(v1::VoteKind::Unknown),
+        ClientKind::Branch(report(ReportKind::Acknowledge(failed))),
+        ClientKind::Request(v1::Request { request_id: 7, gtid: gtid_bytes(), ask }),
+        ClientKind::Step(answer(v1::step_answer::Result::Refused(hostile.clone()))),
+        ClientKind::Step(answer(v1::step_answer::Result::Unknown(hostile.clone()))),
         ClientKind::Hello(v1::Hello { sdk: hostile.clone(), ..v1::Hello::default() }),
     ] {
         let text = match read(kind).expect("fit but for its text") {
             FromClient::Branch(BranchReport {
-                message: Message::Vote(Vote::No(reason) | Vote::Unknown(reason)),
+                message:
+                    Message::Vote(Vote::No(reason) | Vote::Unknown(reason))
+                    | Message::Acknowledge(Acknowledgement { end: HookEnd::Failed(reason), .. }),
                 ..
             })
             | FromClient::Request(Request { ask: Ask::Abort { reason }, .. })
@@ -297,15 +417,28 @@ fn a_word_means_the_same_on_both_sides() {
         assert_eq!(name_of(v1::BranchResult::from(result)), name_of(result));
     }
     for vote in [Vote::Yes, Vote::ReadOnly, Vote::No("why".into()), Vote::Unknown("why".into()), Vote::Committed] {
-        let message = FromClient::branch(gtid(), Message::Vote(vote.clone())).into();
-        let v1::ClientMessage { kind: Some(ClientKind::Vote(written)) } = message else { panic!("{message:?}") };
+        let written = ReportKind::from(Message::Vote(vote.clone()));
+        let ReportKind::Vote(written) = written else { panic!("{written:?}") };
         assert_eq!(name_of(written.vote()), name_of(vote));
     }
     for vote in [EarlyVote::Yes, EarlyVote::ReadOnly] {
-        let message = FromClient::request(7, gtid(), Ask::Enlist { vote }).into();
-        let v1::ClientMessage { kind: Some(ClientKind::Enlist(written)) } = message else { panic!("{message:?}") };
+        let written = AskKind::from(Ask::Enlist { branch: BRANCH, vote });
+        let AskKind::Enlist(written) = written else { panic!("{written:?}") };
         assert_eq!(name_of(written.vote()), name_of(vote));
     }
+}
+
+/// A client of version 1 reaches the refusal of its version, even if its first frame goes on behind
+/// Hello.
+#[test]
+fn a_frame_of_version_1_is_read_up_to_its_hello() {
+    let hello = b"\x0a\x0a\x0a\x08\x0a\x02me\x10\x05\x18\x01";
+    let begin = [&b"\x0a\x16\x1a\x14\x08\x07\x12\x10"[..], gtid().as_bytes()].concat();
+    let frame = v1::ExchangeRequest::decode([&hello[..], &begin].concat().as_slice()).expect("decodable");
+    let [hello, begin] = <[_; 2]>::try_from(frame.messages).expect("two messages");
+    let Ok(FromClient::Hello(hello)) = FromClient::try_from(hello) else { panic!("a fit Hello") };
+    assert_eq!(hello.protocol_versions, 1..=1);
+    assert_malformed(FromClient::try_from(begin), None, "malformed ClientMessage: it is empty, or of a kind that");
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Every message that can be meant.
 
+use std::ops::RangeInclusive;
+
+use assent_protocol::branch::{Acknowledgement, HookEnd};
 use assent_protocol::saga::StepDefinition;
 use assent_protocol::three_phase::{self, Ballot, NodeId, Proposal, Seat, Standing};
 use assent_protocol::{AbortCode, Decision, RetryPolicy};
@@ -33,6 +36,14 @@ fn any_text() -> impl Strategy<Value = String> {
 
 fn any_epoch() -> impl Strategy<Value = Epoch> {
     (1..=u64::MAX).prop_map(Epoch)
+}
+
+/// Of one that has none, too: it was prepared before branches had one.
+fn any_branch() -> impl Strategy<Value = BranchId> {
+    prop_oneof![
+        1 => Just(BranchId::NONE),
+        9 => (any_epoch(), any::<u64>()).prop_map(|(epoch, number)| BranchId { epoch, number }),
+    ]
 }
 
 fn any_first_epoch() -> impl Strategy<Value = Option<Epoch>> {
@@ -100,10 +111,11 @@ fn any_address() -> impl Strategy<Value = PeerAddress> {
 }
 
 fn any_roster() -> impl Strategy<Value = Roster> {
-    let seat = (any_address(), any::<u128>());
+    let seat = (any_branch(), any_address(), any::<u128>());
     (vec(seat, 1..5), any::<u128>()).prop_map(|(seats, log)| {
-        let seats = seats.into_iter().enumerate().map(|(number, (address, store))| Seat {
+        let seats = seats.into_iter().enumerate().map(|(number, (branch, address, store))| Seat {
             participant: Name::new(&format!("participant-{number}")).expect("a name"),
+            branch,
             address,
             store: StoreId(store),
         });
@@ -146,16 +158,22 @@ fn any_protocol() -> impl Strategy<Value = Protocol> {
     select(vec![Protocol::TwoPhase, Protocol::ThreePhase])
 }
 
+/// The oldest and the newest that a client speaks, or none at all, which is 0.
+fn any_versions() -> impl Strategy<Value = RangeInclusive<u32>> {
+    let versions = (1..=u32::MAX).prop_flat_map(|newest| (1..=newest).prop_map(move |oldest| oldest..=newest));
+    prop_oneof![1 => Just(0..=0), 9 => versions]
+}
+
 fn any_hello() -> impl Strategy<Value = Hello> {
     let voter =
         (any_address(), any::<u128>()).prop_map(|(address, store)| VoterPlace { address, store: StoreId(store) });
     let participant = (option::of(any_name()), option::of(voter));
-    let fields = (participant, 1..=u64::MAX, any::<u32>(), any_text(), any::<bool>(), any_text());
-    fields.prop_map(|((participant, voter), instance, protocol_version, token, one_phase, sdk)| Hello {
+    let fields = (participant, 1..=u64::MAX, any_versions(), any_text(), any::<bool>(), any_text());
+    fields.prop_map(|((participant, voter), instance, protocol_versions, token, one_phase, sdk)| Hello {
         voter: voter.filter(|_| participant.is_some()),
         participant,
         instance: InstanceId(instance),
-        protocol_version,
+        protocol_versions,
         token,
         one_phase,
         sdk,
@@ -177,7 +195,8 @@ fn any_ask() -> impl Strategy<Value = Ask> {
             attempt
         }),
         any_wait().prop_map(|wait| Ask::Await { wait }),
-        select(vec![EarlyVote::Yes, EarlyVote::ReadOnly]).prop_map(|vote| Ask::Enlist { vote }),
+        (any_branch(), select(vec![EarlyVote::Yes, EarlyVote::ReadOnly]))
+            .prop_map(|(branch, vote)| Ask::Enlist { branch, vote }),
     ]
 }
 
@@ -214,8 +233,29 @@ fn any_step_result() -> impl Strategy<Value = StepResult> {
     ]
 }
 
-pub(super) fn from_client() -> impl Strategy<Value = FromClient> {
+fn any_acknowledgement() -> impl Strategy<Value = Acknowledgement> {
     let result = select(vec![BranchResult::Done, BranchResult::HeuristicCommitted, BranchResult::HeuristicAborted]);
+    let end = prop_oneof![result.prop_map(HookEnd::Ended), any_text().prop_map(HookEnd::Failed)];
+    (any_decision(), any_epoch(), end).prop_map(|(decision, epoch, end)| Acknowledgement { decision, epoch, end })
+}
+
+fn any_report() -> impl Strategy<Value = FromClient> {
+    let message = prop_oneof![
+        any_vote().prop_map(Message::Vote),
+        any_acknowledgement().prop_map(Message::Acknowledge),
+        Just(Message::Inquire),
+    ];
+    (any_gtid(), any_branch(), message).prop_map(|(gtid, branch, message)| FromClient::branch(gtid, branch, message))
+}
+
+fn any_voter_message() -> impl Strategy<Value = VoterMessage> {
+    prop_oneof![
+        any_answer().prop_map(VoterMessage::Answered),
+        (any_branch(), any_request()).prop_map(|(branch, request)| VoterMessage::AskLog { branch, request }),
+    ]
+}
+
+pub(super) fn from_client() -> impl Strategy<Value = FromClient> {
     let fields = (any_gtid(), any_epoch(), any_step(), any::<bool>(), any_attempt(), any_step_result(), any::<bool>());
     let step_answer = fields.prop_map(|(gtid, epoch, step, compensation, attempt, result, is_final)| {
         let is_final = is_final && matches!(result, StepResult::Refused(_));
@@ -223,29 +263,31 @@ pub(super) fn from_client() -> impl Strategy<Value = FromClient> {
     });
     let request = (any::<u64>(), any_gtid(), any_ask());
     prop_oneof![
-        any_hello().prop_map(FromClient::Hello),
-        Just(FromClient::Heartbeat),
-        request.prop_map(|(request_id, gtid, ask)| FromClient::request(request_id, gtid, ask)),
-        (any_gtid(), any_answer()).prop_map(|(gtid, answer)| FromClient::voter(gtid, VoterMessage::Answered(answer))),
-        (any_gtid(), any_request()).prop_map(|(gtid, request)| FromClient::voter(gtid, VoterMessage::AskLog(request))),
-        (any_gtid(), any_vote()).prop_map(|(gtid, vote)| FromClient::branch(gtid, Message::Vote(vote))),
-        (any_gtid(), result).prop_map(|(gtid, result)| FromClient::branch(gtid, Message::Acknowledge(result))),
-        any_gtid().prop_map(|gtid| FromClient::branch(gtid, Message::Inquire)),
-        step_answer,
+        1 => any_hello().prop_map(FromClient::Hello),
+        1 => Just(FromClient::Heartbeat),
+        2 => request.prop_map(|(request_id, gtid, ask)| FromClient::request(request_id, gtid, ask)),
+        3 => any_report(),
+        1 => step_answer,
+        2 => (any_gtid(), any_voter_message()).prop_map(|(gtid, message)| FromClient::voter(gtid, message)),
     ]
 }
 
 fn any_welcome() -> impl Strategy<Value = Welcome> {
-    let fields = (any_text(), any_epoch(), vec(any_text(), 0..3), any::<[u32; 4]>(), any_text());
-    fields.prop_map(|(replica, epoch, peers, [heartbeat, silence, payload, branches], coordinator_id)| Welcome {
-        replica,
-        epoch,
-        peers,
-        heartbeat_interval_ms: heartbeat,
-        silence_max_ms: silence,
-        payload_bytes_max: payload,
-        branches_max: branches,
-        coordinator_id,
+    let numbers = (1..=u32::MAX, any::<[u32; 4]>());
+    let fields = (any_text(), any_epoch(), numbers, vec(any_text(), 0..3), any_text());
+    fields.prop_map(|(replica, epoch, (protocol_version, numbers), peers, coordinator_id)| {
+        let [heartbeat, silence, payload, branches] = numbers;
+        Welcome {
+            replica,
+            epoch,
+            protocol_version,
+            peers,
+            heartbeat_interval_ms: heartbeat,
+            silence_max_ms: silence,
+            payload_bytes_max: payload,
+            branches_max: branches,
+            coordinator_id,
+        }
     })
 }
 
@@ -268,6 +310,7 @@ fn any_reply() -> impl Strategy<Value = Reply> {
         any::<u64>().prop_map(|deadline_unix_ms| Reply::Begun { deadline_unix_ms }),
         Just(Reply::Enlisted),
         Just(Reply::SagaStarted),
+        any_text().prop_map(|reason| Reply::SagaTurned { reason }),
         (outcome, option::of(any_reason()), any_outputs()).prop_map(|(outcome, reason, outputs)| Reply::Outcome {
             outcome,
             reason,
@@ -290,27 +333,43 @@ fn any_order() -> impl Strategy<Value = StepOrder> {
     })
 }
 
+fn any_prepare() -> impl Strategy<Value = FromReplica> {
+    let of = (any_gtid(), any_branch(), any_epoch());
+    let flags = (any::<bool>(), any::<bool>());
+    (of, any_bytes(), any::<u64>(), option::of(any_roster()), flags).prop_map(
+        |((gtid, branch, epoch), payload, timeout_ms, roster, (one_phase, is_prepared))| FromReplica::Prepare {
+            gtid,
+            branch,
+            epoch,
+            payload,
+            timeout_ms,
+            one_phase,
+            roster,
+            is_prepared,
+        },
+    )
+}
+
 pub(super) fn from_replica() -> impl Strategy<Value = FromReplica> {
     prop_oneof![
         any_welcome().prop_map(FromReplica::Welcome),
         Just(FromReplica::Heartbeat),
         (any::<u64>(), any_reply()).prop_map(|(request_id, reply)| FromReplica::Reply { request_id, reply }),
-        (any_gtid(), any_epoch(), any_bytes(), any::<u64>(), any::<bool>(), option::of(any_roster()), any::<bool>())
-            .prop_map(|(gtid, epoch, payload, timeout_ms, one_phase, roster, is_prepared)| FromReplica::Prepare {
-                gtid,
-                epoch,
-                payload,
-                timeout_ms,
-                one_phase,
-                roster,
-                is_prepared,
-            }),
+        any_prepare(),
         (any_gtid(), any_request()).prop_map(|(gtid, request)| FromReplica::AskVoter { gtid, request }),
         (any_gtid(), any_answer()).prop_map(|(gtid, answer)| FromReplica::LogAnswered { gtid, answer }),
         any_gtid().prop_map(|gtid| FromReplica::AwaitDecision { gtid }),
         proptest::collection::vec(any_gtid(), 0..4).prop_map(|gtids| FromReplica::ForgetVoters { gtids }),
-        (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::CommitBranch { gtid, epoch }),
-        (any_gtid(), any_epoch()).prop_map(|(gtid, epoch)| FromReplica::AbortBranch { gtid, epoch }),
+        (any_gtid(), any_branch(), any_epoch()).prop_map(|(gtid, branch, epoch)| FromReplica::CommitBranch {
+            gtid,
+            branch,
+            epoch
+        }),
+        (any_gtid(), any_branch(), any_epoch()).prop_map(|(gtid, branch, epoch)| FromReplica::AbortBranch {
+            gtid,
+            branch,
+            epoch
+        }),
         (any_order(), any_outputs(), any::<bool>()).prop_map(|(order, outputs, pivot)| FromReplica::ExecuteStep {
             order,
             outputs,

@@ -9,10 +9,11 @@ use proptest::sample::Index;
 use prost::Message as _;
 
 use assent_protocol::branch::Message;
+use assent_protocol::message::payload_bytes;
 use assent_protocol::saga::{Definition, StepIndex, StepResult};
 use assent_protocol::three_phase::{Answer, PeerAddress, Roster, StoreId};
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
-use assent_protocol::{AbortReason, Epoch, Gtid, InstanceId, Name, Outcome, Protocol, Wait};
+use assent_protocol::{AbortReason, BranchId, Epoch, Gtid, InstanceId, Name, Outcome, Protocol, Wait};
 use bytes::Bytes;
 
 use super::*;
@@ -27,6 +28,8 @@ pub(super) fn gtid() -> Gtid {
 pub(super) fn gtid_bytes() -> Bytes {
     Bytes::copy_from_slice(gtid().as_bytes())
 }
+
+pub(super) const BRANCH: BranchId = BranchId { epoch: Epoch(7), number: 0x1f };
 
 /// What a replica makes of a client's message that crossed the wire.
 pub(super) fn over_the_wire(message: FromClient) -> Result<FromClient, Malformed> {
@@ -60,6 +63,17 @@ proptest! {
     #[test]
     fn what_a_replica_writes_a_client_reads(message in messages::from_replica()) {
         prop_assert_eq!(back_over_the_wire(message.clone()), Ok(message));
+    }
+
+    /// A frame is closed by the bytes that are counted: what is not counted must be small.
+    #[test]
+    fn what_is_not_counted_as_payload_is_small(message in messages::from_replica()) {
+        const ENVELOPE_BYTES_MAX: usize = 256;
+        if !matches!(message, FromReplica::Welcome(_) | FromReplica::GoAway { .. }) {
+            let counted = payload_bytes(&message);
+            let written = v1::ServerMessage::from(message).encoded_len();
+            prop_assert!(written <= counted + ENVELOPE_BYTES_MAX, "{written} bytes, {counted} counted");
+        }
     }
 
     #[test]
@@ -130,6 +144,7 @@ fn payloads_are_moved_not_copied() {
 
     let prepare = FromReplica::Prepare {
         gtid: gtid(),
+        branch: BRANCH,
         epoch: Epoch(1),
         payload: commit.branches[0].payload.clone(),
         timeout_ms: 1,

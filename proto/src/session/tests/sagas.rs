@@ -2,7 +2,9 @@
 
 use assent_protocol::RetryPolicy;
 
+use super::malformed::read_request;
 use super::*;
+use crate::v1::request::Ask as AskKind;
 
 fn step(name: &str, after: &[&str]) -> v1::SagaStep {
     v1::SagaStep {
@@ -22,15 +24,8 @@ fn assert_problem(steps: Vec<v1::SagaStep>, text: &str) {
     let malformed = read(steps.clone()).expect_err("no saga");
     assert!(malformed.problem.starts_with(text), "{malformed}\ninstead of\n{text}");
     // Within a request, the same is said about the request.
-    let start = v1::StartSaga {
-        request_id: 7,
-        gtid: gtid_bytes(),
-        definition: Some(v1::SagaDefinition { steps }),
-        wait: 0,
-        attempt: 1,
-    };
-    let kind = Some(v1::client_message::Kind::StartSaga(start));
-    let nested = FromClient::try_from(v1::ClientMessage { kind }).expect_err("no saga");
+    let start = v1::StartSaga { definition: Some(v1::SagaDefinition { steps }), wait: 0, attempt: 1 };
+    let nested = read_request(AskKind::StartSaga(start)).expect_err("no saga");
     assert_eq!(nested, Malformed { message: "StartSaga", request_id: Some(7), problem: malformed.problem });
 }
 
@@ -45,9 +40,8 @@ fn names_become_numbers_and_names_again() {
 
 #[test]
 fn a_definition_that_is_missing_or_empty() {
-    let start = v1::StartSaga { request_id: 7, gtid: gtid_bytes(), attempt: 1, ..v1::StartSaga::default() };
-    let kind = Some(v1::client_message::Kind::StartSaga(start));
-    let malformed = FromClient::try_from(v1::ClientMessage { kind }).expect_err("no definition");
+    let start = v1::StartSaga { attempt: 1, ..v1::StartSaga::default() };
+    let malformed = read_request(AskKind::StartSaga(start)).expect_err("no definition");
     assert_eq!(malformed.to_string(), "malformed StartSaga: definition is not given");
     assert_problem(Vec::new(), "a saga needs at least one step");
 }
