@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::context::{COORDINATOR_HEADER, Context, DEADLINE_HEADER, GTID_HEADER};
+use crate::context::{COORDINATOR_HEADER, Context, DEADLINE_HEADER, EPOCH_HEADER, GTID_HEADER};
 use crate::error::{IntoStatus, refusal_of};
 use crate::session::{FromClient, FromReplica};
 use crate::v1;
@@ -44,14 +44,15 @@ pub fn peers(bytes: &[u8]) {
     }
 }
 
-/// The headers of a transaction's context: gtid, coordinator and deadline, each on a line of its own.
+/// The headers of a transaction's context: gtid, coordinator, deadline and epoch, each on a line of its
+/// own.
 ///
 /// # Panics
 /// If what is read is not read as the same once more.
 pub fn context(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     for (header, value) in
-        [GTID_HEADER, COORDINATOR_HEADER, DEADLINE_HEADER].into_iter().zip(bytes.split(|b| *b == b'\n'))
+        [GTID_HEADER, COORDINATOR_HEADER, DEADLINE_HEADER, EPOCH_HEADER].into_iter().zip(bytes.split(|b| *b == b'\n'))
     {
         if let Ok(value) = HeaderValue::from_bytes(value) {
             headers.append(header, value);
@@ -157,7 +158,7 @@ mod tests {
 
         #[test]
         fn a_damaged_context_is_read_or_refused(damages in damage()) {
-            context(&damages.of(b"01890a5d-ac96-774b-bcce-b302099a8057\nhttp://coordinator-1:7420\n1767225600000".to_vec()));
+            context(&damages.of(b"01890a5d-ac96-774b-bcce-b302099a8057\nhttp://coordinator-1:7420\n1767225600000\n7".to_vec()));
         }
     }
 }

@@ -197,9 +197,7 @@ impl TryFrom<v1::Seat> for Seat {
         let participant =
             Name::new(&seat.participant).map_err(|error| malformed("Seat", format!("participant {error}")))?;
         // Absent in a roster that was stored before branches had an id.
-        let branch = seat.branch.map_or(Ok(BranchId::NONE), |branch| {
-            branch.try_into().map_err(|nested: Malformed| malformed("Seat", nested.problem))
-        })?;
+        let branch = seat.branch.map_or(BranchId::NONE, Into::into);
         let (address, store) = place("Seat", &seat.address, &seat.store_id)?;
         Ok(Self { participant, branch, address, store })
     }
@@ -216,17 +214,9 @@ impl From<Seat> for v1::Seat {
     }
 }
 
-impl TryFrom<v1::BranchId> for BranchId {
-    type Error = Malformed;
-
-    /// # Errors
-    /// [`Malformed`] if it has a number and no epoch, which no branch has.
-    fn try_from(branch: v1::BranchId) -> Result<Self, Malformed> {
-        if branch.epoch == 0 && branch.number != 0 {
-            let problem = "branch has a number and the epoch 0, which no replica has: give the epoch it began under";
-            return Err(malformed("BranchId", problem));
-        }
-        Ok(Self { epoch: Epoch(branch.epoch), number: branch.number })
+impl From<v1::BranchId> for BranchId {
+    fn from(branch: v1::BranchId) -> Self {
+        Self { epoch: Epoch(branch.epoch), number: branch.number }
     }
 }
 
@@ -381,7 +371,7 @@ mod tests {
         let wire = v1::VoterRequest::from(Request::Join { ballot: BALLOT, roster: roster(), has_voted: false });
         let Some(RequestKind::Join(join)) = wire.kind else { panic!("a join") };
         type Change = fn(&mut v1::JoinBallot);
-        let changes: [(Change, &str); 9] = [
+        let changes: [(Change, &str); 8] = [
             (|join| join.ballot = None, "ballot is not given"),
             (|join| join.ballot.as_mut().expect("given").round = 0, "rounds count from 1"),
             (|join| join.ballot.as_mut().expect("given").round = u64::MAX, "nobody counts beyond"),
@@ -390,13 +380,6 @@ mod tests {
             (|join| join.roster.as_mut().expect("given").participants.clear(), "at least one"),
             (|join| join.roster.as_mut().expect("given").participants[0].address = "a b".into(), "visible ASCII"),
             (|join| join.roster.as_mut().expect("given").log_store_id = Bytes::new(), "has 0 bytes"),
-            (
-                |join| {
-                    let seat = &mut join.roster.as_mut().expect("given").participants[0];
-                    seat.branch = Some(v1::BranchId { number: 1, epoch: 0 });
-                },
-                "the epoch 0, which no replica has",
-            ),
         ];
         for (change, expected) in changes {
             let mut join = join.clone();

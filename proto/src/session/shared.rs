@@ -56,8 +56,7 @@ impl Reading {
     /// The branch that it is about. An absent one is never taken for [`BranchId::NONE`], which is
     /// the id of a branch that was prepared before branches had one.
     pub(super) fn branch(self, branch: Option<v1::BranchId>) -> Result<BranchId, Malformed> {
-        let branch = branch.ok_or_else(|| self.malformed("branch is not given: it is the id of the branch"))?;
-        branch.try_into().map_err(|nested: Malformed| self.malformed(nested.problem))
+        branch.map(Into::into).ok_or_else(|| self.malformed("branch is not given: it is the id of the branch"))
     }
 
     pub(super) fn decision(self, number: i32) -> Result<Decision, Malformed> {

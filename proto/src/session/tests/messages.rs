@@ -38,11 +38,11 @@ fn any_epoch() -> impl Strategy<Value = Epoch> {
     (1..=u64::MAX).prop_map(Epoch)
 }
 
-/// Of one that has none, too: it was prepared before branches had one.
+/// Of the epoch 0, too: it was prepared before branches had an id, or its participant knew no epoch.
 fn any_branch() -> impl Strategy<Value = BranchId> {
     prop_oneof![
         1 => Just(BranchId::NONE),
-        9 => (any_epoch(), any::<u64>()).prop_map(|(epoch, number)| BranchId { epoch, number }),
+        9 => any::<[u64; 2]>().prop_map(|[epoch, number]| BranchId { epoch: Epoch(epoch), number }),
     ]
 }
 
