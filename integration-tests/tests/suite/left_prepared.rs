@@ -14,20 +14,20 @@ use crate::chaos::nothing_is_prepared;
 use crate::sdk_postgres::{DEADLINE, balance, furnished, gtid};
 
 /// For what is not to happen in a test.
-const NEVER: Duration = Duration::from_secs(3_600);
-const SOON: Duration = Duration::from_millis(50);
+pub(crate) const NEVER: Duration = Duration::from_secs(3_600);
+pub(crate) const SOON: Duration = Duration::from_millis(50);
 
 /// A coordinator that can be killed and restarted, and a bank's database.
-struct Scene {
-    coordinator: Process,
-    endpoint: String,
-    bank: Database,
+pub(crate) struct Scene {
+    pub(crate) coordinator: Process,
+    pub(crate) endpoint: String,
+    pub(crate) bank: Database,
     _log: Database,
     _port: Port,
 }
 
 impl Scene {
-    async fn set() -> Self {
+    pub(crate) async fn set() -> Self {
         let server = Postgres::shared().await;
         let (log, bank) = (server.create_database().await, furnished(server.create_database().await).await);
         let migrated = Program::assent().args(["migrate", "--log", &log.url()]).run(DEADLINE).await;
@@ -40,7 +40,7 @@ impl Scene {
     }
 
     /// One instance of the bank, and the resource that its service would work with.
-    async fn join(&self, interval: Duration) -> (Assent, PostgresResource<EarlyOnly>) {
+    pub(crate) async fn join(&self, interval: Duration) -> (Assent, PostgresResource<EarlyOnly>) {
         let (name, database) =
             ("bank-a".parse().expect("a name"), self.bank.url().parse().expect("a database's address"));
         let resource = PostgresResource::early(name, database);
@@ -76,7 +76,7 @@ impl Scene {
 
 /// A process that dies before it has enlisted its branch.
 #[derive(Clone)]
-struct Dying;
+pub(crate) struct Dying;
 
 impl Enlist for Dying {
     async fn enlist(&self, _key: BranchKey, _vote: EarlyVote) -> Result<(), EnlistError> {

@@ -2,6 +2,7 @@
 //! One module per subject.
 
 mod bench;
+mod called_twice;
 mod chaos;
 mod crash_points;
 mod demo;
