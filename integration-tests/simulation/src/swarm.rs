@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 #[cfg(test)]
-use std::{env, time::Instant};
+use std::{env, panic, time::Instant};
 
 #[cfg(test)]
 use crate::proof::{self, Row};
@@ -356,9 +356,16 @@ pub(crate) fn swarm<W: Swarm>(seeds: u64) {
     let first = number("ASSENT_SEED_FIRST").unwrap_or_default() as u64;
     let (started, mut figures, mut seed) = (Instant::now(), Figures::default(), first);
     while seed < first + seeds_min || (seed % 64 != 0 || started.elapsed().as_secs_f64() < seconds) && seconds > 0.0 {
-        if let Err(problem) = run::<W>(seed, &mut figures, false).outcome {
-            let name = W::NAME;
-            panic!("{problem}\n\ncargo run -p integration-tests --bin replay -- {seed} --protocol {name}");
+        let again = format!("cargo run -p integration-tests --bin replay -- {seed} --protocol {}", W::NAME);
+        // A replica checks its own invariants, and panics.
+        let run = panic::catch_unwind(panic::AssertUnwindSafe(|| run::<W>(seed, &mut figures, false)));
+        match run.map(|run| run.outcome) {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => panic!("{problem}\n\n{again}"),
+            Err(panicked) => {
+                eprintln!("\n{again}");
+                panic::resume_unwind(panicked);
+            }
         }
         seed += 1;
     }

@@ -138,6 +138,7 @@ impl Replica {
     /// Its end is durable: only its answer is kept, for retries.
     fn forget(&mut self, gtid: Gtid) {
         let Some(entry) = self.entries.remove(&gtid) else { return };
+        self.requests.touch(gtid);
         debug_assert!(entry.machine.is_ended(), "only an ended transaction is forgotten");
         self.no_longer_open(&entry);
         let answer = match &entry.machine {
@@ -166,9 +167,12 @@ impl Replica {
     }
 
     /// Another writer's word stands in the log for this gtid: this machine is of no use, and the
-    /// log answers from here on.
+    /// log answers from here on. Nothing is known that its callers could be told but this.
     pub(super) fn let_go(&mut self, gtid: Gtid) {
         if let Some(entry) = self.entries.remove(&gtid) {
+            for caller in entry.machine.callers() {
+                self.refuse(caller, super::unknown::fenced());
+            }
             self.timers.push(TimerChange::CancelAll(gtid));
             self.no_longer_open(&entry);
             self.ended.keep(gtid, None, self.now_ms);

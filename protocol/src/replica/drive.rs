@@ -43,6 +43,7 @@ impl Replica {
     /// transaction has no such machine.
     pub(super) fn drive<M: Driven>(&mut self, gtid: Gtid, event: M::Event) {
         let Some(machine) = self.entries.get_mut(&gtid).and_then(|entry| M::of(&mut entry.machine)) else { return };
+        self.requests.touch(gtid);
         let before = machine.stage();
         #[cfg(debug_assertions)]
         let checked = (machine.clone(), event.clone());

@@ -1,5 +1,8 @@
 //! One transaction that this replica drives: its machine, and what answers need beside it.
 
+use std::collections::BTreeSet;
+
+use crate::ids::Caller;
 use crate::record::{Member, Protocol};
 use crate::saga::{self, Saga};
 use crate::three_phase::{self, Coordinator};
@@ -28,6 +31,15 @@ impl Machine {
             Self::TwoPhase(machine) => Some(machine),
             Self::ThreePhase(machine) => Some(machine.transaction()),
             Self::Saga(_) => None,
+        }
+    }
+
+    /// The callers whose requests it will answer.
+    pub(super) fn callers(&self) -> BTreeSet<Caller> {
+        match self {
+            Self::TwoPhase(machine) => machine.callers().collect(),
+            Self::ThreePhase(machine) => machine.transaction().callers().collect(),
+            Self::Saga(machine) => machine.callers().collect(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Requests about transactions that are not in memory wait here for the log's answer.
 
 use super::SessionId;
-use crate::ids::{Gtid, GtidMap};
+use crate::ids::{Caller, Gtid, GtidMap};
 use crate::message::FromClient;
 
 /// The requests that wait, and what has to be asked for them.
@@ -42,6 +42,18 @@ impl Lookups {
         let requests = self.waiting.remove(&gtid).unwrap_or_default();
         self.requests -= requests.len();
         requests
+    }
+
+    /// Whether this request waits.
+    pub(super) fn holds(&self, gtid: Gtid, caller: Caller) -> bool {
+        self.waiting.get(&gtid).into_iter().flatten().any(|(session, message)| match message {
+            FromClient::Request(request) => caller == Caller { session: session.0, request: request.request_id },
+            FromClient::Hello(_)
+            | FromClient::Heartbeat
+            | FromClient::Branch(_)
+            | FromClient::Step(_)
+            | FromClient::Voter(_) => false,
+        })
     }
 
     /// Whether a request about this transaction waits, so that later ones must wait behind it.

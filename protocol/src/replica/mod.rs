@@ -36,6 +36,7 @@
 //! | `append` | records on their way to the log, and what its answers release |
 //! | `lookup` | requests that wait for a look into the log |
 //! | `peers` | sessions, and the choice of an instance |
+//! | `requests` | that every request is answered |
 //! | `recovery` | open rows of the log become machines |
 //! | `view`, `browse` | what operators see |
 
@@ -50,6 +51,7 @@ mod lookup;
 mod owned;
 mod peers;
 mod recovery;
+mod requests;
 mod route;
 mod saga;
 mod two_phase;
@@ -69,6 +71,7 @@ use ended::Ended;
 use entry::Entry;
 use lookup::Lookups;
 use peers::Peers;
+use requests::Requests;
 
 pub use append::Batch;
 pub use browse::Browse;
@@ -218,6 +221,7 @@ pub struct Replica {
     lookups: Lookups,
     peers: Peers,
     appends: Appends,
+    requests: Requests,
     /// Payload bytes of the open transactions.
     bytes: usize,
     watched: GtidSet,
@@ -249,6 +253,7 @@ impl Replica {
             lookups: Lookups::default(),
             peers: Peers::new(known, now_ms),
             appends: Appends::default(),
+            requests: Requests::default(),
             bytes: 0,
             watched: GtidSet::default(),
             is_draining: false,
@@ -276,6 +281,7 @@ impl Replica {
             Input::Recovered(transaction) => self.recovered(transaction),
             Input::Drain => self.is_draining = true,
         }
+        self.check_requests();
     }
 
     // ---- what there is to do ---------------------------------------------------------------------------------------
@@ -329,7 +335,11 @@ impl Replica {
     // ---- what all parts share --------------------------------------------------------------------------------------
 
     fn reply(&mut self, to: Caller, reply: Reply) {
-        self.peers.send(SessionId(to.session), FromReplica::Reply { request_id: to.request, reply });
+        let session = SessionId(to.session);
+        if self.is_open(session) {
+            self.requests.answered(to);
+            self.peers.send(session, FromReplica::Reply { request_id: to.request, reply });
+        }
     }
 
     fn refuse(&mut self, to: Caller, refused: impl Into<Refused>) {

@@ -106,6 +106,9 @@ impl Replica {
 
     /// A branch named ahead of the commit, by a unary call.
     pub(super) fn name_branch(&mut self, gtid: Gtid, branch: CarriedBranch, caller: Caller) {
+        if self.is_open(SessionId(caller.session)) {
+            self.requests.taken(caller, gtid);
+        }
         let refused = match self.entries.get(&gtid).map(|entry| &entry.machine) {
             None => not_open(),
             Some(Machine::Saga(_)) => {

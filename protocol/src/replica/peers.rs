@@ -215,6 +215,7 @@ impl Replica {
 
     pub(super) fn session_closed(&mut self, session: SessionId) {
         if let Some(peer) = self.peers.close(session, self.now_ms) {
+            self.requests.session_closed(session);
             self.left(&peer);
         }
     }

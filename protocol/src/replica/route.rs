@@ -62,6 +62,9 @@ impl Replica {
         // What a closed session had said is lost, as on the network: its process repeats it over
         // the next one.
         let (Some(gtid), true) = (message.gtid(), self.is_open(session)) else { return };
+        if let FromClient::Request(request) = &message {
+            self.requests.taken(Caller { session: session.0, request: request.request_id }, gtid);
+        }
         match self.known(gtid) {
             // Behind those that wait, so that the order stays.
             Known::Asking | Known::EndedInLog => self.wait_for_log(gtid, session, message),
@@ -115,6 +118,7 @@ impl Replica {
     pub(super) fn looked_up(&mut self, gtids: Vec<Gtid>, found: Result<Vec<(Gtid, Found)>, Refused>) {
         let found = found.map(|found| found.into_iter().collect::<crate::ids::GtidMap<Found>>());
         for gtid in gtids {
+            self.requests.touch(gtid);
             for (session, message) in self.lookups.resume(gtid) {
                 // The first of them may have brought it into memory.
                 if self.entries.contains_key(&gtid) {

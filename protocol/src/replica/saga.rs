@@ -136,12 +136,9 @@ impl Replica {
             saga::Reply::Compensating { reason } => Reply::SagaTurned { reason },
             saga::Reply::PastPivot => Reply::Refused(Refusal::PastPivot.into()),
             saga::Reply::KeyReused => Reply::Refused(Refusal::KeyReused.into()),
-            saga::Reply::Overruled { decision: _ } => {
-                let message = format!(
-                    "the log already holds another transaction {gtid}; ask for its outcome, or mint a new gtid"
-                );
-                Reply::Refused(Reason::KeyReused.refused(message))
-            }
+            // The same start may have been logged before, by another process. Asked again, the log
+            // tells.
+            saga::Reply::Overruled { decision: _ } => Reply::Refused(super::unknown::fenced()),
         };
         self.reply(to, reply);
     }

@@ -27,7 +27,7 @@ enum Age {
     Elsewhere,
 }
 
-fn fenced() -> Refused {
+pub(super) fn fenced() -> Refused {
     Reason::Fenced.refused("another process has taken over from this one; ask it")
 }
 

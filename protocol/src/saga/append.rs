@@ -1,7 +1,7 @@
 //! What the log's answer sets free; and the end.
 
 use super::effect::{Effect, Reply};
-use super::machine::{Draft, Phase, Saga, Stage};
+use super::machine::{Callers, Draft, Phase, Saga, Stage};
 use super::step::Progress;
 use crate::durable::{Appended, Output};
 use crate::ids::BranchId;
@@ -19,6 +19,7 @@ impl Saga {
 
     fn durable(&mut self) -> Output<Effect> {
         let mut draft = Draft::default();
+        self.callers.answered.clear();
         match self.stage() {
             Stage::Starting => {
                 self.phase = Phase::Running;
@@ -62,8 +63,9 @@ impl Saga {
         }
         self.phase = Phase::Overruled(decision);
         self.recording = None;
-        let callers = std::mem::take(&mut self.callers);
-        for waiting in [callers.started, callers.turned, callers.ended] {
+        // The held answers are never released; these take their place.
+        let Callers { started, turned, ended, answered } = std::mem::take(&mut self.callers);
+        for waiting in [started, turned, ended, answered] {
             draft.reply_all(waiting, &Reply::Overruled { decision });
         }
         draft.free()
@@ -88,7 +90,7 @@ impl Saga {
         draft.reply_all(std::mem::take(&mut self.callers.turned), &reply);
         draft.reply_all(std::mem::take(&mut self.callers.ended), &reply);
         let ended = Record::Ended(self.ended_record(outcome));
-        Draft { lazy: Vec::new(), ..draft }.after(ended)
+        self.seal(Draft { lazy: Vec::new(), ..draft }, ended)
     }
 
     fn ended_record(&self, outcome: Outcome) -> Ended {

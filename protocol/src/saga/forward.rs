@@ -40,7 +40,7 @@ impl Saga {
             None => draft.free(),
             Some(index) => {
                 self.recording = Some(index);
-                draft.after(self.done_record(index))
+                self.seal(draft, self.done_record(index))
             }
         }
     }

@@ -133,6 +133,8 @@ pub(super) struct Callers {
     pub(super) turned: BTreeSet<Caller>,
     /// For the end to be durable.
     pub(super) ended: BTreeSet<Caller>,
+    /// For the record in flight, behind which their answers are sealed.
+    pub(super) answered: BTreeSet<Caller>,
 }
 
 /// The rows of states in the transition table.
@@ -181,11 +183,6 @@ impl Draft {
     pub(super) fn free(self) -> Output<Effect> {
         self.lazy.into_iter().fold(Output::effects(self.effects), Output::with_lazy)
     }
-
-    /// All of it waits for the record.
-    pub(super) fn after(self, forced: Record) -> Output<Effect> {
-        self.lazy.into_iter().fold(Output::after(forced, self.effects), Output::with_lazy)
-    }
 }
 
 impl Saga {
@@ -210,7 +207,22 @@ impl Saga {
             }
         }
         saga.execute_due(None, &mut draft);
-        (saga, draft.after(Record::SagaStarted(started)))
+        let output = saga.seal(draft, Record::SagaStarted(started));
+        (saga, output)
+    }
+
+    /// All of the draft waits for the record. Should the log overrule it, its answers are never
+    /// released: their callers are kept until then.
+    pub(super) fn seal(&mut self, draft: Draft, forced: Record) -> Output<Effect> {
+        let callers = draft.effects.iter().filter_map(|effect| match effect {
+            Effect::Reply { to, .. } => Some(*to),
+            Effect::Execute { .. }
+            | Effect::Compensate { .. }
+            | Effect::SetTimer { .. }
+            | Effect::CancelTimer { .. } => None,
+        });
+        self.callers.answered.extend(callers);
+        draft.lazy.into_iter().fold(Output::after(forced, draft.effects), Output::with_lazy)
     }
 
     /// A saga of which nothing has been sent.

@@ -2,7 +2,7 @@
 
 use super::effect::{Effect, Reply};
 use super::event::Wait;
-use super::machine::{Draft, Phase, Saga, Stage, cut};
+use super::machine::{Callers, Draft, Phase, Saga, Stage, cut};
 use crate::durable::Output;
 use crate::ids::{BodyDigest, Caller};
 
@@ -73,6 +73,12 @@ impl Saga {
         }
     }
 
+    /// The callers that wait for an answer.
+    pub(crate) fn callers(&self) -> impl Iterator<Item = Caller> {
+        let Callers { started, turned, ended, answered } = &self.callers;
+        started.iter().chain(turned).chain(ended).chain(answered).copied()
+    }
+
     pub(super) fn caller_left(&mut self, session: u64) -> Output<Effect> {
         match self.stage() {
             Stage::Starting
@@ -83,7 +89,8 @@ impl Saga {
             | Stage::PausedRunning
             | Stage::PausedCompensating
             | Stage::Ending => {
-                for waiting in [&mut self.callers.started, &mut self.callers.turned, &mut self.callers.ended] {
+                let Callers { started, turned, ended, answered } = &mut self.callers;
+                for waiting in [started, turned, ended, answered] {
                     waiting.retain(|caller| caller.session != session);
                 }
             }

@@ -66,6 +66,6 @@ impl Saga {
         self.phase = Phase::Turning;
         draft.reply_all(std::mem::take(&mut self.callers.turned), &Reply::Compensating { reason: reason.clone() });
         self.compensate_ready(&mut draft);
-        draft.after(Record::SagaTurned(SagaTurned { gtid: self.gtid, reason }))
+        self.seal(draft, Record::SagaTurned(SagaTurned { gtid: self.gtid, reason }))
     }
 }

@@ -154,6 +154,11 @@ impl TwoPhase {
         Output::none()
     }
 
+    /// The callers that wait for the outcome.
+    pub(crate) fn callers(&self) -> impl Iterator<Item = Caller> {
+        self.waiters.iter().map(|waiter| waiter.caller)
+    }
+
     pub(super) fn caller_left(&mut self, session: u64) -> Output<Effect> {
         self.waiters.retain(|waiter| waiter.caller.session != session);
         Output::none()
