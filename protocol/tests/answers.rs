@@ -1,18 +1,23 @@
 //! Every request is answered once, whatever the log says to the record that its answer waits for.
 
+use assent_protocol::found::{Found, OpenSaga, OpenTransaction};
 use assent_protocol::message::{
     Ask, Commit, FromClient, FromReplica, Reason, Reply, Request, StepAnswer, StepOrder, payload_bytes,
 };
+use assent_protocol::record::{Decided, Member, SagaStarted};
 use assent_protocol::replica::{Config, Input, Limits, Peer, Replica, SessionId};
 use assent_protocol::saga::{Definition, StepDefinition, StepResult};
 use assent_protocol::three_phase::StoreId;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{
-    Appended, Decision, Durable, Epoch, Gtid, InstanceId, ParticipantName, Protocol, Record, RetryPolicy, Wait,
+    Appended, BodyDigest, BranchId, Decision, Durable, Epoch, Gtid, InstanceId, ParticipantName, Protocol, Record,
+    RetryPolicy, Wait,
 };
 
 const INITIATOR: SessionId = SessionId(1);
 const TILL: SessionId = SessionId(2);
+/// What the process names the first branch that it is asked to prepare.
+const FIRST_BRANCH: BranchId = BranchId { epoch: Epoch(2), number: 0 };
 
 fn gtid() -> Gtid {
     "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("a version 7")
@@ -64,11 +69,16 @@ impl Process {
     }
 
     fn asked(&mut self, request_id: u64, ask: Ask) {
+        self.asked_of(request_id, ask, Vec::new());
+    }
+
+    /// A request; the log has this of its gtid, if it is looked up.
+    fn asked_of(&mut self, request_id: u64, ask: Ask, in_log: Vec<OpenTransaction>) {
         let message = FromClient::Request(Request { request_id, gtid: gtid(), ask });
         self.takes(Input::Message { session: INITIATOR, message });
-        // The log has nothing of what it is asked for.
         if let Some(gtids) = self.replica.take_question() {
-            self.takes(Input::LookedUp { gtids, found: Ok(Vec::new()) });
+            let found = in_log.into_iter().map(|open| (open.gtid(), Found::Open(open))).collect();
+            self.takes(Input::LookedUp { gtids, found: Ok(found) });
         }
     }
 
@@ -124,7 +134,7 @@ fn durable(record: &Record) -> Appended {
     Appended::Durable(Durable::attest(record.id()))
 }
 
-const OVERRULED: fn(&Record) -> Appended = |_| Appended::Overruled(Decision::Commit);
+const OVERRULED: fn(&Record) -> Appended = |_| Appended::Overruled { decision: Decision::Commit, members: Vec::new() };
 
 /// The first start was written by another process; this one meets its row. The same body is not a
 /// key that is used twice: asked again, the log tells what became of it.
@@ -180,7 +190,42 @@ fn a_machine_that_the_log_does_not_let_decide_leaves_no_request_open() {
     process.asked(1, Ask::Commit(commit));
     process.asked(2, Ask::Await { wait: Wait::Ended });
     let vote = assent_protocol::branch::Message::Vote(assent_protocol::two_phase::Vote::Yes);
-    process.takes(Input::Message { session: TILL, message: FromClient::branch(gtid(), vote) });
+    process.takes(Input::Message { session: TILL, message: FromClient::branch(gtid(), FIRST_BRANCH, vote) });
     process.appends(|_| Appended::Undecided);
     process.has_told(&[(1, retry), (2, retry)]);
+}
+
+/// The row of another process, or one that a look-up shows although it has moved on since. It was
+/// taken for one that recovery could not resume, and its caller was sent to an operator.
+#[test]
+fn what_is_durable_in_an_open_row_is_told_and_the_rest_is_asked_again() {
+    let retry = Reason::Fenced.as_str();
+    for (decision, outcome) in [(Decision::Commit, "committed"), (Decision::Abort, "aborted")] {
+        let decided = || {
+            let (digest, members) = (BodyDigest(7), vec![Member { participant: till(), branch: FIRST_BRANCH }]);
+            let protocol = Protocol::TwoPhase;
+            let record = Decided { gtid: gtid(), protocol, decision, members, digest, begun_at_ms: 0, reason: None };
+            vec![OpenTransaction::Decided { record, roster: None, decided_at_ms: 0, owner: Epoch(1) }]
+        };
+        let mut process = Process::started();
+        process.asked_of(1, Ask::Await { wait: Wait::Decided }, decided());
+        process.asked_of(2, Ask::Await { wait: Wait::Ended }, decided());
+        process.has_told(&[(1, outcome), (2, retry)]);
+    }
+
+    let mut process = Process::started();
+    process.starts_saga(1, 2, Wait::Decided);
+    let batch = process.replica.take_batch().expect("the start is logged");
+    let Some(Record::SagaStarted(started)) = batch.forced.first().cloned() else { panic!("{batch:?}") };
+    let open = |digest| {
+        let started = SagaStarted { digest, ..started.clone() };
+        let (turned, paused, steps, started_at_ms, owner) = (None, None, Vec::new(), 0, Epoch(1));
+        vec![OpenTransaction::Saga(OpenSaga { started, turned, paused, steps, started_at_ms, owner })]
+    };
+    let asks = |wait| Ask::StartSaga { definition: definition(), wait, attempt: 2 };
+    let mut process = Process::started();
+    process.asked_of(1, asks(Wait::Decided), open(started.digest));
+    process.asked_of(2, asks(Wait::Ended), open(started.digest));
+    process.asked_of(3, asks(Wait::Decided), open(BodyDigest(7)));
+    process.has_told(&[(1, "started"), (2, retry), (3, Reason::KeyReused.as_str())]);
 }

@@ -12,7 +12,7 @@ use crate::digest;
 use crate::ids::{BodyDigest, BranchId, Caller, Gtid, GtidMap, Name};
 use crate::message::{Ask, FromClient, Reply, Request, VoterMessage};
 use crate::reason::{AbortReason, Refusal};
-use crate::record::{self, EndedBranch, Member, Outcome};
+use crate::record::{self, Decision, EndedBranch, Member, Outcome};
 use crate::three_phase;
 use crate::two_phase::{Effect, Order, TwoPhase, Vote};
 
@@ -128,6 +128,22 @@ impl From<&record::Ended> for EndedHere {
     }
 }
 
+/// A decision that is durable, although not every branch has learnt it.
+impl From<&record::Decided> for EndedHere {
+    fn from(decided: &record::Decided) -> Self {
+        Self {
+            digest: Some(decided.digest),
+            outcome: match decided.decision {
+                Decision::Commit => Outcome::Committed,
+                Decision::Abort => Outcome::Aborted,
+            },
+            reason: decided.reason.as_deref().map(AbortReason::from_line),
+            outputs: Vec::new(),
+            roster: decided.members.clone(),
+        }
+    }
+}
+
 impl EndedHere {
     /// Whether a request with this key has another body than the one that ended.
     ///
@@ -174,7 +190,7 @@ impl Replica {
         }
     }
 
-    fn request_to_ended(&mut self, session: SessionId, request: &Request, ended: EndedHere) {
+    pub(super) fn request_to_ended(&mut self, session: SessionId, request: &Request, ended: EndedHere) {
         let caller = Caller { session: session.0, request: request.request_id };
         if ended.has_other_body(&request.ask) {
             return self.refuse(caller, Refusal::KeyReused);

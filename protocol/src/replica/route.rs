@@ -7,11 +7,14 @@
 
 use super::ended::EndedHere;
 use super::entry::Machine;
+use super::unknown::fenced;
 use super::{Replica, SessionId};
 use crate::branch;
+use crate::digest;
 use crate::found::{Found, OpenTransaction};
 use crate::ids::{Caller, Gtid};
-use crate::message::{Ask, FromClient, Reason, Refused};
+use crate::message::{Ask, FromClient, Reason, Refused, Reply, Request};
+use crate::reason::{Refusal, Wait};
 use crate::two_phase::Vote;
 
 /// What a replica knows of a gtid.
@@ -142,8 +145,9 @@ impl Replica {
                 self.answer_ended(gtid, session, &message, EndedHere::from(&ended.record));
             }
             InLog::Found(Found::Open(open)) => {
-                let refused = self.parked(&open);
-                self.refuse_message(session, &message, refused);
+                if let FromClient::Request(request) = message {
+                    self.request_to_open(session, &request, &open);
+                }
             }
             InLog::Found(Found::Unreadable(unreadable)) => {
                 let refused = Reason::Internal.refused(format!("{unreadable}; an operator has to look at it"));
@@ -152,20 +156,41 @@ impl Replica {
         }
     }
 
-    /// In the log, open, and not in memory: recovery could not resume it.
-    fn parked(&self, open: &OpenTransaction) -> Refused {
-        let problem = match open {
-            OpenTransaction::Saga(saga) => super::contradiction(saga, self.epoch),
-            OpenTransaction::Decided { .. } | OpenTransaction::Delegated { .. } | OpenTransaction::Attempted { .. } => {
-                None
+    /// In the log, open, and not in memory. What is durable in the row is told. For the rest the
+    /// caller asks again: another process drives the transaction, or it has ended since the log was
+    /// read.
+    fn request_to_open(&mut self, session: SessionId, request: &Request, open: &OpenTransaction) {
+        let caller = Caller { session: session.0, request: request.request_id };
+        match (open, &request.ask) {
+            (OpenTransaction::Decided { record, .. }, ask) if !waits_for_the_end(ask) => {
+                self.request_to_ended(session, request, EndedHere::from(record));
             }
-        };
-        let why = problem.map_or_else(String::new, |problem| format!(": {problem}"));
-        let message = format!(
-            "transaction {} could not be resumed after a restart{why}; an operator has to look at it",
-            open.gtid()
-        );
-        Reason::Internal.refused(message)
+            (OpenTransaction::Saga(saga), ask) => {
+                if let Some(problem) = super::contradiction(saga, self.epoch) {
+                    let message = format!(
+                        "saga {} could not be resumed after a restart: {problem}; an operator has to look at it",
+                        request.gtid
+                    );
+                    return self.refuse(caller, Reason::Internal.refused(message));
+                }
+                match ask {
+                    Ask::StartSaga { definition, .. } if digest::of_definition(definition) != saga.started.digest => {
+                        self.refuse(caller, Refusal::KeyReused);
+                    }
+                    Ask::StartSaga { wait: Wait::Decided, .. } => self.reply(caller, Reply::SagaStarted),
+                    Ask::Begin { .. }
+                    | Ask::Commit(_)
+                    | Ask::Abort { .. }
+                    | Ask::StartSaga { wait: Wait::Ended, .. }
+                    | Ask::Await { .. }
+                    | Ask::Enlist { .. } => self.refuse(caller, fenced()),
+                }
+            }
+            (
+                OpenTransaction::Decided { .. } | OpenTransaction::Delegated { .. } | OpenTransaction::Attempted { .. },
+                _,
+            ) => self.refuse(caller, fenced()),
+        }
     }
 
     /// Refuses a message, if it is a request. Whoever sent another one asks again by itself.
@@ -173,5 +198,14 @@ impl Replica {
         if let FromClient::Request(request) = message {
             self.refuse(Caller { session: session.0, request: request.request_id }, refused);
         }
+    }
+}
+
+/// Whether the answer is more than the decision.
+fn waits_for_the_end(ask: &Ask) -> bool {
+    match ask {
+        Ask::Commit(commit) => commit.wait == Wait::Ended,
+        Ask::StartSaga { wait, .. } | Ask::Await { wait } => *wait == Wait::Ended,
+        Ask::Begin { .. } | Ask::Abort { .. } | Ask::Enlist { .. } => false,
     }
 }
