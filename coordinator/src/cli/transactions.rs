@@ -232,6 +232,9 @@ struct ShownReason {
 #[derive(Debug, Serialize)]
 struct ShownBranch {
     participant: String,
+    /// As it stands in the name of the prepared resource.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    branch_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     step: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -240,6 +243,11 @@ struct ShownBranch {
     attempts: u32,
     #[serde(skip_serializing_if = "String::is_empty")]
     last_error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error_at: Option<String>,
+    /// Since when no instance of the participant is connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absent_since: Option<String>,
     /// As text where it is one, else as hexadecimal digits behind `0x`.
     #[serde(skip_serializing_if = "String::is_empty")]
     output: String,
@@ -260,8 +268,6 @@ impl From<v1::Transaction> for Shown {
             Ok(v1::Protocol::Saga) => "saga",
             Ok(v1::Protocol::Unspecified) | Err(_) => "?",
         };
-        let time = |at: Option<prost_types::Timestamp>| at.and_then(|at| SystemTime::try_from(at).ok());
-        let text = |at| time(at).map(|at| humantime::format_rfc3339_millis(at).to_string());
         Self {
             age: time(transaction.begun_at).and_then(|at| SystemTime::now().duration_since(at).ok()),
             gtid: transaction.gtid,
@@ -283,6 +289,14 @@ impl From<v1::Transaction> for Shown {
     }
 }
 
+fn time(at: Option<prost_types::Timestamp>) -> Option<SystemTime> {
+    SystemTime::try_from(at?).ok()
+}
+
+fn text(at: Option<prost_types::Timestamp>) -> Option<String> {
+    time(at).map(|at| humantime::format_rfc3339_millis(at).to_string())
+}
+
 impl From<v1::Branch> for ShownBranch {
     fn from(branch: v1::Branch) -> Self {
         let output = match std::str::from_utf8(&branch.output) {
@@ -291,10 +305,13 @@ impl From<v1::Branch> for ShownBranch {
         };
         Self {
             participant: branch.participant,
+            branch_id: branch.branch_id,
             step: branch.step,
             state: branch.state,
             attempts: branch.attempts,
             last_error: branch.last_error,
+            last_error_at: text(branch.last_error_at),
+            absent_since: text(branch.absent_since),
             output,
         }
     }
@@ -337,12 +354,25 @@ fn show(transaction: &v1::Transaction, output: &mut Output) -> Result<(), Failur
     }
     if !shown.branches.is_empty() {
         output.line("")?;
-        output.line(&branches_table(&shown.branches))?;
+        output.line(&branches_table(transaction, &shown.branches))?;
+    }
+    let mut absent: Vec<&v1::Branch> = Vec::new();
+    for branch in transaction.branches.iter().filter(|branch| branch.absent_since.is_some()) {
+        if absent.iter().all(|other| other.participant != branch.participant) {
+            absent.push(branch);
+        }
+    }
+    if !absent.is_empty() {
+        output.line("")?;
+    }
+    for branch in absent {
+        let since = branch.absent_since.and_then(since).unwrap_or_default();
+        output.line(&format!("{}: no instance connected since {since}", branch.participant))?;
     }
     Ok(())
 }
 
-fn branches_table(branches: &[ShownBranch]) -> String {
+fn branches_table(transaction: &v1::Transaction, branches: &[ShownBranch]) -> String {
     let are_steps = branches.iter().any(|branch| !branch.step.is_empty());
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -352,9 +382,13 @@ fn branches_table(branches: &[ShownBranch]) -> String {
         header.push("OUTPUT");
     }
     table.set_header(header);
-    for branch in branches {
+    for (branch, told) in branches.iter().zip(&transaction.branches) {
         let attempts = if branch.attempts == 0 { String::new() } else { branch.attempts.to_string() };
-        let mut row = vec![branch.participant.clone(), branch.state.clone(), attempts, branch.last_error.clone()];
+        let error = match told.last_error_at.and_then(since) {
+            Some(since) if !branch.last_error.is_empty() => format!("{} at {since}", branch.last_error),
+            Some(_) | None => branch.last_error.clone(),
+        };
+        let mut row = vec![branch.participant.clone(), branch.state.clone(), attempts, error];
         if are_steps {
             row.insert(0, branch.step.clone());
             row.push(shortened(&branch.output));

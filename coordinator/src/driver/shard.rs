@@ -356,7 +356,7 @@ async fn sleep_until(until: Option<Instant>) {
 /// The crash points behind what came in and what went out.
 #[cfg(debug_assertions)]
 mod crash_points {
-    use assent_protocol::branch::Message;
+    use assent_protocol::branch::{Acknowledgement, HookEnd, Message};
     use assent_protocol::message::FromClient;
 
     use super::*;
@@ -377,8 +377,8 @@ mod crash_points {
         match message {
             FromClient::Branch(report) => match &report.message {
                 Message::Vote(_) => Point::VoteCounted,
-                Message::Acknowledge(_) => Point::AcknowledgementCounted,
-                Message::Inquire => Point::None,
+                Message::Acknowledge(Acknowledgement { end: HookEnd::Ended(_), .. }) => Point::AcknowledgementCounted,
+                Message::Acknowledge(Acknowledgement { end: HookEnd::Failed(_), .. }) | Message::Inquire => Point::None,
             },
             FromClient::Step(_) => Point::StepCounted,
             FromClient::Hello(_) | FromClient::Heartbeat | FromClient::Request(_) | FromClient::Voter(_) => Point::None,

@@ -1,8 +1,10 @@
 //! Transactions as operators see them: from memory, or from the log.
 
 use assent_proto::v1;
+use assent_protocol::record::Member;
 use assent_protocol::saga::{StepIndex, StepResult};
-use assent_protocol::{AbortReason, Epoch, ParticipantName, Protocol};
+use assent_protocol::three_phase::Seat;
+use assent_protocol::{AbortReason, BranchId, Epoch, Protocol};
 use bytes::Bytes;
 use prost_types::Timestamp;
 
@@ -55,13 +57,13 @@ pub(super) fn from_memory(view: TransactionView, owner: Owner<'_>) -> v1::Transa
         decided_at: None,
         ended_at: None,
         deadline: view.deadline_unix_ms.map(timestamp),
-        branches: view.branches.into_iter().map(branch_in_memory).collect(),
+        branches: view.branches.into_iter().map(|branch| branch_in_memory(branch, is_ended)).collect(),
         waiting_for: view.waiting_for,
         replica: if is_ended { String::new() } else { owner.replica.to_owned() },
     }
 }
 
-fn branch_in_memory(view: BranchView) -> v1::Branch {
+fn branch_in_memory(view: BranchView, is_ended: bool) -> v1::Branch {
     v1::Branch {
         participant: view.participant.into(),
         step: view.step.map(String::from).unwrap_or_default(),
@@ -69,7 +71,15 @@ fn branch_in_memory(view: BranchView) -> v1::Branch {
         attempts: view.attempts,
         last_error: view.last_error.unwrap_or_default(),
         output: view.output,
+        branch_id: branch_id(view.branch),
+        last_error_at: view.last_error_at_ms.map(timestamp),
+        absent_since: view.absent_since_ms.filter(|_| !is_ended).map(timestamp),
     }
+}
+
+/// A branch's id; empty where it has none.
+fn branch_id(id: BranchId) -> String {
+    if id.is_none() { String::new() } else { id.to_string() }
 }
 
 /// One in a listing of the log: its participants, but nothing about its branches.
@@ -123,20 +133,15 @@ pub(super) fn from_log(shown: Shown, owner: Owner<'_>) -> v1::Transaction {
     match found {
         Found::Ended(ended) => v1::Transaction { branches: branches_ended(ended), ..named },
         Found::Open(OpenTransaction::Decided { record, .. }) => {
-            v1::Transaction { branches: branches_prepared(record.participants), ..named }
+            v1::Transaction { branches: branches_prepared(record.members), ..named }
         }
         Found::Open(OpenTransaction::Delegated { record, .. }) => {
             // It may have committed by itself: it is not prepared, and only it can tell.
-            let only = v1::Branch {
-                participant: record.participant.into(),
-                state: "preparing".to_owned(),
-                ..v1::Branch::default()
-            };
-            v1::Transaction { branches: vec![only], ..named }
+            v1::Transaction { branches: vec![branch_of(record.member, "preparing")], ..named }
         }
         Found::Open(OpenTransaction::Attempted { record, .. }) => {
-            let participants = record.roster.participants().iter().map(|seat| seat.participant.clone());
-            v1::Transaction { branches: branches_prepared(participants), ..named }
+            let members = record.roster.participants().iter().map(Seat::member);
+            v1::Transaction { branches: branches_prepared(members), ..named }
         }
         Found::Open(OpenTransaction::Saga(saga)) => {
             let problem = contradiction(&saga, owner.epoch);
@@ -147,13 +152,17 @@ pub(super) fn from_log(shown: Shown, owner: Owner<'_>) -> v1::Transaction {
     }
 }
 
-fn branches_prepared(participants: impl IntoIterator<Item = ParticipantName>) -> Vec<v1::Branch> {
-    let prepared = participants.into_iter().map(|participant| v1::Branch {
-        participant: participant.into(),
-        state: "prepared".to_owned(),
+fn branches_prepared(members: impl IntoIterator<Item = Member>) -> Vec<v1::Branch> {
+    members.into_iter().map(|member| branch_of(member, "prepared")).collect()
+}
+
+fn branch_of(member: Member, state: &str) -> v1::Branch {
+    v1::Branch {
+        participant: member.participant.into(),
+        state: state.to_owned(),
+        branch_id: branch_id(member.branch),
         ..v1::Branch::default()
-    });
-    prepared.collect()
+    }
 }
 
 fn branches_ended(ended: EndedTransaction) -> Vec<v1::Branch> {
@@ -165,6 +174,7 @@ fn branches_ended(ended: EndedTransaction) -> Vec<v1::Branch> {
             participant: branch.participant.into(),
             step: branch.step.map(String::from).unwrap_or_default(),
             state: branch.end.as_str().to_owned(),
+            branch_id: branch_id(branch.branch),
             ..v1::Branch::default()
         })
         .collect();

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assent_crash::crash_point;
-use assent_proto::error::{Reason, ReasonStatus};
+use assent_proto::error::{IntoStatus, Reason, ReasonStatus};
 use assent_proto::session::{
-    Ask, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSION, Refused, Reply, Request, StepAnswer, Welcome,
+    Ask, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSIONS, Refused, Reply, Request, StepAnswer, Welcome,
 };
 use assent_proto::v1::{ClientMessage, ExchangeRequest};
 use assent_protocol::Refusal;
+use assent_protocol::message::agreed_version;
 use assent_protocol::saga::StepResult;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -30,6 +31,15 @@ pub(super) struct Reader {
     end: End,
 }
 
+/// What the first frame says.
+struct Greeting {
+    hello: Hello,
+    /// The version of the session protocol that both sides speak.
+    protocol_version: u32,
+    /// The messages behind Hello.
+    rest: Vec<ClientMessage>,
+}
+
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, session: SessionId, incoming: Streaming<ExchangeRequest>, end: End) -> Self {
         Self { shared, session, incoming, end }
@@ -38,8 +48,8 @@ impl Reader {
     /// Runs until the client is gone, silent, or in breach of the protocol; tells it why.
     pub(super) async fn run(mut self) {
         let why = match self.greet().await {
-            Ok((hello, rest)) => {
-                self.open(&hello).await;
+            Ok(Greeting { hello, protocol_version, rest }) => {
+                self.open(&hello, protocol_version).await;
                 let why = self.exchange(rest).await;
                 for shard in 0..self.shared.driver.shard_count() {
                     self.shared.driver.give(shard, Input::SessionClosed(self.session)).await;
@@ -53,7 +63,7 @@ impl Reader {
     }
 
     /// The first frame: Hello, and whatever came with it.
-    async fn greet(&mut self) -> Result<(Hello, Vec<ClientMessage>), Status> {
+    async fn greet(&mut self) -> Result<Greeting, Status> {
         let frame = match tokio::time::timeout(HELLO_MAX, self.incoming.message()).await {
             Err(_) => {
                 return Err(Reason::HelloExpected.status("no Hello came; send it as the first message of a session"));
@@ -70,26 +80,22 @@ impl Reader {
                     .status("the first message of a session is Hello; send it, and then the others"));
             }
         };
-        if hello.protocol_version != PROTOCOL_VERSION {
-            let message = format!(
-                "this replica speaks session protocol {PROTOCOL_VERSION}, the client {}; upgrade whichever is older",
-                hello.protocol_version
-            );
-            return Err(Reason::ProtocolVersion.status(message));
-        }
+        let protocol_version =
+            agreed_version(&hello.protocol_versions, &PROTOCOL_VERSIONS).map_err(IntoStatus::into_status)?;
         if let Some(token) = &self.shared.settings.token
             && !token.is(hello.token.as_bytes())
         {
             return Err(Reason::Unauthenticated.status("the token is missing or wrong; give the coordinator's"));
         }
-        Ok((hello, messages.collect()))
+        Ok(Greeting { hello, protocol_version, rest: messages.collect() })
     }
 
-    async fn open(&self, hello: &Hello) {
+    async fn open(&self, hello: &Hello, protocol_version: u32) {
         let Shared { driver, settings, log, .. } = &*self.shared;
         let welcome = FromReplica::Welcome(Welcome {
             replica: settings.replica.clone(),
             epoch: driver.epoch(),
+            protocol_version,
             peers: Vec::new(),
             heartbeat_interval_ms: whole_ms(settings.heartbeat_interval),
             silence_max_ms: whole_ms(settings.silence_max),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::entry::{Entry, Machine};
 use super::peers::Peers;
-use crate::ids::{Gtid, ParticipantName};
+use crate::ids::{BranchId, Gtid, ParticipantName};
 use crate::reason::AbortReason;
 use crate::record::Protocol;
 use crate::saga::{Saga, View, WaitsFor};
@@ -38,6 +38,8 @@ pub struct TransactionView {
 pub struct BranchView {
     /// Whose.
     pub participant: ParticipantName,
+    /// Which of the participant's branches; [`BranchId::NONE`] for a step.
+    pub branch: BranchId,
     /// The saga step's name.
     pub step: Option<ParticipantName>,
     /// Its state, in the API's word.
@@ -110,6 +112,7 @@ impl TransactionView {
                     let failure = entry.failures.iter().find(|failure| branch.is(&failure.member));
                     BranchView {
                         participant: branch.participant.clone(),
+                        branch: branch.id,
                         step: None,
                         state: branch.state.as_str(),
                         attempts: if branch.state.needs_order() { machine.resends() + 1 } else { 0 },
@@ -139,6 +142,7 @@ impl TransactionView {
                 .into_iter()
                 .map(|step| BranchView {
                     participant: step.participant,
+                    branch: BranchId::NONE,
                     step: Some(step.name),
                     state: step.state.as_str(),
                     attempts: step.attempt,

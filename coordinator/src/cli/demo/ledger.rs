@@ -14,7 +14,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use assent_sdk::Gtid;
+use assent_sdk::{BranchKey, Gtid};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row, Sqlite, Transaction};
 
@@ -33,6 +33,8 @@ pub(super) struct Ledger {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     gtid: String,
+    /// The branch's id; empty for a saga's step.
+    branch: String,
     /// The saga's step; empty for a branch.
     step: String,
 }
@@ -80,21 +82,21 @@ enum State {
 }
 
 impl Key {
-    /// The branch of a transaction.
-    pub(super) fn branch(gtid: Gtid) -> Self {
-        Self { gtid: gtid.to_string(), step: String::new() }
+    /// A branch of a transaction.
+    pub(super) fn branch(key: BranchKey) -> Self {
+        Self { gtid: key.gtid.to_string(), branch: key.id.to_string(), step: String::new() }
     }
 
     /// A step of a saga.
     pub(super) fn step(gtid: Gtid, step: &str) -> Self {
-        Self { gtid: gtid.to_string(), step: step.to_owned() }
+        Self { gtid: gtid.to_string(), branch: String::new(), step: step.to_owned() }
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.step.as_str() {
-            "" => write!(f, "the branch of {}", self.gtid),
+            "" => write!(f, "branch {} of {}", self.branch, self.gtid),
             step => write!(f, "step {step} of {}", self.gtid),
         }
     }
@@ -142,7 +144,7 @@ impl Ledger {
         let mut connection = options.connect().await?;
         let rows = sqlx::query(
             "select name, unit, balance, \
-                    (select coalesce(sum(amount), 0) from movement join entry using (gtid, step) \
+                    (select coalesce(sum(amount), 0) from movement join entry using (gtid, branch, step) \
                      where account = name and state = 'prepared') as prepared \
              from account order by rowid",
         )
@@ -213,9 +215,9 @@ impl Ledger {
     }
 
     /// The branches that are prepared.
-    pub(super) async fn in_doubt(&self) -> Result<Vec<String>, LedgerError> {
-        let query = "select gtid from entry where state = 'prepared' and step = '' order by gtid";
-        Ok(sqlx::query_scalar(query).fetch_all(&self.pool).await?)
+    pub(super) async fn in_doubt(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        let query = "select gtid, branch from entry where state = 'prepared' and step = '' order by gtid, branch";
+        Ok(sqlx::query_as(query).fetch_all(&self.pool).await?)
     }
 
     async fn take_on(&self, key: &Key, movements: &[Movement], as_state: State) -> Result<Answer, LedgerError> {
@@ -232,8 +234,9 @@ impl Ledger {
         }
         set_state(&mut transaction, key, as_state).await?;
         for movement in movements {
-            sqlx::query("insert into movement (gtid, step, account, amount) values (?, ?, ?, ?)")
+            sqlx::query("insert into movement (gtid, branch, step, account, amount) values (?, ?, ?, ?, ?)")
                 .bind(&key.gtid)
+                .bind(&key.branch)
                 .bind(&key.step)
                 .bind(&movement.account)
                 .bind(movement.amount)
@@ -258,27 +261,31 @@ fn contradiction(key: &Key, wanted: &'static str, found: &'static str) -> Ledger
 }
 
 async fn state(transaction: &mut Transaction<'static, Sqlite>, key: &Key) -> Result<Option<State>, LedgerError> {
-    let state: Option<String> = sqlx::query_scalar("select state from entry where gtid = ? and step = ?")
-        .bind(&key.gtid)
-        .bind(&key.step)
-        .fetch_optional(&mut **transaction)
-        .await?;
+    let state: Option<String> =
+        sqlx::query_scalar("select state from entry where gtid = ? and branch = ? and step = ?")
+            .bind(&key.gtid)
+            .bind(&key.branch)
+            .bind(&key.step)
+            .fetch_optional(&mut **transaction)
+            .await?;
     let known = [State::Prepared, State::Applied, State::Undone];
     Ok(state.and_then(|word| known.into_iter().find(|state| state.as_str() == word)))
 }
 
 async fn set_state(transaction: &mut Transaction<'static, Sqlite>, key: &Key, state: State) -> Result<(), LedgerError> {
-    let query = "insert into entry (gtid, step, state) values (?, ?, ?) \
-                 on conflict (gtid, step) do update set state = excluded.state";
-    sqlx::query(query).bind(&key.gtid).bind(&key.step).bind(state.as_str()).execute(&mut **transaction).await?;
+    let query = "insert into entry (gtid, branch, step, state) values (?, ?, ?, ?) \
+                 on conflict (gtid, branch, step) do update set state = excluded.state";
+    let query = sqlx::query(query).bind(&key.gtid).bind(&key.branch).bind(&key.step);
+    query.bind(state.as_str()).execute(&mut **transaction).await?;
     Ok(())
 }
 
 /// Adds an entry's movements to the balances, `times` 1 or -1.
 async fn add(transaction: &mut Transaction<'static, Sqlite>, key: &Key, times: i64) -> Result<(), LedgerError> {
     let query = "update account set balance = balance + ? * movement.amount from movement \
-                 where movement.account = account.name and movement.gtid = ? and movement.step = ?";
-    sqlx::query(query).bind(times).bind(&key.gtid).bind(&key.step).execute(&mut **transaction).await?;
+                 where movement.account = account.name and movement.gtid = ? and movement.branch = ? and movement.step = ?";
+    let query = sqlx::query(query).bind(times).bind(&key.gtid).bind(&key.branch).bind(&key.step);
+    query.execute(&mut **transaction).await?;
     Ok(())
 }
 
@@ -290,7 +297,7 @@ async fn problem_with(
     // What others are about to take is not there any more; what they are about to bring is not there yet.
     let row = sqlx::query(
         "select unit, \
-                balance + (select coalesce(sum(amount), 0) from movement join entry using (gtid, step) \
+                balance + (select coalesce(sum(amount), 0) from movement join entry using (gtid, branch, step) \
                            where account = name and state = 'prepared' and amount < 0) as available \
          from account where name = ?",
     )
@@ -311,13 +318,14 @@ mod tests {
 
     const BANK: &str = "bank-a";
     const GTID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+    const BRANCH: &str = "7.1f";
 
     fn spec() -> &'static Spec {
         Spec::named(BANK).expect("a service")
     }
 
     fn key() -> Key {
-        Key::branch(GTID.parse().expect("a gtid"))
+        Key::branch(BranchKey { gtid: GTID.parse().expect("a gtid"), id: BRANCH.parse().expect("an id") })
     }
 
     fn step(name: &str) -> Key {
@@ -343,7 +351,7 @@ mod tests {
         drop(ledger);
 
         let ledger = Ledger::open(&path, spec()).await.expect("the same ledger");
-        assert_eq!(ledger.in_doubt().await.expect("the branches"), [GTID]);
+        assert_eq!(ledger.in_doubt().await.expect("the branches"), [(GTID.to_owned(), BRANCH.to_owned())]);
         assert_eq!(anna(&path).await, (1_000, -250));
         assert_eq!(ledger.commit(&key()).await.expect("it is prepared"), Change::Now);
         assert_eq!(ledger.commit(&key()).await.expect("it is committed"), Change::Before);

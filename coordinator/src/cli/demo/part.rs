@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use assent_sdk::saga::{Compensated, Executed, SagaParticipant, Step};
 use assent_sdk::voter::FileVoters;
-use assent_sdk::{Assent, BoxError, Branch, Coordinator, Gtid, Participant, Vote};
+use assent_sdk::{Assent, BoxError, Branch, BranchKey, Coordinator, Gtid, Participant, Vote};
 use clap::Subcommand;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -143,7 +143,7 @@ impl Participant for Service {
     async fn prepare(&self, branch: &Branch) -> Result<Vote, BoxError> {
         let (order, gtid): (Order, Gtid) = (branch.json()?, branch.gtid());
         self.holds_votes.clone().wait_for(|holds| !holds).await?;
-        match self.ledger.prepare(&Key::branch(gtid), &order.movements).await? {
+        match self.ledger.prepare(&Key::branch(branch.key()), &order.movements).await? {
             Answer::Yes => {
                 self.tell(Event::VotedYes { gtid, movements: self.spec.describe(&order.movements) });
                 Ok(Vote::Yes)
@@ -162,25 +162,26 @@ impl Participant for Service {
             self.tell(Event::CommitHeld { gtid });
             std::future::pending::<()>().await;
         }
-        let again = self.ledger.commit(&Key::branch(gtid)).await? == Change::Before;
+        let again = self.ledger.commit(&Key::branch(branch.key())).await? == Change::Before;
         self.tell(Event::Committed { gtid, again });
         Ok(())
     }
 
     async fn abort(&self, branch: &Branch) -> Result<(), BoxError> {
         let gtid = branch.gtid();
-        let again = self.ledger.abort(&Key::branch(gtid)).await? == Change::Before;
+        let again = self.ledger.abort(&Key::branch(branch.key())).await? == Change::Before;
         self.tell(Event::Aborted { gtid, again });
         Ok(())
     }
 
-    async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<Gtid>, BoxError> {
-        let found = self.ledger.in_doubt().await?;
-        let gtids = found.iter().map(|gtid| gtid.parse()).collect::<Result<Vec<Gtid>, _>>()?;
-        for gtid in &gtids {
-            self.tell(Event::FoundInDoubt { gtid: *gtid });
+    async fn in_doubt(&self, _about: &Coordinator) -> Result<Vec<BranchKey>, BoxError> {
+        let mut keys = Vec::new();
+        for (gtid, branch) in self.ledger.in_doubt().await? {
+            let key = BranchKey { gtid: gtid.parse()?, id: branch.parse()? };
+            self.tell(Event::FoundInDoubt { gtid: key.gtid });
+            keys.push(key);
         }
-        Ok(gtids)
+        Ok(keys)
     }
 }
 

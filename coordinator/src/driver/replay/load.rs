@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use assent_protocol::branch;
+use assent_protocol::branch::{self, Acknowledgement, HookEnd};
 use assent_protocol::message::{
     Ask, Commit, FromClient, FromReplica, Reply, StepAnswer, StepOrder, VoterMessage, VoterPlace,
 };
@@ -14,7 +14,7 @@ use assent_protocol::replica;
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::three_phase::{Answer, Request, Standing, StoreId};
 use assent_protocol::two_phase::{BranchResult, CarriedBranch, EarlyVote, Vote};
-use assent_protocol::{Gtid, InstanceId, Protocol, RetryPolicy, Wait};
+use assent_protocol::{BranchId, Decision, Epoch, Gtid, InstanceId, Protocol, RetryPolicy, Wait};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::{mpsc, oneshot};
@@ -213,7 +213,8 @@ impl Load {
         })
         .await;
         // The initiator's session serves no participant: refused, and the rest goes on.
-        self.ask(session, gtid, Ask::Enlist { vote: EarlyVote::Yes }).await;
+        let branch = BranchId { epoch: Epoch(1), number: 1 };
+        self.ask(session, gtid, Ask::Enlist { branch, vote: EarlyVote::Yes }).await;
         let commit = Commit {
             branches: Vec::new(),
             attempt: 1,
@@ -237,7 +238,10 @@ impl Load {
 
 /// What a participant answers; `None` if it says nothing.
 fn answer(message: FromReplica) -> Option<FromClient> {
-    let end = |gtid| Some(FromClient::branch(gtid, branch::Message::Acknowledge(BranchResult::Done)));
+    let ended = |gtid, branch, decision, epoch| {
+        let acknowledgement = Acknowledgement { decision, epoch, end: HookEnd::Ended(BranchResult::Done) };
+        Some(FromClient::branch(gtid, branch, branch::Message::Acknowledge(acknowledgement)))
+    };
     let step = |order: StepOrder, compensation: bool| {
         let StepOrder { gtid, epoch, step, attempt, input, .. } = order;
         let result = match &*input {
@@ -250,15 +254,16 @@ fn answer(message: FromReplica) -> Option<FromClient> {
     };
     match message {
         FromReplica::Prepare { payload, .. } if payload == SILENT => None,
-        FromReplica::Prepare { gtid, payload, one_phase, .. } => {
+        FromReplica::Prepare { gtid, branch, payload, one_phase, .. } => {
             let vote = match one_phase {
                 _ if payload == REFUSED => Vote::No("refused".into()),
                 true => Vote::Committed,
                 false => Vote::Yes,
             };
-            Some(FromClient::branch(gtid, branch::Message::Vote(vote)))
+            Some(FromClient::branch(gtid, branch, branch::Message::Vote(vote)))
         }
-        FromReplica::CommitBranch { gtid, .. } | FromReplica::AbortBranch { gtid, .. } => end(gtid),
+        FromReplica::CommitBranch { gtid, branch, epoch } => ended(gtid, branch, Decision::Commit, epoch),
+        FromReplica::AbortBranch { gtid, branch, epoch } => ended(gtid, branch, Decision::Abort, epoch),
         FromReplica::ExecuteStep { order, .. } => step(order, false),
         FromReplica::CompensateStep { order, .. } => step(order, true),
         FromReplica::AskVoter { gtid, request: Request::Propose { ballot, .. } } => {
