@@ -29,7 +29,7 @@ const FINISH_MAX: Duration = Duration::from_secs(1);
 /// gRPC counts its own envelope.
 const ENVELOPE_BYTES: usize = 4_096;
 /// What one participant's place in a roster takes at most.
-const SEAT_BYTES_MAX: usize = ParticipantName::BYTES_MAX + PeerAddress::BYTES_MAX + 32;
+const SEAT_BYTES_MAX: usize = ParticipantName::BYTES_MAX + PeerAddress::BYTES_MAX + 48;
 /// How long a dialled replica may take for its Welcome.
 const WELCOME_MAX: Duration = Duration::from_secs(10);
 
