@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assent::log::conformance::{Ground as _, sample_saga};
-use assent::log::{self, Batch, Log, LogError, Maintenance, OpenError, Options, SchemaError};
-use assent_protocol::record::{Decided, Ended, EndedBranch, SagaStarted, SagaStep, SagaTurned};
+use assent::log::{self, Batch, EndedTransaction, Found, Log, LogError, Maintenance, OpenError, Options, SchemaError};
+use assent_protocol::record::{Decided, Ended, EndedBranch, Member, SagaStarted, SagaStep, SagaTurned};
 use assent_protocol::saga::{StepIndex, StepResult};
-use assent_protocol::{BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record};
+use assent_protocol::{BodyDigest, BranchEnd, BranchId, Decision, Epoch, Gtid, Name, Outcome, Protocol, Record};
 use integration_tests::eventually;
 use integration_tests::postgres::Postgres;
 use sqlx::AssertSqlSafe;
@@ -22,12 +22,21 @@ pub(crate) fn gtid() -> Gtid {
     Gtid::new(Uuid::now_v7()).expect("version 7")
 }
 
+/// The branches of the transactions of these tests.
+fn members() -> Vec<Member> {
+    let member = |(name, number)| {
+        let participant = Name::new(name).expect("a name");
+        Member { participant, branch: BranchId { epoch: Epoch(7), number } }
+    };
+    [("inventory", 0x1f), ("billing", u64::MAX)].map(member).to_vec()
+}
+
 pub(crate) fn decided(gtid: Gtid, decision: Decision) -> Record {
     Record::Decided(Decided {
         gtid,
         protocol: Protocol::TwoPhase,
         decision,
-        participants: ["inventory", "billing"].map(|name| Name::new(name).expect("a name")).to_vec(),
+        members: members(),
         digest: BodyDigest(7),
         begun_at_ms: NOW_MS,
         reason: None,
@@ -36,7 +45,7 @@ pub(crate) fn decided(gtid: Gtid, decision: Decision) -> Record {
 
 pub(crate) fn ended(gtid: Gtid) -> Record {
     let branch =
-        |name| EndedBranch { participant: Name::new(name).expect("a name"), step: None, end: BranchEnd::Committed };
+        |Member { participant, branch }| EndedBranch { participant, branch, step: None, end: BranchEnd::Committed };
     Record::Ended(Ended {
         gtid,
         protocol: Protocol::TwoPhase,
@@ -45,7 +54,7 @@ pub(crate) fn ended(gtid: Gtid) -> Record {
         begun_at_ms: NOW_MS,
         digest: BodyDigest(7),
         reason: None,
-        branches: vec![branch("inventory"), branch("billing")],
+        branches: members().into_iter().map(branch).collect(),
         outputs: Vec::new(),
     })
 }
@@ -84,7 +93,7 @@ async fn an_older_and_a_newer_schema_are_told_apart() {
         assert!(matches!(error, OpenError::Schema(SchemaError::Newer { found: 99, .. })), "{error}");
         assert!(error.to_string().contains("upgrade the binary"), "{error}");
     }
-    ground.execute("delete from assent.migration where version > 1; drop view assent.assent_v1_transaction, assent.assent_v1_branch, assent.assent_v1_saga_step, assent.assent_v1_participant, assent.assent_v1_replica; alter table assent.replica drop column leased_until; alter table assent.open_transaction drop column voter, drop column roster, add constraint a_row_fits_its_protocol check (true)").await;
+    ground.execute("delete from assent.migration where version > 1; drop view assent.assent_v1_transaction, assent.assent_v1_branch, assent.assent_v1_saga_step, assent.assent_v1_participant, assent.assent_v1_replica; alter table assent.replica drop column leased_until; alter table assent.open_transaction drop column voter, drop column roster, drop column branch_ids, add constraint a_row_fits_its_protocol check (true); alter table assent.history drop column branch_ids, add constraint an_outcome_fits_its_protocol check (true)").await;
     let error = refusal(&url).await;
     assert!(matches!(error, OpenError::Schema(SchemaError::Older { found: 1, .. })), "{error}");
     assert!(error.to_string().contains("assent migrate"), "{error}");
@@ -161,6 +170,39 @@ async fn an_illegal_row_is_refused_by_the_schema() {
         let taken = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
         assert_eq!(taken.is_ok(), is_legal, "delegated to {participants}: {taken:?}");
     }
+    for (participants, branch_ids, is_legal) in [
+        ("a,b", "7.1,7.2", true),
+        ("a", "7.1", true),
+        ("a,b", "7.1", false),
+        ("a", "7.1,7.2", false),
+        ("a", "", false),
+        ("", "7.1", false),
+        ("", "", false),
+    ] {
+        let open = format!(
+            "insert into assent.open_transaction (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, participants, branch_ids)
+             values ('{}', 1, 1, now(), now(), '2pc', 'commit', '{participants}', '{branch_ids}')",
+            Uuid::now_v7()
+        );
+        let ended = format!(
+            "insert into assent.history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, branch_ids)
+             values ('{}', now(), now(), 1, '2pc', 'committed', '{participants}', '{branch_ids}')",
+            Uuid::now_v7()
+        );
+        for sql in [open, ended] {
+            let taken = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
+            assert_eq!(taken.is_ok(), is_legal, "{participants:?} with {branch_ids:?}: {taken:?}");
+        }
+    }
+    for sql in [
+        "insert into assent.open_transaction (gtid, owner_epoch, digest, begun_at, decided_at, protocol, participants, definition, branch_ids)
+         values ('01890a5d-ac96-774b-bcce-b302099a8057', 1, 1, now(), now(), 'saga', 'a', '[]', '7.1')",
+        "insert into assent.history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, branch_ids)
+         values ('01890a5d-ac96-774b-bcce-b302099a8057', now(), now(), 1, 'saga', 'completed', 'a/b', '7.1')",
+    ] {
+        let refused = sqlx::raw_sql(sql).execute(&mut connection).await;
+        assert!(refused.is_err(), "a saga's steps have no ids");
+    }
     for (what, values) in
         [("a 2PC that was compensated", "'2pc', 'compensated'"), ("a saga that committed", "'saga', 'committed'")]
     {
@@ -196,15 +238,22 @@ async fn the_views_are_what_they_are_documented_to_be() {
     assert_eq!(rows[0], (two.as_uuid(), "committing".to_owned(), both(), Some("r1".to_owned()), false));
     assert_eq!((rows[1].1.as_str(), rows[1].2.len()), ("running", 4));
     assert_eq!(rows[2], (one.as_uuid(), "committed".to_owned(), both(), None, true));
-    let branches: Vec<(String, Option<String>, Option<String>)> = sqlx::query_as(
-        "select participant, step, ended from assent.assent_v1_branch where gtid = any($1) order by gtid, position",
-    )
-    .bind([one.as_uuid()])
-    .fetch_all(&mut connection)
-    .await
-    .expect("the view");
-    let committed = Some("committed".to_owned());
-    assert_eq!(branches, [("inventory".to_owned(), None, committed.clone()), ("billing".to_owned(), None, committed)]);
+    for (gtid, ended) in [(one, Some("committed".to_owned())), (two, None)] {
+        let branches: Vec<(String, Option<String>, Option<String>, String)> = sqlx::query_as(
+            "select participant, step, ended, branch_id from assent.assent_v1_branch where gtid = $1 order by position",
+        )
+        .bind(gtid.as_uuid())
+        .fetch_all(&mut connection)
+        .await
+        .expect("the view");
+        let branch = |name: &str, id: &str| (name.to_owned(), None, ended.clone(), id.to_owned());
+        assert_eq!(branches, [branch("inventory", "7.1f"), branch("billing", "7.ffffffffffffffff")]);
+    }
+    let ids: i64 = sqlx::query_scalar("select count(branch_id) from assent.assent_v1_branch where step is not null")
+        .fetch_one(&mut connection)
+        .await
+        .expect("the view");
+    assert_eq!(ids, 0, "a saga's steps have none");
     let steps: Vec<String> =
         sqlx::query_scalar("select name from assent.assent_v1_saga_step where gtid = $1 order by step")
             .bind(saga.gtid.as_uuid())
@@ -274,6 +323,9 @@ async fn days_are_partitions_that_come_and_go() {
     assert_eq!(after.iter().filter(|name| !before.contains(name)).count(), 4, "{before:?} {after:?}");
     assert_eq!(partition_of(early).await, None);
     assert_eq!(partition_of(pinned).await.as_deref(), Some("history_other"));
+    let kept = log.lookup(&[pinned]).await.expect("there");
+    let Some((_, Found::Ended(EndedTransaction { record, .. }))) = kept.first() else { panic!("{kept:?}") };
+    assert_eq!(record.branches.iter().map(EndedBranch::member).collect::<Vec<_>>(), members(), "kept whole");
     assert!(partition_of(late).await.is_some());
 }
 

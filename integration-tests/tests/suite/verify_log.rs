@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use assent::log::verify::{Invariant, Verified, verify};
 use assent::log::{self, Batch, Log, Options};
-use assent_protocol::record::{Attempted, Decided, Delegated, Ended, EndedBranch, SagaStarted, SagaStep, SagaTurned};
+use assent_protocol::record::{
+    Attempted, Decided, Delegated, Ended, EndedBranch, Member, SagaStarted, SagaStep, SagaTurned,
+};
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::three_phase::{PeerAddress, Roster, Seat, StoreId};
-use assent_protocol::{BodyDigest, BranchEnd, Decision, Gtid, Name, Outcome, Protocol, Record, RetryPolicy};
+use assent_protocol::{
+    BodyDigest, BranchEnd, BranchId, Decision, Epoch, Gtid, Name, Outcome, Protocol, Record, RetryPolicy,
+};
 use assent_sdk::{Assent, Outcome as Told};
 use bytes::Bytes;
 use integration_tests::Program;
@@ -40,12 +44,17 @@ fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
 }
 
+fn member(participant: &str) -> Member {
+    let number = participant.len() as u64;
+    Member { participant: name(participant), branch: BranchId { epoch: Epoch(2), number } }
+}
+
 fn decided(n: u8, decision: Decision) -> Decided {
     Decided {
         gtid: gtid(n),
         protocol: Protocol::TwoPhase,
         decision,
-        participants: vec![name("inventory"), name("billing")],
+        members: vec![member("inventory"), member("billing")],
         digest: BodyDigest(if decision == Decision::Commit { 7 } else { 0 }),
         begun_at_ms: NOW_MS - 20,
         reason: (decision == Decision::Abort).then(|| "sold out".to_owned()),
@@ -53,12 +62,13 @@ fn decided(n: u8, decision: Decision) -> Decided {
 }
 
 fn delegated(n: u8) -> Delegated {
-    Delegated { gtid: gtid(n), participant: name("till"), digest: BodyDigest(7), begun_at_ms: NOW_MS - 20 }
+    Delegated { gtid: gtid(n), member: member("till"), digest: BodyDigest(7), begun_at_ms: NOW_MS - 20 }
 }
 
 fn attempted(n: u8) -> Attempted {
     let seat = |participant: &str, store| Seat {
         participant: name(participant),
+        branch: member(participant).branch,
         address: PeerAddress::new("http://peer:7421").expect("an address"),
         store: StoreId(store),
     };
@@ -94,9 +104,19 @@ fn ended(n: u8, outcome: Outcome, has_open_row: bool) -> Record {
         Outcome::Compensated => (Protocol::Saga, BranchEnd::Compensated),
     };
     let branches = match protocol {
-        Protocol::Saga => ["a", "b", "c"].map(|step| (name("clerk"), Some(name(step)))).to_vec(),
-        Protocol::TwoPhase | Protocol::ThreePhase => [(name("inventory"), None), (name("billing"), None)].to_vec(),
+        Protocol::Saga => {
+            let steps = ["a", "b", "c"].map(|step| (name("clerk"), BranchId::NONE, Some(name(step))));
+            steps.to_vec()
+        }
+        Protocol::TwoPhase | Protocol::ThreePhase => {
+            let members = ["inventory", "billing"].map(member);
+            members.map(|Member { participant, branch }| (participant, branch, None)).to_vec()
+        }
     };
+    let branches = branches
+        .into_iter()
+        .map(|(participant, branch, step)| EndedBranch { participant, branch, step, end })
+        .collect();
     let outputs = if outcome == Outcome::Completed { vec![(StepIndex(0), Bytes::from("a-1"))] } else { Vec::new() };
     Record::Ended(Ended {
         gtid: gtid(n),
@@ -106,7 +126,7 @@ fn ended(n: u8, outcome: Outcome, has_open_row: bool) -> Record {
         begun_at_ms: NOW_MS - 20,
         digest: BodyDigest(if outcome == Outcome::Aborted { 0 } else { 7 }),
         reason: None,
-        branches: branches.into_iter().map(|(participant, step)| EndedBranch { participant, step, end }).collect(),
+        branches,
         outputs,
     })
 }
@@ -180,11 +200,11 @@ const DAMAGE: &[(&str, &[Invariant])] = &[
     ),
     ("update open_transaction set remedy = 'call us' where gtid = 'G1'", &[Invariant::RowFitsProtocol]),
     (
-        "update open_transaction set participants = 'till,bank' where gtid = 'G7'",
+        "update open_transaction set participants = 'till,bank', branch_ids = null where gtid = 'G7'",
         &[Invariant::RowFitsProtocol, Invariant::RowReadable],
     ),
     (
-        "update open_transaction set participants = '' where gtid = 'G7'",
+        "update open_transaction set participants = '', branch_ids = null where gtid = 'G7'",
         &[Invariant::RowFitsProtocol, Invariant::RowReadable],
     ),
     ("update open_transaction set digest = 0 where gtid = 'G7'", &[Invariant::DigestOfRequest]),
@@ -202,9 +222,30 @@ const DAMAGE: &[(&str, &[Invariant])] = &[
         "update open_transaction set participants = 'billing,billing' where gtid = 'G1'",
         &[Invariant::RowReadable, Invariant::DecisionHasRoster],
     ),
-    ("update open_transaction set participants = 'billing' where gtid = 'G3'", &[Invariant::DecisionHasRoster]),
-    ("update open_transaction set participants = '' where gtid = 'G4'", &[Invariant::DecisionHasRoster]),
-    ("update open_transaction set participants = 'stranger' where gtid = 'G4'", &[Invariant::DecisionHasRoster]),
+    (
+        "update open_transaction set participants = 'billing', branch_ids = null where gtid = 'G3'",
+        &[Invariant::DecisionHasRoster],
+    ),
+    (
+        "update open_transaction set participants = '', branch_ids = null where gtid = 'G4'",
+        &[Invariant::DecisionHasRoster],
+    ),
+    (
+        "update open_transaction set participants = 'stranger', branch_ids = null where gtid = 'G4'",
+        &[Invariant::DecisionHasRoster],
+    ),
+    (
+        "update open_transaction set branch_ids = '2.1' where gtid = 'G1'",
+        &[Invariant::RowReadable, Invariant::DecisionHasRoster],
+    ),
+    (
+        "update open_transaction set branch_ids = '2.1,2.X' where gtid = 'G3'",
+        &[Invariant::RowReadable, Invariant::DecisionHasRoster],
+    ),
+    ("update open_transaction set branch_ids = '2.1' where gtid = 'G5'", &[Invariant::RowFitsProtocol]),
+    ("update open_transaction set branch_ids = null where gtid = 'G1'", &[]),
+    ("update history set branch_ids = '2.1' where gtid = 'G11'", &[Invariant::RowReadable]),
+    ("update history set branch_ids = '2.1,2.2,2.3' where gtid = 'G13'", &[Invariant::RowFitsProtocol]),
     ("update open_transaction set participants = 'stranger' where gtid = 'G5'", &[Invariant::DecisionHasRoster]),
     ("update history set branches = 'billing,billing' where gtid = 'G11'", &[Invariant::DecisionHasRoster]),
     ("update open_transaction set digest = 0 where gtid = 'G1'", &[Invariant::DigestOfRequest]),

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use assent_protocol::record::{Decided, Record, SagaPaused, SagaStep, SagaTurned};
+use assent_protocol::record::{Decided, Member, Record, SagaPaused, SagaStep, SagaTurned};
 use assent_protocol::saga::{StepIndex, StepResult};
-use assent_protocol::{BodyDigest, Decision, Outcome, Protocol};
+use assent_protocol::{BodyDigest, BranchId, Decision, Outcome, Protocol};
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -305,6 +305,32 @@ async fn an_illegal_row_is_refused_by_the_schema() {
         let error = refused.expect_err(column).to_string();
         assert!(error.contains("CHECK constraint failed"), "{column}: {error}");
     }
+    for (protocol, names, ids, is_legal) in [
+        ("2pc", "a,b", "7.1,7.2", true),
+        ("2pc", "a", "7.1", true),
+        ("2pc", "a,b", "7.1", false),
+        ("2pc", "a", "7.1,7.2", false),
+        ("2pc", "a", "", false),
+        ("2pc", "", "7.1", false),
+        ("saga", "a", "7.1", false),
+    ] {
+        let (decision, outcome, definition) =
+            if protocol == "saga" { ("null", "completed", "'[]'") } else { ("'commit'", "committed", "null") };
+        let open = format!(
+            "insert into open_transaction (gtid, owner_epoch, digest, begun_at, decided_at, protocol, decision, definition, participants, branch_ids)
+             values ('{}', 1, 1, 1, 1, '{protocol}', {decision}, {definition}, '{names}', '{ids}')",
+            Uuid::now_v7()
+        );
+        let ended = format!(
+            "insert into history (gtid, ended_at, begun_at, digest, protocol, outcome, branches, branch_ids)
+             values ('{}', 1, 1, 1, '{protocol}', '{outcome}', '{names}', '{ids}')",
+            Uuid::now_v7()
+        );
+        for sql in [open, ended] {
+            let taken = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
+            assert_eq!(taken.is_ok(), is_legal, "{protocol} of {names:?} with {ids:?}: {taken:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -376,6 +402,23 @@ async fn the_views_can_be_read() {
             .await
             .expect("the view");
     assert_eq!(steps[0], ("inventory".to_owned(), "reserve".to_owned()));
+    let Record::Decided(decided) = batch().forced.remove(0) else { panic!("a decision") };
+    let member = |name: &str, number| Member {
+        participant: Name::new(name).expect("a name"),
+        branch: BranchId { epoch: Epoch(7), number },
+    };
+    let members = vec![member("inventory", 0x1f), member("billing", u64::MAX)];
+    let decided = Decided { members, gtid: Gtid::new(Uuid::now_v7()).expect("version 7"), ..decided };
+    let gtid = decided.gtid.to_string();
+    log.append(&Batch { at_ms: 1, forced: vec![Record::Decided(decided)], lazy: Vec::new() }).await.expect("there");
+    let ids: Vec<(String, Option<String>)> =
+        sqlx::query_as("select participant, branch_id from assent_v1_branch where gtid = ?1 order by position")
+            .bind(gtid)
+            .fetch_all(&mut connection)
+            .await
+            .expect("the view");
+    let id = |name: &str, id: &str| (name.to_owned(), Some(id.to_owned()));
+    assert_eq!(ids, [id("inventory", "7.1f"), id("billing", "7.ffffffffffffffff")]);
     let steps: i64 = sqlx::query_scalar("select count(*) from assent_v1_saga_step")
         .fetch_one(&mut connection)
         .await
