@@ -1,5 +1,6 @@
 //! `assent tx`: transactions and sagas, as operators see them.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
@@ -356,20 +357,25 @@ fn show(transaction: &v1::Transaction, output: &mut Output) -> Result<(), Failur
         output.line("")?;
         output.line(&branches_table(transaction, &shown.branches))?;
     }
-    let mut absent: Vec<&v1::Branch> = Vec::new();
-    for branch in transaction.branches.iter().filter(|branch| branch.absent_since.is_some()) {
-        if absent.iter().all(|other| other.participant != branch.participant) {
-            absent.push(branch);
-        }
-    }
+    let absent = absences(&transaction.branches);
     if !absent.is_empty() {
         output.line("")?;
     }
-    for branch in absent {
-        let since = branch.absent_since.and_then(since).unwrap_or_default();
-        output.line(&format!("{}: no instance connected since {since}", branch.participant))?;
+    for line in absent {
+        output.line(&line)?;
     }
     Ok(())
+}
+
+/// The participants that are not there, each once, and since when.
+fn absences(branches: &[v1::Branch]) -> Vec<String> {
+    let mut named = BTreeSet::new();
+    let absent = branches.iter().filter(|branch| branch.absent_since.is_some() && named.insert(&branch.participant));
+    let line = |branch: &v1::Branch| {
+        let since = branch.absent_since.and_then(since).unwrap_or_default();
+        format!("{}: no instance connected since {since}", branch.participant)
+    };
+    absent.map(line).collect()
 }
 
 fn branches_table(transaction: &v1::Transaction, branches: &[ShownBranch]) -> String {
@@ -466,6 +472,35 @@ mod tests {
             let wire = v1::TransactionState::from(*state).as_str_name();
             assert_eq!(wire, format!("TRANSACTION_STATE_{}", word.to_ascii_uppercase()));
         }
+    }
+
+    #[test]
+    fn a_branch_is_shown_with_what_went_wrong_and_who_is_not_there() {
+        let at = Some(prost_types::Timestamp { seconds: 1_795_000_000, nanos: 0 });
+        let transaction = v1::Transaction {
+            branches: vec![
+                v1::Branch {
+                    participant: "bank".to_owned(),
+                    state: "committing".to_owned(),
+                    last_error: "the disk is full".to_owned(),
+                    branch_id: "7.1f".to_owned(),
+                    last_error_at: at,
+                    absent_since: at,
+                    ..v1::Branch::default()
+                },
+                v1::Branch { participant: "shop".to_owned(), ..v1::Branch::default() },
+            ],
+            ..v1::Transaction::default()
+        };
+        let shown = Shown::from(transaction.clone());
+        let table = branches_table(&transaction, &shown.branches);
+        assert!(table.contains("the disk is full at 2026-11-18T"), "{table}");
+        let [line] = &absences(&transaction.branches)[..] else { panic!("one is not there") };
+        assert!(line.starts_with("bank: no instance connected since 2026-11-18T"), "{line}");
+        let json = serde_json::to_value(&shown).expect("JSON");
+        let (bank, shop) = (&json["branches"][0], &json["branches"][1]);
+        assert_eq!((&bank["branch_id"], bank["absent_since"].is_string()), (&"7.1f".into(), true), "{bank}");
+        assert!(shop.get("branch_id").is_none() && shop.get("absent_since").is_none(), "{shop}");
     }
 
     #[test]

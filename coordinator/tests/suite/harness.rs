@@ -9,11 +9,15 @@ use assent::server::{Coordinator, StartError};
 use assent_proto::error::{Reason, refusal_of};
 use assent_proto::session::{Code, Refused};
 use assent_proto::v1::admin_service_client::AdminServiceClient;
+use assent_proto::v1::branch_order::Kind as Order;
+use assent_proto::v1::branch_report::Kind as Report;
 use assent_proto::v1::client_message::Kind as Said;
+use assent_proto::v1::request::Ask;
 use assent_proto::v1::server_message::Kind as Heard;
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
 use assent_proto::v1::{self, ClientMessage, ExchangeRequest};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -196,10 +200,10 @@ impl Session {
     }
 
     /// Asks, with a number of its own, and gives the reply to it.
-    pub(crate) async fn ask(&mut self, request: impl FnOnce(u64) -> Said) -> v1::reply::Kind {
+    pub(crate) async fn ask(&mut self, gtid: &Bytes, ask: Ask) -> v1::reply::Kind {
         self.requests += 1;
         let number = self.requests;
-        self.say(request(number));
+        self.say(request(number, gtid, ask));
         loop {
             match self.hear().await.expect("the session lives") {
                 Heard::Reply(reply) if reply.request_id == number => return reply.kind.expect("a kind"),
@@ -209,8 +213,8 @@ impl Session {
     }
 
     /// Asks what is to be refused.
-    pub(crate) async fn refused(&mut self, reason: Reason, parts: &[&str], request: impl FnOnce(u64) -> Said) {
-        let reply = self.ask(request).await;
+    pub(crate) async fn refused(&mut self, reason: Reason, parts: &[&str], gtid: &Bytes, ask: Ask) {
+        let reply = self.ask(gtid, ask).await;
         let v1::reply::Kind::Refused(refused) = reply else { panic!("{reply:?} is no refusal for {reason}") };
         let retry_after_ms = Some(refused.retry_after_ms).filter(|ms| *ms > 0);
         let code = Code::from_number(refused.code).expect("a code");
@@ -237,7 +241,7 @@ pub(crate) fn hello(participant: &str) -> v1::Hello {
     v1::Hello {
         participant: participant.to_owned(),
         instance_id: Uuid::now_v7().as_u64_pair().1,
-        protocol_version: 1,
+        protocol_version: 2,
         ..v1::Hello::default()
     }
 }
@@ -249,17 +253,38 @@ pub(crate) async fn settled(coordinator: &Coordinator) {
 }
 
 /// A gtid of the caller's own, as sessions have it.
-pub(crate) fn gtid_bytes() -> bytes::Bytes {
-    bytes::Bytes::copy_from_slice(Uuid::now_v7().as_bytes())
+pub(crate) fn gtid_bytes() -> Bytes {
+    Bytes::copy_from_slice(Uuid::now_v7().as_bytes())
+}
+
+/// A request as a session has it.
+pub(crate) fn request(request_id: u64, gtid: &Bytes, ask: Ask) -> Said {
+    Said::Request(v1::Request { request_id, gtid: gtid.clone(), ask: Some(ask) })
+}
+
+/// A branch's report.
+pub(crate) fn report(gtid: &Bytes, branch: v1::BranchId, kind: Report) -> Said {
+    Said::Branch(v1::BranchReport { gtid: gtid.clone(), branch: Some(branch), kind: Some(kind) })
+}
+
+/// A branch has done what it was ordered to.
+pub(crate) fn done(decision: v1::Decision, epoch: u64, result: v1::BranchResult) -> Report {
+    let end = Some(v1::acknowledge::End::Result(result.into()));
+    Report::Acknowledge(v1::Acknowledge { decision: decision.into(), epoch, end })
+}
+
+/// What a session begins with.
+pub(crate) fn begin(timeout_ms: u64) -> Ask {
+    Ask::Begin(v1::Begin { timeout_ms, ..v1::Begin::default() })
 }
 
 /// A whole transaction as a session asks for it, for the first time.
-pub(crate) fn commit(gtid: &bytes::Bytes, branches: &[(&str, &str)]) -> v1::Commit {
+pub(crate) fn commit(branches: &[(&str, &str)]) -> v1::Commit {
     let branches = branches.iter().map(|(participant, payload)| v1::CarriedBranch {
         participant: (*participant).to_owned(),
         payload: payload.as_bytes().to_vec().into(),
     });
-    v1::Commit { gtid: gtid.clone(), branches: branches.collect(), attempt: 1, ..v1::Commit::default() }
+    v1::Commit { branches: branches.collect(), attempt: 1, ..v1::Commit::default() }
 }
 
 /// Waits until a condition holds.
@@ -339,16 +364,19 @@ fn answer(order: Heard, manner: Manner) -> Option<Said> {
     match order {
         Heard::Heartbeat(_) => Some(Said::Heartbeat(v1::Heartbeat {})),
         _ if manner == Manner::Silent => None,
-        Heard::Prepare(prepare) => Some(Said::Vote(v1::Vote {
-            gtid: prepare.gtid,
-            vote: if is_willing { v1::VoteKind::Yes } else { v1::VoteKind::No }.into(),
-            reason: if is_willing { String::new() } else { "sold out".to_owned() },
-        })),
-        Heard::CommitBranch(v1::CommitBranch { gtid, .. }) | Heard::AbortBranch(v1::AbortBranch { gtid, .. }) => {
-            (manner != Manner::Mute)
-                .then(|| Said::Acknowledge(v1::Acknowledge { gtid, result: v1::BranchResult::Done.into() }))
+        Heard::Branch(v1::BranchOrder { gtid, branch, epoch, kind }) => {
+            let done = |decision| (manner != Manner::Mute).then(|| done(decision, epoch, v1::BranchResult::Done));
+            let answer = match kind.expect("an order") {
+                Order::Prepare(_) => Some(Report::Vote(v1::Vote {
+                    vote: if is_willing { v1::VoteKind::Yes } else { v1::VoteKind::No }.into(),
+                    reason: if is_willing { String::new() } else { "sold out".to_owned() },
+                })),
+                Order::Commit(_) => done(v1::Decision::Commit),
+                Order::Abort(_) => done(v1::Decision::Abort),
+            };
+            Some(report(&gtid, branch.expect("a branch id"), answer?))
         }
-        Heard::ExecuteStep(step) => Some(Said::StepAnswer(v1::StepAnswer {
+        Heard::ExecuteStep(step) => Some(Said::Step(v1::StepAnswer {
             gtid: step.gtid,
             step: step.step,
             compensation: false,
@@ -361,7 +389,7 @@ fn answer(order: Heard, manner: Manner) -> Option<Said> {
             }),
             is_final: false,
         })),
-        Heard::CompensateStep(step) => Some(Said::StepAnswer(v1::StepAnswer {
+        Heard::CompensateStep(step) => Some(Said::Step(v1::StepAnswer {
             gtid: step.gtid,
             step: step.step,
             compensation: true,

@@ -8,6 +8,7 @@ mod recovery;
 mod refusals;
 mod saga;
 mod serving;
+mod shown;
 mod telemetry;
 mod three_phase;
 mod transaction;

@@ -1,8 +1,11 @@
 //! What is no message, or no message that could be meant: it is refused, and nobody else notices.
 
 use assent_proto::error::Reason;
+use assent_proto::v1::acknowledge::End;
+use assent_proto::v1::branch_report::Kind as Report;
 use assent_proto::v1::client_message::Kind as Said;
 use assent_proto::v1::reply::Kind as Answer;
+use assent_proto::v1::request::Ask;
 use assent_proto::v1::{self, BeginRequest, ClientMessage};
 use bytes::{Buf, BufMut, Bytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,8 +15,20 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 
 use crate::harness::{
-    Home, Session, channel, commit, gtid_bytes, hello, nothing_is_left, refused, settled, transactions,
+    Home, Session, begin, channel, commit, gtid_bytes, hello, nothing_is_left, refused, report, request, settled,
+    transactions,
 };
+
+/// Some branch.
+const BRANCH: v1::BranchId = v1::BranchId { number: 1, epoch: 1 };
+
+fn voted(gtid: &Bytes, vote: i32) -> Said {
+    report(gtid, BRANCH, Report::Vote(v1::Vote { vote, reason: String::new() }))
+}
+
+fn acknowledged(gtid: &Bytes, decision: i32, end: Option<End>) -> Said {
+    report(gtid, BRANCH, Report::Acknowledge(v1::Acknowledge { decision, epoch: 1, end }))
+}
 
 /// Bytes as they are, in place of messages.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,13 +104,10 @@ async fn garbage_in_place_of_a_message() {
 async fn a_session_that_does_not_begin_with_hello() {
     let home = Home::new();
     let coordinator = home.start().await;
-    let begin = || v1::Begin { request_id: 1, gtid: gtid_bytes(), timeout_ms: 0, protocol: 0, first_epoch: 0 };
-    for first in [
-        vec![],
-        vec![Said::Heartbeat(v1::Heartbeat {})],
-        vec![Said::Begin(begin())],
-        vec![Said::Begin(begin()), Said::Hello(hello("bank"))],
-    ] {
+    let begin = || request(1, &gtid_bytes(), begin(0));
+    for first in
+        [vec![], vec![Said::Heartbeat(v1::Heartbeat {})], vec![begin()], vec![begin(), Said::Hello(hello("bank"))]]
+    {
         let mut session = Session::dial(&coordinator).await;
         session.frame(first.into_iter().map(|kind| ClientMessage { kind: Some(kind) }).collect());
         session.expect_end(Reason::HelloExpected, &["first message of a session"]).await;
@@ -116,8 +128,14 @@ async fn a_hello_that_is_none() {
         (hello("bänk"), Reason::Malformed, "use 1 to 63 of a-z"),
         (hello("bank\0"), Reason::Malformed, "use 1 to 63 of a-z"),
         (v1::Hello { instance_id: 0, ..hello("bank") }, Reason::Malformed, "instance"),
-        (v1::Hello { protocol_version: 0, ..hello("bank") }, Reason::ProtocolVersion, "upgrade whichever is older"),
-        (v1::Hello { protocol_version: 99, ..hello("bank") }, Reason::ProtocolVersion, "upgrade whichever is older"),
+        (v1::Hello { protocol_version: 0, ..hello("bank") }, Reason::ProtocolVersion, "set protocol_version in Hello"),
+        (v1::Hello { protocol_version: 1, ..hello("bank") }, Reason::ProtocolVersion, "update the SDK to a version"),
+        (v1::Hello { protocol_version: 99, ..hello("bank") }, Reason::ProtocolVersion, "update the coordinator"),
+        (
+            v1::Hello { protocol_version: 99, protocol_version_min: 98, ..hello("bank") },
+            Reason::ProtocolVersion,
+            "the client 98 to 99",
+        ),
     ] {
         let mut session = Session::dial(&coordinator).await;
         session.say(Said::Hello(wrong));
@@ -143,41 +161,33 @@ async fn a_request_that_says_something_impossible_is_refused_by_itself() {
         (version_4, "version 7"),
     ] {
         let parts = [part];
-        let begin = |request_id| {
-            Said::Begin(v1::Begin { request_id, gtid: gtid.clone(), timeout_ms: 0, protocol: 0, first_epoch: 0 })
-        };
-        session.refused(Reason::Malformed, &parts, begin).await;
-        let abort = |request_id| Said::Abort(v1::Abort { request_id, gtid: gtid.clone(), reason: String::new() });
-        session.refused(Reason::Malformed, &parts, abort).await;
-        let awaits = |request_id| Said::Await(v1::Await { request_id, gtid: gtid.clone(), wait: 1 });
-        session.refused(Reason::Malformed, &parts, awaits).await;
+        session.refused(Reason::Malformed, &parts, &gtid, begin(0)).await;
+        session.refused(Reason::Malformed, &parts, &gtid, Ask::Abort(v1::Abort::default())).await;
+        session.refused(Reason::Malformed, &parts, &gtid, Ask::Await(v1::Await { wait: 1 })).await;
     }
     let gtid = gtid_bytes();
     for (wrong, part) in [
-        (v1::Commit { attempt: 0, ..commit(&gtid, &[("bank", "x")]) }, "count from 1"),
-        (v1::Commit { wait: 99, ..commit(&gtid, &[("bank", "x")]) }, "wait is 99"),
-        (v1::Commit { wait: -1, ..commit(&gtid, &[("bank", "x")]) }, "wait is -1"),
-        (commit(&gtid, &[("", "x")]), "use 1 to 63 of a-z"),
-        (commit(&gtid, &[("Not A Name", "x")]), "use 1 to 63 of a-z"),
+        (v1::Commit { attempt: 0, ..commit(&[("bank", "x")]) }, "count from 1"),
+        (v1::Commit { wait: 99, ..commit(&[("bank", "x")]) }, "wait is 99"),
+        (v1::Commit { wait: -1, ..commit(&[("bank", "x")]) }, "wait is -1"),
+        (commit(&[("", "x")]), "use 1 to 63 of a-z"),
+        (commit(&[("Not A Name", "x")]), "use 1 to 63 of a-z"),
     ] {
-        let asked = |request_id| Said::Commit(v1::Commit { request_id, ..wrong });
-        session.refused(Reason::Malformed, &[part], asked).await;
+        session.refused(Reason::Malformed, &[part], &gtid, Ask::Commit(wrong)).await;
     }
     for vote in [0, 3, 99] {
-        let asked = |request_id| Said::Enlist(v1::Enlist { request_id, gtid: gtid.clone(), vote });
-        session.refused(Reason::Malformed, &["vote"], asked).await;
+        let asked = Ask::Enlist(v1::Enlist { branch: Some(BRANCH), vote });
+        session.refused(Reason::Malformed, &["vote"], &gtid, asked).await;
     }
+    let nameless = Ask::Enlist(v1::Enlist { branch: None, vote: 1 });
+    session.refused(Reason::Malformed, &["branch"], &gtid, nameless).await;
     // What only participants say.
-    let asked = |request_id| Said::Enlist(v1::Enlist { request_id, gtid: gtid.clone(), vote: 1 });
-    session.refused(Reason::NotFound, &["begin anew"], asked).await;
-    let begin = |request_id| {
-        Said::Begin(v1::Begin { request_id, gtid: gtid.clone(), timeout_ms: 0, protocol: 0, first_epoch: 0 })
-    };
-    assert!(matches!(session.ask(begin).await, Answer::Begun(_)));
-    session.refused(Reason::NotAParticipant, &["dial with a name"], asked).await;
+    let asked = || Ask::Enlist(v1::Enlist { branch: Some(BRANCH), vote: 1 });
+    session.refused(Reason::NotFound, &["begin anew"], &gtid, asked()).await;
+    assert!(matches!(session.ask(&gtid, begin(0)).await, Answer::Begun(_)));
+    session.refused(Reason::NotAParticipant, &["dial with a name"], &gtid, asked()).await;
     // The session has outlived all of it.
-    let abort = |request_id| Said::Abort(v1::Abort { request_id, gtid: gtid.clone(), reason: String::new() });
-    assert!(matches!(session.ask(abort).await, Answer::Outcome(_)));
+    assert!(matches!(session.ask(&gtid, Ask::Abort(v1::Abort::default())).await, Answer::Outcome(_)));
     nothing_is_left(&coordinator).await;
 }
 
@@ -189,15 +199,26 @@ async fn a_message_that_nobody_can_be_answered_for_ends_the_session() {
     let gtid = gtid_bytes();
     for (wrong, part) in [
         (None, "set exactly one"),
-        (Some(Said::Vote(v1::Vote { gtid: gtid.clone(), vote: 99, reason: String::new() })), "vote is 99"),
-        (Some(Said::Vote(v1::Vote { gtid: gtid.clone(), vote: 0, reason: String::new() })), "vote"),
-        (Some(Said::Vote(v1::Vote { gtid: Bytes::new(), vote: 1, reason: String::new() })), "16 bytes"),
-        (Some(Said::Acknowledge(v1::Acknowledge { gtid: gtid.clone(), result: 99 })), "result is 99"),
-        (Some(Said::Inquire(v1::Inquire { gtid: Bytes::from_static(&[7; 17]) })), "17 bytes"),
+        (Some(voted(&gtid, 99)), "vote is 99"),
+        (Some(voted(&gtid, 0)), "vote"),
+        (Some(voted(&Bytes::new(), 1)), "16 bytes"),
+        (Some(acknowledged(&gtid, 1, Some(End::Result(99)))), "result is 99"),
+        (Some(acknowledged(&gtid, 99, Some(End::Result(1)))), "decision is 99"),
+        (Some(acknowledged(&gtid, 1, None)), "end"),
+        (Some(report(&Bytes::from_static(&[7; 17]), BRANCH, Report::Inquire(v1::Inquire {}))), "17 bytes"),
         (
-            Some(Said::StepAnswer(v1::StepAnswer { gtid: gtid.clone(), attempt: 1, epoch: 1, ..Default::default() })),
-            "result",
+            Some(Said::Branch(v1::BranchReport {
+                gtid: gtid.clone(),
+                branch: None,
+                kind: Some(Report::Inquire(v1::Inquire {})),
+            })),
+            "branch",
         ),
+        (
+            Some(Said::Branch(v1::BranchReport { gtid: gtid.clone(), branch: Some(BRANCH), kind: None })),
+            "set exactly one",
+        ),
+        (Some(Said::Step(v1::StepAnswer { gtid: gtid.clone(), attempt: 1, epoch: 1, ..Default::default() })), "result"),
     ] {
         let mut session = Session::open(&coordinator, "bank").await;
         session.frame(vec![ClientMessage { kind: wrong }]);
@@ -205,12 +226,10 @@ async fn a_message_that_nobody_can_be_answered_for_ends_the_session() {
     }
     // Answers to what nobody asked for are no mistakes: they may be late.
     let mut session = Session::open(&coordinator, "bank").await;
-    session.say(Said::Acknowledge(v1::Acknowledge { gtid: gtid.clone(), result: 1 }));
-    session.say(Said::Vote(v1::Vote { gtid: gtid.clone(), vote: 3, reason: "\0".repeat(100_000) }));
-    let begin = |request_id| {
-        Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms: 1, protocol: 0, first_epoch: 0 })
-    };
-    assert!(matches!(session.ask(begin).await, Answer::Begun(_)));
+    session.say(acknowledged(&gtid, 1, Some(End::Result(1))));
+    session.say(acknowledged(&gtid, 2, Some(End::Failure("\0".repeat(100_000)))));
+    session.say(report(&gtid, BRANCH, Report::Vote(v1::Vote { vote: 3, reason: "\0".repeat(100_000) })));
+    assert!(matches!(session.ask(&gtid_bytes(), begin(1)).await, Answer::Begun(_)));
     nothing_is_left(&coordinator).await;
 }
 
@@ -242,9 +261,6 @@ async fn what_is_no_grpc_does_not_disturb_those_that_are_served() {
     odd.metadata_mut().insert("grpc-timeout", "soon".parse().expect("a header"));
     odd.metadata_mut().insert("assent-deadline", "-1".parse().expect("a header"));
     transactions(&coordinator).await.begin(odd).await.expect("begun: calls to the coordinator have no context");
-    let begin = |request_id| {
-        Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms: 1, protocol: 0, first_epoch: 0 })
-    };
-    assert!(matches!(served.ask(begin).await, Answer::Begun(_)));
+    assert!(matches!(served.ask(&gtid_bytes(), begin(1)).await, Answer::Begun(_)));
     nothing_is_left(&coordinator).await;
 }

@@ -6,18 +6,27 @@ use assent::log::memory::MemoryLog;
 use assent::log::{Batch, Found, Log};
 use assent::server::Coordinator;
 use assent_proto::error::Reason;
-use assent_proto::v1::client_message::Kind as Said;
+use assent_proto::v1::branch_order::Kind as Order;
+use assent_proto::v1::branch_report::Kind as Report;
+use assent_proto::v1::request::Ask;
 use assent_proto::v1::server_message::Kind as Heard;
 use assent_proto::v1::{self, AbortRequest, GetRequest, Outcome, SagaDefinition, StartSagaRequest};
-use assent_protocol::record::{Decided, Delegated, SagaStarted, SagaStep};
+use assent_protocol::record::{Decided, Delegated, Member, SagaStarted, SagaStep};
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
-use assent_protocol::{BodyDigest, Decision, Gtid, Name, Protocol, Record, RetryPolicy};
+use assent_protocol::{BodyDigest, BranchId, Decision, Epoch, Gtid, Name, Protocol, Record, RetryPolicy};
 use bytes::Bytes;
 
-use crate::harness::{Home, Manner, Session, admin, branch, gtid, participant, refused, transactions, until, whole};
+use crate::harness::{
+    Home, Manner, Session, admin, branch, done, gtid, participant, refused, report, request, transactions, until, whole,
+};
 
 fn name(text: &str) -> Name {
     text.parse().expect("a name")
+}
+
+/// The bank's branch.
+fn bank() -> Member {
+    Member { participant: name("bank"), branch: BranchId { epoch: Epoch(1), number: u64::MAX } }
 }
 
 /// A commit that a replica had decided when it died.
@@ -26,7 +35,7 @@ fn decided(gtid: Gtid) -> Record {
         gtid,
         protocol: Protocol::TwoPhase,
         decision: Decision::Commit,
-        participants: vec![name("bank")],
+        members: vec![bank()],
         digest: BodyDigest(7),
         begun_at_ms: gtid.minted_at_ms(),
         reason: None,
@@ -150,22 +159,27 @@ async fn what_is_asked_about_a_parked_transaction_is_refused_with_its_reason() {
 
         let mut session = Session::open(&coordinator, "bank").await;
         let bytes = Bytes::copy_from_slice(gtid.as_bytes());
-        let asked = |gtid| move |request_id| Said::Await(v1::Await { request_id, gtid, ..Default::default() });
-        session.refused(Reason::Internal, &parts, asked(bytes.clone())).await;
+        session.refused(Reason::Internal, &parts, &bytes, Ask::Await(v1::Await::default())).await;
         // It says yes, and asks: to tell it either outcome would be a guess. The answer to the question behind them comes first.
-        session.say(Said::Vote(v1::Vote {
-            gtid: bytes.clone(),
-            vote: v1::VoteKind::Yes.into(),
-            reason: String::new(),
-        }));
-        session.say(Said::Inquire(v1::Inquire { gtid: bytes.clone() }));
-        session.say(Said::Await(v1::Await { request_id: 99, gtid: bytes.clone(), ..Default::default() }));
+        let id = bank().branch.into();
+        let yes = v1::Vote { vote: v1::VoteKind::Yes.into(), reason: String::new() };
+        session.say(report(&bytes, id, Report::Vote(yes)));
+        session.say(report(&bytes, id, Report::Inquire(v1::Inquire {})));
+        session.say(request(99, &bytes, Ask::Await(v1::Await::default())));
         let heard = session.hear().await.expect("the session lives");
         assert!(matches!(&heard, v1::server_message::Kind::Reply(reply) if reply.request_id == 99), "{heard:?}");
     }
     let as_it_is = open().await;
     assert_eq!(as_it_is.iter().map(|(gtid, _)| *gtid).collect::<Vec<_>>(), [left.damaged, left.contradictory]);
     assert_eq!(as_it_is, as_it_was, "they stand in the log as they were");
+}
+
+/// The epoch of the order to abort the bank's branch.
+fn recalled(heard: &Heard, gtid: &Bytes) -> u64 {
+    let Heard::Branch(order) = heard else { panic!("{heard:?}") };
+    assert!(matches!(order.kind, Some(Order::Abort(_))), "{order:?}");
+    assert_eq!((&order.gtid, order.branch), (gtid, Some(bank().branch.into())));
+    order.epoch
 }
 
 /// A branch that was ordered to commit by itself, by a replica that died before it heard how that went.
@@ -179,7 +193,7 @@ async fn a_delegation_is_recalled_and_the_initiator_hears_what_the_branch_did() 
         log.acquire(&name("assent")).await.expect("an epoch");
         let gtid: Gtid = gtid().parse().expect("a gtid");
         let begun_at_ms = gtid.minted_at_ms();
-        let record = Delegated { gtid, participant: name("bank"), digest: BodyDigest(7), begun_at_ms };
+        let record = Delegated { gtid, member: bank(), digest: BodyDigest(7), begun_at_ms };
         let batch = Batch { at_ms: begun_at_ms, forced: vec![Record::Delegated(record)], lazy: Vec::new() };
         log.append(&batch).await.expect("appended");
         let coordinator = recovered(&home, &log).await;
@@ -188,19 +202,19 @@ async fn a_delegation_is_recalled_and_the_initiator_hears_what_the_branch_did() 
         assert!(waits.waiting_for.contains("bank to tell whether it has committed"), "{waits:?}");
 
         let bytes = Bytes::copy_from_slice(gtid.as_bytes());
+        let id = self::bank().branch.into();
         let mut bank = Session::open(&coordinator, "bank").await;
         let heard = bank.hear().await.expect("the session lives");
-        assert!(matches!(&heard, Heard::AbortBranch(order) if order.gtid == bytes), "{heard:?}");
+        let epoch = recalled(&heard, &bytes);
         // It does not know, and is asked once more; nothing is presumed from that.
-        let vote = v1::VoteKind::Unknown.into();
-        bank.say(Said::Vote(v1::Vote { gtid: bytes.clone(), vote, reason: "timeout".to_owned() }));
+        let unknown = v1::Vote { vote: v1::VoteKind::Unknown.into(), reason: "timeout".to_owned() };
+        bank.say(report(&bytes, id, Report::Vote(unknown)));
         let heard = bank.hear().await.expect("the session lives");
-        assert!(matches!(&heard, Heard::AbortBranch(_)), "{heard:?}");
-        bank.say(Said::Acknowledge(v1::Acknowledge { gtid: bytes.clone(), result: result.into() }));
+        assert_eq!(recalled(&heard, &bytes), epoch);
+        bank.say(report(&bytes, id, done(v1::Decision::Abort, epoch, result)));
 
         let mut initiator = Session::open(&coordinator, "").await;
-        let asked = |request_id| Said::Await(v1::Await { request_id, gtid: bytes.clone(), ..Default::default() });
-        let told = initiator.ask(asked).await;
+        let told = initiator.ask(&bytes, Ask::Await(v1::Await::default())).await;
         assert!(matches!(&told, v1::reply::Kind::Outcome(told) if told.outcome() == outcome), "{told:?}");
         until("its end is logged", async || shown(&coordinator, gtid).await.ended_at.is_some()).await;
     }

@@ -9,8 +9,8 @@ use assent::driver::Limits;
 use assent::log::memory::{Failure, MemoryLog};
 use assent::server::Coordinator;
 use assent_proto::error::Reason;
-use assent_proto::v1::client_message::Kind as Said;
 use assent_proto::v1::reply::Kind as Answer;
+use assent_proto::v1::request::Ask;
 use assent_proto::v1::{
     self, AbortRequest, BeginRequest, CommitRequest, EnlistRequest, GetRequest, Outcome, SagaDefinition, SagaStep,
     StartSagaRequest, TransactionState,
@@ -18,8 +18,8 @@ use assent_proto::v1::{
 use bytes::Bytes;
 
 use crate::harness::{
-    Home, Manner, PATIENCE, Session, begun, branch, commit, gtid, gtid_bytes, nothing_is_left, participant, refused,
-    settled, transactions, until, whole,
+    Home, Manner, PATIENCE, Session, begin, begun, branch, commit, gtid, gtid_bytes, nothing_is_left, participant,
+    refused, request, settled, transactions, until, whole,
 };
 
 fn enlist(gtid: &str, participant: &str, payload: &str) -> EnlistRequest {
@@ -43,10 +43,10 @@ fn saga(gtid: &str, steps: Vec<SagaStep>) -> StartSagaRequest {
     StartSagaRequest { gtid: gtid.to_owned(), definition: Some(SagaDefinition { steps }), wait_for_end: true }
 }
 
-/// The same, as a session says it.
-fn start(gtid: &Bytes, steps: Vec<SagaStep>) -> v1::StartSaga {
+/// The same, as a session says it, for the first time or again.
+fn start(steps: Vec<SagaStep>, attempt: u32) -> Ask {
     let definition = Some(SagaDefinition { steps });
-    v1::StartSaga { gtid: gtid.clone(), definition, wait: v1::Wait::Ended.into(), attempt: 1, ..Default::default() }
+    Ask::StartSaga(v1::StartSaga { definition, wait: v1::Wait::Ended.into(), attempt })
 }
 
 fn text_of(gtid: &Bytes) -> String {
@@ -58,8 +58,8 @@ fn code_of(reason: &Option<v1::AbortReason>) -> &str {
 }
 
 /// Asks a session for an outcome.
-async fn outcome(session: &mut Session, request: v1::Commit) -> v1::OutcomeReached {
-    match session.ask(|request_id| Said::Commit(v1::Commit { request_id, ..request })).await {
+async fn outcome(session: &mut Session, gtid: &Bytes, request: v1::Commit) -> v1::OutcomeReached {
+    match session.ask(gtid, Ask::Commit(request)).await {
         Answer::Outcome(outcome) => outcome,
         other => panic!("{other:?} is no outcome"),
     }
@@ -76,7 +76,7 @@ async fn an_unknown_participant() {
     let request =
         CommitRequest { wait_for_end: true, ..whole(&gtid(), vec![branch("bank", "x"), branch("nobody", "x")]) };
     let answer = client.commit(request.clone()).await.expect("an outcome").into_inner();
-    let told = outcome(&mut session, commit(&gtid_bytes(), &[("bank", "x"), ("nobody", "x")])).await;
+    let told = outcome(&mut session, &gtid_bytes(), commit(&[("bank", "x"), ("nobody", "x")])).await;
     for (outcome, reason) in [(answer.outcome(), &answer.reason), (told.outcome(), &told.reason)] {
         assert_eq!((outcome, code_of(reason)), (Outcome::Aborted, "PARTICIPANT_UNKNOWN"));
         let reason = reason.as_ref().expect("a reason");
@@ -86,9 +86,7 @@ async fn an_unknown_participant() {
     let parts = ["step b", "participant nobody", "check the name"];
     let steps = || vec![step("a", "bank", &[]), step("b", "nobody", &["a"])];
     refused(client.start_saga(saga("", steps())).await, Reason::UnknownParticipant, &parts);
-    let started = start(&gtid_bytes(), steps());
-    let asked = |request_id| Said::StartSaga(v1::StartSaga { request_id, ..started });
-    session.refused(Reason::UnknownParticipant, &parts, asked).await;
+    session.refused(Reason::UnknownParticipant, &parts, &gtid_bytes(), start(steps(), 1)).await;
     nothing_is_left(&coordinator).await;
 }
 
@@ -114,13 +112,11 @@ async fn a_participant_with_two_branches() {
     assert_eq!(client.commit(begun(&opened)).await.expect("an outcome").into_inner().outcome(), Outcome::Committed);
 
     let mut session = Session::open(&coordinator, "").await;
-    let asked = commit(&gtid_bytes(), &[("bank", "1"), ("bank", "2")]);
-    let gtid = asked.gtid.clone();
-    session
-        .refused(Reason::DuplicateBranch, &parts, |request_id| Said::Commit(v1::Commit { request_id, ..asked }))
-        .await;
-    let once = v1::Commit { attempt: 2, ..commit(&gtid, &[("bank", "1")]) };
-    assert_eq!(outcome(&mut session, once).await.outcome(), Outcome::Committed);
+    let asked = Ask::Commit(commit(&[("bank", "1"), ("bank", "2")]));
+    let gtid = gtid_bytes();
+    session.refused(Reason::DuplicateBranch, &parts, &gtid, asked).await;
+    let once = v1::Commit { attempt: 2, ..commit(&[("bank", "1")]) };
+    assert_eq!(outcome(&mut session, &gtid, once).await.outcome(), Outcome::Committed);
     nothing_is_left(&coordinator).await;
 }
 
@@ -134,12 +130,12 @@ async fn a_key_that_is_used_again_with_another_body() {
     let (open, ended, of_saga) = (gtid_bytes(), gtid_bytes(), gtid_bytes());
     let mut client = transactions(&coordinator).await;
     let mut session = Session::open(&coordinator, "").await;
-    let first = outcome(&mut session, commit(&ended, &[("bank", "1")])).await;
+    let first = outcome(&mut session, &ended, commit(&[("bank", "1")])).await;
     assert_eq!(first.outcome(), Outcome::Committed);
     let steps = |name: &str| vec![step(name, "bank", &[])];
     let done = client.start_saga(saga(&text_of(&of_saga), steps("a"))).await.expect("an outcome").into_inner();
     // This one is on its way while it is asked for in other words.
-    session.say(Said::Commit(v1::Commit { request_id: 1_000, ..commit(&open, &[("silent", "1")]) }));
+    session.say(request(1_000, &open, Ask::Commit(commit(&[("silent", "1")]))));
     let get = GetRequest { gtid: text_of(&open) };
     until("it is on its way", async || transactions(&coordinator).await.get(get.clone()).await.is_ok()).await;
 
@@ -148,21 +144,18 @@ async fn a_key_that_is_used_again_with_another_body() {
             let text = text_of(gtid);
             let branches = body.iter().map(|(name, payload)| branch(name, payload)).collect();
             refused(client.commit(whole(&text, branches)).await, Reason::KeyReused, &parts);
-            let other = v1::Commit { attempt: 2, ..commit(gtid, body) };
-            let asked = |request_id| Said::Commit(v1::Commit { request_id, ..other });
-            session.refused(Reason::KeyReused, &parts, asked).await;
+            let other = v1::Commit { attempt: 2, ..commit(body) };
+            session.refused(Reason::KeyReused, &parts, gtid, Ask::Commit(other)).await;
         }
     }
     for other in [steps("b"), vec![step("a", "bank", &[]), step("b", "bank", &[])]] {
         let text = text_of(&of_saga);
         refused(client.start_saga(saga(&text, other.clone())).await, Reason::KeyReused, &parts);
-        let started = v1::StartSaga { attempt: 2, ..start(&of_saga, other) };
-        let asked = |request_id| Said::StartSaga(v1::StartSaga { request_id, ..started });
-        session.refused(Reason::KeyReused, &parts, asked).await;
+        session.refused(Reason::KeyReused, &parts, &of_saga, start(other, 2)).await;
     }
     // The same body gives the same answer, in either way.
-    let again = v1::Commit { attempt: 2, ..commit(&ended, &[("bank", "1")]) };
-    assert_eq!(outcome(&mut session, again).await, first);
+    let again = v1::Commit { attempt: 2, ..commit(&[("bank", "1")]) };
+    assert_eq!(outcome(&mut session, &ended, again).await, first);
     let again = client.commit(whole(&text_of(&ended), vec![branch("bank", "1")])).await.expect("an outcome");
     assert_eq!(again.into_inner().outcome(), Outcome::Committed);
     assert_eq!(client.start_saga(saga(&text_of(&of_saga), steps("a"))).await.expect("an outcome").into_inner(), done);
@@ -224,13 +217,9 @@ async fn what_is_too_large() {
     refused(client.commit(carried).await, Reason::PayloadTooLarge, &parts);
     let steps = || vec![SagaStep { input: large.clone().into_bytes().into(), ..step("a", "bank", &[]) }];
     refused(client.start_saga(saga("", steps())).await, Reason::PayloadTooLarge, &parts);
-    let started = start(&gtid_bytes(), steps());
-    let asked = |request_id| Said::StartSaga(v1::StartSaga { request_id, ..started });
-    session.refused(Reason::PayloadTooLarge, &parts, asked).await;
-    let asked = commit(&gtid_bytes(), &[("bank", &large)]);
-    session
-        .refused(Reason::PayloadTooLarge, &parts, |request_id| Said::Commit(v1::Commit { request_id, ..asked }))
-        .await;
+    session.refused(Reason::PayloadTooLarge, &parts, &gtid_bytes(), start(steps(), 1)).await;
+    let asked = Ask::Commit(commit(&[("bank", &large)]));
+    session.refused(Reason::PayloadTooLarge, &parts, &gtid_bytes(), asked).await;
     // The largest that is allowed goes through, under the gtid that was refused, and in the transaction that was open.
     let largest = "x".repeat(1_000);
     let fits = whole(&whole_one.gtid, vec![branch("bank", &largest)]);
@@ -243,7 +232,7 @@ async fn what_is_too_large() {
     let huge = "x".repeat(5 * 1_024 * 1_024);
     refused(client.commit(whole(&gtid(), vec![branch("bank", &huge)])).await, Reason::FrameTooLarge, &parts);
     refused(client.enlist(enlist(&opened, "bank", &huge)).await, Reason::FrameTooLarge, &parts);
-    session.say(Said::Commit(v1::Commit { request_id: 1_000, ..commit(&gtid_bytes(), &[("bank", &huge)]) }));
+    session.say(request(1_000, &gtid_bytes(), Ask::Commit(commit(&[("bank", &huge)]))));
     session.expect_end(Reason::FrameTooLarge, &parts).await;
     nothing_is_left(&coordinator).await;
 }
@@ -260,26 +249,24 @@ async fn more_branches_than_allowed() {
     let three = || ["a", "b", "c"].map(|name| branch(name, "")).to_vec();
     refused(client.commit(whole(&gtid(), three())).await, Reason::TooManyBranches, &parts);
     let mut initiator = Session::open(&coordinator, "").await;
-    let asked = commit(&gtid_bytes(), &[("a", ""), ("b", ""), ("c", "")]);
-    initiator
-        .refused(Reason::TooManyBranches, &parts, |request_id| Said::Commit(v1::Commit { request_id, ..asked }))
-        .await;
+    let asked = Ask::Commit(commit(&[("a", ""), ("b", ""), ("c", "")]));
+    initiator.refused(Reason::TooManyBranches, &parts, &gtid_bytes(), asked).await;
 
     // Enlisted one by one: who is in already may ask again, who comes too late may not come in.
     let opened = client.begin(BeginRequest::default()).await.expect("begun").into_inner().gtid;
     let bytes = Bytes::copy_from_slice(opened.parse::<uuid::Uuid>().expect("a UUID").as_bytes());
     client.enlist(enlist(&opened, "a", "")).await.expect("enlisted");
     let mut early = Session::open(&coordinator, "c").await;
-    let enlisting = |request_id| {
-        let vote = v1::VoteKind::Yes.into();
-        Said::Enlist(v1::Enlist { request_id, gtid: bytes.clone(), vote })
+    let enlisting = || {
+        let branch = Some(v1::BranchId { number: 1, epoch: 1 });
+        Ask::Enlist(v1::Enlist { branch, vote: v1::VoteKind::Yes.into() })
     };
-    assert_eq!(early.ask(enlisting).await, Answer::Enlisted(v1::Enlisted {}));
+    assert_eq!(early.ask(&bytes, enlisting()).await, Answer::Enlisted(v1::Enlisted {}));
     client.enlist(enlist(&opened, "a", "")).await.expect("the same again");
-    assert_eq!(early.ask(enlisting).await, Answer::Enlisted(v1::Enlisted {}), "the same again");
+    assert_eq!(early.ask(&bytes, enlisting()).await, Answer::Enlisted(v1::Enlisted {}), "the same again");
     refused(client.enlist(enlist(&opened, "b", "")).await, Reason::TooManyBranches, &parts);
     let mut third = Session::open(&coordinator, "b").await;
-    third.refused(Reason::TooManyBranches, &parts, enlisting).await;
+    third.refused(Reason::TooManyBranches, &parts, &bytes, enlisting()).await;
     let more = CommitRequest { branches: vec![branch("b", "")], begun: Some(true), ..begun(&opened) };
     refused(client.commit(more).await, Reason::TooManyBranches, &parts);
     // It is open still, and commits with the two that it has.
@@ -340,9 +327,7 @@ async fn a_saga_that_is_none() {
         ((0..1_001).map(|number| step(&format!("s{number}"), "airline", &[])).collect(), "at most 1000 steps"),
     ] {
         refused(client.start_saga(saga("", steps.clone())).await, Reason::Malformed, &[part]);
-        let started = start(&gtid_bytes(), steps);
-        let asked = |request_id| Said::StartSaga(v1::StartSaga { request_id, ..started });
-        session.refused(Reason::Malformed, &[part], asked).await;
+        session.refused(Reason::Malformed, &[part], &gtid_bytes(), start(steps, 1)).await;
     }
     refused(client.start_saga(StartSagaRequest::default()).await, Reason::Malformed, &["definition is missing"]);
     let right = saga("", vec![step("a", "airline", &[]), step("b", "airline", &["a"])]);
@@ -370,11 +355,11 @@ async fn enlisting_after_prepare_has_begun() {
     .await;
     let parts = ["is preparing", "branches enlist only while it is active"];
     refused(client.enlist(enlist(&opened, "late", "x")).await, Reason::RosterFrozen, &parts);
-    let enlisting = |request_id| {
-        let vote = v1::VoteKind::Yes.into();
-        Said::Enlist(v1::Enlist { request_id, gtid: bytes.clone(), vote })
+    let enlisting = || {
+        let branch = Some(v1::BranchId { number: 1, epoch: 1 });
+        Ask::Enlist(v1::Enlist { branch, vote: v1::VoteKind::Yes.into() })
     };
-    late.refused(Reason::RosterFrozen, &parts, enlisting).await;
+    late.refused(Reason::RosterFrozen, &parts, &bytes, enlisting()).await;
     client.abort(AbortRequest { gtid: opened.clone(), reason: "too slow".to_owned() }).await.expect("aborted");
     let outcome = commit.await.expect("no panic").expect("an outcome").into_inner();
     assert_eq!((outcome.outcome(), code_of(&outcome.reason)), (Outcome::Aborted, "REQUESTED"));
@@ -384,7 +369,7 @@ async fn enlisting_after_prepare_has_begun() {
     // Nor once it has ended.
     let parts = ["it has ended", "begin anew"];
     refused(client.enlist(enlist(&opened, "late", "x")).await, Reason::NotFound, &parts);
-    late.refused(Reason::NotFound, &parts, enlisting).await;
+    late.refused(Reason::NotFound, &parts, &bytes, enlisting()).await;
 }
 
 #[tokio::test]
@@ -407,8 +392,8 @@ async fn committing_after_the_deadline() {
     refused(client.enlist(enlist(&opened, "bank", "x")).await, Reason::NotFound, &["begin anew"]);
     // One that prepares when its time is over is aborted, and its branch is told.
     let mut session = Session::open(&coordinator, "").await;
-    let asked = v1::Commit { timeout_ms: 1, ..commit(&gtid_bytes(), &[("bank", "x"), ("silent", "x")]) };
-    let told = outcome(&mut session, asked).await;
+    let asked = v1::Commit { timeout_ms: 1, ..commit(&[("bank", "x"), ("silent", "x")]) };
+    let told = outcome(&mut session, &gtid_bytes(), asked).await;
     assert_eq!((told.outcome(), code_of(&told.reason)), (Outcome::Aborted, "DEADLINE_EXCEEDED"));
     drop(silent);
     let _back = participant(&coordinator, "silent", Manner::Willing).await;
@@ -426,18 +411,13 @@ async fn timeouts_that_nobody_can_keep() {
     let parts = ["60000 ms", "limits.timeout_max", "ask for less"];
     // A negative number is a huge one on the wire.
     for timeout_ms in [60_001, u64::MAX, (-1_i64).cast_unsigned()] {
-        let begin = BeginRequest { timeout_ms, ..Default::default() };
-        refused(client.begin(begin).await, Reason::InvalidTimeout, &parts);
+        let opening = BeginRequest { timeout_ms, ..Default::default() };
+        refused(client.begin(opening).await, Reason::InvalidTimeout, &parts);
         let asked = CommitRequest { timeout_ms, ..whole(&gtid(), vec![branch("bank", "x")]) };
         refused(client.commit(asked).await, Reason::InvalidTimeout, &parts);
-        let asked = |request_id| {
-            Said::Begin(v1::Begin { request_id, gtid: gtid_bytes(), timeout_ms, protocol: 0, first_epoch: 0 })
-        };
-        session.refused(Reason::InvalidTimeout, &parts, asked).await;
-        let asked = v1::Commit { timeout_ms, ..commit(&gtid_bytes(), &[("bank", "x")]) };
-        session
-            .refused(Reason::InvalidTimeout, &parts, |request_id| Said::Commit(v1::Commit { request_id, ..asked }))
-            .await;
+        session.refused(Reason::InvalidTimeout, &parts, &gtid_bytes(), begin(timeout_ms)).await;
+        let asked = Ask::Commit(v1::Commit { timeout_ms, ..commit(&[("bank", "x")]) });
+        session.refused(Reason::InvalidTimeout, &parts, &gtid_bytes(), asked).await;
     }
     for timeout_ms in [0, 60_000] {
         let begun = client.begin(BeginRequest { timeout_ms, ..Default::default() }).await.expect("begun").into_inner();

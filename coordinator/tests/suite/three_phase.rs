@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use assent::server::Coordinator;
+use assent_proto::v1::branch_order::Kind as Order;
+use assent_proto::v1::branch_report;
 use assent_proto::v1::client_message::Kind as Said;
 use assent_proto::v1::server_message::Kind as Heard;
 use assent_proto::v1::session_service_client::SessionServiceClient;
+use assent_proto::v1::voter_report::Kind as Report;
 use assent_proto::v1::{self, CommitRequest, GetRequest, Outcome, TransactionState};
 use assent_protocol::three_phase::voter::Request;
 use assent_protocol::three_phase::{Roster, StoreId, Voter, VoterName, VoterRecord};
@@ -18,7 +21,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::harness::{Home, Manner, branch, channel, frame, gtid, hello, participant, transactions, until, whole};
+use crate::harness::{
+    Home, Manner, branch, channel, done, frame, gtid, hello, participant, report, transactions, until, whole,
+};
 
 /// A participant with a voter. Its store outlives its sessions.
 struct Citizen {
@@ -73,8 +78,12 @@ impl Citizen {
         let kept: Vec<_> = self.records.lock().expect("whole").values().cloned().collect();
         for record in kept {
             if let Some(decision) = record.state.standing.decision() {
-                let (gtid, request) = (record.gtid.as_bytes().to_vec().into(), Request::Decided(decision).into());
-                say.send(frame(Said::AskLog(v1::AskLog { gtid, request: Some(request) }))).expect("open");
+                let roster = record.roster.as_ref().expect("it voted with one");
+                let branch = Some(roster.seat(&self.name).expect("its own").branch.into());
+                let request = Some(Request::Decided(decision).into());
+                let kind = Some(Report::AskLog(v1::AskLog { branch, request }));
+                let gtid = record.gtid.as_bytes().to_vec().into();
+                say.send(frame(Said::Voter(v1::VoterReport { gtid, kind }))).expect("open");
             }
         }
         let citizen = Arc::clone(self);
@@ -93,22 +102,28 @@ impl Citizen {
         let gtid = |bytes: &[u8]| Gtid::from_bytes(bytes).expect("a gtid");
         match order {
             Heard::Heartbeat(_) => Some(Said::Heartbeat(v1::Heartbeat {})),
-            Heard::Prepare(prepare) => {
-                let roster = v1::Roster::decode(prepare.roster).expect("a roster");
-                let roster = Roster::try_from(roster).expect("a roster");
-                let me = VoterName::Participant(self.name.clone());
-                self.ask(gtid(&prepare.gtid), &me, Request::VoteYes { roster, is_read_only: false });
-                let vote = v1::VoteKind::Yes.into();
-                Some(Said::Vote(v1::Vote { gtid: prepare.gtid, vote, reason: String::new() }))
+            Heard::Branch(v1::BranchOrder { gtid: id, branch, epoch, kind }) => {
+                let answer = match kind.expect("an order") {
+                    Order::Prepare(prepare) => {
+                        let roster = v1::Roster::decode(prepare.roster).expect("a roster");
+                        let roster = Roster::try_from(roster).expect("a roster");
+                        let me = VoterName::Participant(self.name.clone());
+                        self.ask(gtid(&id), &me, Request::VoteYes { roster, is_read_only: false });
+                        let vote = v1::VoteKind::Yes.into();
+                        branch_report::Kind::Vote(v1::Vote { vote, reason: String::new() })
+                    }
+                    Order::Commit(_) => self.end(gtid(&id), Decision::Commit, epoch),
+                    Order::Abort(_) => self.end(gtid(&id), Decision::Abort, epoch),
+                };
+                Some(report(&id, branch.expect("a branch id"), answer))
             }
             Heard::AskVoter(_) if self.is_deaf.load(SeqCst) => None,
             Heard::AskVoter(asked) => {
                 let request = asked.request.expect("a request").try_into().expect("a request");
                 let answer = self.ask(gtid(&asked.gtid), &VoterName::Log, request);
-                Some(Said::VoterAnswered(v1::VoterAnswered { gtid: asked.gtid, answer: Some(answer) }))
+                let kind = Some(Report::Answered(answer));
+                Some(Said::Voter(v1::VoterReport { gtid: asked.gtid, kind }))
             }
-            Heard::CommitBranch(v1::CommitBranch { gtid: id, .. }) => self.end(id, Decision::Commit),
-            Heard::AbortBranch(v1::AbortBranch { gtid: id, .. }) => self.end(id, Decision::Abort),
             Heard::ForgetVoters(_) if self.keeps.load(SeqCst) => None,
             Heard::ForgetVoters(forget) => {
                 self.records.lock().expect("whole").retain(|kept, _| !forget.gtids.iter().any(|id| gtid(id) == *kept));
@@ -124,12 +139,15 @@ impl Citizen {
         }
     }
 
-    fn end(&self, gtid: bytes::Bytes, decision: Decision) -> Option<Said> {
-        let id = Gtid::from_bytes(&gtid).expect("a gtid");
-        self.ask(id, &VoterName::Log, Request::Decided(decision));
-        let before = self.ended.lock().expect("whole").insert(id, decision);
+    fn end(&self, gtid: Gtid, decision: Decision, epoch: u64) -> branch_report::Kind {
+        self.ask(gtid, &VoterName::Log, Request::Decided(decision));
+        let before = self.ended.lock().expect("whole").insert(gtid, decision);
         assert!(before.is_none_or(|before| before == decision), "{}: {before:?}, then {decision:?}", self.name);
-        Some(Said::Acknowledge(v1::Acknowledge { gtid, result: v1::BranchResult::Done.into() }))
+        let decision = match decision {
+            Decision::Commit => v1::Decision::Commit,
+            Decision::Abort => v1::Decision::Abort,
+        };
+        done(decision, epoch, v1::BranchResult::Done)
     }
 
     /// The production voter over a map that counts as durable.
