@@ -28,7 +28,7 @@ impl<E: Hash> Hash for Append<E> {
         match &self.answer {
             None => 0_u8.hash(state),
             Some(Answer::Appended(Appended::Durable(_))) => 1_u8.hash(state),
-            Some(Answer::Appended(Appended::Overruled(decision))) => decision.hash(state),
+            Some(Answer::Appended(Appended::Overruled { decision, members })) => (decision, members).hash(state),
             Some(Answer::Appended(Appended::Undecided)) => 3_u8.hash(state),
             Some(Answer::Fenced) => 2_u8.hash(state),
             Some(Answer::Nothing) => 4_u8.hash(state),

@@ -32,7 +32,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Left { .. } => "left",
         Event::TimerFired(_) => "timer",
         Event::Appended(Appended::Durable(_)) => "durable",
-        Event::Appended(Appended::Overruled(_)) => "overruled",
+        Event::Appended(Appended::Overruled { .. }) => "overruled",
         Event::Appended(Appended::Undecided) => "undecided",
         Event::StartRequested { .. } => "start requested",
         Event::WaitRequested { .. } => "wait requested",

@@ -63,19 +63,19 @@ impl Log {
         let durable = Appended::Durable(attest(record));
         let decision = self.rows.ended.map(decision_of);
         match (record, decision) {
-            (Record::SagaStarted(_), Some(_)) => return Appended::Overruled(Decision::Commit),
+            (Record::SagaStarted(_), Some(_)) => return overruled(Decision::Commit),
             (Record::SagaStarted(started), None) => match &self.rows.started {
                 Some(_) if self.owner == writer => {}
-                Some(_) => return Appended::Overruled(Decision::Commit),
+                Some(_) => return overruled(Decision::Commit),
                 None => {
                     self.rows.started = Some(started.clone());
                     self.owner = writer;
                 }
             },
-            (_, None) if self.rows.started.is_none() => return Appended::Overruled(Decision::Abort),
-            (Record::SagaTurned(_), Some(Decision::Commit)) => return Appended::Overruled(Decision::Commit),
+            (_, None) if self.rows.started.is_none() => return overruled(Decision::Abort),
+            (Record::SagaTurned(_), Some(Decision::Commit)) => return overruled(Decision::Commit),
             (Record::Ended(ended), Some(known)) if decision_of(ended.outcome) != known => {
-                return Appended::Overruled(known);
+                return overruled(known);
             }
             (_, Some(_)) => {}
             (record, None) => self.keep(record),
@@ -126,4 +126,9 @@ fn decision_of(outcome: Outcome) -> Decision {
         Outcome::Committed | Outcome::Completed => Decision::Commit,
         Outcome::Aborted | Outcome::Compensated => Decision::Abort,
     }
+}
+
+/// A saga has no branches.
+fn overruled(decision: Decision) -> Appended {
+    Appended::Overruled { decision, members: Vec::new() }
 }

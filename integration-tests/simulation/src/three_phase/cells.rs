@@ -23,7 +23,7 @@ pub(crate) fn coordinator_kind(event: &coordinator::Event) -> &'static str {
     match event {
         coordinator::Event::TwoPhase(event) => two_phase_kind(event),
         coordinator::Event::Introduced { introduction, .. } => match introduction {
-            Introduction::Seat(_) => "introduced, seated",
+            Introduction::Voter { .. } => "introduced, seated",
             Introduction::Absent => "introduced, absent",
             Introduction::NoVoter => "introduced, without a voter",
             Introduction::Unknown => "introduced, unknown",
@@ -56,7 +56,7 @@ fn two_phase_kind(event: &two_phase::Event) -> &'static str {
         two_phase::Event::TimerFired(two_phase::Timer::Absence) => "absence",
         two_phase::Event::TimerFired(two_phase::Timer::Resend) => "resend",
         two_phase::Event::Appended(Appended::Durable(_)) => "durable",
-        two_phase::Event::Appended(Appended::Overruled(_)) => "overruled",
+        two_phase::Event::Appended(Appended::Overruled { .. }) => "overruled",
         two_phase::Event::Appended(Appended::Undecided) => "undecided",
     }
 }

@@ -1,7 +1,7 @@
 //! The log of the model, as far as it concerns one transaction: what it answers to each record is what the real logs promise (`coordinator/src/log/verdict.rs`).
 
-use assent_protocol::record::{Attempted, Decided};
-use assent_protocol::three_phase::VoterState;
+use assent_protocol::record::{Attempted, Decided, Member};
+use assent_protocol::three_phase::{Seat, VoterState};
 use assent_protocol::{Appended, Decision, Outcome, Record};
 
 use crate::append::Answer;
@@ -33,6 +33,12 @@ impl Log {
         self.decided.as_ref().map(|decided| decided.decision).or_else(|| self.ended.map(decision_of))
     }
 
+    /// The roster of the decision that stands here.
+    fn members(&self) -> Vec<Member> {
+        let of_attempt = || Some(self.attempted.as_ref()?.roster.participants().iter().map(Seat::member).collect());
+        self.decided.as_ref().map(|row| row.members.clone()).or_else(of_attempt).unwrap_or_default()
+    }
+
     /// Whether somebody has yet to drive it.
     pub(crate) fn is_open(&self) -> bool {
         self.ended.is_none() && (self.attempted.is_some() || self.decided.is_some())
@@ -56,16 +62,23 @@ impl Log {
 
     fn take(&mut self, writer: usize, record: &Record) -> Appended {
         let durable = Appended::Durable(attest(record));
+        let members = self.members();
+        let overruled = |decision| Appended::Overruled { decision, members: members.clone() };
         let by = |mine: Decision, theirs: Decision| {
-            if mine == theirs { Appended::Durable(attest(record)) } else { Appended::Overruled(theirs) }
+            if mine == theirs { Appended::Durable(attest(record)) } else { overruled(theirs) }
         };
         let is_owner = self.owner == writer;
         match (record, self.decision()) {
+            (Record::Decided(mine), Some(Decision::Commit))
+                if mine.decision == Decision::Commit && mine.members.iter().any(|member| !members.contains(member)) =>
+            {
+                overruled(Decision::Commit)
+            }
             (Record::Decided(mine) | Record::Agreed(mine), Some(theirs)) => by(mine.decision, theirs),
             (Record::Voter(mine), Some(_)) if is_owner && self.ended.is_none() && self.voter == Some(mine.state) => {
                 durable
             }
-            (Record::Attempted(_) | Record::Voter(_), Some(theirs)) => Appended::Overruled(theirs),
+            (Record::Attempted(_) | Record::Voter(_), Some(theirs)) => overruled(theirs),
             (Record::Decided(mine), None) => {
                 if self.attempted.is_some() {
                     return Appended::Undecided;

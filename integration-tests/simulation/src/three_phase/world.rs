@@ -9,10 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use assent_protocol::branch::{Hook, HookEnd, Message};
+use assent_protocol::ids::BranchId;
+use assent_protocol::record::Member;
 use assent_protocol::three_phase::coordinator::{self, Coordinator, Introduction, Order};
 use assent_protocol::three_phase::participant::{self, Participant};
 use assent_protocol::three_phase::{
-    Answer, Ballot, Bar, NodeId, Request, Roster, Seat, Standing, StoreId, Voter, VoterName, VoterRecord, VoterState,
+    Answer, Ballot, Bar, NodeId, Request, Roster, Standing, StoreId, Voter, VoterName, VoterRecord, VoterState,
     invariant,
 };
 use assent_protocol::two_phase::{self, BranchResult, CarriedBranch, EarlyVote, Patience, Reply, Route, Vote};
@@ -29,6 +31,8 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const LOG: StoreId = StoreId(1000);
 const PATIENCE: Patience = Patience { timeout_ms: 30_000, absence_ms: 5_000 };
 const DIGEST: BodyDigest = BodyDigest(7);
+/// The id of the first branch that the commit request carries.
+const FIRST_ID: BranchId = BranchId { epoch: Epoch(1), number: 0 };
 
 fn name(index: usize) -> ParticipantName {
     NAMES[index].parse().expect("valid")
@@ -106,8 +110,9 @@ pub(crate) struct Site {
     behaviour: Behaviour,
     is_up: bool,
     instance: u64,
-    /// The replica that gave the last order.
+    /// The replica whose order counts, and its epoch: the highest that this life of the branch has seen.
     replica: usize,
+    epoch: Epoch,
     pub(crate) machine: Option<Participant>,
     asks: VecDeque<Request>,
     hooks: VecDeque<Hook>,
@@ -209,6 +214,7 @@ impl World {
             is_up: at > 0 || !setup.is_first_late || *behaviour == Behaviour::Early,
             instance: 1,
             replica: 0,
+            epoch: Epoch(0),
             machine: None,
             asks: VecDeque::new(),
             hooks: VecDeque::new(),
@@ -267,8 +273,12 @@ impl World {
                 self.sites[site].agreed = true;
                 self.wake_site(site);
                 let caller = Caller { session: 99, request: site as u64 };
-                let (participant, instance, vote) = (name(site), self.instance(site), EarlyVote::Yes);
-                self.hub(0, two_phase_event(two_phase::Event::Enlisted { participant, instance, vote, caller }));
+                let (participant, branch) = (name(site), self.branch(site));
+                let (instance, vote) = (self.instance(site), EarlyVote::Yes);
+                self.hub(
+                    0,
+                    two_phase_event(two_phase::Event::Enlisted { participant, branch, instance, vote, caller }),
+                );
             }
         }
         self.ask(0);
@@ -281,6 +291,7 @@ impl World {
         let carried = self.sites.iter().enumerate().filter(|(_, site)| site.behaviour != Behaviour::Early);
         let event = two_phase_event(two_phase::Event::CommitRequested {
             branches: carried.map(|(at, _)| CarriedBranch { participant: name(at), payload: "work".into() }).collect(),
+            first_id: FIRST_ID,
             digest: DIGEST,
             one_phase: true,
             may_recur: !is_first,
@@ -323,6 +334,19 @@ impl World {
         NodeId(self.nodes)
     }
 
+    /// The id of a site's branch: the transaction runs once, so each has one.
+    fn branch(&self, site: usize) -> BranchId {
+        let is_early = |site: usize| self.sites[site].behaviour == Behaviour::Early;
+        if is_early(site) {
+            return BranchId { epoch: Epoch(0), number: 1 + site as u64 };
+        }
+        FIRST_ID.plus((0..site).filter(|site| !is_early(*site)).count())
+    }
+
+    fn member(&self, site: usize) -> Member {
+        Member { participant: name(site), branch: self.branch(site) }
+    }
+
     fn instance(&self, site: usize) -> InstanceId {
         InstanceId(site as u64 * 100 + self.sites[site].instance)
     }
@@ -334,7 +358,9 @@ impl World {
 
     fn post_to_site(&mut self, hub: usize, site: usize, order: Order) {
         if self.sites[site].is_up {
-            let epoch = Epoch(self.hubs[hub].epoch);
+            // An order is its machine's, which may have begun before its process took over another's rows.
+            let Hub { machine, epoch, .. } = &self.hubs[hub];
+            let epoch = machine.as_ref().map_or(Epoch(*epoch), |machine| machine.transaction().epoch());
             self.post(Mail::ToSite { hub, site, epoch, order });
         }
     }
@@ -440,7 +466,10 @@ impl World {
         let (mut routed, mut introduced, mut is_log_due) = (Vec::new(), Vec::new(), false);
         for effect in effects {
             match effect {
-                coordinator::Effect::Send { to, order, .. } => {
+                coordinator::Effect::Send { to, branch, order, .. } => {
+                    if branch != self.branch(index(&to)) {
+                        self.breaks(format!("{to} is told about {branch}, which it does not have"));
+                    }
                     if matches!(order, Order::Prepare { .. } | Order::Commit | Order::Abort) {
                         routed.push(to.clone());
                     }
@@ -471,7 +500,10 @@ impl World {
             let introduction = match (site.is_up, site.behaviour) {
                 (false, _) => Introduction::Absent,
                 (true, Behaviour::NoVoter) => Introduction::NoVoter,
-                (true, _) => Introduction::Seat(self.seat(index(&participant))),
+                (true, _) => {
+                    let address = format!("http://127.0.0.1:{}", index(&participant)).parse().expect("valid");
+                    Introduction::Voter { address, store: StoreId(site.store) }
+                }
             };
             self.hub(replica, coordinator::Event::Introduced { participant, introduction });
         }
@@ -487,11 +519,6 @@ impl World {
             hub.machine = None;
             hub.timers.clear();
         }
-    }
-
-    fn seat(&self, site: usize) -> Seat {
-        let address = format!("http://127.0.0.1:{site}").parse().expect("valid");
-        Seat { participant: name(site), address, store: StoreId(self.sites[site].store) }
     }
 
     fn apply(&mut self, replica: usize) {
@@ -576,7 +603,8 @@ impl World {
         if self.log.attempted.is_none() {
             let (epoch, node) = (Epoch(self.hubs[replica].epoch), self.node());
             let instance = InstanceId(site as u64 * 100 + instance);
-            let (machine, output) = Coordinator::presume_abort(gtid(), epoch, 0, name(site), instance, node, LOG);
+            let (machine, output) =
+                Coordinator::presume_abort(gtid(), epoch, 0, self.member(site), instance, node, LOG);
             return self.install(replica, machine, output);
         }
         if self.may_resume(replica) {
@@ -588,8 +616,8 @@ impl World {
             match again {
                 Mail::Word { site, instance, message, .. } => self.word(site, instance, owner, message),
                 Mail::AskedLog { site, instance, request, .. } => {
-                    let (participant, instance) = (name(site), InstanceId(site as u64 * 100 + instance));
-                    self.hub(owner, coordinator::Event::Asked { participant, instance, request });
+                    let (member, instance) = (self.member(site), InstanceId(site as u64 * 100 + instance));
+                    self.hub(owner, coordinator::Event::Asked { member, instance, request });
                 }
                 Mail::ToSite { .. }
                 | Mail::LogAnswer { .. }
@@ -601,13 +629,16 @@ impl World {
     }
 
     fn word(&mut self, site: usize, instance: u64, replica: usize, message: Message) {
-        let (participant, instance) = (name(site), InstanceId(site as u64 * 100 + instance));
+        let Member { participant, branch } = self.member(site);
+        let instance = InstanceId(site as u64 * 100 + instance);
         self.hub(
             replica,
             two_phase_event(match message {
-                Message::Vote(vote) => two_phase::Event::Voted { participant, instance, vote },
-                Message::Acknowledge(result) => two_phase::Event::Acknowledged { participant, result },
-                Message::Inquire => two_phase::Event::Inquired { participant, instance },
+                Message::Vote(vote) => two_phase::Event::Voted { participant, branch, instance, vote },
+                Message::Acknowledge(acknowledgement) => {
+                    two_phase::Event::Acknowledged { participant, branch, acknowledgement }
+                }
+                Message::Inquire => two_phase::Event::Inquired { participant, branch, instance },
             }),
         );
     }
@@ -809,7 +840,11 @@ impl World {
     fn deliver(&mut self, mail: Mail) {
         match mail {
             Mail::ToSite { hub, site, epoch, order } if self.sites[site].is_up => {
-                self.sites[site].replica = hub;
+                let place = &mut self.sites[site];
+                // An order of a lower epoch is ignored, and so is whoever gave it.
+                if place.machine.is_none() || epoch >= place.epoch {
+                    (place.replica, place.epoch) = (hub, epoch);
+                }
                 self.ordered(hub, site, epoch, order);
             }
             Mail::LogAnswer { site, answer, .. } if self.sites[site].machine.is_some() => {
@@ -824,9 +859,9 @@ impl World {
             }
             Mail::AskedLog { site, instance, hub, ref request } if self.hubs[hub].is_up => {
                 if self.hubs[hub].machine.is_some() {
-                    let (participant, request) = (name(site), request.clone());
+                    let (member, request) = (self.member(site), request.clone());
                     let instance = InstanceId(site as u64 * 100 + instance);
-                    self.hub(hub, coordinator::Event::Asked { participant, instance, request });
+                    self.hub(hub, coordinator::Event::Asked { member, instance, request });
                 } else if matches!(request, Request::Join { .. }) {
                     self.asked_nobody(hub, site, instance, mail);
                 }

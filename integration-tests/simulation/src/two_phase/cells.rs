@@ -45,7 +45,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::TimerFired(Timer::Absence) => "absence",
         Event::TimerFired(Timer::Resend) => "resend",
         Event::Appended(Appended::Durable(_)) => "durable",
-        Event::Appended(Appended::Overruled(_)) => "overruled",
+        Event::Appended(Appended::Overruled { .. }) => "overruled",
         Event::Appended(Appended::Undecided) => "undecided",
     }
 }

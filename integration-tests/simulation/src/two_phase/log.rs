@@ -1,7 +1,7 @@
 //! The log of the model: first writer wins, and a fenced writer never does.
 
-use assent_protocol::record::{Decided, Delegated, Ended};
-use assent_protocol::{Appended, BranchEnd, Decision, Outcome, ParticipantName, Record};
+use assent_protocol::record::{Decided, Delegated, Ended, EndedBranch, Member};
+use assent_protocol::{Appended, BranchEnd, Decision, Outcome, Record};
 
 use crate::append::Answer;
 use crate::attest;
@@ -74,7 +74,12 @@ impl Log {
         }
         let appended = forced.map(|record| match record {
             Record::Decided(decided) => match self.decision() {
-                Some(known) if known != decided.decision && kind != Kind::Upserts => Appended::Overruled(known),
+                Some(known) if known != decided.decision && kind != Kind::Upserts => self.overruled(known),
+                Some(Decision::Commit)
+                    if decided.decision == Decision::Commit && self.is_for_others(&decided.members) =>
+                {
+                    self.overruled(Decision::Commit)
+                }
                 Some(known) if known == decided.decision => Appended::Durable(attest(record)),
                 None if self.delegated.is_some() && self.owner != writer.0 => Appended::Undecided,
                 Some(_) | None => {
@@ -85,7 +90,7 @@ impl Log {
                 }
             },
             Record::Delegated(delegated) => match self.decision() {
-                Some(known) => Appended::Overruled(known),
+                Some(known) => self.overruled(known),
                 None if self.delegated.is_some() && self.owner != writer.0 => Appended::Undecided,
                 None => {
                     self.delegated = Some(delegated.clone());
@@ -99,6 +104,22 @@ impl Log {
             self.before = before;
         }
         appended.map_or(Answer::Nothing, Answer::Appended)
+    }
+
+    /// The roster of the decision that stands here.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let of_end = || Some(self.ended.as_ref()?.branches.iter().map(EndedBranch::member).collect());
+        self.open.as_ref().map(|row| row.members.clone()).or_else(of_end).unwrap_or_default()
+    }
+
+    /// Whether the commit that stands here does not name all of these branches.
+    fn is_for_others(&self, members: &[Member]) -> bool {
+        let standing = self.members();
+        members.iter().any(|member| !standing.contains(member))
+    }
+
+    fn overruled(&self, decision: Decision) -> Appended {
+        Appended::Overruled { decision, members: self.members() }
     }
 
     fn rows(&self) -> Rows {
@@ -125,7 +146,7 @@ impl Log {
     pub(crate) fn words(&self) -> String {
         match (&self.open, &self.ended) {
             (None, _) if let Some(delegated) = &self.delegated => {
-                format!("delegated to {}, coordinator {} drives it", delegated.participant, self.owner)
+                format!("delegated to {}, coordinator {} drives it", delegated.member.participant, self.owner)
             }
             (Some(open), _) => format!("{} is durable, coordinator {} drives it", open.decision, self.owner),
             (None, Some(ended)) => format!("ended: {}", ended.outcome),
@@ -134,14 +155,13 @@ impl Log {
     }
 
     /// What a branch that asks is told, if the log knows the transaction.
-    pub(crate) fn answer_for(&self, participant: &ParticipantName) -> Option<Decision> {
+    pub(crate) fn answer_for(&self, member: &Member) -> Option<Decision> {
         if let Some(open) = &self.open {
-            return Some(if open.participants.contains(participant) { open.decision } else { Decision::Abort });
+            return Some(if open.members.contains(member) { open.decision } else { Decision::Abort });
         }
         let ended = self.ended.as_ref()?;
         let has_committed = ended.branches.iter().any(|branch| {
-            branch.participant == *participant
-                && matches!(branch.end, BranchEnd::Committed | BranchEnd::HeuristicAborted)
+            branch.member() == *member && matches!(branch.end, BranchEnd::Committed | BranchEnd::HeuristicAborted)
         });
         Some(if has_committed { decision_of(ended.outcome) } else { Decision::Abort })
     }

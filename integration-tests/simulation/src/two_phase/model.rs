@@ -2,7 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use assent_protocol::Outcome;
+use assent_protocol::ids::BranchId;
+use assent_protocol::{Epoch, Outcome};
 use stateright::{Model, Property};
 
 use super::cells::{self, CELLS};
@@ -64,11 +65,11 @@ impl Model for Setup {
     }
 }
 
-/// One state in 128 is followed to its end.
+/// One state in 64 is followed to its end.
 fn is_sampled(world: &World) -> bool {
     let mut hasher = DefaultHasher::new();
     world.hash(&mut hasher);
-    hasher.finish().is_multiple_of(128)
+    hasher.finish().is_multiple_of(64)
 }
 
 const NO_FAULTS: Faults = Faults {
@@ -303,8 +304,9 @@ fn a_lone_branch_that_commits_by_itself_while_its_coordinator_crashes() {
 fn the_outcome_of_a_lone_branch_outlives_its_coordinator() {
     let faults = Faults { replica_crashes: 1, requests: 1, ..NO_FAULTS };
     let setup = Setup { participants: 1, says: &[Says::UnknownPrepared], one_phase: true, faults, ..TWO };
-    let ordered = Packet::Prepare { to: 0, instance: 1, epoch: 1, replica: 0, one_phase: true };
-    let recalled = Packet::Decide { to: 0, instance: 1, epoch: 2, replica: 0, commit: false };
+    let branch = BranchId { epoch: Epoch(1), number: 0 };
+    let ordered = Packet::Prepare { to: 0, instance: 1, branch, epoch: 1, replica: 0, one_phase: true };
+    let recalled = Packet::Decide { to: 0, instance: 1, branch, epoch: 2, replica: 0, commit: false };
     let mut world = World::new(&setup);
     for action in [
         Action::AskCommit { replica: 0 },
@@ -314,11 +316,11 @@ fn the_outcome_of_a_lone_branch_outlives_its_coordinator() {
         Action::CrashReplica { replica: 0 },
         Action::StartReplica { replica: 0 },
         // It is nothing to go by: the branch may have committed.
-        Action::Deliver(Packet::Vote { from: 0, instance: 1, replica: 0, says: Says::UnknownNot }),
+        Action::Deliver(Packet::Vote { from: 0, instance: 1, branch, replica: 0, says: Says::UnknownNot }),
         Action::Resume { replica: 0 },
         Action::AskOutcome { replica: 0 },
         Action::Deliver(recalled),
-        Action::Deliver(Packet::Acknowledge { from: 0, replica: 0, heuristic: true }),
+        Action::Deliver(Packet::Acknowledge { from: 0, branch, replica: 0, epoch: 2, commit: false, heuristic: true }),
     ] {
         world = world.step(&setup, action).unwrap_or_else(|| {
             assert!(matches!(action, Action::Deliver(Packet::Vote { .. })), "{action:?} does nothing in {world:#?}");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use assent_protocol::branch::{self, Branch, Hook, HookEnd, Message};
+use assent_protocol::branch::{self, Acknowledgement, Branch, Hook, HookEnd, Message};
+use assent_protocol::ids::BranchId;
+use assent_protocol::record::Member;
 use assent_protocol::two_phase::{
     BranchResult, CarriedBranch, EarlyVote, Effect, Event, Order, Patience, Reply, Route, State, Timer, TwoPhase, Vote,
     invariant,
@@ -12,6 +14,7 @@ use assent_protocol::{
 };
 
 use super::cells::{self, CELLS};
+use super::judge::I1;
 use super::log::{Kind, Log};
 use crate::append::{Answer, Append};
 use crate::gtid;
@@ -73,13 +76,13 @@ pub(crate) struct Setup {
 /// A message. `instance` is the participant's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Packet {
-    Prepare { to: usize, instance: u8, epoch: u64, replica: usize, one_phase: bool },
-    Decide { to: usize, instance: u8, epoch: u64, replica: usize, commit: bool },
-    Enlisted { to: usize, instance: u8, ok: bool },
-    Vote { from: usize, instance: u8, replica: usize, says: Says },
-    Acknowledge { from: usize, replica: usize, heuristic: bool },
-    Inquire { from: usize, instance: u8, replica: usize },
-    Enlist { from: usize, instance: u8 },
+    Prepare { to: usize, instance: u8, branch: BranchId, epoch: u64, replica: usize, one_phase: bool },
+    Decide { to: usize, instance: u8, branch: BranchId, epoch: u64, replica: usize, commit: bool },
+    Enlisted { to: usize, instance: u8, branch: BranchId, ok: bool },
+    Vote { from: usize, instance: u8, branch: BranchId, replica: usize, says: Says },
+    Acknowledge { from: usize, branch: BranchId, replica: usize, epoch: u64, commit: bool, heuristic: bool },
+    Inquire { from: usize, instance: u8, branch: BranchId, replica: usize },
+    Enlist { from: usize, instance: u8, branch: BranchId },
 }
 
 /// A process of a participant, and its database.
@@ -87,9 +90,11 @@ pub(crate) enum Packet {
 pub(crate) struct Participant {
     pub(crate) instance: u8,
     pub(crate) is_up: bool,
+    /// The id of its branch: of the last one that it had.
+    id: BranchId,
     pub(crate) branch: Option<Shared<Branch>>,
     hook: Option<(bool, Option<bool>)>,
-    /// The replica that gave the last order.
+    /// The replica whose order counts: that of the highest epoch.
     replica: usize,
     enlisted: Option<bool>,
     // The database:
@@ -206,6 +211,7 @@ impl World {
         let participant = Participant {
             instance: 1,
             is_up: true,
+            id: BranchId::NONE,
             branch: None,
             hook: None,
             replica: 0,
@@ -285,7 +291,8 @@ impl World {
                 None => {}
             }
             if participant.branch.as_ref().is_some_and(|branch| branch.state() == branch::State::InDoubt) {
-                let asks = Packet::Inquire { from: at, instance: participant.instance, replica: 0 };
+                let (instance, branch) = (participant.instance, participant.id);
+                let asks = Packet::Inquire { from: at, instance, branch, replica: 0 };
                 let nobody_knows = self.replicas.iter().flatten().all(|process| process.machine.is_none());
                 if nobody_knows && !self.net.contains(&asks) {
                     actions.push(Action::Inquire { at });
@@ -510,8 +517,10 @@ impl World {
                 participant.agreed = true;
                 participant.told_yes = true;
                 let instance = participant.instance;
+                let branch = BranchId { epoch: Epoch(0), number: instance_id(at, instance).0 };
+                participant.id = branch;
                 self.is_in_doubt(at)?;
-                self.net.insert(Packet::Enlist { from: at, instance });
+                self.net.insert(Packet::Enlist { from: at, instance, branch });
                 Ok(())
             }
             Action::AskCommit { replica } => self.ask(setup, replica, Ask::Commit),
@@ -604,28 +613,38 @@ impl World {
 
     fn deliver(&mut self, setup: &Setup, packet: Packet) -> Step {
         match packet {
-            Packet::Prepare { to, instance, epoch, replica, one_phase } => {
+            Packet::Prepare { to, instance, branch, epoch, replica, one_phase } => {
                 if !setup.repeats_prepare {
                     self.net.remove(&packet);
                 }
                 if !self.is_process(to, instance) {
                     return Ok(());
                 }
-                self.participants[to].replica = replica;
+                if !self.is_ordered(to, branch, epoch, replica) {
+                    return Err((MACHINE, format!("p{to} is asked to prepare {branch} beside another branch")));
+                }
                 let payload = "work".into();
                 self.branch_takes(setup, to, branch::Event::PrepareOrdered { epoch: Epoch(epoch), payload, one_phase })
             }
-            Packet::Decide { to, instance, epoch, replica, commit } => {
+            Packet::Decide { to, instance, branch, epoch, replica, commit } => {
                 if !self.is_process(to, instance) {
                     return Ok(());
                 }
-                self.participants[to].replica = replica;
+                if !self.is_ordered(to, branch, epoch, replica) {
+                    if commit {
+                        return Err((I1, format!("p{to} is told to commit {branch}, which it does not have")));
+                    }
+                    // There is nothing to undo.
+                    self.net.insert(Packet::Acknowledge { from: to, branch, replica, epoch, commit, heuristic: false });
+                    return Ok(());
+                }
                 self.participants[to].heard_abort |= !commit;
                 let decision = if commit { Decision::Commit } else { Decision::Abort };
                 self.branch_takes(setup, to, branch::Event::Decided { epoch: Epoch(epoch), decision })
             }
-            Packet::Enlisted { to, instance, ok } => {
-                if !self.is_process(to, instance) || self.participants[to].enlisted.is_some() {
+            Packet::Enlisted { to, instance, branch, ok } => {
+                let is_heard = self.is_process(to, instance) && self.participants[to].id == branch;
+                if !is_heard || self.participants[to].enlisted.is_some() {
                     return Ok(());
                 }
                 self.participants[to].enlisted = Some(ok);
@@ -639,39 +658,57 @@ impl World {
                     Some(_) | None => Ok(()),
                 }
             }
-            Packet::Vote { from, instance, replica, says } => {
+            Packet::Vote { from, instance, branch, replica, says } => {
                 let (participant, id) = (name(from), instance_id(from, instance));
                 match self.machine(replica) {
-                    Some(_) => self.takes(replica, Event::Voted { participant, instance: id, vote: vote(says) }),
+                    Some(_) => {
+                        self.takes(replica, Event::Voted { participant, branch, instance: id, vote: vote(says) })
+                    }
                     // A yes of which nobody knows is as good as an inquiry. An unknown is not: it may be an only branch's.
-                    None if says == Says::Yes => self.inquired(replica, from, instance),
+                    None if says == Says::Yes => self.inquired(replica, from, instance, branch),
                     None => Ok(()),
                 }
             }
-            Packet::Acknowledge { from, replica, heuristic } => {
+            Packet::Acknowledge { from, branch, replica, epoch, commit, heuristic } => {
                 let result = if heuristic { BranchResult::HeuristicCommitted } else { BranchResult::Done };
-                self.takes(replica, Event::Acknowledged { participant: name(from), result })
+                let decision = if commit { Decision::Commit } else { Decision::Abort };
+                let acknowledgement = Acknowledgement { decision, epoch: Epoch(epoch), end: HookEnd::Ended(result) };
+                self.takes(replica, Event::Acknowledged { participant: name(from), branch, acknowledgement })
             }
-            Packet::Inquire { from, instance, replica } => match self.machine(replica) {
+            Packet::Inquire { from, instance, branch, replica } => match self.machine(replica) {
                 Some(_) => {
                     let (participant, instance) = (name(from), instance_id(from, instance));
-                    self.takes(replica, Event::Inquired { participant, instance })
+                    self.takes(replica, Event::Inquired { participant, branch, instance })
                 }
-                None => self.inquired(replica, from, instance),
+                None => self.inquired(replica, from, instance, branch),
             },
-            Packet::Enlist { from, instance } => match self.machine(0) {
+            Packet::Enlist { from, instance, branch } => match self.machine(0) {
                 Some(_) => {
                     let caller = Caller { session: ENLISTING, request: from as u64 * 100 + u64::from(instance) };
                     let (participant, instance) = (name(from), instance_id(from, instance));
-                    self.takes(0, Event::Enlisted { participant, instance, vote: EarlyVote::Yes, caller })
+                    self.takes(0, Event::Enlisted { participant, branch, instance, vote: EarlyVote::Yes, caller })
                 }
                 None if self.replicas[0].is_some() => {
-                    self.net.insert(Packet::Enlisted { to: from, instance, ok: false });
+                    self.net.insert(Packet::Enlisted { to: from, instance, branch, ok: false });
                     Ok(())
                 }
                 None => Ok(()),
             },
         }
+    }
+
+    /// Whether an order is about the branch that the participant has, or about one that it meets with this order.
+    /// An order of a lower epoch than the branch has seen is ignored, and so is whoever gave it.
+    fn is_ordered(&mut self, to: usize, branch: BranchId, epoch: u64, replica: usize) -> bool {
+        let participant = &mut self.participants[to];
+        let known = participant.branch.as_ref().map(|branch| branch.epoch());
+        if known.is_none() && !participant.is_prepared {
+            participant.id = branch;
+        }
+        if participant.id == branch && known.is_none_or(|known| Epoch(epoch) >= known) {
+            participant.replica = replica;
+        }
+        participant.id == branch
     }
 
     fn would_prepare(&self, at: usize, instance: u8) -> bool {
@@ -687,13 +724,13 @@ impl World {
     }
 
     /// Somebody who may be prepared asks about a transaction that is not in memory.
-    fn inquired(&mut self, replica: usize, from: usize, instance: u8) -> Step {
+    fn inquired(&mut self, replica: usize, from: usize, instance: u8, branch: BranchId) -> Step {
         let Some(process) = &self.replicas[replica] else { return Ok(()) };
         let epoch = process.epoch;
-        if let Some(decision) = self.log.answer_for(&name(from)) {
+        if let Some(decision) = self.log.answer_for(&Member { participant: name(from), branch }) {
             let commit = decision == Decision::Commit;
             if self.is_process(from, instance) {
-                self.net.insert(Packet::Decide { to: from, instance, epoch, replica, commit });
+                self.net.insert(Packet::Decide { to: from, instance, branch, epoch, replica, commit });
             }
             return Ok(());
         }
@@ -701,7 +738,8 @@ impl World {
             // Its owner recalls it.
             return Ok(());
         }
-        let presumed = TwoPhase::presume_abort(gtid(), Epoch(epoch), 0, name(from), instance_id(from, instance));
+        let inquirer = Member { participant: name(from), branch };
+        let presumed = TwoPhase::presume_abort(gtid(), Epoch(epoch), 0, inquirer, instance_id(from, instance));
         self.install(replica, presumed)
     }
 
@@ -725,6 +763,7 @@ impl World {
             Ask::Abort => Event::AbortRequested { reason: "enough".into(), caller },
             Ask::Outcome => Event::OutcomeAwaited { caller, wait: Wait::Decided },
             Ask::Commit => Event::CommitRequested {
+                first_id: self.first_id(replica),
                 branches: if setup.early { Vec::new() } else { carried },
                 digest: DIGEST,
                 one_phase: setup.one_phase,
@@ -767,6 +806,12 @@ impl World {
             self.install(replica, TwoPhase::begin(gtid(), epoch, 0, patience))?;
         }
         self.takes(replica, event)
+    }
+
+    /// A process drives the transaction once, so its epoch tells the branches of one run from those of another.
+    fn first_id(&self, replica: usize) -> BranchId {
+        let epoch = self.replicas[replica].as_ref().map_or(0, |process| process.epoch);
+        BranchId { epoch: Epoch(epoch), number: 0 }
     }
 
     fn hear_nothing(&mut self) -> Step {
@@ -843,24 +888,25 @@ impl World {
         let mut routed = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Send { to: participant, prefer: _, order } => {
+                Effect::Send { to: participant, branch, prefer: _, order } => {
                     let to = index(&participant);
                     let Participant { instance, is_up, .. } = self.participants[to];
                     let route = if is_up { Route::Instance(instance_id(to, instance)) } else { Route::Absent };
                     if is_up {
                         self.net.insert(match order {
                             Order::Prepare { one_phase, .. } => {
-                                Packet::Prepare { to, instance, epoch, replica, one_phase }
+                                Packet::Prepare { to, instance, branch, epoch, replica, one_phase }
                             }
-                            Order::Commit => Packet::Decide { to, instance, epoch, replica, commit: true },
-                            Order::Abort => Packet::Decide { to, instance, epoch, replica, commit: false },
+                            Order::Commit => Packet::Decide { to, instance, branch, epoch, replica, commit: true },
+                            Order::Abort => Packet::Decide { to, instance, branch, epoch, replica, commit: false },
                         });
                     }
                     routed.push(Event::Routed { participant, to: route });
                 }
                 Effect::Reply { to, reply } if to.session == ENLISTING => {
                     let (at, instance) = ((to.request / 100) as usize, (to.request % 100) as u8);
-                    self.net.insert(Packet::Enlisted { to: at, instance, ok: reply == Reply::Enlisted });
+                    let branch = BranchId { epoch: Epoch(0), number: instance_id(at, instance).0 };
+                    self.net.insert(Packet::Enlisted { to: at, instance, branch, ok: reply == Reply::Enlisted });
                 }
                 Effect::Reply { to, reply: Reply::Outcome { outcome, .. } } => self.hear(to, outcome)?,
                 Effect::Reply { to: _, reply } => return Err((MACHINE, format!("{reply:?} was not asked for"))),
@@ -983,21 +1029,24 @@ impl World {
     }
 
     fn send(&mut self, from: usize, message: &Message) {
-        let Participant { instance, replica, .. } = self.participants[from];
+        let Participant { instance, replica, id: branch, .. } = self.participants[from];
         match message {
             Message::Vote(vote) => {
                 let says = said(vote);
                 self.participants[from].told_yes |= says == Says::Yes;
-                self.net.insert(Packet::Vote { from, instance, replica, says });
+                self.net.insert(Packet::Vote { from, instance, branch, replica, says });
             }
-            Message::Acknowledge(result) => {
+            Message::Acknowledge(Acknowledgement { decision, epoch, end: HookEnd::Ended(result) }) => {
+                let (epoch, commit) = (epoch.0, *decision == Decision::Commit);
                 let heuristic = *result == BranchResult::HeuristicCommitted;
-                self.net.insert(Packet::Acknowledge { from, replica, heuristic });
+                self.net.insert(Packet::Acknowledge { from, branch, replica, epoch, commit, heuristic });
             }
+            // It is for operators, and moves no machine.
+            Message::Acknowledge(Acknowledgement { end: HookEnd::Failed(_), .. }) => {}
             // Any replica may be asked.
             Message::Inquire => {
                 for replica in 0..self.replicas.len() {
-                    self.net.insert(Packet::Inquire { from, instance, replica });
+                    self.net.insert(Packet::Inquire { from, instance, branch, replica });
                 }
             }
         }

@@ -19,12 +19,13 @@
 
 use std::sync::LazyLock;
 
+use assent_protocol::ids::BranchId;
 use assent_protocol::three_phase::leader::{self, State};
 use assent_protocol::three_phase::{
     Answer, Ballot, Leader, NodeId, Proposal, Request, Roster, Seat, Standing, StoreId, Voter, VoterName, VoterRecord,
     VoterState,
 };
-use assent_protocol::{Decision, Gtid, Record};
+use assent_protocol::{Decision, Epoch, Gtid, Record};
 
 /// Participants a and b, and the log.
 pub(crate) const VOTERS: usize = 3;
@@ -39,6 +40,7 @@ static NAMES: LazyLock<[VoterName; VOTERS]> = LazyLock::new(|| {
 static ROSTER: LazyLock<Roster> = LazyLock::new(|| {
     let seat = |name: &str, store| Seat {
         participant: name.parse().expect("valid"),
+        branch: BranchId { epoch: Epoch(1), number: store as u64 },
         address: "http://127.0.0.1:1".parse().expect("valid"),
         store: StoreId(store),
     };
