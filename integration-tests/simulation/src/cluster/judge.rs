@@ -17,8 +17,8 @@ impl World {
     /// Once faults have stopped and everything has come to rest.
     pub(crate) fn judge_the_end(&self) -> Result<(), String> {
         for bank in &self.banks {
-            if let Some(gtid) = bank.database.prepared.keys().next() {
-                return Err(format!("I12 every branch ends: that of {gtid} at {} is still prepared", bank.name));
+            if let Some((gtid, branch)) = bank.database.prepared.keys().next() {
+                return Err(format!("I12 every branch ends: {branch} of {gtid} at {} is still prepared", bank.name));
             }
         }
         if let Some(gtid) = self.log.open.keys().next() {

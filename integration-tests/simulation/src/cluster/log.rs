@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use assent_protocol::found::{EndedTransaction, Found, OpenTransaction, Owned};
-use assent_protocol::record::{Decided, Delegated, Ended};
+use assent_protocol::record::{Decided, Delegated, Ended, EndedBranch, Member};
 use assent_protocol::replica::Batch;
 use assent_protocol::{Appended, Decision, Durable, Epoch, Gtid, Outcome, Record};
 
@@ -104,13 +104,19 @@ impl Log {
         let durable = Appended::Durable(attest(record));
         if let Some(ended) = self.ended.get(&gtid) {
             let decision = decision_of(ended.outcome);
-            let is_same = matches!(record, Record::Decided(mine) if mine.decision == decision);
-            return if is_same { durable } else { Appended::Overruled(decision) };
+            let members: Vec<Member> = ended.branches.iter().map(EndedBranch::member).collect();
+            let is_same =
+                matches!(record, Record::Decided(mine) if mine.decision == decision && are_named(mine, &members));
+            return if is_same { durable } else { Appended::Overruled { decision, members } };
         }
         match (record, self.open.get(&gtid)) {
-            (Record::Decided(mine), Some((Row::Decided(known), _))) if mine.decision == known.decision => durable,
+            (Record::Decided(mine), Some((Row::Decided(known), _)))
+                if mine.decision == known.decision && are_named(mine, &known.members) =>
+            {
+                durable
+            }
             (Record::Decided(_) | Record::Delegated(_), Some((Row::Decided(known), _))) => {
-                Appended::Overruled(known.decision)
+                Appended::Overruled { decision: known.decision, members: known.members.clone() }
             }
             (Record::Decided(_) | Record::Delegated(_), Some((Row::Delegated(_), owner))) if *owner != epoch => {
                 Appended::Undecided
@@ -132,6 +138,12 @@ impl Log {
     pub(crate) fn remove_history(&mut self) {
         self.ended.clear();
     }
+}
+
+/// Whether these are the branches that the standing commit is for: the same commit for others is another decision. An
+/// abort is every branch's.
+fn are_named(mine: &Decided, standing: &[Member]) -> bool {
+    mine.decision == Decision::Abort || mine.members.iter().all(|member| standing.contains(member))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the world's log")]

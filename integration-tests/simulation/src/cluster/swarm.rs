@@ -22,6 +22,7 @@ impl Swarm for World {
         "hook failed",
         "patience lost",
         "call given up",
+        "call came twice",
         "time passed",
         "history removed",
     ];
@@ -43,9 +44,10 @@ impl Swarm for World {
                 faults: Faults {
                     node_crashes: 1 + random.rate(1),
                     breaks: 1 + random.rate(2),
-                    failing_hooks: random.rate(2),
+                    failing_hooks: 1 + random.rate(2),
                     jumps: random.rate(2),
                     lost_calls: random.rate(1),
+                    doubled_calls: random.rate(2),
                     ..Faults::default()
                 },
             };
@@ -70,6 +72,7 @@ impl Swarm for World {
                 jumps: random.rate(4),
                 retentions: random.rate(1),
                 lost_calls: random.rate(2),
+                doubled_calls: random.rate(2),
             },
         }
     }
@@ -115,6 +118,7 @@ impl Swarm for World {
             Action::HookReturns { turn: Turn::FailsBefore | Turn::FailsAfter, .. } => Some("hook failed"),
             Action::LosePatience { .. } => Some("patience lost"),
             Action::GiveUpCall { .. } => Some("call given up"),
+            Action::CallTwice { .. } => Some("call came twice"),
             Action::Jump => Some("time passed"),
             Action::Retention => Some("history removed"),
             Action::Dial { .. }
@@ -133,7 +137,8 @@ impl Swarm for World {
             | Action::FindOut { .. }
             | Action::StartInstance { .. }
             | Action::Ask { .. }
-            | Action::Call { .. } => None,
+            | Action::Call { .. }
+            | Action::CleanUp { .. } => None,
         }
     }
 
@@ -168,6 +173,8 @@ impl Swarm for World {
             | Action::StartInstance { .. }
             | Action::Ask { .. }
             | Action::Call { .. }
+            | Action::CallTwice { .. }
+            | Action::CleanUp { .. }
             | Action::GiveUpCall { .. }
             | Action::LosePatience { .. }
             | Action::Jump => Needs::default(),
@@ -204,7 +211,9 @@ impl Swarm for World {
             Action::ToClient { session: id } | Action::ClientNotices { session: id } => {
                 session(id).map_or_else(String::new, |session| client(session.client))
             }
-            Action::HookReturns { bank, instance, .. } | Action::InstanceTimer { bank, instance } => {
+            Action::HookReturns { bank, instance, .. }
+            | Action::InstanceTimer { bank, instance }
+            | Action::CleanUp { bank, instance } => {
                 format!("bank-{bank}/{instance}")
             }
             Action::NodeTimer { node }
@@ -214,7 +223,7 @@ impl Swarm for World {
             | Action::FoundInLog { node }
             | Action::StartNode { node }
             | Action::FindOut { node } => format!("replica {node}"),
-            Action::Ask { .. } | Action::Call { .. } => "initiator".to_owned(),
+            Action::Ask { .. } | Action::Call { .. } | Action::CallTwice { .. } => "initiator".to_owned(),
             Action::Break { .. }
             | Action::LoseAnswer { .. }
             | Action::ApplyLate
@@ -265,7 +274,7 @@ impl Swarm for World {
             ));
             for (at, process) in bank.instances.iter().enumerate() {
                 let branches = process.as_ref().map(|process| {
-                    process.branches.iter().map(|(gtid, branch)| (*gtid, branch.state())).collect::<Vec<_>>()
+                    process.branches.iter().map(|(key, branch)| (*key, branch.state())).collect::<Vec<_>>()
                 });
                 parts.push((format!("{}/{at}", bank.name), format!("{branches:?}")));
             }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use assent_protocol::branch::Hook;
+use assent_protocol::ids::BranchId;
 use assent_protocol::message::{Ask, FromClient, FromReplica, Reply, Request};
 use assent_protocol::replica::{Batch, Input, Peer, SessionId};
 use assent_protocol::two_phase::Vote;
 use assent_protocol::{Epoch, Gtid, InstanceId, ParticipantName};
 
-use super::bank::{Bank, Database, GRACE_MS, Instance, Said, Turn};
+use super::bank::{Bank, BranchKey, Database, GRACE_MS, Instance, Said, Turn};
 use super::cells::{self, CELLS};
 use super::initiator::{Conclusion, Shape, Stage, Wish};
 use super::log::Log;
@@ -32,6 +33,8 @@ pub(crate) struct Faults {
     pub(crate) retentions: u8,
     /// Calls of a service that are given up.
     pub(crate) lost_calls: u8,
+    /// Calls of a service that come twice: each prepares a branch of its own.
+    pub(crate) doubled_calls: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -66,37 +69,110 @@ pub(crate) struct World {
     last_session: u64,
     last_instance: u64,
     last_request: u64,
+    /// How many branches were prepared by calls.
+    last_branch: u64,
+    /// Enlistments of calls that came a second time: nobody waits for what comes of them.
+    doubled: BTreeSet<u64>,
     one_phase: bool,
     pub(crate) broken: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Dial { client: Client, node: usize },
-    ToReplica { session: SessionId },
-    ToClient { session: SessionId },
-    Break { session: SessionId, arrived: usize },
-    ReplicaNotices { session: SessionId },
-    ClientNotices { session: SessionId },
-    HookReturns { bank: usize, instance: usize, at: usize, turn: Turn },
-    NodeTimer { node: usize },
-    InstanceTimer { bank: usize, instance: usize },
-    Apply { node: usize },
-    Answer { node: usize },
-    LoseAnswer { node: usize },
+    Dial {
+        client: Client,
+        node: usize,
+    },
+    ToReplica {
+        session: SessionId,
+    },
+    ToClient {
+        session: SessionId,
+    },
+    Break {
+        session: SessionId,
+        arrived: usize,
+    },
+    ReplicaNotices {
+        session: SessionId,
+    },
+    ClientNotices {
+        session: SessionId,
+    },
+    HookReturns {
+        bank: usize,
+        instance: usize,
+        at: usize,
+        turn: Turn,
+    },
+    NodeTimer {
+        node: usize,
+    },
+    InstanceTimer {
+        bank: usize,
+        instance: usize,
+    },
+    Apply {
+        node: usize,
+    },
+    Answer {
+        node: usize,
+    },
+    LoseAnswer {
+        node: usize,
+    },
     ApplyLate,
-    Read { node: usize },
-    FoundInLog { node: usize },
-    CrashNode { node: usize },
-    StartNode { node: usize },
-    FindOut { node: usize },
-    CrashInstance { bank: usize, instance: usize },
-    ScaleAway { bank: usize, instance: usize },
-    StartInstance { bank: usize, instance: usize },
-    Ask { wish: usize },
-    Call { wish: usize, instance: usize },
-    GiveUpCall { wish: usize },
-    LosePatience { wish: usize },
+    Read {
+        node: usize,
+    },
+    FoundInLog {
+        node: usize,
+    },
+    CrashNode {
+        node: usize,
+    },
+    StartNode {
+        node: usize,
+    },
+    FindOut {
+        node: usize,
+    },
+    CrashInstance {
+        bank: usize,
+        instance: usize,
+    },
+    ScaleAway {
+        bank: usize,
+        instance: usize,
+    },
+    StartInstance {
+        bank: usize,
+        instance: usize,
+    },
+    Ask {
+        wish: usize,
+    },
+    Call {
+        wish: usize,
+        instance: usize,
+    },
+    /// The call under way comes once more, here or at another instance; it may fail once it has prepared.
+    CallTwice {
+        wish: usize,
+        instance: usize,
+        fails: bool,
+    },
+    /// What a failed call has prepared is undone.
+    CleanUp {
+        bank: usize,
+        instance: usize,
+    },
+    GiveUpCall {
+        wish: usize,
+    },
+    LosePatience {
+        wish: usize,
+    },
     Jump,
     Retention,
 }
@@ -141,6 +217,8 @@ impl World {
             last_session: 0,
             last_instance: 0,
             last_request: 0,
+            last_branch: 0,
+            doubled: BTreeSet::new(),
             one_phase: setup.one_phase,
             broken: None,
         };
@@ -226,6 +304,9 @@ impl World {
                         actions.push(Action::HookReturns { bank, instance, at, turn: Turn::No });
                         actions.push(Action::HookReturns { bank, instance, at, turn: Turn::ReadOnly });
                     }
+                }
+                if !process.failed.is_empty() {
+                    actions.push(Action::CleanUp { bank, instance });
                 }
                 if process.timers.values().any(|due_ms| *due_ms <= self.now_ms) || self.is_look_due(bank, process) {
                     actions.push(Action::InstanceTimer { bank, instance });
@@ -344,19 +425,38 @@ impl World {
             if matches!(of.stage, Stage::Open { is_calling: true, .. }) && left.lost_calls > 0 {
                 actions.push(Action::GiveUpCall { wish });
             }
+            if let (Shape::Begun { calls }, Stage::Open { call, is_calling: true }) = (&of.shape, of.stage)
+                && left.doubled_calls > 0
+            {
+                let instances = self.banks[calls[call]].instances.iter().enumerate();
+                for (instance, _) in instances.filter(|(_, process)| process.is_some()) {
+                    actions.extend([false, true].map(|fails| Action::CallTwice { wish, instance, fails }));
+                }
+            }
         }
         if left.jumps > 0 && self.next_due_ms().is_some() {
             actions.push(Action::Jump);
         }
-        // The retention is longer than any initiator asks: what is older is not known, and never
-        // taken for aborted.
+        // The retention is longer than any initiator asks, and than any branch is in doubt: what is
+        // older is not known, and never taken for aborted.
         let is_told =
             |gtid| self.wishes.iter().all(|wish| wish.gtid != gtid || matches!(wish.stage, Stage::Concluded(_)));
-        if left.retentions > 0 && !self.log.ended.is_empty() && self.log.ended.keys().all(|gtid| is_told(*gtid)) {
+        if left.retentions > 0
+            && !self.log.ended.is_empty()
+            && self.log.ended.keys().all(|gtid| is_told(*gtid) && !self.has_branch(*gtid))
+        {
             actions.push(Action::Retention);
         }
         actions.extend(self.restarts());
         actions
+    }
+
+    /// Whether an instance knows a branch of the transaction, or something that one has said is on its way.
+    fn has_branch(&self, gtid: Gtid) -> bool {
+        let mut instances = self.banks.iter().flat_map(|bank| bank.instances.iter().flatten());
+        let is_on_its_way = |session: &Session| session.to_replica.iter().any(|message| message.gtid() == Some(gtid));
+        instances.any(|instance| instance.branches.keys().any(|(of, _)| *of == gtid))
+            || self.sessions.iter().any(is_on_its_way)
     }
 
     /// When the next timer of any process is due.
@@ -429,6 +529,15 @@ impl World {
             Action::StartInstance { bank, instance } => self.start_instance(bank, instance),
             Action::Ask { wish } => self.ask(wish),
             Action::Call { wish, instance } => self.call(wish, instance),
+            Action::CallTwice { wish, instance, fails } => self.call_twice(wish, instance, fails),
+            Action::CleanUp { bank, instance } => {
+                let of = &mut self.banks[bank];
+                if let Some(process) = &mut of.instances[instance]
+                    && let Some(key) = process.failed.pop_front()
+                {
+                    process.withdraws(&mut of.database, key);
+                }
+            }
             Action::GiveUpCall { wish } => self.next_call(wish),
             Action::LosePatience { wish } => {
                 self.wishes[wish].stage = Stage::InDoubt;
@@ -458,6 +567,7 @@ impl World {
             Action::HookReturns { turn: Turn::FailsBefore | Turn::FailsAfter, .. } => &mut left.failing_hooks,
             Action::LosePatience { .. } => &mut left.impatience,
             Action::GiveUpCall { .. } => &mut left.lost_calls,
+            Action::CallTwice { .. } => &mut left.doubled_calls,
             Action::Jump => &mut left.jumps,
             Action::Retention => &mut left.retentions,
             _ => return,
@@ -681,7 +791,7 @@ impl World {
         let now_ms = self.now_ms;
         let of = &mut self.banks[bank];
         let Some(process) = &mut of.instances[instance] else { return };
-        let Some((gtid, _)) = process.hooks.get(at).cloned() else { return };
+        let Some(((gtid, _), _)) = process.hooks.get(at).cloned() else { return };
         let said = process.hook_returns(&mut of.database, at, turn, now_ms);
         match &said.vote {
             Some(Vote::ReadOnly) => drop(self.read_only.insert((bank, gtid))),
@@ -697,7 +807,7 @@ impl World {
         let Some(process) = &mut of.instances[instance] else { return };
         let due = process.timers.iter().find(|(_, due_ms)| **due_ms <= now_ms).map(|(timer, _)| *timer);
         let said = match due {
-            Some((gtid, timer)) => process.timer_fires(gtid, timer, now_ms),
+            Some((key, timer)) => process.timer_fires(key, timer, now_ms),
             None => {
                 process.looks(&of.database, now_ms, GRACE_MS);
                 Said::default()
@@ -713,8 +823,7 @@ impl World {
 
     /// When an instance could find something that it does not know.
     fn next_find_ms(&self, bank: usize, process: &Instance) -> Option<u64> {
-        let unknown =
-            self.banks[bank].database.prepared.iter().filter(|(gtid, _)| !process.branches.contains_key(gtid));
+        let unknown = self.banks[bank].database.prepared.iter().filter(|(key, _)| !process.branches.contains_key(key));
         unknown.map(|(_, since_ms)| (since_ms + GRACE_MS).max(process.looks_at_ms)).min()
     }
 
@@ -738,17 +847,45 @@ impl World {
         let (Shape::Begun { calls }, Stage::Open { call, .. }) = (&wish.shape, wish.stage) else { return };
         let (bank, gtid) = (calls[call], wish.gtid);
         wish.stage = Stage::Open { call, is_calling: true };
-        let now_ms = self.now_ms;
-        self.last_request += 1;
-        let of = &mut self.banks[bank];
-        let Some(process) = &mut of.instances[instance] else { return };
-        let Some(vote) = process.is_called(&mut of.database, gtid, now_ms) else {
-            // It has a branch of this transaction already, and says so.
-            return self.next_call(at);
+        self.prepares_early(bank, instance, gtid);
+    }
+
+    /// The service does the same work a second time, in a branch of its own, and nobody waits for the answer.
+    fn call_twice(&mut self, at: usize, instance: usize, fails: bool) {
+        let wish = &self.wishes[at];
+        let (Shape::Begun { calls }, Stage::Open { call, is_calling: true }) = (&wish.shape, wish.stage) else {
+            return;
         };
-        process.enlisting.insert(self.last_request, gtid);
-        let message = FromClient::request(self.last_request, gtid, Ask::Enlist { vote });
+        let (bank, gtid) = (calls[call], wish.gtid);
+        if fails {
+            let key = self.early_branch(gtid);
+            let (now_ms, of) = (self.now_ms, &mut self.banks[bank]);
+            if let Some(process) = &mut of.instances[instance] {
+                process.is_called(&mut of.database, key, now_ms);
+                process.failed.push_back(key);
+            }
+        } else if let Some(request) = self.prepares_early(bank, instance, gtid) {
+            self.doubled.insert(request);
+        }
+    }
+
+    /// Prepares a branch and asks to enlist it; which request asks.
+    fn prepares_early(&mut self, bank: usize, instance: usize, gtid: Gtid) -> Option<u64> {
+        let key = self.early_branch(gtid);
+        self.last_request += 1;
+        let (request, now_ms, of) = (self.last_request, self.now_ms, &mut self.banks[bank]);
+        let process = of.instances[instance].as_mut()?;
+        let vote = process.is_called(&mut of.database, key, now_ms);
+        process.enlisting.insert(request, key);
+        let message = FromClient::request(request, gtid, Ask::Enlist { branch: key.1, vote });
         self.says(Client::Instance { bank, instance }, Said { messages: vec![message], ..Said::default() });
+        Some(request)
+    }
+
+    /// The SDK draws the numbers of the branches that it enlists, apart from those that replicas count.
+    fn early_branch(&mut self, gtid: Gtid) -> BranchKey {
+        self.last_branch += 1;
+        (gtid, BranchId { epoch: Epoch(0), number: self.last_branch })
     }
 
     fn next_call(&mut self, at: usize) {
@@ -775,10 +912,14 @@ impl World {
     fn enlisted(&mut self, bank: usize, instance: usize, request_id: u64, reply: &Reply) {
         let of = &mut self.banks[bank];
         let Some(process) = &mut of.instances[instance] else { return };
-        let Some(gtid) = process.enlisting.remove(&request_id) else { return };
+        let Some(key) = process.enlisting.remove(&request_id) else { return };
+        let gtid = key.0;
         let is_enlisted = *reply == Reply::Enlisted;
         if !is_enlisted {
-            process.withdraws(&mut of.database, gtid);
+            process.withdraws(&mut of.database, key);
+        }
+        if self.doubled.contains(&request_id) {
+            return;
         }
         for at in 0..self.wishes.len() {
             let wish = &mut self.wishes[at];
@@ -830,7 +971,7 @@ impl World {
 
     fn is_enlisting(&self, gtid: Gtid) -> bool {
         let instances = self.banks.iter().flat_map(|bank| bank.instances.iter().flatten());
-        instances.into_iter().any(|instance| instance.enlisting.values().any(|of| *of == gtid))
+        instances.into_iter().any(|instance| instance.enlisting.values().any(|(of, _)| *of == gtid))
             && self.sessions.iter().any(|session| {
                 matches!(session.client, Client::Instance { .. })
                     && (!session.to_client.is_empty() || !session.to_replica.is_empty())
