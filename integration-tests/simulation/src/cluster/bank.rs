@@ -1,6 +1,6 @@
 //! A participant: one database, and instances that come and go.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use assent_protocol::branch::{self, Branch, Effect, Event, Hook, HookEnd, Message};
 use assent_protocol::ids::BranchId;
@@ -18,6 +18,8 @@ pub(crate) struct Database {
     pub(crate) prepared: BTreeMap<BranchKey, u64>,
     /// How often each transaction's work took effect.
     pub(crate) applied: BTreeMap<Gtid, u32>,
+    /// The branches whose work took effect.
+    pub(crate) committed: BTreeSet<BranchKey>,
     /// What a one-phase prepare came to, recorded with its work.
     alone: BTreeMap<BranchKey, Vote>,
 }
@@ -111,7 +113,10 @@ impl Database {
     fn ends(&mut self, key: BranchKey, decision: Decision) -> BranchResult {
         let was_prepared = self.prepared.remove(&key).is_some();
         match decision {
-            Decision::Commit if was_prepared => *self.applied.entry(key.0).or_default() += 1,
+            Decision::Commit if was_prepared => {
+                *self.applied.entry(key.0).or_default() += 1;
+                self.committed.insert(key);
+            }
             Decision::Abort if self.alone.get(&key) == Some(&Vote::Committed) => {
                 return BranchResult::HeuristicCommitted;
             }

@@ -1,5 +1,6 @@
 //! What must never be, and what must be in the end.
 
+use super::bank::BranchKey;
 use super::initiator::{Conclusion, Stage};
 use super::world::World;
 
@@ -28,6 +29,14 @@ impl World {
             let Stage::Concluded(conclusion) = wish.stage else {
                 return Err(format!("I12 every request is answered: that about {} is {:?}", wish.gtid, wish.stage));
             };
+            let is_its = |(_, key): &&(usize, BranchKey)| key.0 == wish.gtid;
+            for (at, key) in self.welcomed.iter().filter(is_its) {
+                let has_committed = self.banks[*at].database.committed.contains(key);
+                if conclusion == Conclusion::Committed && !has_committed {
+                    let (bank, (gtid, branch)) = (&self.banks[*at].name, key);
+                    return Err(format!("I8 who was enlisted takes part: {branch} of {gtid} at {bank} did not commit"));
+                }
+            }
             for (at, bank) in self.banks.iter().enumerate() {
                 let applied = bank.database.applied.get(&wish.gtid).copied().unwrap_or_default();
                 let is_read_only = self.read_only.contains(&(at, wish.gtid));

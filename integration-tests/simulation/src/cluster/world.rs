@@ -71,6 +71,8 @@ pub(crate) struct World {
     last_request: u64,
     /// How many branches were prepared by calls.
     last_branch: u64,
+    /// Branches whose enlistment was answered well: they are part of their transactions.
+    pub(crate) welcomed: BTreeSet<(usize, BranchKey)>,
     /// Enlistments of calls that came a second time: nobody waits for what comes of them.
     doubled: BTreeSet<u64>,
     one_phase: bool,
@@ -218,6 +220,7 @@ impl World {
             last_instance: 0,
             last_request: 0,
             last_branch: 0,
+            welcomed: BTreeSet::new(),
             doubled: BTreeSet::new(),
             one_phase: setup.one_phase,
             broken: None,
@@ -917,6 +920,9 @@ impl World {
         let is_enlisted = *reply == Reply::Enlisted;
         if !is_enlisted {
             process.withdraws(&mut of.database, key);
+        }
+        if is_enlisted {
+            self.welcomed.insert((bank, key));
         }
         if self.doubled.contains(&request_id) {
             return;
