@@ -8,6 +8,7 @@
 //! prepared statements belong to it.
 
 mod append;
+mod loan;
 mod link;
 mod migrate;
 mod reading;
@@ -27,6 +28,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::sync::Mutex;
 
 use self::link::{Acquired, Held, Link};
+use self::loan::Loan;
 use self::trouble::{Trouble, within};
 use super::{
     AppendError, Batch, Durability, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
@@ -143,10 +145,12 @@ impl PostgresLog {
     /// Why the fence refused: another epoch, as a rule.
     async fn fenced(&self, held: &Held) -> AppendError {
         let current = async {
-            let mut connection = self.pool.acquire().await?;
-            link::current_epoch(&mut connection, &held.replica).await
+            let mut loan = Loan::of(&self.pool).await?;
+            let current = link::current_epoch(&mut loan, &held.replica).await?;
+            loan.give_back();
+            Ok(current)
         };
-        match current.await {
+        match within(self.options.connect_timeout + self.options.read_timeout, current).await {
             Ok(current) if current == held.epoch => Trouble::Displaced.of_append(&self.place, false),
             Ok(current) => AppendError::Fenced { held: held.epoch, current },
             Err(trouble) => trouble.of_append(&self.place, false),
@@ -238,15 +242,20 @@ impl Log for PostgresLog {
     fn coordinator_id(&self) -> BoxFuture<'_, Result<String, LogError>> {
         let work = async {
             let sql = "select coordinator_id::text from assent.identity";
-            Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
+            let id = sqlx::query_scalar(sql).fetch_one(&mut *loan).await?;
+            loan.give_back();
+            Ok(id)
         };
+            let mut loan = Loan::of(&self.pool).await?;
         self.call(work).boxed()
     }
 
     fn participants(&self) -> BoxFuture<'_, Result<Vec<ParticipantName>, LogError>> {
         let work = async {
             let sql = "select name from assent.participant order by name collate \"C\"";
-            let names: Vec<String> = sqlx::query_scalar(sql).fetch_all(&self.pool).await?;
+            let mut loan = Loan::of(&self.pool).await?;
+            let names: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut *loan).await?;
+            loan.give_back();
             Ok(names.iter().filter_map(|name| Name::new(name).ok()).collect())
         };
         self.call(work).boxed()
@@ -255,7 +264,9 @@ impl Log for PostgresLog {
     fn note_participant<'a>(&'a self, name: &'a ParticipantName) -> BoxFuture<'a, Result<(), LogError>> {
         let work = async {
             let sql = "insert into assent.participant (name) values ($1) on conflict do nothing";
-            sqlx::query(sql).bind(name.as_str()).execute(&self.pool).await?;
+            let mut loan = Loan::of(&self.pool).await?;
+            sqlx::query(sql).bind(name.as_str()).execute(&mut *loan).await?;
+            loan.give_back();
             Ok(())
         };
         self.call(work).boxed()
@@ -278,14 +289,19 @@ impl Log for PostgresLog {
                 format!("with unpinned as (delete from assent.pin where gtid = $1) select {known}")
             };
             let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(gtid.as_uuid());
-            Ok(query.fetch_one(&self.pool).await?)
+            let is_known = query.fetch_one(&mut *loan).await?;
+            loan.give_back();
+            Ok(is_known)
         };
+            let mut loan = Loan::of(&self.pool).await?;
         self.call(work).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), LogError>> {
         let work = async {
-            sqlx::query("select 1").execute(&self.pool).await?;
+            let mut loan = Loan::of(&self.pool).await?;
+            sqlx::query("select 1").execute(&mut *loan).await?;
+            loan.give_back();
             Ok(())
         };
         self.call(work).boxed()

@@ -3,9 +3,10 @@
 use assent_protocol::{Epoch, Gtid, ParticipantName};
 use bytes::Bytes;
 use sqlx::postgres::{PgPool, PgRow, PgTransaction};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::link::epoch_column;
+use super::loan::Loan;
 use super::trouble::Trouble;
 use super::value::{Timestamp, uuids};
 use crate::log::Owned;
@@ -31,7 +32,8 @@ pub(super) async fn open_transactions(
     after: Option<Gtid>,
     limit: usize,
 ) -> Result<Vec<(Gtid, Result<Owned, Unreadable>)>, Trouble> {
-    let mut snapshot = pool.begin_with(SNAPSHOT).await?;
+    let mut loan = Loan::of(pool).await?;
+    let mut snapshot = loan.begin_with(SNAPSHOT).await?;
     let sql = format!(
         "select {OPEN_COLUMNS}, o.definition::text as definition, o.roster::text as roster from assent.open_transaction o
          where ($1::uuid is null or o.gtid > $1) and o.owner_epoch = $3 order by o.gtid limit $2"
@@ -41,6 +43,7 @@ pub(super) async fn open_transactions(
     let open = open_rows(query.fetch_all(&mut *snapshot).await?)?;
     let steps = steps_of(&mut snapshot, &open).await?;
     snapshot.commit().await?;
+    loan.give_back();
     Ok(rows::owned(&open, steps, held))
 }
 
@@ -59,7 +62,8 @@ pub(super) async fn show(pool: &PgPool, gtid: Gtid) -> Result<Option<Shown>, Tro
 
 async fn rows_of(pool: &PgPool, gtids: &[Gtid]) -> Result<(Vec<OpenRow>, Vec<StepRow>, Vec<HistoryRow>), Trouble> {
     let gtids = uuids(gtids.iter().copied());
-    let mut snapshot = pool.begin_with(SNAPSHOT).await?;
+    let mut loan = Loan::of(pool).await?;
+    let mut snapshot = loan.begin_with(SNAPSHOT).await?;
     let sql = format!(
         "select {OPEN_COLUMNS}, o.definition::text as definition, o.roster::text as roster from assent.open_transaction o
          where o.gtid = any($1) order by o.gtid"
@@ -72,6 +76,7 @@ async fn rows_of(pool: &PgPool, gtids: &[Gtid]) -> Result<(Vec<OpenRow>, Vec<Ste
     );
     let history = history_rows(sqlx::query(AssertSqlSafe(sql)).bind(&gtids).fetch_all(&mut *snapshot).await?)?;
     snapshot.commit().await?;
+    loan.give_back();
     Ok((open, steps, history))
 }
 
@@ -105,6 +110,7 @@ pub(super) async fn list(
     page: Option<&PageToken>,
     limit: usize,
 ) -> Result<Page, Trouble> {
+    let mut loan = Loan::of(pool).await?;
     let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
     let before = page.map(|token| token.before.as_uuid());
     let participant = filter.participant.as_ref().map(ParticipantName::as_str);
@@ -132,7 +138,7 @@ pub(super) async fn list(
              order by o.gtid desc limit $6"
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(before).bind(&states).bind(participant);
-        open = open_rows(query.bind(begun_before).bind(saga).bind(limit_and_one).fetch_all(pool).await?)?;
+        open = open_rows(query.bind(begun_before).bind(saga).bind(limit_and_one).fetch_all(&mut *loan).await?)?;
     }
     let mut history = Vec::new();
     if states.is_empty() || filter.states.iter().any(|state| state.is_final()) {
@@ -148,8 +154,9 @@ pub(super) async fn list(
              order by h.gtid desc limit $6"
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(before).bind(&states).bind(participant);
-        history = history_rows(query.bind(begun_before).bind(saga).bind(limit_and_one).fetch_all(pool).await?)?;
+        history = history_rows(query.bind(begun_before).bind(saga).bind(limit_and_one).fetch_all(&mut *loan).await?)?;
     }
+    loan.give_back();
     Ok(rows::page(open, history, limit))
 }
 

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use assent_protocol::Gtid;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgRow, PgTransaction};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::link;
+use super::loan::Loan;
 use super::reading::{HISTORY_COLUMNS, OPEN_COLUMNS, SNAPSHOT, count, gtid_of, history_rows, open_rows, steps_of};
 use super::trouble::Trouble;
 use super::value::uuids;
@@ -34,12 +35,14 @@ impl Reader {
         work: impl AsyncFnOnce(&mut PgTransaction<'_>) -> Result<T, Trouble>,
     ) -> Result<T, LogError> {
         let read = async {
-            let mut snapshot = self.pool.begin_with(SNAPSHOT).await?;
+            let mut loan = Loan::of(&self.pool).await?;
+            let mut snapshot = loan.begin_with(SNAPSHOT).await?;
             // In the order of the index, and no page sorts the whole of history, whatever the
             // statistics say.
             sqlx::query("set local enable_seqscan = off").execute(&mut *snapshot).await?;
             let read = work(&mut snapshot).await?;
             snapshot.commit().await?;
+            loan.give_back();
             Ok(read)
         };
         read.await.map_err(|trouble: Trouble| trouble.of_call(&self.place))
