@@ -3,8 +3,9 @@
 use assent_crash::crash_point;
 use assent_proto::text::one_line;
 use bytes::Bytes;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, PgTransaction};
 
+use super::loan::Loan;
 use super::{Barrier, BarrierError};
 use crate::participant::BoxError;
 use crate::postgres::error::{sqlstate, sqlstate_of};
@@ -24,6 +25,8 @@ pub enum Action<'c> {
 pub struct FirstAction<'c> {
     barrier: Barrier,
     step: Step,
+    /// The process id of the server's process that does the work.
+    process_id: i32,
     tx: PgTransaction<'c>,
 }
 
@@ -31,7 +34,8 @@ impl Barrier {
     /// Does a step's work in a transaction of its own, at most once. This is the whole of an
     /// [`execute`](crate::SagaParticipant::execute).
     ///
-    /// After [`Executed::Refused`] and errors everything is rolled back. Where the step is a
+    /// After [`Executed::Refused`] and errors everything is rolled back, and so it is when this is
+    /// dropped before it returns: then the server is asked to cancel what runs there. Where the step is a
     /// [pivot](Step::is_pivot), the refusal is kept, and final: the answer is
     /// [`Executed::FinallyRefused`], and attempts up to this one do nothing from then on. So refuse
     /// a pivot in here rather than before it: a refusal that is not kept does not turn a saga back
@@ -43,11 +47,23 @@ impl Barrier {
     where
         F: AsyncFnOnce(&mut PgConnection) -> Result<Executed, BoxError>,
     {
-        let tx = pool.begin().await.map_err(BarrierError::statement("begin a transaction"))?;
+        let mut loan = Loan::of(pool).await.map_err(BarrierError::statement("take a connection"))?;
+        let executed = self.execute_on(&mut loan, step, work).await?;
+        loan.give_back();
+        Ok(executed)
+    }
+
+    async fn execute_on<F>(&self, loan: &mut Loan, step: &Step, work: F) -> Result<Executed, BoxError>
+    where
+        F: AsyncFnOnce(&mut PgConnection) -> Result<Executed, BoxError>,
+    {
+        let backend = loan.backend();
+        let tx = loan.begin().await.map_err(BarrierError::statement("begin a transaction"))?;
         let mut action = match self.enter_action(tx, step).await? {
             Action::First(action) => action,
             Action::Settled(executed) => return Ok(executed),
         };
+        backend.set(action.process_id);
         match work(action.connection()).await {
             Ok(Executed::Done(output)) => Ok(action.commit(output).await?),
             Ok(Executed::Refused(reason) | Executed::FinallyRefused(reason)) => Ok(action.refuse(reason).await?),
@@ -85,15 +101,15 @@ impl Barrier {
         if step.is_pivot() {
             return self.enter_pivot(tx, step).await;
         }
-        let entered = sqlx::query(AssertSqlSafe(self.table.enter_action.clone()))
+        let entered: Option<i32> = sqlx::query_scalar(AssertSqlSafe(self.table.enter_action.clone()))
             .bind(step.gtid().as_uuid())
             .bind(step.participant().as_str())
             .bind(i32::from(step.index().0))
-            .execute(&mut *tx)
+            .fetch_optional(&mut *tx)
             .await
             .map_err(BarrierError::statement("enter an action"))?;
-        if entered.rows_affected() == 1 {
-            return Ok(Action::First(FirstAction { barrier: self.clone(), step: step.clone(), tx }));
+        if let Some(process_id) = entered {
+            return Ok(Action::First(FirstAction { barrier: self.clone(), step: step.clone(), process_id, tx }));
         }
         // The insert has waited until whoever was first had committed; this statement sees that.
         let known: Option<(bool, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(self.table.look_up.clone()))
@@ -116,22 +132,22 @@ impl Barrier {
     /// The same for a pivot, which may find that it was refused: then only a later attempt enters.
     async fn enter_pivot<'c>(&self, mut tx: PgTransaction<'c>, step: &Step) -> Result<Action<'c>, BarrierError> {
         let (epoch, attempt) = order_of(step);
-        let entered = sqlx::query(AssertSqlSafe(self.table.enter_pivot.clone()))
+        let entered: Option<i32> = sqlx::query_scalar(AssertSqlSafe(self.table.enter_pivot.clone()))
             .bind(step.gtid().as_uuid())
             .bind(step.participant().as_str())
             .bind(i32::from(step.index().0))
             .bind(epoch)
             .bind(attempt)
-            .execute(&mut *tx)
+            .fetch_optional(&mut *tx)
             .await
             .map_err(self.table.failed("enter a pivot"))?;
-        if entered.rows_affected() == 1 {
+        if let Some(process_id) = entered {
             // A refusal takes back the work, and keeps the row.
             sqlx::raw_sql("savepoint assent_pivot")
                 .execute(&mut *tx)
                 .await
                 .map_err(BarrierError::statement("enter a pivot"))?;
-            return Ok(Action::First(FirstAction { barrier: self.clone(), step: step.clone(), tx }));
+            return Ok(Action::First(FirstAction { barrier: self.clone(), step: step.clone(), process_id, tx }));
         }
         let known: Option<(Option<String>, bool, Vec<u8>)> =
             sqlx::query_as(AssertSqlSafe(self.table.look_up_pivot.clone()))

@@ -6,6 +6,7 @@ use assent_protocol::{Gtid, ParticipantName};
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
 
+use super::loan::Loan;
 use super::{Barrier, BarrierError};
 use crate::participant::BoxError;
 
@@ -57,15 +58,18 @@ impl Barrier {
         let mut deleted = 0;
         let mut after = Uuid::nil();
         loop {
+            let mut loan = Loan::of(pool).await.map_err(BarrierError::statement("take a connection"))?;
             // In the order of the key, which is that of time: gtids are UUIDs of version 7.
             let old: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(self.table.list_old.clone()))
                 .bind(participant.as_str())
                 .bind(after)
                 .bind(unchanged_for.as_secs_f64())
                 .bind(BATCH)
-                .fetch_all(pool)
+                .fetch_all(&mut *loan)
                 .await
                 .map_err(BarrierError::statement("list old steps"))?;
+            // The coordinator may take its time.
+            loan.give_back();
             let Some(last) = old.last() else { return Ok(deleted) };
             after = *last;
             // Anything else was not written by a barrier.
@@ -76,13 +80,15 @@ impl Barrier {
             if ended.is_empty() {
                 continue;
             }
+            let mut loan = Loan::of(pool).await.map_err(BarrierError::statement("take a connection"))?;
             let rows: i64 = sqlx::query_scalar(AssertSqlSafe(self.table.delete_ended.clone()))
                 .bind(ended)
                 .bind(participant.as_str())
                 .bind(unchanged_for.as_secs_f64())
-                .fetch_one(pool)
+                .fetch_one(&mut *loan)
                 .await
                 .map_err(BarrierError::statement("delete ended steps"))?;
+            loan.give_back();
             deleted += rows.unsigned_abs();
         }
     }

@@ -2,9 +2,10 @@
 
 use assent_crash::crash_point;
 use bytes::Bytes;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, PgTransaction};
 
 use super::action::still_whole;
+use super::loan::Loan;
 use super::{Barrier, BarrierError};
 use crate::participant::BoxError;
 use crate::saga::{Compensated, Step};
@@ -23,6 +24,8 @@ pub enum Compensation<'c> {
 #[must_use = "the transaction is rolled back when this is dropped"]
 pub struct Undo<'c> {
     output: Bytes,
+    /// The process id of the server's process that does the work.
+    process_id: i32,
     tx: PgTransaction<'c>,
 }
 
@@ -44,11 +47,23 @@ impl Barrier {
     where
         F: AsyncFnOnce(&mut PgConnection, Bytes) -> Result<Compensated, BoxError>,
     {
-        let tx = pool.begin().await.map_err(BarrierError::statement("begin a transaction"))?;
+        let mut loan = Loan::of(pool).await.map_err(BarrierError::statement("take a connection"))?;
+        let compensated = self.compensate_on(&mut loan, step, undo).await?;
+        loan.give_back();
+        Ok(compensated)
+    }
+
+    async fn compensate_on<F>(&self, loan: &mut Loan, step: &Step, undo: F) -> Result<Compensated, BoxError>
+    where
+        F: AsyncFnOnce(&mut PgConnection, Bytes) -> Result<Compensated, BoxError>,
+    {
+        let backend = loan.backend();
+        let tx = loan.begin().await.map_err(BarrierError::statement("begin a transaction"))?;
         let mut compensation = match self.enter_compensation(tx, step).await? {
             Compensation::Undo(compensation) => compensation,
             Compensation::Settled(compensated) => return Ok(compensated),
         };
+        backend.set(compensation.process_id);
         let output = compensation.output.clone();
         match undo(compensation.connection(), output).await {
             Ok(Compensated::Done) => Ok(compensation.commit().await?),
@@ -73,15 +88,16 @@ impl Barrier {
         mut tx: PgTransaction<'c>,
         step: &Step,
     ) -> Result<Compensation<'c>, BarrierError> {
-        let entered: Option<(bool, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(self.table.enter_compensation.clone()))
-            .bind(step.gtid().as_uuid())
-            .bind(step.participant().as_str())
-            .bind(i32::from(step.index().0))
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(BarrierError::statement("enter a compensation"))?;
-        if let Some((true, output)) = entered {
-            return Ok(Compensation::Undo(Undo { output: output.into(), tx }));
+        let entered: Option<(bool, Vec<u8>, i32)> =
+            sqlx::query_as(AssertSqlSafe(self.table.enter_compensation.clone()))
+                .bind(step.gtid().as_uuid())
+                .bind(step.participant().as_str())
+                .bind(i32::from(step.index().0))
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(BarrierError::statement("enter a compensation"))?;
+        if let Some((true, output, process_id)) = entered {
+            return Ok(Compensation::Undo(Undo { output: output.into(), process_id, tx }));
         }
         if entered.is_none() {
             // It was closed before. By a refusal only for attempts up to the refused one: from now

@@ -33,6 +33,7 @@ mod action;
 mod branch;
 mod clean_up;
 mod compensation;
+mod loan;
 mod table;
 
 use std::sync::Arc;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
+use super::loan::Loan;
 use super::{Barrier, BarrierError};
 use crate::postgres::error::{sqlstate, sqlstate_of};
 
@@ -74,8 +75,16 @@ impl Barrier {
     /// # Errors
     /// [`BarrierError::Statement`], for example because the role may not create tables.
     pub async fn install(&self, pool: &PgPool) -> Result<(), BarrierError> {
+        let failed = BarrierError::statement("take a connection");
+        let mut loan = Loan::of(pool).await.map_err(&failed)?;
+        self.install_on(&mut loan).await?;
+        loan.give_back();
+        Ok(())
+    }
+
+    async fn install_on(&self, loan: &mut Loan) -> Result<(), BarrierError> {
         let failed = BarrierError::statement("create its table");
-        let mut tx = pool.begin().await.map_err(&failed)?;
+        let mut tx = loan.begin().await.map_err(&failed)?;
         // Two instances that start at the same time would both find no table and one would fail to
         // create it; the key is `assent_b` in ASCII.
         let sql = format!(
@@ -167,7 +176,8 @@ impl Table {
         Self {
             enter_action: sql(
                 "insert into {table} (gtid, participant, step, executed_at) values ($1, $2, $3, clock_timestamp())
-                 on conflict (gtid, participant, step) do nothing",
+                 on conflict (gtid, participant, step) do nothing
+                 returning pg_backend_pid()",
             ),
             look_up: sql(
                 "select compensated_at is not null, output from {table} where gtid = $1 and participant = $2 and step = $3",
@@ -180,7 +190,8 @@ impl Table {
                  on conflict (gtid, participant, step) do update
                      set executed_at = excluded.executed_at, compensated_at = null,
                          refused_epoch = null, refused_attempt = null, refusal = null
-                     where (known.refused_epoch, known.refused_attempt) < ($4, $5)",
+                     where (known.refused_epoch, known.refused_attempt) < ($4, $5)
+                 returning pg_backend_pid()",
             ),
             look_up_pivot: sql(
                 "select refusal, compensated_at is not null, output from {table}
@@ -201,7 +212,7 @@ impl Table {
                 "insert into {table} as known (gtid, participant, step, compensated_at) values ($1, $2, $3, clock_timestamp())
                  on conflict (gtid, participant, step) do update set compensated_at = excluded.compensated_at
                      where known.compensated_at is null
-                 returning executed_at is not null, output",
+                 returning executed_at is not null, output, pg_backend_pid()",
             ),
             record_branch: sql(
                 "insert into {branches} (gtid, participant, branch, is_aborted) values ($1, $2, $3, false)
