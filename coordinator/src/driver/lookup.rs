@@ -29,7 +29,9 @@ pub(super) fn ask(log: &Arc<dyn Log>, gtids: Vec<Gtid>) -> BoxFuture<'static, In
 fn refusal(error: &LogError) -> Refused {
     let reason = match error {
         LogError::Full { .. } => Reason::LogFull,
-        LogError::Unusable { .. } | LogError::PageToken { .. } | LogError::Leased { .. } => Reason::Internal,
+        LogError::Unusable { .. } | LogError::Pooled { .. } | LogError::PageToken { .. } | LogError::Leased { .. } => {
+            Reason::Internal
+        }
         LogError::Unreachable { .. } | LogError::Busy { .. } => Reason::LogUnreachable,
     };
     reason.refused(format!("{error}; this request was not carried out, ask again"))

@@ -53,6 +53,15 @@ pub enum AppendError {
         /// What failed.
         source: Cause,
     },
+    /// A pooler gives each transaction another session, and the log needs sessions of its own.
+    #[error(
+        "between this coordinator and the log at {log} is a pooler that gives each transaction another session, as PgBouncer does \
+         with pool_mode = transaction: name the server itself in the log's URL, or set pool_mode = session for its database"
+    )]
+    Pooled {
+        /// Which log.
+        log: String,
+    },
     /// The log answered, and refused: its schema or its data is not what this binary expects.
     /// Repeating helps only after a repair.
     #[error(
@@ -99,6 +108,15 @@ pub enum LogError {
         log: String,
         /// What failed.
         source: Cause,
+    },
+    /// A pooler gives each transaction another session, and the log needs sessions of its own.
+    #[error(
+        "between this coordinator and the log at {log} is a pooler that gives each transaction another session, as PgBouncer does \
+         with pool_mode = transaction: name the server itself in the log's URL, or set pool_mode = session for its database"
+    )]
+    Pooled {
+        /// Which log.
+        log: String,
     },
     /// The log answered, and refused: its schema or its data is not what this binary expects.
     #[error(
@@ -258,6 +276,26 @@ pub enum OpenError {
         /// Which log.
         log: String,
         /// What failed.
+        source: Cause,
+    },
+    /// A pooler gives each transaction another session, and the log needs sessions of its own.
+    #[error(
+        "between this coordinator and the log at {log} is a pooler that gives each transaction another session, as PgBouncer does \
+         with pool_mode = transaction: name the server itself in the log's URL, or set pool_mode = session for its database"
+    )]
+    Pooled {
+        /// Which log.
+        log: String,
+    },
+    /// A pooler does not let the connection through.
+    #[error(
+        "a pooler refuses the connection to the log at {log}: name the server itself in the log's URL; or have PgBouncer ignore \
+         what it names, with ignore_startup_parameters, and set pool_mode = session for its database"
+    )]
+    PoolerRefuses {
+        /// Which log.
+        log: String,
+        /// What it said.
         source: Cause,
     },
     /// The log answered with something that it should not answer.

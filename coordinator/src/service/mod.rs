@@ -70,7 +70,9 @@ fn log_refusal(error: &LogError) -> Refused {
     match error {
         LogError::PageToken { .. } => Reason::Malformed.refused(error.to_string()),
         LogError::Full { .. } => Reason::LogFull.refused(error.to_string()),
-        LogError::Unusable { .. } | LogError::Leased { .. } => Reason::Internal.refused(error.to_string()),
+        LogError::Unusable { .. } | LogError::Pooled { .. } | LogError::Leased { .. } => {
+            Reason::Internal.refused(error.to_string())
+        }
         LogError::Unreachable { .. } | LogError::Busy { .. } => {
             Reason::LogUnreachable.refused(format!("{error}; nothing was changed, try again"))
         }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::log_postgres::PostgresGround;
 use crate::log_postgres_schema::{decided, ended, gtid};
+use crate::pooler::TransactionPooler;
 
 const NOW_MS: u64 = 1_795_000_000_000;
 
@@ -370,5 +371,18 @@ async fn whoever_cannot_open_the_log_is_told_what_to_do() {
         if advice.starts_with("check user") {
             assert!(matches!(error, OpenError::Refused { .. }), "{text}");
         }
+    }
+}
+
+/// The lease, the fence and what a connection has prepared belong to a session.
+#[tokio::test]
+async fn a_pooler_of_transactions_is_called_by_its_name() {
+    let ground = PostgresGround::fresh().await;
+    for sessions in [1, 2, 3] {
+        let pooler = TransactionPooler::start(ground.database.address().await, sessions).await;
+        let url = ground.database.url_at(pooler.address());
+        let opened = log::open(&url, Options::default()).await.map(drop);
+        let error = opened.expect_err("its sessions are not its own").to_string();
+        assert!(error.contains("pool_mode = session"), "{sessions} sessions: {error}");
     }
 }

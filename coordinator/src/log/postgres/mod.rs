@@ -4,13 +4,13 @@
 //! transaction; a small pool does all else. The appending connection is made anew after every
 //! failure, and the new one outlaws what the old one may have left behind: see `link`.
 //!
-//! It has to be a direct connection, or one through a pooler in session mode: the settings and the
-//! prepared statements belong to it.
+//! It has to be a direct connection, or one through a pooler in session mode: see `pooler`.
 
 mod append;
-mod loan;
 mod link;
+mod loan;
 mod migrate;
+mod pooler;
 mod reading;
 mod retention;
 mod statement;
@@ -90,6 +90,9 @@ impl PostgresLog {
         let place = super::url::describe(&target);
         let of_opening = |trouble: Trouble| trouble.of_opening(&place);
         let mut connection = link::connect(&target, &options.application_name, &options).await.map_err(of_opening)?;
+        let mut other = link::connect(&target, &options.application_name, &options).await.map_err(of_opening)?;
+        let looking = pooler::refuse(&mut connection, &mut other);
+        within(options.connect_timeout, looking).await.map_err(of_opening)?;
         let found = migrate::version(&mut connection).await.map_err(of_opening)?;
         super::migration::compare(&place, found, &migrate::MIGRATIONS)?;
         let pool = link::pool(&target, &options);
@@ -241,12 +244,12 @@ impl Log for PostgresLog {
 
     fn coordinator_id(&self) -> BoxFuture<'_, Result<String, LogError>> {
         let work = async {
+            let mut loan = Loan::of(&self.pool).await?;
             let sql = "select coordinator_id::text from assent.identity";
             let id = sqlx::query_scalar(sql).fetch_one(&mut *loan).await?;
             loan.give_back();
             Ok(id)
         };
-            let mut loan = Loan::of(&self.pool).await?;
         self.call(work).boxed()
     }
 
@@ -288,12 +291,12 @@ impl Log for PostgresLog {
             } else {
                 format!("with unpinned as (delete from assent.pin where gtid = $1) select {known}")
             };
+            let mut loan = Loan::of(&self.pool).await?;
             let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(gtid.as_uuid());
             let is_known = query.fetch_one(&mut *loan).await?;
             loan.give_back();
             Ok(is_known)
         };
-            let mut loan = Loan::of(&self.pool).await?;
         self.call(work).boxed()
     }
 

@@ -19,6 +19,9 @@ pub(super) enum Trouble {
     /// The log was closed.
     #[error("the log was closed")]
     Closed,
+    /// Connections do not have a session each.
+    #[error("a pooler shares the server's sessions among transactions")]
+    Pooled,
     /// The row of our epoch names another connection.
     #[error("another connection appends under the same epoch")]
     Displaced,
@@ -40,12 +43,20 @@ enum Kind {
     NoDatabase,
     /// A privilege is missing.
     Forbidden,
+    /// There is a pooler that shares sessions.
+    Pooled,
+    /// There is a pooler that does not know what a connection asks for.
+    PoolerRefuses,
     /// Everything else: schema, data, misuse.
     Unusable,
 }
 
 fn kind(error: &sqlx::Error) -> Kind {
     match error {
+        // In PgBouncer's words: a database has no such message.
+        sqlx::Error::Database(error) if error.message().contains("unsupported startup parameter") => {
+            Kind::PoolerRefuses
+        }
         sqlx::Error::Database(error) => kind_of_code(error.code().as_deref().unwrap_or_default()),
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => Kind::Lost,
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Kind::Unreachable,
@@ -68,6 +79,9 @@ fn kind_of_code(code: &str) -> Kind {
         "28000" | "28P01" => Kind::Refused,
         "3D000" => Kind::NoDatabase,
         "42501" => Kind::Forbidden,
+        // A prepared statement of that name exists, or does not exist: the connection has got a
+        // session that another one has used.
+        "42P05" | "26000" => Kind::Pooled,
         code if code.starts_with("08") => Kind::Lost,
         _ => Kind::Unusable,
     }
@@ -84,6 +98,7 @@ impl Trouble {
             Self::Sql(error) => kind(error),
             Self::Silence(_) | Self::Unsettled => Kind::Lost,
             Self::Closed | Self::Displaced => Kind::Unreachable,
+            Self::Pooled => Kind::Pooled,
         }
     }
 
@@ -103,7 +118,8 @@ impl Trouble {
             Kind::Lost | Kind::Unreachable => AppendError::Unreachable { log, source },
             Kind::Busy => AppendError::Busy { log, source },
             Kind::Full => AppendError::Full { log, source },
-            Kind::Refused | Kind::NoDatabase | Kind::Forbidden | Kind::Unusable => {
+            Kind::Pooled => AppendError::Pooled { log },
+            Kind::Refused | Kind::NoDatabase | Kind::Forbidden | Kind::PoolerRefuses | Kind::Unusable => {
                 AppendError::Unusable { log, source }
             }
         }
@@ -116,7 +132,10 @@ impl Trouble {
             Kind::Lost | Kind::Unreachable => LogError::Unreachable { log, source },
             Kind::Busy => LogError::Busy { log, source },
             Kind::Full => LogError::Full { log, source },
-            Kind::Refused | Kind::NoDatabase | Kind::Forbidden | Kind::Unusable => LogError::Unusable { log, source },
+            Kind::Pooled => LogError::Pooled { log },
+            Kind::Refused | Kind::NoDatabase | Kind::Forbidden | Kind::PoolerRefuses | Kind::Unusable => {
+                LogError::Unusable { log, source }
+            }
         }
     }
 
@@ -129,6 +148,8 @@ impl Trouble {
             Kind::Refused => OpenError::Refused { log, source },
             Kind::NoDatabase => OpenError::DatabaseMissing { log, source },
             Kind::Forbidden => OpenError::Forbidden { log, source },
+            Kind::Pooled => OpenError::Pooled { log },
+            Kind::PoolerRefuses => OpenError::PoolerRefuses { log, source },
             Kind::Unusable => OpenError::Unusable { log, source },
         }
     }
