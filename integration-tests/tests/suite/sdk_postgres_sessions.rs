@@ -4,14 +4,15 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use assent_sdk::postgres::{Barrier, PostgresResource, PostgresWork};
-use assent_sdk::{BoxError, Branch, Participant, Vote};
+use assent_sdk::postgres::{Barrier, PostgresResource, PostgresVoters, PostgresWork};
+use assent_sdk::voter::conformance;
+use assent_sdk::{BoxError, Branch, BranchKey, Context, Participant, Vote};
 use integration_tests::Postgres;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use crate::pooler::TransactionPooler;
-use crate::sdk_postgres::{balance, bank, branch, coordinator, ending, furnished, key, name};
+use crate::sdk_postgres::{balance, bank, branch, coordinator, ending, furnished, instance, key, name};
 
 /// Notes what it finds in its session, runs the payload's SQL, and votes what the payload's first
 /// word says.
@@ -137,8 +138,8 @@ async fn work_under_another_role_is_the_participants_own_to_end() {
     let options: PgConnectOptions = bank.url().parse().expect("a URL");
     let resource = PostgresResource::new(name(), options.username("teller").password("x"), unruly);
     resource.start(&coordinator()).await.expect("starts");
-    let work = "set role clerk; insert into transfer values (1); update account set balance = balance + 1";
-    for _ in 0..2 {
+    for set in ["set role clerk", "set local role clerk"] {
+        let work = format!("{set}; insert into transfer values (1); update account set balance = balance + 1");
         let key = key();
         let vote = resource.prepare(&branch(key, format!("yes: {work}").leak())).await.expect("prepares");
         assert_eq!(vote, Vote::Yes);
@@ -178,4 +179,56 @@ async fn sessions_that_are_seen_in_part_are_refused() {
     let resource = PostgresResource::early(name(), bank.url().parse().expect("a URL"));
     let error = resource.start(&coordinator()).await.expect_err("an abort would not see which");
     assert!(error.to_string().contains("track_activity_query_size is 100"), "{error}");
+}
+
+/// As the sessions are that were made while the address led to a standby.
+#[tokio::test]
+async fn sessions_that_only_read_are_replaced_once_they_need_not() {
+    let bank = bank().await;
+    let alter = async |what: &str| {
+        let sql = format!("begin read write; alter database {} {what}; commit", bank.name());
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut bank.connect().await).await.expect("altered");
+    };
+    let (resource, voters) = (instance(&bank), PostgresVoters::new(bank.url().parse().expect("a URL")));
+    resource.start(&coordinator()).await.expect("starts");
+    voters.install().await.expect("installs");
+    conformance::is_there(&voters).await;
+    bank.connect()
+        .await
+        .execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+        .await
+        .expect("they are terminated");
+
+    alter("set default_transaction_read_only = on").await;
+    let context = |key: BranchKey| Context {
+        gtid: key.gtid,
+        coordinator: coordinator().address,
+        deadline_unix_ms: None,
+        epoch: None,
+    };
+    let update = "update account set balance = balance + 1 where id = 1";
+    resource.prepare(&branch(key(), "yes")).await.expect_err("it cannot write");
+    let mut guard = resource.begin(&context(key())).await.expect("begins");
+    guard.connection().expect("open").execute(update).await.expect_err("it cannot write");
+    guard.roll_back().await;
+    conformance::votes(&voters, key().gtid).await.expect_err("it cannot write");
+    alter("reset default_transaction_read_only").await;
+
+    let mut guard = resource.begin(&context(key())).await.expect("begins");
+    guard.connection().expect("open").execute(update).await.expect("it writes");
+    guard.roll_back().await;
+    assert_eq!(resource.prepare(&branch(key(), "yes")).await.expect("it writes"), Vote::Yes);
+    conformance::votes(&voters, key().gtid).await.expect("it writes");
+}
+
+#[tokio::test]
+async fn voters_behind_a_pooler_of_transactions_are_refused() {
+    let bank = bank().await;
+    PostgresVoters::new(bank.url().parse().expect("a URL")).install().await.expect("installs");
+    for sessions in [1, 2, 3] {
+        let pooler = TransactionPooler::start(bank.address().await, sessions).await;
+        let voters = PostgresVoters::new(bank.url_at(pooler.address()).parse().expect("a URL"));
+        let error = conformance::opens(&voters).await.expect_err("its sessions are not its own");
+        assert!(error.to_string().contains("set pool_mode = session"), "{sessions} sessions: {error}");
+    }
 }

@@ -1,10 +1,10 @@
 //! A participant finds out before it joins that its database cannot do its part.
 
-use assent_sdk::postgres::{Barrier, PostgresResource};
-use assent_sdk::{Participant, Vote};
+use assent_sdk::postgres::{Barrier, PostgresResource, PostgresWork};
+use assent_sdk::{BoxError, Branch, Participant, Vote};
 use integration_tests::Postgres;
-use sqlx::Executor as _;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{Executor as _, PgConnection};
 
 use crate::sdk_postgres::{Work, branch, coordinator, ending, furnished, instance, key, name};
 
@@ -81,4 +81,52 @@ async fn an_unreachable_database_is_told() {
     let resource = PostgresResource::new(name(), url.parse().expect("a URL"), Work);
     let error = resource.start(&coordinator()).await.expect_err("nobody is there");
     assert!(error.to_string().contains("cannot connect"), "{error}");
+}
+
+/// Changes the account that the payload names.
+struct OneOf;
+
+impl PostgresWork for OneOf {
+    async fn perform(&self, branch: &Branch, connection: &mut PgConnection) -> Result<Vote, BoxError> {
+        let account: i32 = std::str::from_utf8(branch.payload())?.parse()?;
+        let sql = "update account set balance = balance + 1 where id = $1";
+        sqlx::query(sql).bind(account).execute(connection).await?;
+        Ok(Vote::Yes)
+    }
+}
+
+#[tokio::test]
+async fn a_branch_of_a_role_that_is_gone_keeps_none_of_the_others_from_ending() {
+    let postgres = Postgres::start().await;
+    let bank = furnished(postgres.create_database().await).await;
+    bank.connect()
+        .await
+        .execute(
+            "create role v_old login password 'x'; create role v_new login password 'x';
+             insert into account values (2, 0); grant select, update on account to public",
+        )
+        .await
+        .expect("the roles");
+    let options: PgConnectOptions = bank.url().parse().expect("a URL");
+    let of = |role| PostgresResource::new(name(), options.clone().username(role).password("x"), OneOf);
+    let (orphan, own) = (key(), key());
+    assert_eq!(of("v_old").prepare(&branch(orphan, "1")).await.expect("prepares"), Vote::Yes);
+    assert_eq!(of("v_new").prepare(&branch(own, "2")).await.expect("prepares"), Vote::Yes);
+    bank.connect().await.execute("drop role v_old").await.expect("nothing depends on it");
+
+    let next = of("v_new");
+    next.start(&coordinator()).await.expect("starts");
+    assert_eq!(next.in_doubt(&coordinator()).await.expect("listed"), [orphan, own]);
+    next.commit(&ending(own)).await.expect("commits");
+    let gids = bank.prepared_transactions().await;
+    let [gid] = gids.as_slice() else { panic!("{gids:?}") };
+    // What is to be done is said with the decision, which only then is known.
+    for (ended, statement) in
+        [(next.commit(&ending(orphan)).await, "commit"), (next.abort(&ending(orphan)).await, "rollback")]
+    {
+        let error = ended.expect_err("no role may end it").to_string();
+        for words in [&format!("{statement} prepared '{gid}'"), "superuser", bank.name()] {
+            assert!(error.contains(words), "{words}: {error}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::error::{PostgresError, is_connection_lost};
+use super::locks;
 
 /// How long a server may take to accept a connection, and to answer a statement that waits for
 /// nobody.
@@ -55,10 +56,13 @@ pub(super) struct Session {
     pub(super) connection: PgConnection,
     /// The OID of the database.
     pub(super) database: u32,
+    pub(super) database_name: String,
     pub(super) backend: Backend,
     /// The `lock_timeout` from the role, the database or the server, in milliseconds; zero for
     /// none.
     configured_lock_timeout_ms: u64,
+    /// The `statement_timeout` from there, in milliseconds; zero for none.
+    configured_statement_timeout_ms: u64,
     /// The `idle_in_transaction_session_timeout` from there, in milliseconds; zero for none.
     configured_idle_timeout_ms: u64,
     /// What makes the session as it was when it was made, after the statements of [`Leftovers`].
@@ -108,9 +112,39 @@ pub(super) struct Backend {
 /// interrupted in the middle drops it, which closes the connection, and Postgres rolls back.
 pub(super) struct Checkout {
     pub(super) session: Session,
+    pub(super) work: AtWork,
     pool: Arc<Pool>,
-    _permits: [OwnedSemaphorePermit; 2],
     was_idle: bool,
+}
+
+/// What a connection does at the server, and its place among the connections.
+///
+/// A closed connection is noticed by a server process only when its statement has run, which may
+/// wait for a lock or sleep, and keeps its locks. So work that was given up is ended there, and its
+/// place is free only when it has ended: however often work is given up, no more of it goes on at
+/// the server than there are connections.
+pub(super) struct AtWork {
+    /// Whether a transaction is open in which a branch's work may run a statement.
+    pub(super) is_open: bool,
+    backend: Backend,
+    pool: Arc<Pool>,
+    permits: Option<[OwnedSemaphorePermit; 2]>,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        if !self.is_open {
+            return;
+        }
+        // Without a runtime the process is about to end.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (pool, backend, permits) = (Arc::clone(&self.pool), self.backend, self.permits.take());
+        let lane = Lane { purpose: "ending work", pool, share: Arc::new(Semaphore::new(1)), share_max: 1 };
+        runtime.spawn(async move {
+            Arc::new(lane).terminate(backend).await;
+            drop(permits);
+        });
+    }
 }
 
 /// Two ways to at most `connections_max` connections, and at least two: for transactions that do a
@@ -152,15 +186,23 @@ impl Lane {
     }
 
     /// Takes a connection and begins a transaction on it that is of no use after `time_left`; zero
-    /// for no limit. Its waits for locks end by then. The server ends it where this process does
+    /// for no limit. Its statements end by then, and its waits for locks after `lock_wait_max`,
+    /// unless that is zero. The server ends it where this process does
     /// not: it may stand still, or be cut off, with the locks held.
-    pub(super) async fn begin(self: &Arc<Self>, time_left: Duration) -> Result<Checkout, PostgresError> {
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        time_left: Duration,
+        lock_wait_max: Duration,
+    ) -> Result<Checkout, PostgresError> {
         let doing = "begin a transaction";
         let wait_max = if time_left.is_zero() { ANSWER_WITHIN } else { time_left };
-        let (mut checkout, begun) = self.first(wait_max, doing, |session| Ok(session.begin_message(time_left))).await?;
+        let lock_wait = shorter(time_left, locks::jittered(lock_wait_max));
+        let (mut checkout, begun) =
+            self.first(wait_max, doing, |session| Ok(session.begin_message(time_left, lock_wait))).await?;
         match begun {
             Ok(_) => {
                 checkout.session.is_touched = true;
+                checkout.work.is_open = true;
                 Ok(checkout)
             }
             Err(source) => Err(PostgresError::Statement { doing, source }),
@@ -189,9 +231,54 @@ impl Lane {
             Some(session) => session,
             None => Session::connect(&self.pool.options).await?,
         };
-        Ok(Checkout { session, pool: Arc::clone(&self.pool), _permits: permits, was_idle })
+        let (backend, pool) = (session.backend, Arc::clone(&self.pool));
+        let work = AtWork { is_open: false, backend, pool: Arc::clone(&pool), permits: Some(permits) };
+        Ok(Checkout { session, work, pool, was_idle })
+    }
+
+    /// Has the server end a connection, and with it what runs there and the open transaction.
+    /// Returns when it has ended, or when it was asked often enough.
+    pub(super) async fn terminate(self: &Arc<Self>, backend: Backend) {
+        let mut pause = Duration::from_millis(100);
+        for _ in 0..TERMINATE_ATTEMPTS_MAX {
+            match self.try_to_terminate(backend).await {
+                Ok(true) => return,
+                Ok(false) => tracing::warn!(backend.process_id, "a session that was given up is yet to end"),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(backend.process_id, error, "a session that was given up is still to be ended");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    /// Whether it has ended.
+    async fn try_to_terminate(self: &Arc<Self>, backend: Backend) -> Result<bool, PostgresError> {
+        let mut checkout = self.acquire(ANSWER_WITHIN).await?;
+        // The process id alone may have been given to another connection since.
+        let statement = sqlx::query_scalar(
+            "select pg_terminate_backend(pid, $3) from pg_stat_activity
+             where pid = $1 and coalesce((extract(epoch from backend_start) * 1000000)::int8, 0) = $2",
+        )
+        .bind(backend.process_id)
+        .bind(backend.started_unix_us)
+        .bind(TERMINATE_WAIT_MS);
+        let has_ended: Option<bool> = statement
+            .fetch_optional(&mut checkout.session.connection)
+            .await
+            .map_err(PostgresError::statement("end a session that was given up"))?;
+        checkout.release();
+        Ok(has_ended.unwrap_or(true))
     }
 }
+
+/// How often the server is asked to end a session, at most, before its own limits have to do.
+const TERMINATE_ATTEMPTS_MAX: u32 = 10;
+
+/// How long it is waited for each time, in milliseconds.
+const TERMINATE_WAIT_MS: i64 = 5_000;
 
 impl Pool {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
@@ -232,10 +319,11 @@ impl Session {
         // this connection becomes a savepoint, and the work's commit does not commit the branch.
         std::mem::forget(connection.begin().await?);
         let row = sqlx::query(
-            "select pg_backend_pid() as process_id, oid::int8 as database,
+            "select pg_backend_pid() as process_id, oid::int8 as database, datname::text as database_name,
                     (select coalesce((extract(epoch from backend_start) * 1000000)::int8, 0) from pg_stat_activity
                      where pid = pg_backend_pid()) as started_unix_us,
                     (select setting::int8 from pg_settings where name = 'lock_timeout') as lock_timeout_ms,
+                    (select setting::int8 from pg_settings where name = 'statement_timeout') as statement_timeout_ms,
                     (select setting::int8 from pg_settings where name = 'idle_in_transaction_session_timeout') as idle_timeout_ms,
                     current_setting('synchronous_commit') = 'off' as commits_are_lazy,
                     current_setting('role') <> 'none' as has_role
@@ -246,6 +334,7 @@ impl Session {
         .await?;
         let database: i64 = row.try_get("database")?;
         let lock_timeout_ms: i64 = row.try_get("lock_timeout_ms")?;
+        let statement_timeout_ms: i64 = row.try_get("statement_timeout_ms")?;
         let idle_timeout_ms: i64 = row.try_get("idle_timeout_ms")?;
         let backend =
             Backend { process_id: row.try_get("process_id")?, started_unix_us: row.try_get("started_unix_us")? };
@@ -263,8 +352,10 @@ impl Session {
         Ok(Self {
             connection,
             database: u32::try_from(database).map_err(sqlx::Error::decode)?,
+            database_name: row.try_get("database_name")?,
             backend,
             configured_lock_timeout_ms: u64::try_from(lock_timeout_ms).unwrap_or(0),
+            configured_statement_timeout_ms: u64::try_from(statement_timeout_ms).unwrap_or(0),
             configured_idle_timeout_ms: u64::try_from(idle_timeout_ms).unwrap_or(0),
             restore,
             is_touched: false,
@@ -299,13 +390,17 @@ impl Session {
 
     /// BEGIN with its limits, which a shorter configured limit overrides. They hold for this
     /// transaction alone.
-    fn begin_message(&self, time_left: Duration) -> String {
-        let lock_timeout_ms = limit_ms(time_left, self.configured_lock_timeout_ms);
-        let idle_max = if time_left.is_zero() { time_left } else { time_left.saturating_add(IDLE_GRACE) };
-        let idle_timeout_ms = limit_ms(idle_max, self.configured_idle_timeout_ms);
+    fn begin_message(&self, time_left: Duration, lock_wait: Duration) -> String {
+        let lock_timeout_ms = limit_ms(lock_wait, self.configured_lock_timeout_ms);
+        let server_max = if time_left.is_zero() { time_left } else { time_left.saturating_add(SERVER_GRACE) };
+        let statement_timeout_ms = limit_ms(server_max, self.configured_statement_timeout_ms);
+        let idle_timeout_ms = limit_ms(server_max, self.configured_idle_timeout_ms);
         let mut message = "begin".to_owned();
         if lock_timeout_ms != self.configured_lock_timeout_ms {
             message.push_str(&format!("; set local lock_timeout = {lock_timeout_ms}"));
+        }
+        if statement_timeout_ms != self.configured_statement_timeout_ms {
+            message.push_str(&format!("; set local statement_timeout = {statement_timeout_ms}"));
         }
         if idle_timeout_ms != self.configured_idle_timeout_ms {
             message.push_str(&format!("; set local idle_in_transaction_session_timeout = {idle_timeout_ms}"));
@@ -316,7 +411,16 @@ impl Session {
 
 /// How much later than this process the server ends a transaction whose time is up: this process
 /// says why, the server does not.
-const IDLE_GRACE: Duration = Duration::from_secs(1);
+const SERVER_GRACE: Duration = Duration::from_secs(1);
+
+/// The shorter of two limits; zero is none.
+fn shorter(one: Duration, other: Duration) -> Duration {
+    match (one.is_zero(), other.is_zero()) {
+        (true, _) => other,
+        (false, true) => one,
+        (false, false) => one.min(other),
+    }
+}
 
 /// A limit for Postgres in milliseconds: zero is none, and the shorter of two holds.
 fn limit_ms(wanted: Duration, configured_ms: u64) -> u64 {
@@ -332,6 +436,14 @@ fn limit_ms(wanted: Duration, configured_ms: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_limit_is_longer_than_any() {
+        let ms = Duration::from_millis;
+        for (one, other, expected) in [(0, 0, 0), (0, 7, 7), (7, 0, 7), (5, 7, 5), (7, 5, 5)] {
+            assert_eq!(shorter(ms(one), ms(other)), ms(expected), "{one} {other}");
+        }
+    }
 
     #[test]
     fn the_shorter_of_two_limits_holds() {

@@ -123,7 +123,11 @@ impl Shared {
                 Some(sqlstate::UNDEFINED_OBJECT | sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
                     Err(PostgresError::Busy { gid: gid.to_string() })
                 }
-                Some(sqlstate::INSUFFICIENT_PRIVILEGE) => Err(PostgresError::NotOwner { gid: gid.to_string() }),
+                Some(sqlstate::INSUFFICIENT_PRIVILEGE) => Err(PostgresError::NotOwner {
+                    statement: end.statement(&gid),
+                    database: checkout.session.database_name.clone(),
+                    gid: gid.to_string(),
+                }),
                 // Who knows what has become of the connection.
                 Some(_) | None => return Err(PostgresError::Statement { doing: end.doing(), source: error }),
             };

@@ -42,10 +42,29 @@ pub enum PostgresError {
         waited_ms: u128,
     },
     /// The work took longer than the coordinator waits for the vote.
-    #[error("the work was given up after {waited_ms} ms: its vote would have come too late")]
+    #[error(
+        "the work was given up after {waited_ms} ms: its vote would have come too late{}",
+        blocker.as_ref().map_or_else(String::new, |blocker| format!("; it waited for {blocker}"))
+    )]
     TooLate {
         /// How long it was given.
         waited_ms: u128,
+        /// Who held the lock that it waited for, where it did.
+        blocker: Option<String>,
+    },
+    /// The work waited too long for a lock. Where two transactions lock the same rows of two
+    /// databases in opposite order, no database sees that they wait for each other: have all of
+    /// them lock in the same order, or commit with
+    /// [`commit_with_retry`](crate::Transaction::commit_with_retry).
+    #[error(
+        "the work waited too long for a lock of {blocker}: it may be tried again in a new transaction; \
+         PostgresResource::with_lock_wait sets how long is too long"
+    )]
+    LockWait {
+        /// Who held it: a prepared transaction by its gid, or a session.
+        blocker: String,
+        /// What the work said.
+        source: crate::participant::BoxError,
     },
     /// The transaction's deadline came while its branch was still open.
     #[error(
@@ -86,10 +105,17 @@ pub enum PostgresError {
         gid: String,
     },
     /// Only the role that prepared a transaction, or a superuser, may end it.
-    #[error("{gid} was prepared by another role: connect as that role, or as a superuser")]
+    #[error(
+        "{gid} was prepared by another role, and only that role or a superuser may end it: connect as that role; or run, as a \
+         superuser in database {database}: {statement}"
+    )]
     NotOwner {
         /// The prepared transaction.
         gid: String,
+        /// The name of its database.
+        database: String,
+        /// What ends it as it was decided.
+        statement: String,
     },
     /// This transaction's branch is prepared already.
     #[error(
@@ -97,7 +123,10 @@ pub enum PostgresError {
     )]
     AlreadyPrepared,
     /// The database cannot be written to.
-    #[error("the database is a standby: connect to the primary, for example with target_session_attrs=read-write")]
+    #[error(
+        "the database is a standby: give an address that always leads to the primary, such as that of a proxy or of the cluster's \
+         service; the driver dials one host, and knows no target_session_attrs"
+    )]
     Standby,
     /// A session is not the participant's own from one transaction to the next.
     #[error(
@@ -219,6 +248,8 @@ pub(super) mod sqlstate {
     /// Ending: another session has the prepared transaction. Preparing: `max_prepared_transactions`
     /// is 0.
     pub(in crate::postgres) const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
+    /// The session cannot write: its server is a standby, or was told so.
+    pub(in crate::postgres) const READ_ONLY_SQL_TRANSACTION: &str = "25006";
     /// Classes 57P and 08: the server ends the connection, or it is not there.
     pub(in crate::postgres) const CONNECTION_ENDED_CLASSES: [&str; 2] = ["57P", "08"];
 }
@@ -229,9 +260,11 @@ pub(super) fn sqlstate_of(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
 }
 
-/// Whether the connection is of no more use.
+/// Whether the connection is of no more use: it is lost, or leads to a server that is no primary
+/// any more.
 pub(super) fn is_connection_lost(error: &sqlx::Error) -> bool {
     match sqlstate_of(error) {
+        Some(code) if code == sqlstate::READ_ONLY_SQL_TRANSACTION => true,
         Some(code) => sqlstate::CONNECTION_ENDED_CLASSES.iter().any(|class| code.starts_with(class)),
         None => true,
     }

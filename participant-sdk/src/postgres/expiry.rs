@@ -25,16 +25,13 @@ use assent_protocol::Gtid;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::connections::{ANSWER_WITHIN, Backend, Checkout};
+use super::connections::Backend;
 use super::error::PostgresError;
 use super::resource::Shared;
 
 const OPEN: u8 = 0;
 const OVER: u8 = 1;
 const EXPIRED: u8 = 2;
-
-/// How often the server is asked to terminate a backend, at most, before its own limit has to do.
-const ATTEMPTS_MAX: u32 = 10;
 
 /// The deadline of one open transaction.
 pub(super) struct Expiry {
@@ -55,7 +52,7 @@ impl Expiry {
                 tokio::time::sleep(time_left).await;
                 if state.compare_exchange(OPEN, EXPIRED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                     tracing::warn!(%gtid, "a branch's transaction was still open at its deadline: it is rolled back");
-                    shared.terminate(gtid, backend).await;
+                    shared.ends.terminate(backend).await;
                 }
             })
             .abort_handle()
@@ -85,50 +82,5 @@ impl Expiry {
 
     fn past_deadline(&self) -> PostgresError {
         PostgresError::PastDeadline { gtid: self.gtid, open_ms: self.begun_at.elapsed().as_millis() }
-    }
-}
-
-impl Shared {
-    /// Ends a transaction that was interrupted within a statement. A closed connection is noticed
-    /// only when the statement has run.
-    pub(super) fn give_up(self: &Arc<Self>, gtid: Gtid, checkout: Checkout) {
-        let shared = Arc::clone(self);
-        tokio::spawn(async move {
-            shared.terminate(gtid, checkout.session.backend).await;
-            drop(checkout);
-        });
-    }
-
-    /// Has the server end a connection, and with it what runs there and the open transaction.
-    /// Returns when that is seen to.
-    pub(super) async fn terminate(&self, gtid: Gtid, backend: Backend) {
-        let mut pause = Duration::from_millis(100);
-        for _ in 0..ATTEMPTS_MAX {
-            match self.try_to_terminate(backend).await {
-                Ok(()) => return,
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(%gtid, error, "a transaction whose time is up is still to be rolled back");
-                }
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(10));
-        }
-    }
-
-    async fn try_to_terminate(&self, backend: Backend) -> Result<(), PostgresError> {
-        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
-        // The process id alone may have been given to another connection since.
-        sqlx::query(
-            "select pg_terminate_backend(pid) from pg_stat_activity
-             where pid = $1 and coalesce((extract(epoch from backend_start) * 1000000)::int8, 0) = $2",
-        )
-        .bind(backend.process_id)
-        .bind(backend.started_unix_us)
-        .execute(&mut checkout.session.connection)
-        .await
-        .map_err(PostgresError::statement("end a transaction whose time is up"))?;
-        checkout.release();
-        Ok(())
     }
 }

@@ -80,7 +80,7 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     pub async fn begin(&self, context: &Context) -> Result<PostgresGuard, PostgresError> {
         let coordinator = self.shared.started_for()?;
         let time_left = time_left(context, SystemTime::now());
-        let mut checkout = self.shared.works.begin(time_left).await?;
+        let mut checkout = self.shared.works.begin(time_left, self.shared.lock_wait_max).await?;
         let expiry = Expiry::arm(&self.shared, context.gtid, checkout.session.backend, time_left);
         let key = draw_branch(context.gtid, context.epoch.unwrap_or_default());
         let prefix = Prefix::new(coordinator, checkout.session.database, &self.shared.participant)?;

@@ -17,6 +17,9 @@
 //! - An end never waits behind work for a connection (`connections`).
 //! - A transaction that is still open at its deadline is rolled back, whatever its handler does
 //!   (`expiry`).
+//! - What was given up is ended at the server, and until then counts as a connection
+//!   (`connections`).
+//! - Locks are waited for in bounded time, and who holds them is named (`locks`).
 //! - What one branch sets in its session, the next does not see (`connections`).
 //! - A server that cannot prepare, or would not let its prepared transactions be found, is found
 //!   out at the start (`starting`).
@@ -30,6 +33,8 @@ mod fencing;
 mod gid;
 mod guard;
 mod hazards;
+mod locks;
+mod pooler;
 mod preparing;
 mod resource;
 mod starting;

@@ -9,6 +9,8 @@
 //! from `pg_prepared_xacts` costs; that is done where the answer leaves doubt: when the gid is in
 //! use, and when a branch is ended or found after a crash.
 
+use std::time::Duration;
+
 use super::connections::{Checkout, Leftovers, Session};
 use super::error::{PostgresError, is_connection_lost, sqlstate, sqlstate_of};
 use super::gid::{Gid, Prefix};
@@ -38,12 +40,17 @@ pub(super) enum Committed {
 ///
 /// Only the role that prepares a transaction may end it, so the work's `set role` is undone first;
 /// and before that its deferred constraints are checked, with the rights that the work has had.
+/// PREPARE TRANSACTION itself is never cut short: with synchronous replication a cancelled wait for
+/// the standby is reported as success.
 pub(super) fn prepare_message(gid: &Gid) -> String {
     message_of(gid.as_str())
 }
 
 fn message_of(gid: &str) -> String {
-    format!("savepoint assent; set constraints all immediate; reset role; prepare transaction '{gid}'")
+    format!(
+        "savepoint assent; set constraints all immediate; reset role; set local statement_timeout = 0; \
+         prepare transaction '{gid}'"
+    )
 }
 
 /// How long that is at most for a branch of a participant.
@@ -55,6 +62,8 @@ pub(super) fn message_bytes(prefix: &Prefix) -> usize {
 /// where the outcome is unknown.
 pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepared, PostgresError> {
     let doing = "prepare the transaction";
+    // Its work is done. Whether it is prepared is found out where this is dropped.
+    checkout.work.is_open = false;
     crash_point!(PREPARE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
     let result = checkout.session.end_and_clear(doing, &prepare_message(gid), Leftovers::OfPrepared).await?;
     let Err(error) = result else {
@@ -74,8 +83,9 @@ pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepare
 /// Commits the transaction that is open on the connection.
 pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, PostgresError> {
     let doing = "commit the transaction";
+    checkout.work.is_open = false;
     crash_point!(ONE_PHASE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
-    match checkout.session.end_and_clear(doing, "savepoint assent; commit", Leftovers::OfCommitted).await? {
+    match checkout.session.end_and_clear(doing, COMMIT, Leftovers::OfCommitted).await? {
         Ok(_) => {
             crash_point!(ONE_PHASE_DONE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
             checkout.release();
@@ -84,6 +94,17 @@ pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, Postgres
         Err(error) => refused_or_failed(checkout, doing, error).await.map(Committed::Refused),
     }
 }
+
+/// As with PREPARE TRANSACTION, but for the role: whoever committed it, it is committed.
+const COMMIT: &str = "savepoint assent; set constraints all immediate; set local statement_timeout = 0; commit";
+
+/// How long a rollback waits for a statement that the work has given up, before that is ended.
+const ROLL_BACK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Fails on a session that cannot write, after the rollback, so that it is not used again: it was
+/// made while the address led to a standby, or while the database only let read.
+const ROLL_BACK: &str =
+    "rollback; select version()::int where pg_is_in_recovery() or current_setting('transaction_read_only')::bool";
 
 /// Rolls back the transaction that is open on the connection, or has failed there. Where that fails
 /// the connection is closed, with the same effect.
@@ -94,15 +115,25 @@ pub(super) async fn roll_back(checkout: Checkout) {
 }
 
 /// Rolls back as [`roll_back`] does, and leaves it to the caller to release the connection; `None`
-/// where it was closed.
+/// where it was closed, or is ended at the server because a statement runs on it.
 pub(super) async fn rolled_back(mut checkout: Checkout) -> Option<Checkout> {
     // The work may have committed something by itself.
-    match checkout.session.end_and_clear("roll back", "rollback", Leftovers::OfCommitted).await {
-        Ok(Ok(_)) => return Some(checkout),
-        Ok(Err(error)) => tracing::debug!(%error, "a connection was closed instead of rolled back"),
-        Err(error) => tracing::debug!(%error, "a connection was closed instead of rolled back"),
-    }
-    None
+    let rolling_back = checkout.session.end_and_clear("roll back", ROLL_BACK, Leftovers::OfCommitted);
+    let is_rolled_back = match tokio::time::timeout(ROLL_BACK_PATIENCE, rolling_back).await {
+        Ok(Ok(Ok(_))) => true,
+        Ok(Ok(Err(error))) => {
+            tracing::debug!(%error, "a connection was closed instead of rolled back");
+            false
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection was closed instead of rolled back");
+            false
+        }
+        Err(_) => return None,
+    };
+    // The server has answered: nothing runs there any more.
+    checkout.work.is_open = false;
+    is_rolled_back.then_some(checkout)
 }
 
 /// Whether a transaction is prepared under this gid, in this database.

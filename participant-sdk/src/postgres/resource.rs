@@ -11,11 +11,12 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
 use super::barrier::{Barrier, BranchRecord};
-use super::connections::{self, ANSWER_WITHIN, Backend, Checkout, Lane};
+use super::connections::{self, ANSWER_WITHIN, Checkout, Lane};
 use super::ending::{Coming, End, Ended};
 use super::error::PostgresError;
 use super::gid::{Gid, Prefix};
 use super::hazards::{Ends, Hazards};
+use super::locks;
 use super::preparing::{self, Committed, Prepared};
 use crate::participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 
@@ -28,8 +29,15 @@ pub trait PostgresWork: Send + Sync + 'static {
     ///
     /// After [`Vote::No`], [`Vote::ReadOnly`] and errors it is rolled back. It may be called again
     /// for the same transaction after that. Return the errors of statements: a transaction in which
-    /// one failed cannot be prepared. A transaction begun on `connection` is a savepoint. Temporary
-    /// tables, cursors `with hold`, `listen` and `notify` cannot be prepared.
+    /// one failed cannot be prepared. A transaction begun on `connection` is a savepoint. What
+    /// Postgres cannot prepare is: a transaction that has used a temporary table or any other
+    /// temporary object, has declared a cursor `with hold`, has run `listen`, `unlisten` or
+    /// `notify` (`pg_notify` too, be it in a trigger), has exported a snapshot, has changed a
+    /// subscription, or holds the same advisory lock for itself and for its session.
+    ///
+    /// Its statements end at the transaction's deadline, and it waits for locks no longer than
+    /// [`with_lock_wait`](PostgresResource::with_lock_wait) says; limits that the role, the
+    /// database or the server set are kept where they are shorter.
     ///
     /// What it sets in its session (roles, settings, session-level advisory locks) is undone when
     /// the branch has been prepared, committed or rolled back, so that the next branch finds the
@@ -128,6 +136,8 @@ pub(super) struct Shared {
     pub(super) ends: Arc<Lane>,
     pub(super) recorded_in: Option<Barrier>,
     pub(super) ended: Arc<Ends>,
+    /// How long work waits for a lock; zero for as long as it has time.
+    pub(super) lock_wait_max: Duration,
     /// The id of the coordinator that the resource was started for.
     coordinator: OnceLock<String>,
 }
@@ -181,6 +191,19 @@ impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
 }
 
 impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
+    /// How long the work of a branch waits for a lock, give or take a quarter; 4 seconds by
+    /// default. Zero: for as long as the transaction has time.
+    ///
+    /// The locks of a prepared branch are held until its transaction ends everywhere, so two
+    /// transactions may wait for each other in two databases, where no database sees it. The
+    /// bound ends that, long before a transaction's timeout would; the transaction aborts, and the
+    /// reason names who held the lock.
+    #[must_use]
+    pub fn with_lock_wait(mut self, lock_wait_max: Duration) -> Self {
+        self.shared = self.shared.rebuilt(|shared| shared.lock_wait_max = lock_wait_max);
+        self
+    }
+
     /// How often it was not known whether a branch had ended as ordered. With
     /// [`recorded`](PostgresResource::recorded) it always is.
     pub fn hazards(&self) -> Hazards {
@@ -211,7 +234,15 @@ impl<W, const RECORDED: bool> Clone for PostgresResource<W, RECORDED> {
 impl Shared {
     fn new(participant: ParticipantName, database: PgConnectOptions) -> Self {
         let (works, ends) = connections::lanes(database, CONNECTIONS_MAX);
-        Self { participant, works, ends, recorded_in: None, ended: Arc::default(), coordinator: OnceLock::new() }
+        Self {
+            participant,
+            works,
+            ends,
+            recorded_in: None,
+            ended: Arc::default(),
+            lock_wait_max: locks::WAIT_MAX,
+            coordinator: OnceLock::new(),
+        }
     }
 
     /// Another one with something changed. Clones of the resource made before keep the old one.
@@ -222,6 +253,7 @@ impl Shared {
             ends: Arc::clone(&self.ends),
             recorded_in: self.recorded_in.clone(),
             ended: Arc::clone(&self.ended),
+            lock_wait_max: self.lock_wait_max,
             coordinator: OnceLock::new(),
         };
         change(&mut shared);
@@ -257,17 +289,6 @@ impl Shared {
         Ok(is_prepared)
     }
 
-    async fn cancel(&self, backend: Backend) -> Result<(), PostgresError> {
-        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
-        sqlx::query("select pg_cancel_backend($1)")
-            .bind(backend.process_id)
-            .execute(&mut checkout.session.connection)
-            .await
-            .map_err(PostgresError::statement("cancel work that is prepared already"))?;
-        checkout.release();
-        Ok(())
-    }
-
     /// What the record says of the branch.
     async fn record_of(&self, barrier: &Barrier, key: BranchKey) -> Result<Option<BranchRecord>, PostgresError> {
         let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
@@ -291,7 +312,7 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
     /// Runs the work in a fresh transaction, which stays open.
     async fn work(&self, branch: &Branch) -> Result<(Checkout, Gid, Worked), BoxError> {
         self.shared.check(branch)?;
-        let mut checkout = self.shared.works.begin(branch.timeout()).await?;
+        let mut checkout = self.shared.works.begin(branch.timeout(), self.shared.lock_wait_max).await?;
         let gid =
             Prefix::new(&branch.coordinator().id, checkout.session.database, branch.participant())?.gid(branch.key());
         match self.work_on(branch, &mut checkout, &gid).await {
@@ -300,9 +321,9 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
                 preparing::roll_back(checkout).await;
                 Err(error)
             }
-            Err(Failed::TooLate) => {
-                self.shared.give_up(branch.gtid(), checkout);
-                Err(PostgresError::TooLate { waited_ms: branch.timeout().as_millis() }.into())
+            // What is under way on the connection is ended at the server.
+            Err(Failed::TooLate { blocker }) => {
+                Err(PostgresError::TooLate { waited_ms: branch.timeout().as_millis(), blocker }.into())
             }
         }
     }
@@ -326,22 +347,22 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
             }
         };
         let mut time_is_up = pin!(time_is_up);
-        let mut patience = PATIENCE;
+        let (mut patience, mut blocker) = (PATIENCE, None);
         loop {
             tokio::select! {
                 biased;
-                worked = &mut work => return worked.map_err(Failed::Returned),
-                () = &mut time_is_up => return Err(Failed::TooLate),
+                worked = &mut work => {
+                    return worked.map_err(|error| Failed::Returned(locks::with_blocker(error, blocker)));
+                }
+                () = &mut time_is_up => return Err(Failed::TooLate { blocker }),
                 () = tokio::time::sleep(patience) => patience *= 2,
             }
-            // The lookup is a favour: if it fails, the work goes on and finds out by itself.
+            // The lookups are a favour: if they fail, the work goes on and finds out by itself.
             if self.shared.is_prepared(gid).await.unwrap_or(false) {
-                // The backend is this connection's for as long as the connection lives, which
-                // `work` borrows.
-                if let Err(error) = self.shared.cancel(backend).await {
-                    tracing::debug!(%error, "work that another instance has done waits on");
-                }
                 return Ok(Worked::PreparedBefore);
+            }
+            if let Ok(Some(holder)) = self.shared.blocker_of(backend).await {
+                blocker = Some(holder);
             }
         }
     }
@@ -361,7 +382,7 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
                 preparing::roll_back(checkout).await;
                 Ok(vote_again(record))
             }
-            // The connection is in the middle of a statement.
+            // The connection is in the middle of a statement, which is ended at the server.
             Worked::PreparedBefore => Ok(Vote::Yes),
         }
     }
@@ -379,7 +400,7 @@ fn vote_again(record: BranchRecord) -> Vote {
 /// Why there is nothing to vote about.
 enum Failed {
     Returned(BoxError),
-    TooLate,
+    TooLate { blocker: Option<String> },
 }
 
 impl<W: PostgresWork, const RECORDED: bool> Participant for PostgresResource<W, RECORDED> {

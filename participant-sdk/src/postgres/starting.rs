@@ -6,18 +6,16 @@ use std::time::Duration;
 use assent_protocol::BranchKey;
 use sqlx::Row as _;
 
-use super::connections::{ANSWER_WITHIN, Checkout};
+use super::connections::ANSWER_WITHIN;
 use super::error::PostgresError;
 use super::gid::Prefix;
+use super::pooler;
 use super::preparing;
 use super::resource::Shared;
 use crate::participant::Coordinator;
 
 /// The oldest version of Postgres that is supported by its makers, as its `server_version_num`.
 const VERSION_MIN: i32 = 140_000;
-
-/// How often two connections are asked in turn whether they have a session each.
-const SESSION_LOOKS: usize = 3;
 
 impl Shared {
     pub(super) async fn start(&self, about: &Coordinator) -> Result<(), PostgresError> {
@@ -61,28 +59,17 @@ impl Shared {
     /// message on its connection, and it is asked by its backend's process id whether it still
     /// runs.
     async fn check_sessions(&self) -> Result<(), PostgresError> {
-        let mut checkouts = [self.ends.acquire(ANSWER_WITHIN).await?, self.ends.acquire(ANSWER_WITHIN).await?];
-        let mut is_pooled = checkouts[0].session.backend == checkouts[1].session.backend;
-        // A pooler that has several sessions gives out the last one that it got back, or the first
-        // one.
-        for _ in 0..SESSION_LOOKS {
-            for Checkout { session, .. } in &mut checkouts {
-                for _ in 0..2 {
-                    // In the simple protocol, which every pooler lets through.
-                    let row = sqlx::raw_sql("select pg_backend_pid() as process_id")
-                        .fetch_one(&mut session.connection)
-                        .await
-                        .map_err(PostgresError::statement("look whose the session is"))?;
-                    let process_id: i32 =
-                        row.try_get("process_id").map_err(PostgresError::statement("look whose the session is"))?;
-                    is_pooled |= process_id != session.backend.process_id;
-                }
-            }
-        }
-        if is_pooled {
+        let mut one = self.ends.acquire(ANSWER_WITHIN).await?;
+        let mut other = self.ends.acquire(ANSWER_WITHIN).await?;
+        let are_known_twice = one.session.backend == other.session.backend;
+        let are_shared = pooler::shares_sessions(&mut one.session.connection, &mut other.session.connection)
+            .await
+            .map_err(PostgresError::statement("look whose the session is"))?;
+        if are_known_twice || are_shared {
             return Err(PostgresError::TransactionPooler);
         }
-        checkouts.into_iter().for_each(Checkout::release);
+        one.release();
+        other.release();
         Ok(())
     }
 
@@ -96,8 +83,9 @@ impl Shared {
         let prefix = Prefix::new(&about.id, checkout.session.database, &self.participant)?;
         // Not `like`: names may hold its wildcard `_`.
         let rows = sqlx::query(
-            "select gid, owner::text as owner,
-                    owner = current_user or (select rolsuper from pg_roles where rolname = current_user) as may_end
+            "select gid, coalesce(owner::text, 'a role that is gone') as owner,
+                    coalesce(owner = current_user, false)
+                        or (select rolsuper from pg_roles where rolname = current_user) as may_end
              from pg_prepared_xacts
              where database = current_database() and starts_with(gid, $1)
                  and prepared <= clock_timestamp() - make_interval(secs => $2)
@@ -112,8 +100,16 @@ impl Shared {
         checkout.release();
         let mut branches = Vec::with_capacity(rows.len());
         for row in rows {
-            let unreadable = PostgresError::statement("list the prepared transactions");
-            let gid: String = row.try_get("gid").map_err(&unreadable)?;
+            // Each is listed that can be: one branch that cannot be read, or cannot end, must not
+            // keep the others from ending.
+            let read = || Ok::<_, sqlx::Error>((row.try_get("gid")?, row.try_get("owner")?, row.try_get("may_end")?));
+            let (gid, owner, may_end): (String, String, bool) = match read() {
+                Ok(read) => read,
+                Err(error) => {
+                    tracing::error!(%error, "a prepared transaction cannot be read: it is left alone; see pg_prepared_xacts");
+                    continue;
+                }
+            };
             let Some(branch) = prefix.branch_of(&gid) else {
                 tracing::warn!(
                     gid,
@@ -121,14 +117,12 @@ impl Shared {
                 );
                 continue;
             };
-            // It is listed all the same: one branch that cannot end must not keep the others from
-            // ending.
-            if !row.try_get::<bool, _>("may_end").map_err(&unreadable)? {
-                let owner: String = row.try_get("owner").map_err(&unreadable)?;
+            if !may_end {
                 tracing::error!(
                     gid,
                     owner,
-                    "this branch can only be ended by the role that prepared it: connect as that role"
+                    "this branch can only be ended by the role that prepared it: connect as that role, or end it as a superuser as \
+                     its transaction was decided"
                 );
             }
             branches.push(branch);

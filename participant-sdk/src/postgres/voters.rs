@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::error::{is_connection_lost, sqlstate, sqlstate_of};
+use super::pooler;
 use crate::voter::VoterStoreError;
 use crate::voter::store::{Identity, Kept, Recalled, Store, Write, durable};
 
@@ -121,6 +122,12 @@ impl PostgresVoters {
             return Err(VoterStoreError::OtherParticipant { owner: owner.to_string(), asked: me.clone() });
         }
         let mut connection = connect(&self.shared.options).await?;
+        let mut other = connect(&self.shared.options).await?;
+        let are_shared = within(pooler::shares_sessions(&mut connection, &mut other));
+        if are_shared.await.map_err(failed("look whose their session is"))? {
+            return Err(VoterStoreError::TransactionPooler);
+        }
+        other.close().await.ok();
         let unfit = |error: sqlx::Error| match sqlstate_of(&error) {
             Some(_) => VoterStoreError::Table(error.into()),
             None => failed("read their identity")(error),

@@ -152,6 +152,14 @@ async fn a_coordinator_is_bound_once(store: &impl Store) {
     assert!(matches!(error, VoterStoreError::OtherParticipant { .. }), "{error}");
 }
 
+/// Whether the store can be used.
+///
+/// # Errors
+/// As the store says.
+pub async fn opens(store: &impl VoterStore) -> Result<(), VoterStoreError> {
+    store.open(&me()).await.map(drop)
+}
+
 /// Opens a store, and votes once.
 ///
 /// # Panics

@@ -41,6 +41,12 @@ pub enum VoterStoreError {
         "synchronous_commit is off for the voters' connection: a vote could be lost after it was told; switch it on for this role"
     )]
     NotFlushed,
+    /// A session is not the voters' own from one transaction to the next.
+    #[error(
+        "between the voters and their database is a pooler that gives each transaction another session, as PgBouncer does with \
+         pool_mode = transaction: connect to Postgres itself, or set pool_mode = session for this database"
+    )]
+    TransactionPooler,
     /// A record does not read.
     #[error(
         "the voter's record of {gtid} does not read: {problem}; restore the store, or resolve the transaction by hand"

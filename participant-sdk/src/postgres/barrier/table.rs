@@ -103,7 +103,7 @@ impl Barrier {
         .await
         .map_err(&failed)?;
         if !has_refusals {
-            let sql = format!("set local lock_timeout = '5s';\n{}", self.table.sql(REFUSALS));
+            let sql = format!("savepoint refusals; set local lock_timeout = '5s';\n{}", self.table.sql(REFUSALS));
             match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await {
                 Ok(_) => {}
                 // Who holds the table may be a branch that is in doubt, and only ends once this
@@ -114,13 +114,8 @@ impl Barrier {
                         table,
                         "a transaction holds the barrier's table: it gets its new columns at the next start"
                     );
-                    tx.rollback().await.map_err(&failed)?;
-                    // That of the branches is nobody's yet.
-                    sqlx::raw_sql(AssertSqlSafe(self.table.sql(BRANCHES_SCHEMA)))
-                        .execute(pool)
-                        .await
-                        .map_err(failed)?;
-                    return Ok(());
+                    // The table of the branches is there all the same.
+                    sqlx::raw_sql("rollback to savepoint refusals").execute(&mut *tx).await.map_err(&failed)?;
                 }
                 Err(error) => return Err(failed(error)),
             }
