@@ -5,12 +5,13 @@ use std::time::Duration;
 use assent_proto::context::Context;
 use assent_proto::session::{Ask, Code, Commit, Reply};
 use assent_protocol::two_phase::CarriedBranch;
-use assent_protocol::{AbortReason, Gtid, ParticipantName, Wait};
+use assent_protocol::{AbortCode, AbortReason, Gtid, ParticipantName, Wait};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::assent::{Assent, unexpected, whole_ms};
+use rand::RngExt as _;
+use crate::assent::{Assent, mint, unexpected, whole_ms};
 use crate::error::Error;
 
 /// What became of a transaction.
@@ -210,6 +211,53 @@ impl Transaction {
     }
 
     async fn end(mut self, wait: Wait) -> Result<Outcome, Error> {
+    /// Commits, and where it aborts for a passing reason tries again with the same branches under a new gtid, at most
+    /// `attempts_max` times in all. Passing are: a prepare that failed without a no, as after a lock that was held for too long,
+    /// a participant that was away, a timeout, and a coordinator that has lost its memory of the transaction. A no is an answer.
+    ///
+    /// It is safe because each attempt is a transaction of its own, which is begun only once the one before has aborted: at most
+    /// one of them takes effect. Each gtid is told before it is used; whoever has to know after a crash which one committed keeps
+    /// them, and asks with [`Assent::outcome`]. Between attempts it waits for a random time, up to 2 seconds, so that those that
+    /// were in each other's way do not meet again.
+    ///
+    /// A transaction that was begun is tried once: the work of its branches was done by others.
+    ///
+    /// ```no_run
+    /// # async fn example(assent: assent_sdk::Assent) -> Result<(), assent_sdk::Error> {
+    /// let transfer = assent.transaction().branch("bank-a", "-10").branch("bank-b", "+10");
+    /// let outcome = transfer.commit_with_retry(5, |gtid| println!("trying {gtid}")).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub async fn commit_with_retry(mut self, attempts_max: u32, mut tell: impl FnMut(Gtid)) -> Result<Outcome, Error> {
+        let mut attempt = 1;
+        loop {
+            let next = (attempt < attempts_max).then(|| self.again()).flatten();
+            tell(self.gtid);
+            match (self.commit().await?, next) {
+                (Outcome::Aborted(reason), Some(next)) if is_passing(reason.code) => self = next,
+                (outcome, _) => return Ok(outcome),
+            }
+            let bound = RETRY_FIRST.saturating_mul(1 << (attempt - 1).min(16)).min(RETRY_MAX);
+            let pause = bound.mul_f64(rand::rng().random_range(0.0..=1.0));
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    /// The same under another gtid; `None` for one that was begun.
+    fn again(&self) -> Option<Self> {
+        if self.deadline_unix_ms.is_some() {
+            return None;
+        }
+        let mut again = Self::carried(self.assent.clone(), mint()).protocol(self.protocol);
+        again.branches = self.branches.clone();
+        again.timeout = self.timeout;
+        Some(again)
+    }
+
         if let Some(problem) = self.problem.take() {
             return Err(problem);
         }
@@ -265,3 +313,23 @@ impl Drop for Transaction {
 
 /// The coordinator's default timeout, unless it is configured otherwise.
 const TIMEOUT_ASSUMED: Duration = Duration::from_secs(30);
+/// The bounds of the waits between the attempts of [`Transaction::commit_with_retry`].
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Whether the same work may commit another time.
+fn is_passing(code: AbortCode) -> bool {
+    match code {
+        AbortCode::DeadlineExceeded
+        | AbortCode::ParticipantLost
+        | AbortCode::ParticipantUnavailable
+        | AbortCode::PrepareFailed
+        | AbortCode::Forgotten => true,
+        AbortCode::Requested
+        | AbortCode::Refused
+        | AbortCode::ParticipantUnknown
+        | AbortCode::VoterMissing
+        | AbortCode::StepFailed => false,
+    }
+}
+

@@ -1,12 +1,15 @@
 //! Branches that wait for each other's locks in two databases, where no database sees the deadlock.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use assent_sdk::{Context, Participant, Vote};
-use integration_tests::eventually;
+use assent_sdk::postgres::PostgresResource;
+use assent_sdk::{Assent, Context, Outcome, Participant, Vote};
+use integration_tests::{Postgres, eventually};
 use sqlx::Executor as _;
 
-use crate::sdk_postgres::{DEADLINE, bank, branch, coordinator, ending, gtid, instance, key};
+use crate::chaos::{Cast, nothing_is_prepared};
+use crate::sdk_postgres::{DEADLINE, Work, balance, bank, branch, coordinator, ending, furnished, gtid, instance, key};
 
 /// Far longer than any lock is to be waited for by default, and well within the time that the
 /// branches have.
@@ -61,4 +64,54 @@ async fn a_wait_for_an_open_transaction_names_its_session() {
         other => Err(format!("{other:?}")),
     })
     .await;
+}
+
+/// Each has one row in both banks, and the banks are asked at the same time: some get the row of
+/// one bank, some that of the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn transfers_that_wait_for_each_other_are_tried_again_until_each_has_committed_once() {
+    const TRANSFERS: i64 = 12;
+    let server = Postgres::shared().await;
+    let log = server.create_database().await;
+    let cast = Cast::with_coordinator(&log.url()).await;
+    let mut banks = Vec::new();
+    for name in ["bank-a", "bank-b"] {
+        let database = furnished(server.create_database().await).await;
+        let url = database.url().parse().expect("a URL");
+        let resource = PostgresResource::new(name.parse().expect("a name"), url, Work)
+            .with_lock_wait(Duration::from_millis(200))
+            .with_connections(20);
+        let assent = Assent::dial(&cast.endpoint).participant(name, resource).connect().await.expect("joins");
+        banks.push((database, assent));
+    }
+    let initiator = Assent::dial(&cast.endpoint).connect().await.expect("the coordinator answers");
+    let transfers = (0..TRANSFERS).map(|_| {
+        let transfer = initiator.transaction().branch("bank-a", "yes").branch("bank-b", "yes");
+        let mut tried = Vec::new();
+        async move {
+            let outcome = transfer.commit_with_retry(1_000, |gtid| tried.push(gtid)).await.expect("no refusal");
+            (outcome, tried)
+        }
+    });
+    let all = tokio::time::timeout(Duration::from_secs(120), futures::future::join_all(transfers)).await;
+    let mut seen = BTreeSet::new();
+    for (outcome, tried) in all.expect("each gets its turn") {
+        assert_eq!(outcome, Outcome::Committed);
+        let (last, others) = tried.split_last().expect("it was told");
+        for gtid in others {
+            let outcome = initiator.outcome(*gtid, DEADLINE).await.expect("known");
+            assert!(matches!(outcome, Outcome::Aborted(_)), "{gtid} was tried before {last}: {outcome:?}");
+        }
+        assert!(tried.iter().all(|gtid| seen.insert(*gtid)), "each attempt is a transaction of its own");
+    }
+    for (database, _) in &banks {
+        nothing_is_prepared("a bank", database, DEADLINE).await;
+        assert_eq!(balance(database).await, TRANSFERS, "each took effect once");
+    }
+    // A no is an answer.
+    let refused = initiator.transaction().branch("bank-a", "no").branch("bank-b", "yes");
+    let mut attempts = 0;
+    let outcome = refused.commit_with_retry(5, |_| attempts += 1).await.expect("no refusal of the request");
+    assert!(matches!(outcome, Outcome::Aborted(_)), "{outcome:?}");
+    assert_eq!(attempts, 1);
 }
