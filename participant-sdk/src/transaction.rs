@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use assent_proto::context::Context;
 use assent_proto::session::{Ask, Code, Commit, Reply};
+use assent_proto::text::one_line;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{AbortCode, AbortReason, Gtid, ParticipantName, Wait};
 use bytes::Bytes;
@@ -291,7 +292,7 @@ impl Transaction {
             // Nobody has heard of it.
             return Ok(());
         }
-        let request = Ask::Abort { reason: reason.into() };
+        let request = Ask::Abort { reason: one_line(reason.into()) };
         match self.assent.request(self.gtid, request, self.assent.patience()).await {
             Ok(Reply::Outcome { .. }) => Ok(()),
             // It was lost with the coordinator's memory, which is an abort.

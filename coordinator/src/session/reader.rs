@@ -11,7 +11,7 @@ use assent_proto::session::{
 use assent_proto::v1::{ClientMessage, ExchangeRequest};
 use assent_protocol::Refusal;
 use assent_protocol::message::agreed_version;
-use assent_protocol::saga::StepResult;
+use assent_protocol::saga::{OUTPUT_TOO_LARGE, StepResult};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -226,7 +226,7 @@ pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient,
             Ok(()) => Ok(FromClient::request(request_id, gtid, ask)),
             Err(refused) => Err((request_id, refused)),
         },
-        // It cannot be refused here: the step took effect. It is asked again, and in the end compensated.
+        // It cannot be refused here: the step took effect. It is compensated.
         FromClient::Step(StepAnswer {
             result: StepResult::Done(output),
             gtid,
@@ -237,7 +237,7 @@ pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient,
             ..
         }) if output.len() > limits.payload_bytes_max => {
             let allowed = limits.payload_bytes_max;
-            let problem = format!("its output has {} bytes, and {allowed} are allowed", output.len());
+            let problem = format!("{OUTPUT_TOO_LARGE}: {} bytes, and {allowed} are allowed", output.len());
             let result = StepResult::Unknown(problem);
             Ok(FromClient::Step(StepAnswer { result, gtid, step, compensation, attempt, epoch, is_final: false }))
         }

@@ -28,6 +28,7 @@ mod sdk_postgres_sessions;
 mod sdk_postgres_start;
 mod sdk_postgres_voters;
 mod three_phase;
+mod too_large;
 mod transfers;
 mod two_names;
 mod upgrade;

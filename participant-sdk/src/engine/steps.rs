@@ -1,11 +1,12 @@
 //! Saga steps that run in this process.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use assent_crash::crash_point;
 use assent_proto::session::{FromClient, StepAnswer, StepOrder};
-use assent_protocol::saga::{StepIndex, StepResult};
+use assent_protocol::saga::{OUTPUT_TOO_LARGE, StepIndex, StepResult};
 use assent_protocol::{Epoch, Gtid, Name};
 use bytes::Bytes;
 
@@ -88,6 +89,7 @@ impl Engine {
             input,
             outputs,
             output,
+            output_bytes_max: self.shared.payload_bytes_max.load(Relaxed),
             timeout,
         };
         let finish = self.finish.clone();
@@ -105,6 +107,16 @@ impl Engine {
     pub(super) fn step_hook_finished(&mut self, outbox: &mut Outbox, key: Key, end: StepEnd) {
         let Some(Running { called, latest }) = self.steps.running.remove(&key) else { return };
         let StepEnd { result, is_final } = end;
+        // Known before it is sent: a frame that is too large would cut the session, and with it what
+        // others have on it.
+        let bytes_max = self.shared.payload_bytes_max.load(Relaxed);
+        let result = match result {
+            StepResult::Done(output) if output.len() > bytes_max => StepResult::Unknown(format!(
+                "{OUTPUT_TOO_LARGE}: {} bytes, and the coordinator takes {bytes_max}; give a reference to the data",
+                output.len()
+            )),
+            StepResult::Done(_) | StepResult::Refused(_) | StepResult::Unknown(_) => result,
+        };
         if let StepResult::Unknown(error) = &result {
             tracing::warn!(gtid = %key.gtid, step = key.step.0, error, "a step's hook failed");
         }

@@ -45,7 +45,9 @@ pub trait SagaParticipant: Send + Sync + 'static {
 /// What came of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Executed {
-    /// It took effect; the output goes to the steps behind it.
+    /// It took effect; the output goes to the steps behind it. Where it is larger than
+    /// [`Step::output_bytes_max`], the step counts as done and is compensated; the
+    /// [barrier](crate::postgres::barrier) refuses it before it takes effect.
     Done(Bytes),
     /// It had no effect, for a reason: the saga turns back. A pivot is asked again instead where an earlier attempt has no known outcome.
     Refused(String),
@@ -101,8 +103,12 @@ pub struct Step {
     pub(crate) input: Bytes,
     pub(crate) outputs: Vec<(Name, Bytes)>,
     pub(crate) output: Option<Bytes>,
+    pub(crate) output_bytes_max: usize,
     pub(crate) timeout: Duration,
 }
+
+/// The largest output, for a step that did not come over a session.
+const OUTPUT_BYTES_ASSUMED: usize = 1024 * 1024;
 
 impl Step {
     /// The first attempt of a step that comes after no other, for a test of a participant's hooks. Those that hooks are called with
@@ -117,7 +123,21 @@ impl Step {
     ) -> Self {
         let (epoch, input, outputs) = (Epoch(1), input.into(), Vec::new());
         let (attempt, is_pivot, output) = (1, false, None);
-        Self { gtid, participant, index, name, epoch, attempt, is_pivot, input, outputs, output, timeout }
+        let output_bytes_max = OUTPUT_BYTES_ASSUMED;
+        Self {
+            gtid,
+            participant,
+            index,
+            name,
+            epoch,
+            attempt,
+            is_pivot,
+            input,
+            outputs,
+            output,
+            output_bytes_max,
+            timeout,
+        }
     }
 
     /// The same step as another attempt, for a test of a participant's hooks.
@@ -130,6 +150,11 @@ impl Step {
     #[must_use]
     pub fn with_pivot(self) -> Self {
         Self { is_pivot: true, ..self }
+    }
+
+    /// The most bytes that the coordinator takes as the output of the action.
+    pub fn output_bytes_max(&self) -> usize {
+        self.output_bytes_max
     }
 
     /// The saga.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use assent_proto::session::{Ask, Reply};
+use assent_proto::text::one_line;
 use assent_protocol::saga::Definition;
 use assent_protocol::{AbortCode, AbortReason, Gtid, Outcome, Wait};
 
@@ -57,7 +58,7 @@ impl Assent {
     /// # Errors
     /// [`Error::Refused`] with `PAST_PIVOT` if it can only go forward, with `NOT_FOUND` if the coordinator knows no such saga.
     pub async fn compensate_saga(&self, gtid: Gtid, reason: impl Into<String>) -> Result<(), Error> {
-        let request = Ask::Abort { reason: reason.into() };
+        let request = Ask::Abort { reason: one_line(reason.into()) };
         match self.request(gtid, request, self.patience()).await? {
             Reply::SagaTurned { .. } | Reply::Outcome { outcome: Outcome::Compensated, .. } => Ok(()),
             other => Err(unexpected(other)),

@@ -62,7 +62,7 @@ mod voters;
 use crate::durable::Appended;
 use crate::found::{Found, Owned};
 use crate::ids::{BranchId, Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, ParticipantName};
-use crate::message::{FromClient, FromReplica, Refused, Reply};
+use crate::message::{FromClient, FromReplica, MESSAGE_BYTES_MAX, Reason, Refused, Reply, payload_bytes};
 use crate::three_phase::{NodeId, StoreId};
 use crate::two_phase::CarriedBranch;
 
@@ -336,10 +336,19 @@ impl Replica {
 
     fn reply(&mut self, to: Caller, reply: Reply) {
         let session = SessionId(to.session);
-        if self.is_open(session) {
-            self.requests.answered(to);
-            self.peers.send(session, FromReplica::Reply { request_id: to.request, reply });
+        if !self.is_open(session) {
+            return;
         }
+        self.requests.answered(to);
+        let mut message = FromReplica::Reply { request_id: to.request, reply };
+        let bytes = payload_bytes(&message);
+        if bytes > MESSAGE_BYTES_MAX {
+            let refused = Reason::FrameTooLarge.refused(format!(
+                "the answer has {bytes} bytes, and {MESSAGE_BYTES_MAX} fit into a message; read what it is about with Get"
+            ));
+            message = FromReplica::Reply { request_id: to.request, reply: Reply::Refused(refused) };
+        }
+        self.peers.send(session, message);
     }
 
     fn refuse(&mut self, to: Caller, refused: impl Into<Refused>) {

@@ -123,13 +123,6 @@ impl Replica {
     fn reply_for_saga(&mut self, gtid: Gtid, to: Caller, reply: saga::Reply) {
         let reply = match reply {
             saga::Reply::Started => Reply::SagaStarted,
-            saga::Reply::Ended { outcome, outputs, .. }
-                if outputs.iter().map(|(_, output)| output.len()).sum::<usize>() > MESSAGE_BYTES_MAX =>
-            {
-                let message =
-                    format!("saga {gtid} has {outcome}, and its outputs do not fit into a message; read it with Get");
-                Reply::Refused(Reason::FrameTooLarge.refused(message))
-            }
             saga::Reply::Ended { outcome, reason, outputs } => {
                 Reply::Outcome { outcome, reason: reason.as_deref().map(AbortReason::from_line), outputs }
             }

@@ -2,7 +2,7 @@
 
 use super::definition::{StepIndex, StepResult};
 use super::effect::Effect;
-use super::event::{CONNECTION_LOST, NOT_CONNECTED, TIMED_OUT, Timer};
+use super::event::{CONNECTION_LOST, NOT_CONNECTED, OUTPUT_TOO_LARGE, TIMED_OUT, Timer};
 use super::machine::{Draft, Saga, Stage};
 use super::step::Progress;
 use crate::durable::Output;
@@ -36,6 +36,14 @@ impl Failure<'_> {
         match self {
             Self::NotSent => false,
             Self::Lost | Self::TimedOut | Self::Unknown(_) => true,
+        }
+    }
+
+    /// Whether another attempt would end in the same way, whatever the retry policy says.
+    pub(super) fn is_hopeless(&self) -> bool {
+        match self {
+            Self::Unknown(reason) => reason.starts_with(OUTPUT_TOO_LARGE),
+            Self::NotSent | Self::Lost | Self::TimedOut => false,
         }
     }
 

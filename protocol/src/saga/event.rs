@@ -15,6 +15,10 @@ pub const CONNECTION_LOST: &str = "connection lost";
 /// nothing was sent.
 pub const NOT_CONNECTED: &str = "not connected";
 
+/// What the reason of an attempt begins with whose action is done, and whose output fits into no
+/// message. It is never tried again: the output would be the same.
+pub const OUTPUT_TOO_LARGE: &str = "the step's output is too large";
+
 /// What a caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -207,7 +207,8 @@ impl Saga {
         // Behind a completed pivot, and for a pivot that may have taken effect, giving up is not
         // among the choices.
         let must_go_on = is_past_pivot || (definition.pivot && in_doubt);
-        let may_go_on = !failure.was_sent() || definition.retry.allows(failed, failure.reason());
+        let may_go_on =
+            !failure.was_sent() || (definition.retry.allows(failed, failure.reason()) && !failure.is_hopeless());
         if must_go_on || (may_go_on && self.wanted.is_none()) {
             self.retry_action(index, failure.was_unreachable(), draft);
         } else if !may_go_on {

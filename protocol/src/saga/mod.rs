@@ -61,7 +61,7 @@ mod view;
 
 pub use definition::{Definition, InvalidDefinition, StepDefinition, StepIndex, StepResult};
 pub use effect::{Effect, Reply};
-pub use event::{CONNECTION_LOST, Event, NOT_CONNECTED, TIMED_OUT, Timer, Wait};
+pub use event::{CONNECTION_LOST, Event, NOT_CONNECTED, OUTPUT_TOO_LARGE, TIMED_OUT, Timer, Wait};
 pub use machine::{Saga, Stage};
 pub use recover::{Kept, Unrecoverable};
 pub use view::{StepState, StepView, View, WaitsFor};

@@ -181,13 +181,23 @@ impl<'c> FirstAction<'c> {
         &mut self.tx
     }
 
-    /// Keeps the output and commits the work. The answer is for the hook to return.
+    /// Keeps the output and commits the work. The answer is for the hook to return. An output that
+    /// is larger than [`Step::output_bytes_max`] is [refused](Self::refuse) instead: it could not
+    /// be told.
     ///
     /// # Errors
     /// [`BarrierError`]. If the commit itself failed it is unknown whether it took effect; the next
     /// call finds out.
     pub async fn commit(mut self, output: impl Into<Bytes>) -> Result<Executed, BarrierError> {
         let output = output.into();
+        let (bytes, bytes_max) = (output.len(), self.step.output_bytes_max());
+        if bytes > bytes_max {
+            return self
+                .refuse(format!(
+                    "the output has {bytes} bytes, and the coordinator takes {bytes_max}; give a reference to the data"
+                ))
+                .await;
+        }
         if output.is_empty() {
             still_whole(&mut self.tx).await?;
         } else {

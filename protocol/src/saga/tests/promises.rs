@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::record::{BranchEnd, Decision, Outcome};
-use crate::saga::{NOT_CONNECTED, Reply, StepState, TIMED_OUT, WaitsFor};
+use crate::saga::{NOT_CONNECTED, OUTPUT_TOO_LARGE, Reply, StepState, TIMED_OUT, WaitsFor};
 
 const OTHER: Caller = Caller { session: 2, request: 9 };
 
@@ -169,6 +169,14 @@ fn a_non_retryable_reason_turns_the_saga_at_once() {
     let retry = RetryPolicy { non_retryable: vec!["sold-out".into()], ..RetryPolicy::default() };
     let mut run = Run::running(vec![StepDefinition { retry, ..step("a", &[]) }]);
     run.sees(unknown(0, 1, "sold-out"), "!turned -a1");
+}
+
+/// Its action is done, and the saga cannot go on: whatever the policy says, the next attempt would
+/// give the same.
+#[test]
+fn a_step_whose_output_fits_into_no_message_is_compensated_at_once() {
+    let mut run = Run::running(vec![step("a", &[])]);
+    run.sees(unknown(0, 1, &format!("{OUTPUT_TOO_LARGE}: 5 MiB")), "!turned -a1");
 }
 
 #[test]
