@@ -10,8 +10,8 @@ use assent_protocol::{AbortCode, AbortReason, Gtid, ParticipantName, Wait};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-
 use rand::RngExt as _;
+
 use crate::assent::{Assent, mint, unexpected, whole_ms};
 use crate::error::Error;
 
@@ -197,7 +197,7 @@ impl Transaction {
     /// Commits, and answers as soon as the decision is durable; the branches may learn it a moment later.
     ///
     /// # Errors
-    /// [`Error`] when the request itself was wrong or refused: then nothing was changed.
+    /// [`Error`] when the request itself was wrong or refused: then it does not commit, and what has enlisted aborts.
     pub async fn commit(self) -> Result<Outcome, Error> {
         self.end(Wait::Decided).await
     }
@@ -211,7 +211,6 @@ impl Transaction {
         self.end(Wait::Ended).await
     }
 
-    async fn end(mut self, wait: Wait) -> Result<Outcome, Error> {
     /// Commits, and where it aborts for a passing reason tries again with the same branches under a new gtid, at most
     /// `attempts_max` times in all. Passing are: a prepare that failed without a no, as after a lock that was held for too long,
     /// a participant that was away, a timeout, and a coordinator that has lost its memory of the transaction. A no is an answer.
@@ -259,6 +258,7 @@ impl Transaction {
         Some(again)
     }
 
+    async fn end(mut self, wait: Wait) -> Result<Outcome, Error> {
         if let Some(problem) = self.problem.take() {
             return Err(problem);
         }
@@ -278,7 +278,12 @@ impl Transaction {
         match self.assent.request(self.gtid, request, patience).await {
             Ok(reply) => Outcome::from_reply(reply),
             Err(Error::NoAnswer { gtid }) => Ok(Outcome::InDoubt { gtid }),
-            Err(error) => Err(error),
+            Err(error) => {
+                // It changed nothing, and nobody is left who could end it: what has enlisted must not wait for its timeout.
+                // Dropped, it aborts.
+                self.is_over = false;
+                Err(error)
+            }
         }
     }
 
@@ -312,8 +317,6 @@ impl Drop for Transaction {
     }
 }
 
-/// The coordinator's default timeout, unless it is configured otherwise.
-const TIMEOUT_ASSUMED: Duration = Duration::from_secs(30);
 /// The bounds of the waits between the attempts of [`Transaction::commit_with_retry`].
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -334,3 +337,5 @@ fn is_passing(code: AbortCode) -> bool {
     }
 }
 
+/// The coordinator's default timeout, unless it is configured otherwise.
+const TIMEOUT_ASSUMED: Duration = Duration::from_secs(30);

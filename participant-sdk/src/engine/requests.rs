@@ -50,13 +50,27 @@ impl Requests {
     /// A first attempt that is refused has changed nothing. A later one may be refused for the
     /// moment (the log does not answer, the replica is overloaded or leaving) although the first
     /// has taken effect: it is asked again, until somebody knows.
+    ///
+    /// A replica that leaves takes nothing on, and there will be another, or the same one again. So
+    /// that a deployment fails nobody, what it refuses is kept, and asked for the first time when
+    /// somebody is there who takes it on. Whoever asks waits no longer than its patience.
     pub(super) fn answer(&mut self, request_id: u64, reply: Reply) {
+        if let (Reply::Refused(refused), Some(waiting)) = (&reply, self.waiting.get_mut(&request_id))
+            && refused.known_reason() == Some(Reason::Draining)
+            && let Some(again) = &mut waiting.again
+        {
+            if attempt_of(&again.ask) == 1 {
+                waiting.is_written = false;
+                unstamp(&mut again.ask);
+            }
+            waiting.due = Some(Instant::now() + retry_after(refused));
+            return;
+        }
         if let (Reply::Refused(refused), Some(waiting)) = (&reply, self.waiting.get_mut(&request_id))
             && waiting.again.as_ref().is_some_and(|request| attempt_of(&request.ask) > 1)
             && !is_final(refused)
         {
-            let after_ms = refused.retry_after_ms.unwrap_or(1_000).clamp(50, 5_000);
-            waiting.due = Some(Instant::now() + Duration::from_millis(after_ms));
+            waiting.due = Some(Instant::now() + retry_after(refused));
             return;
         }
         if let Some(waiting) = self.waiting.remove(&request_id) {
@@ -101,11 +115,17 @@ impl Requests {
 
     /// Those whose time has come to be asked again over this session.
     pub(super) fn due(&mut self) -> Vec<FromClient> {
-        let now = Instant::now();
+        let (now, epoch) = (Instant::now(), self.epoch);
         let due = self.waiting.values_mut().filter(|waiting| waiting.due.is_some_and(|due| due <= now));
         due.filter_map(|waiting| {
             waiting.due = None;
-            waiting.again.clone().map(FromClient::Request)
+            let again = waiting.again.as_mut()?;
+            if !std::mem::replace(&mut waiting.is_written, true)
+                && let Some(epoch) = epoch
+            {
+                stamp(&mut again.ask, epoch);
+            }
+            Some(FromClient::Request(again.clone()))
         })
         .collect()
     }
@@ -114,6 +134,10 @@ impl Requests {
     pub(super) fn sweep(&mut self) {
         self.waiting.retain(|_, waiting| !waiting.answer.is_closed());
     }
+}
+
+fn retry_after(refused: &Refused) -> Duration {
+    Duration::from_millis(refused.retry_after_ms.unwrap_or(1_000).clamp(50, 5_000))
 }
 
 /// Names the epoch under which a request is written first.
