@@ -180,6 +180,13 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, text| value::milliseconds(text).map(|absence| config.limits.absence_ms = absence),
     },
     Setting {
+        key: "limits.initiator_grace",
+        default: "\"5s\"",
+        about: "How long a transaction that was begun stays open without its initiator's session, before it aborts. Long enough \
+                to dial again; what has enlisted holds its locks meanwhile.",
+        set: |config, text| value::milliseconds(text).map(|grace| config.limits.initiator_grace_ms = grace),
+    },
+    Setting {
         key: "limits.backlog_max",
         default: "65536",
         about: "Messages that may wait for one session before it is cut; what was lost with it is asked for again.",

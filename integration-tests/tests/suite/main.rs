@@ -10,6 +10,7 @@ mod deploy;
 mod forgotten;
 mod harness;
 mod hot_row;
+mod initiators;
 mod interrupted;
 mod left_prepared;
 mod lock_waits;

@@ -101,7 +101,7 @@ impl Replica {
         self.bytes += bytes;
         self.counts.begun += 1;
         self.counts.open += 1;
-        self.entries.insert(gtid, Entry { machine, deadline_unix_ms, bytes, failures: Vec::new() });
+        self.entries.insert(gtid, Entry { machine, deadline_unix_ms, initiator: None, bytes, failures: Vec::new() });
     }
 }
 

@@ -121,6 +121,7 @@ impl Replica {
                 self.drive::<Coordinator>(gtid, event);
             }
             super::Timer::Saga(timer) => self.drive::<Saga>(gtid, saga::Event::TimerFired(timer)),
+            super::Timer::Initiator => self.initiator_stayed_away(gtid),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::Caller;
+use crate::ids::{Caller, InstanceId};
 use crate::record::{Member, Protocol};
 use crate::saga::{self, Saga};
 use crate::three_phase::{self, Coordinator};
@@ -61,6 +61,8 @@ pub enum Timer {
     ThreePhase(three_phase::coordinator::Timer),
     /// Of a saga.
     Saga(saga::Timer),
+    /// Of a transaction whose initiator went away.
+    Initiator,
 }
 
 /// One transaction.
@@ -70,6 +72,8 @@ pub(super) struct Entry {
     /// When it aborts by itself, in Unix milliseconds; zero for a saga, and for one that recovery
     /// took up.
     pub(super) deadline_unix_ms: u64,
+    /// The process that begun it over a session of its own. A unary call has none.
+    pub(super) initiator: Option<InstanceId>,
     /// The payload bytes that it holds.
     pub(super) bytes: usize,
     /// What last kept each branch from ending as it was ordered to. Nothing is decided by it.

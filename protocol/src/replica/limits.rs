@@ -23,6 +23,9 @@ pub struct Limits {
     pub timeout_max_ms: u64,
     /// How long a participant that is not connected is waited for, in milliseconds.
     pub absence_ms: u64,
+    /// How long a transaction that was begun over a session stays open for branches without its
+    /// initiator, in milliseconds.
+    pub initiator_grace_ms: u64,
     /// Messages that may wait for one session before it is cut.
     pub backlog_max: usize,
     /// Answers of ended transactions that are kept at hand per replica.
@@ -39,6 +42,7 @@ impl Default for Limits {
             timeout_default_ms: 30_000,
             timeout_max_ms: 24 * 3_600 * 1_000,
             absence_ms: 5_000,
+            initiator_grace_ms: 5_000,
             backlog_max: 65_536,
             ended_max: 65_536,
         }

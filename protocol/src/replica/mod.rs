@@ -31,6 +31,7 @@
 //! | `unknown` | what an unknown gtid means for each message |
 //! | `ended` | what has ended, and who is told what |
 //! | `admission` | what is taken on: limits, drain, new transactions |
+//! | `initiator` | initiators that went away, and what they had begun |
 //! | `drive` | events into machines, and their outputs out, the same for all protocols |
 //! | `two_phase`, `voters`, `saga` | the effects of each protocol's machine |
 //! | `append` | records on their way to the log, and what its answers release |
@@ -46,6 +47,7 @@ mod browse;
 mod drive;
 mod ended;
 mod entry;
+mod initiator;
 mod limits;
 mod lookup;
 mod owned;
@@ -334,6 +336,7 @@ impl Replica {
 
     // ---- what all parts share --------------------------------------------------------------------------------------
 
+    /// An answer that fits into no message would cost the session, and all that others have on it.
     fn reply(&mut self, to: Caller, reply: Reply) {
         let session = SessionId(to.session);
         if !self.is_open(session) {

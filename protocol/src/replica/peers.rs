@@ -113,6 +113,11 @@ impl Peers {
         self.known.contains(participant)
     }
 
+    /// Whether a process has a session here.
+    pub(super) fn has_instance(&self, instance: InstanceId) -> bool {
+        self.sessions.values().any(|reachable| reachable.peer.instance == instance)
+    }
+
     /// Where a participant's voter is: that of the newest of its sessions that has one. The outer
     /// `None` if no session is here.
     pub(super) fn voter(&self, participant: &ParticipantName) -> Option<Option<VoterPlace>> {
@@ -253,6 +258,7 @@ impl Replica {
                 None => {}
             }
         }
+        self.initiator_left(peer.instance);
         let Some(participant) = &peer.participant else { return };
         let instance = peer.instance;
         for gtid in self.involving(participant) {

@@ -65,6 +65,7 @@ impl Replica {
                     Ok(timeout_ms) => {
                         self.open_transaction(gtid, protocol, timeout_ms, 0);
                         self.drive_transaction(gtid, Event::BeginRequested { caller });
+                        self.note_initiator(gtid, caller);
                     }
                 },
                 Age::MayHaveRun => {

@@ -181,6 +181,13 @@ impl Stage {
                 one_phase: false,
                 voter: None,
             })),
+            ["opens", "in", "process", instance] => Ok(self.session_opens(Peer {
+                session,
+                participant: None,
+                instance: InstanceId(parse(instance)?),
+                one_phase: false,
+                voter: None,
+            })),
             ["opens", "as", participant, instance, abilities @ ..] => {
                 let store = StoreId(u128::from(participant.bytes().map(u64::from).sum::<u64>()));
                 let address = format!("http://{participant}:7421").parse().map_err(|_| "no address")?;
@@ -303,6 +310,10 @@ impl Stage {
                 timers
             }
         };
-        timers.into_iter().find(|timer| tell::timer(*timer) == word).ok_or_else(|| "no such timer".into())
+        timers
+            .into_iter()
+            .chain([Timer::Initiator])
+            .find(|timer| tell::timer(*timer) == word)
+            .ok_or_else(|| "no such timer".into())
     }
 }

@@ -175,6 +175,7 @@ pub(crate) fn timer(timer: Timer) -> String {
             transaction(timer).into()
         }
         Timer::ThreePhase(three_phase::coordinator::Timer::Election) => "election".into(),
+        Timer::Initiator => "initiator".into(),
         Timer::Saga(saga::Timer::Attempt { step: at, compensation, attempt }) => {
             step("answer", at, compensation, attempt)
         }
