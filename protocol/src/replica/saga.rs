@@ -59,7 +59,7 @@ impl Driven for Saga {
                     let message = FromReplica::CompensateStep { order, output };
                     replica.send_step(gtid, &to, prefer, message, (step, true, attempt));
                 }
-                Effect::Reply { to, reply } => replica.reply_for_saga(gtid, to, reply),
+                Effect::Reply { to, reply } => replica.reply_for_saga(to, reply),
                 Effect::SetTimer { timer, after_ms, jitter } => {
                     replica.set_drawn_timer(gtid, Timer::Saga(timer), after_ms, jitter);
                 }
@@ -120,7 +120,7 @@ impl Replica {
         self.drive::<Saga>(gtid, event);
     }
 
-    fn reply_for_saga(&mut self, gtid: Gtid, to: Caller, reply: saga::Reply) {
+    fn reply_for_saga(&mut self, to: Caller, reply: saga::Reply) {
         let reply = match reply {
             saga::Reply::Started => Reply::SagaStarted,
             saga::Reply::Ended { outcome, reason, outputs } => {
