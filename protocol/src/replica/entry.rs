@@ -72,7 +72,7 @@ pub(super) struct Entry {
     /// When it aborts by itself, in Unix milliseconds; zero for a saga, and for one that recovery
     /// took up.
     pub(super) deadline_unix_ms: u64,
-    /// The process that begun it over a session of its own. A unary call has none.
+    /// The process that began it over a session of its own. A unary call has none.
     pub(super) initiator: Option<InstanceId>,
     /// The payload bytes that it holds.
     pub(super) bytes: usize,
