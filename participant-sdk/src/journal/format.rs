@@ -353,7 +353,7 @@ mod tests {
     /// Two of three have no identity, as a voter's have none.
     fn branch(number: u8) -> BranchKey {
         let id = BranchId { epoch: Epoch(7), number: u64::MAX - u64::from(number) };
-        BranchKey { gtid: gtid(number / 3), id: if number % 3 == 0 { id } else { BranchId::NONE } }
+        BranchKey { gtid: gtid(number / 3), id: if number.is_multiple_of(3) { id } else { BranchId::NONE } }
     }
 
     fn payload(text: &'static str) -> Payload {
