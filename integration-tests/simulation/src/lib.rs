@@ -13,8 +13,9 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `two_phase`, `saga`, `three_phase` | one world for each protocol, with its `model` (every way, within bounds) and its place in the swarm |
-//! | `swarm` | each seed draws its own faults: one way, of any length |
+//! | `cluster` | whole processes: replicas, instances of participants, an initiator; transactions in two phases and sagas |
+//! | `two_phase`, `saga`, `three_phase` | single machines, one world for each protocol, with its `model` (every way, within bounds) |
+//! | `swarm` | each seed draws its own faults: one way, of any length, through `cluster` and `three_phase` |
 //! | [`replay`] | steps through one seed |
 //! | [`proof`] | what was explored, found and hit, as a table |
 //!
@@ -24,6 +25,7 @@ mod append;
 mod cluster;
 pub mod proof;
 pub mod replay;
+#[cfg(test)]
 mod saga;
 mod shared;
 mod swarm;

@@ -108,7 +108,12 @@ pub fn load(folder: &Path) -> io::Result<Vec<Row>> {
     Ok(rows)
 }
 
-const PROTOCOLS: [&str; 3] = ["2pc", "saga", "3pc"];
+/// The columns. `cluster` is the world of whole processes, which runs transactions in two phases and
+/// sagas.
+const PROTOCOLS: [&str; 4] = ["2pc", "saga", "3pc", "cluster"];
+/// Those with models of single machines, and those with a swarm.
+const MODELLED: &[&str] = &["2pc", "saga", "3pc"];
+const SWARMED: &[&str] = &["2pc", "3pc", "cluster"];
 /// What has to be there for each protocol. Mistakes planted in the models, by name: whoever removes one removes it here.
 const PLANTED: [(&str, &[&str]); 3] = [
     ("2pc", &["asynchronous failover", "last writer wins", "prepare repeated"]),
@@ -132,24 +137,24 @@ const PLANTED: [(&str, &[&str]); 3] = [
 
 /// The table, and what is missing in it.
 pub fn table(rows: &[Row]) -> (String, Vec<String>) {
-    let mut lines = vec![["", "2pc", "saga", "3pc"].map(str::to_owned)];
+    let mut lines = vec![["", "2pc", "saga", "3pc", "cluster"].map(str::to_owned)];
     let mut missing = Vec::new();
     let of_kind = |kind: &str, protocol: &str| -> Vec<&Row> {
         let mut found: Vec<_> = rows.iter().filter(|row| row.kind == kind && row.protocol == protocol).collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
     };
-    let mut add = |title: &str, is_required: bool, cell: &dyn Fn(&str) -> Option<String>| {
+    let mut add = |title: &str, required: &[&str], cell: &dyn Fn(&str) -> Option<String>| {
         let cells = PROTOCOLS.map(|protocol| {
             cell(protocol).unwrap_or_else(|| {
-                if is_required {
+                if required.contains(&protocol) {
                     missing.push(format!("{protocol}: no figure for {title}"));
                 }
                 "-".to_owned()
             })
         });
-        let [two_phase, saga, three_phase] = cells;
-        lines.push([title.to_owned(), two_phase, saga, three_phase]);
+        let [two_phase, saga, three_phase, cluster] = cells;
+        lines.push([title.to_owned(), two_phase, saga, three_phase, cluster]);
     };
     let sum = |kind: &str, protocol: &str| {
         let found = of_kind(kind, protocol);
@@ -160,18 +165,18 @@ pub fn table(rows: &[Row]) -> (String, Vec<String>) {
         let of: u64 = found.iter().filter_map(|row| row.of).sum();
         sum(kind, protocol).map(|count| format!("{count} of {of}"))
     };
-    add("states explored", true, &|protocol| sum("states", protocol).map(grouped));
-    add("seeds", true, &|protocol| sum("seeds", protocol).map(grouped));
-    add("simulated hours", true, &|protocol| sum("hours", protocol).map(grouped));
-    add("cells met", true, &|protocol| all("cells", protocol));
-    add("mistakes found in models", true, &|protocol| all("planted", protocol));
-    add("faults injected", true, &|protocol| sum("fault", protocol).map(grouped));
+    add("states explored", MODELLED, &|protocol| sum("states", protocol).map(grouped));
+    add("seeds", SWARMED, &|protocol| sum("seeds", protocol).map(grouped));
+    add("simulated hours", SWARMED, &|protocol| sum("hours", protocol).map(grouped));
+    add("cells met", &PROTOCOLS, &|protocol| all("cells", protocol));
+    add("mistakes found in models", MODELLED, &|protocol| all("planted", protocol));
+    add("faults injected", SWARMED, &|protocol| sum("fault", protocol).map(grouped));
     let mut faults: Vec<&str> = rows.iter().filter(|row| row.kind == "fault").map(|row| row.name.as_str()).collect();
     faults.sort_unstable();
     faults.dedup();
     for fault in faults {
         let count = |protocol: &str| of_kind("fault", protocol).into_iter().find(|row| row.name == fault);
-        add(&format!("  {fault}"), false, &|protocol| count(protocol).map(|row| grouped(row.count)));
+        add(&format!("  {fault}"), &[], &|protocol| count(protocol).map(|row| grouped(row.count)));
     }
     let mut text = aligned(&lines);
 
@@ -215,12 +220,12 @@ pub fn table(rows: &[Row]) -> (String, Vec<String>) {
 }
 
 /// Columns side by side; figures to the right.
-fn aligned(lines: &[[String; 4]]) -> String {
+fn aligned(lines: &[[String; 5]]) -> String {
     let width = |at: usize| lines.iter().map(|line| line[at].len()).max().unwrap_or_default();
-    let widths = [width(0), width(1), width(2), width(3)];
-    let line = |[title, a, b, c]: &[String; 4]| {
-        let [w, wa, wb, wc] = widths;
-        format!("{title:<w$}  {a:>wa$}  {b:>wb$}  {c:>wc$}\n")
+    let widths = [width(0), width(1), width(2), width(3), width(4)];
+    let line = |[title, a, b, c, d]: &[String; 5]| {
+        let [w, wa, wb, wc, wd] = widths;
+        format!("{title:<w$}  {a:>wa$}  {b:>wb$}  {c:>wc$}  {d:>wd$}\n")
     };
     lines.iter().map(line).collect()
 }
@@ -245,14 +250,16 @@ mod tests {
     /// Rows of a run in which everything was there.
     fn whole() -> Vec<Row> {
         let mut rows = vec![Row::of("mutant", "-", "one", 1, 1), Row::of("crash point", "2pc", "one", 1, 1)];
-        for (protocol, planted) in PLANTED {
+        for protocol in SWARMED {
             rows.extend([
-                Row::new("states", protocol, "model", 10, "exhaustive"),
                 Row::new("seeds", protocol, "seeds", 3_000, ""),
                 Row::new("hours", protocol, "hours", 0, ""),
-                Row::of("cells", protocol, "cells", 7, 7),
                 Row::new("fault", protocol, "message lost", 4, ""),
             ]);
+        }
+        rows.extend(PROTOCOLS.map(|protocol| Row::of("cells", protocol, "cells", 7, 7)));
+        for (protocol, planted) in PLANTED {
+            rows.push(Row::new("states", protocol, "model", 10, "exhaustive"));
             rows.extend(planted.iter().map(|name| Row::of("planted", protocol, name, 1, 1)));
         }
         rows

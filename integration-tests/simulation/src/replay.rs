@@ -1,7 +1,7 @@
 //! Steps through one seed of the swarm, readably: when, who, what, and what changed.
 //!
 //! ```text
-//! replay SEED [--protocol 2pc|3pc|saga|cluster] [--until STEP] [--state]
+//! replay SEED [--protocol 2pc|3pc|cluster] [--until STEP] [--state]
 //! ```
 //!
 //! Times are by the clock of the world: a message takes milliseconds, a timer as long as it was set for.
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use crate::swarm::{self, Run, Swarm, Told};
 
-const USAGE: &str = "usage: replay SEED [--protocol 2pc|3pc|saga|cluster] [--until STEP] [--state]
+const USAGE: &str = "usage: replay SEED [--protocol 2pc|3pc|cluster] [--until STEP] [--state]
 
   SEED        as a failing test of the swarm names it
   --protocol  of which protocol; 2pc if it is left out
@@ -50,7 +50,6 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     match wanted.protocol.as_str() {
         "2pc" => show::<crate::two_phase::world::World>(&wanted),
         "3pc" => show::<crate::three_phase::world::World>(&wanted),
-        "saga" => show::<crate::saga::world::World>(&wanted),
         "cluster" => show::<crate::cluster::world::World>(&wanted),
         _ => {
             eprintln!("{USAGE}");

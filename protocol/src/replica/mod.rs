@@ -65,6 +65,7 @@ use crate::durable::Appended;
 use crate::found::{Found, Owned};
 use crate::ids::{BranchId, Caller, Epoch, Gtid, GtidMap, GtidSet, InstanceId, ParticipantName};
 use crate::message::{FromClient, FromReplica, MESSAGE_BYTES_MAX, Reason, Refused, Reply, payload_bytes};
+use crate::saga::{Event as SagaEvent, Saga};
 use crate::three_phase::{NodeId, StoreId};
 use crate::two_phase::CarriedBranch;
 
@@ -145,6 +146,9 @@ pub enum Input {
     },
     /// The log has this transaction open, at the start.
     Recovered(Owned),
+    /// An operator has mended what a saga is paused for: everything open in it is tried again at
+    /// once.
+    Resumed(Gtid),
     /// Take on nothing new.
     Drain,
 }
@@ -281,6 +285,7 @@ impl Replica {
             Input::Appended(appended) => self.appended(appended),
             Input::LookedUp { gtids, found } => self.looked_up(gtids, found),
             Input::Recovered(transaction) => self.recovered(transaction),
+            Input::Resumed(gtid) => self.drive::<Saga>(gtid, SagaEvent::ResumeRequested),
             Input::Drain => self.is_draining = true,
         }
         self.check_requests();

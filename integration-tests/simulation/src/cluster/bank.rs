@@ -8,6 +8,8 @@ use assent_protocol::message::{FromClient, FromReplica};
 use assent_protocol::two_phase::{BranchResult, EarlyVote, Vote};
 use assent_protocol::{Decision, Gtid, InstanceId, ParticipantName};
 
+use super::steps::{Places, Running};
+
 /// One branch at a participant. It may have others of the same transaction, where a call came twice.
 pub(crate) type BranchKey = (Gtid, BranchId);
 
@@ -22,6 +24,8 @@ pub(crate) struct Database {
     pub(crate) committed: BTreeSet<BranchKey>,
     /// What a one-phase prepare came to, recorded with its work.
     alone: BTreeMap<BranchKey, Vote>,
+    /// The steps of sagas, behind the barrier.
+    pub(crate) steps: Places,
 }
 
 /// One process of the participant.
@@ -40,6 +44,8 @@ pub(crate) struct Instance {
     pub(crate) enlisting: BTreeMap<u64, BranchKey>,
     /// Branches that it prepared while it was called, and whose call has failed since: it cleans up.
     pub(crate) failed: VecDeque<BranchKey>,
+    /// Steps whose hooks run.
+    pub(crate) steps: Vec<Running>,
 }
 
 /// See the module.
@@ -140,6 +146,7 @@ impl Instance {
             looks_at_ms: 0,
             enlisting: BTreeMap::new(),
             failed: VecDeque::new(),
+            steps: Vec::new(),
         }
     }
 

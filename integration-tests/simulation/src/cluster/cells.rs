@@ -29,7 +29,8 @@ pub(crate) fn kind(message: &FromClient) -> &'static str {
             Ask::Commit(commit) if commit.attempt == 1 => "commit, first",
             Ask::Commit(_) => "commit, again",
             Ask::Abort { .. } => "abort",
-            Ask::StartSaga { .. } => "start saga",
+            Ask::StartSaga { attempt: 1, .. } => "start saga, first",
+            Ask::StartSaga { .. } => "start saga, again",
             Ask::Await { .. } => "await",
             Ask::Enlist { .. } => "enlist",
         },
@@ -42,25 +43,30 @@ pub(crate) fn kind(message: &FromClient) -> &'static str {
             Message::Acknowledge(_) => "acknowledge",
             Message::Inquire => "inquire",
         },
-        FromClient::Step(_) => "step answer",
+        FromClient::Step(answer) if answer.compensation => "compensation answered",
+        FromClient::Step(_) => "action answered",
         FromClient::Voter(_) => "voter",
     }
 }
 
-/// The cells that the swarm must meet: all that its sessions can bring about. A first commit always
-/// finds its gtid unknown.
+/// The cells that the swarm must meet: all that its sessions can bring about. A first commit and a
+/// first start always find their gtid unknown.
 #[cfg(test)]
 pub(crate) const TABLE: &[(&str, &[&str])] = &[
     (
         "asking",
         &[
+            "abort",
             "acknowledge",
+            "action answered",
             "await",
             "begin",
             "commit, again",
             "commit, begun",
+            "compensation answered",
             "enlist",
             "inquire",
+            "start saga, again",
             "unknown vote",
             "yes",
         ],
@@ -81,6 +87,8 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "yes",
         ],
     ),
+    ("ended, in the log", &["abort", "action answered", "await", "compensation answered", "start saga, again"]),
+    ("saga", &["abort", "action answered", "await", "compensation answered", "start saga, again"]),
     (
         "transaction",
         &[
@@ -101,17 +109,22 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     (
         "unknown",
         &[
+            "abort",
             "acknowledge",
+            "action answered",
             "await",
             "begin",
             "commit, again",
             "commit, begun",
             "commit, first",
             "committed",
+            "compensation answered",
             "enlist",
             "inquire",
             "no",
             "read-only",
+            "start saga, again",
+            "start saga, first",
             "unknown vote",
             "yes",
         ],

@@ -12,7 +12,7 @@ impl World {
                 return Err(format!("I10 an effect is there once: {} has that of {gtid} {times} times", bank.name));
             }
         }
-        Ok(())
+        self.judge_sagas()
     }
 
     /// Once faults have stopped and everything has come to rest.
@@ -37,6 +37,7 @@ impl World {
                     return Err(format!("I8 who was enlisted takes part: {branch} of {gtid} at {bank} did not commit"));
                 }
             }
+            self.judge_told(wish)?;
             for (at, bank) in self.banks.iter().enumerate() {
                 let applied = bank.database.applied.get(&wish.gtid).copied().unwrap_or_default();
                 let is_read_only = self.read_only.contains(&(at, wish.gtid));

@@ -1,8 +1,12 @@
 //! How a seed draws its faults.
 
+use assent_protocol::saga::{Definition, StepDefinition, StepIndex};
+use assent_protocol::{Name, RetryPolicy, Wait};
+
 use super::initiator::Shape;
 use super::session::Client;
-use super::world::{Action, Faults, Setup, World};
+use super::steps::Verdict;
+use super::world::{Action, Faults, Setup, World, name_of_bank};
 use crate::swarm::{Needs, Random, Swarm};
 #[cfg(test)]
 use crate::swarm::{one_seed_is_one_trace, swarm};
@@ -25,55 +29,24 @@ impl Swarm for World {
         "call came twice",
         "time passed",
         "history removed",
+        "stale read",
+        "step refused",
+        "pivot finally refused",
+        "step failed",
+        "request repeated",
+        "turn asked for",
     ];
     /// Sessions are streams: they lose nothing before they break, and repeat nothing.
     #[cfg(test)]
     const NETWORK: &'static [&'static str] = &crate::swarm::OF_STREAMS;
 
     fn draw(random: &mut Random) -> Setup {
-        // A quarter of the seeds go one way at length: one transaction, two instances of its banks,
-        // and few kinds of faults, so that a long chain of them meets the same transaction.
-        if random.below(4) == 0 {
-            let banks = 1 + random.below(2);
-            return Setup {
-                banks,
-                instances: 2,
-                shapes: vec![shape(random, banks)],
-                refuses: false,
-                one_phase: random.below(2) == 0,
-                faults: Faults {
-                    node_crashes: 1 + random.rate(1),
-                    breaks: 1 + random.rate(2),
-                    failing_hooks: 1 + random.rate(2),
-                    jumps: random.rate(2),
-                    lost_calls: random.rate(1),
-                    doubled_calls: random.rate(2),
-                    ..Faults::default()
-                },
-            };
-        }
-        let banks = 1 + random.below(3);
-        let shapes = (0..1 + random.below(2)).map(|_| shape(random, banks)).collect();
-        Setup {
-            banks,
-            instances: 1 + random.below(2),
-            shapes,
-            refuses: random.below(2) == 0,
-            one_phase: random.below(2) == 0,
-            faults: Faults {
-                node_crashes: random.rate(3),
-                take_overs: random.rate(2),
-                instance_crashes: random.rate(2),
-                scaled_away: random.rate(1),
-                breaks: random.rate(4),
-                lost_answers: random.rate(2),
-                failing_hooks: random.rate(4),
-                impatience: random.rate(1),
-                jumps: random.rate(4),
-                retentions: random.rate(1),
-                lost_calls: random.rate(2),
-                doubled_calls: random.rate(2),
-            },
+        // Some seeds go one way at length: one transaction or saga, two instances of its banks, and
+        // few kinds of faults, so that a long chain of them meets the same transaction.
+        match random.below(8) {
+            0 | 1 => long_transaction(random),
+            2 => long_saga(random),
+            _ => many_kinds(random),
         }
     }
 
@@ -121,24 +94,32 @@ impl Swarm for World {
             Action::CallTwice { .. } => Some("call came twice"),
             Action::Jump => Some("time passed"),
             Action::Retention => Some("history removed"),
+            Action::StepReturns { verdict: Verdict::Refused, .. } => Some("step refused"),
+            Action::StepReturns { verdict: Verdict::FinallyRefused, .. } => Some("pivot finally refused"),
+            Action::StepReturns { verdict: Verdict::FailsBefore | Verdict::FailsAfter, .. } => Some("step failed"),
+            Action::Repeat { .. } => Some("request repeated"),
+            Action::Turn { .. } => Some("turn asked for"),
+            Action::Read { lag: 1.., .. } => Some("stale read"),
             Action::Dial { .. }
             | Action::ToReplica { .. }
             | Action::ToClient { .. }
             | Action::ReplicaNotices { .. }
             | Action::ClientNotices { .. }
             | Action::HookReturns { turn: Turn::Well | Turn::No | Turn::ReadOnly, .. }
+            | Action::StepReturns { verdict: Verdict::Done, .. }
             | Action::NodeTimer { .. }
             | Action::InstanceTimer { .. }
             | Action::Apply { .. }
             | Action::Answer { .. }
-            | Action::Read { .. }
+            | Action::Read { lag: 0, .. }
             | Action::FoundInLog { .. }
             | Action::StartNode { .. }
             | Action::FindOut { .. }
             | Action::StartInstance { .. }
             | Action::Ask { .. }
             | Action::Call { .. }
-            | Action::CleanUp { .. } => None,
+            | Action::CleanUp { .. }
+            | Action::Resume { .. } => None,
         }
     }
 
@@ -156,15 +137,20 @@ impl Swarm for World {
                 Needs { way: Some(way), ..at(node) }
             }
             Action::ToClient { session } => Needs { way: Some(way(session, false).1), ..Needs::default() },
-            Action::Dial { node, .. } | Action::NodeTimer { node } | Action::FindOut { node } => at(node),
-            Action::Apply { node } | Action::Answer { node } | Action::Read { node } | Action::FoundInLog { node } => {
-                Needs { log: true, ..at(node) }
-            }
+            Action::Dial { node, .. }
+            | Action::NodeTimer { node }
+            | Action::FindOut { node }
+            | Action::Resume { node, .. } => at(node),
+            Action::Apply { node }
+            | Action::Answer { node }
+            | Action::Read { node, .. }
+            | Action::FoundInLog { node } => Needs { log: true, ..at(node) },
             Action::StartNode { .. } | Action::ApplyLate | Action::Retention => Needs { log: true, ..Needs::default() },
             Action::Break { .. }
             | Action::ReplicaNotices { .. }
             | Action::ClientNotices { .. }
             | Action::HookReturns { .. }
+            | Action::StepReturns { .. }
             | Action::InstanceTimer { .. }
             | Action::LoseAnswer { .. }
             | Action::CrashNode { .. }
@@ -177,6 +163,8 @@ impl Swarm for World {
             | Action::CleanUp { .. }
             | Action::GiveUpCall { .. }
             | Action::LosePatience { .. }
+            | Action::Repeat { .. }
+            | Action::Turn { .. }
             | Action::Jump => Needs::default(),
         }
     }
@@ -185,7 +173,8 @@ impl Swarm for World {
     fn drop_message(&mut self, _: Action) {}
 
     fn take_over(&self, setup: &Setup) -> Option<Action> {
-        let is_free = self.nodes[0].is_some() && self.nodes[1].is_none() && setup.faults.take_overs > 0;
+        let is_free = self.nodes[0].is_some() && self.nodes[1].is_none();
+        let is_free = is_free && !setup.two_names && setup.faults.take_overs > 0;
         is_free.then_some(Action::StartNode { node: 1 })
     }
 
@@ -212,6 +201,7 @@ impl Swarm for World {
                 session(id).map_or_else(String::new, |session| client(session.client))
             }
             Action::HookReturns { bank, instance, .. }
+            | Action::StepReturns { bank, instance, .. }
             | Action::InstanceTimer { bank, instance }
             | Action::CleanUp { bank, instance } => {
                 format!("bank-{bank}/{instance}")
@@ -219,11 +209,16 @@ impl Swarm for World {
             Action::NodeTimer { node }
             | Action::Apply { node }
             | Action::Answer { node }
-            | Action::Read { node }
+            | Action::Read { node, .. }
             | Action::FoundInLog { node }
             | Action::StartNode { node }
             | Action::FindOut { node } => format!("replica {node}"),
-            Action::Ask { .. } | Action::Call { .. } | Action::CallTwice { .. } => "initiator".to_owned(),
+            Action::Resume { .. } => "operator".to_owned(),
+            Action::Ask { .. }
+            | Action::Call { .. }
+            | Action::CallTwice { .. }
+            | Action::Repeat { .. }
+            | Action::Turn { .. } => "initiator".to_owned(),
             Action::Break { .. }
             | Action::LoseAnswer { .. }
             | Action::ApplyLate
@@ -248,6 +243,11 @@ impl Swarm for World {
                     self.banks[bank].instances.get(instance).and_then(Option::as_ref).map(|process| &process.hooks);
                 format!("{:?} ends: {turn:?}", hooks.and_then(|hooks| hooks.get(at)))
             }
+            Action::StepReturns { bank, instance, at, verdict } => {
+                let steps =
+                    self.banks[bank].instances.get(instance).and_then(Option::as_ref).map(|process| &process.steps);
+                format!("{:?} ends: {verdict:?}", steps.and_then(|steps| steps.get(at)))
+            }
             other => format!("{other:?}"),
         };
         (who, what)
@@ -270,7 +270,10 @@ impl Swarm for World {
         for bank in &self.banks {
             parts.push((
                 bank.name.to_string(),
-                format!("prepared {:?}, applied {:?}", bank.database.prepared, bank.database.applied),
+                format!(
+                    "prepared {:?}, applied {:?}, steps {:?}",
+                    bank.database.prepared, bank.database.applied, bank.database.steps
+                ),
             ));
             for (at, process) in bank.instances.iter().enumerate() {
                 let branches = process.as_ref().map(|process| {
@@ -293,7 +296,95 @@ fn place(client: Client) -> usize {
     }
 }
 
-fn shape(random: &mut Random, banks: usize) -> Shape {
+fn long_transaction(random: &mut Random) -> Setup {
+    let banks = 1 + random.below(2);
+    Setup {
+        banks,
+        instances: 2,
+        shapes: vec![transaction(random, banks)],
+        refuses: false,
+        one_phase: random.below(2) == 0,
+        two_names: false,
+        faults: Faults {
+            node_crashes: 1 + random.rate(1),
+            breaks: 1 + random.rate(2),
+            failing_hooks: 1 + random.rate(2),
+            jumps: random.rate(2),
+            lost_calls: random.rate(1),
+            doubled_calls: random.rate(2),
+            ..Faults::default()
+        },
+    }
+}
+
+fn long_saga(random: &mut Random) -> Setup {
+    let banks = 1 + random.below(2);
+    Setup {
+        banks,
+        instances: 2,
+        shapes: vec![saga(random, banks)],
+        refuses: false,
+        one_phase: false,
+        two_names: random.below(2) == 0,
+        faults: Faults {
+            node_crashes: random.rate(2),
+            lost_answers: random.rate(1),
+            breaks: random.rate(3),
+            jumps: random.rate(3),
+            stale_reads: random.rate(4),
+            refusals: random.rate(2),
+            failing_steps: random.rate(2),
+            repeats: random.rate(2),
+            ..Faults::default()
+        },
+    }
+}
+
+fn many_kinds(random: &mut Random) -> Setup {
+    let banks = 1 + random.below(3);
+    let count = 1 + random.below(2);
+    let shapes: Vec<Shape> = match random.below(4) {
+        0 => (0..count).map(|_| saga(random, banks)).collect(),
+        1 => vec![saga(random, banks), transaction(random, banks)],
+        _ => (0..count).map(|_| transaction(random, banks)).collect(),
+    };
+    let is_of_sagas = shapes.iter().all(|shape| matches!(shape, Shape::Saga { .. }));
+    let two_names = is_of_sagas && random.below(3) == 0;
+    // Whether a transaction's request runs anew, and what is told as forgotten, rests on look-ups.
+    let stale_reads = if is_of_sagas { random.rate(4) } else { 0 };
+    Setup {
+        banks,
+        instances: 1 + random.below(2),
+        shapes,
+        refuses: random.below(2) == 0,
+        one_phase: random.below(2) == 0,
+        two_names,
+        faults: Faults {
+            node_crashes: random.rate(3),
+            take_overs: random.rate(2),
+            instance_crashes: random.rate(2),
+            scaled_away: random.rate(1),
+            breaks: random.rate(4),
+            lost_answers: random.rate(2),
+            failing_hooks: random.rate(4),
+            // An initiator that asks for an outcome may be told that its transaction never began:
+            // by a second process that is at work, or by a read that lags.
+            impatience: if two_names || stale_reads > 0 { 0 } else { random.rate(1) },
+            jumps: random.rate(4),
+            retentions: random.rate(1),
+            lost_calls: random.rate(2),
+            doubled_calls: random.rate(2),
+            stale_reads,
+            refusals: random.rate(2),
+            stuck: random.rate(2),
+            failing_steps: random.rate(4),
+            repeats: random.rate(2),
+            turns: random.rate(2),
+        },
+    }
+}
+
+fn transaction(random: &mut Random, banks: usize) -> Shape {
     if random.below(3) == 0 {
         let first = random.below(banks);
         let calls = (0..1 + random.below(banks)).map(|at| (first + at) % banks).collect();
@@ -303,6 +394,23 @@ fn shape(random: &mut Random, banks: usize) -> Shape {
     Shape::Carried { banks: (0..count).collect(), is_unary: random.below(4) == 0 }
 }
 
+/// Up to four steps at any banks, each behind any of those before it.
+fn saga(random: &mut Random, banks: usize) -> Shape {
+    let steps = ["a", "b", "c", "d"].iter().take(1 + random.below(4)).enumerate().map(|(at, step)| StepDefinition {
+        name: Name::new(step).expect("a name"),
+        participant: name_of_bank(random.below(banks)),
+        input: Default::default(),
+        after: (0..at as u16).filter(|_| random.below(2) == 0).map(StepIndex).collect(),
+        retry: RetryPolicy { attempts_max: random.below(4) as u32, ..RetryPolicy::default() },
+        compensation_retry: RetryPolicy { attempts_max: random.below(3) as u32, ..RetryPolicy::default() },
+        pivot: random.below(8) == 0,
+        durable: random.below(4) == 0,
+    });
+    let definition = Definition::new(steps.collect()).expect("a DAG");
+    let wait = if random.below(2) == 0 { Wait::Decided } else { Wait::Ended };
+    Shape::Saga { definition, wait, is_unary: random.below(2) == 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,7 +418,7 @@ mod tests {
 
     #[test]
     fn the_swarm_finds_nothing() {
-        swarm::<World>(100_000);
+        swarm::<World>(120_000);
         CELLS.assert_covers("cluster", TABLE);
     }
 

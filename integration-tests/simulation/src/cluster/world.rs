@@ -1,6 +1,6 @@
 //! The state of the whole system, and its steps.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use assent_protocol::branch::Hook;
 use assent_protocol::ids::BranchId;
@@ -15,6 +15,7 @@ use super::initiator::{Conclusion, Shape, Stage, Wish};
 use super::log::Log;
 use super::node::{Node, Question};
 use super::session::{Client, Session};
+use super::steps::Verdict;
 
 /// What can go wrong, and how often.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +36,18 @@ pub(crate) struct Faults {
     pub(crate) lost_calls: u8,
     /// Calls of a service that come twice: each prepares a branch of its own.
     pub(crate) doubled_calls: u8,
+    /// Look-ups that are answered from an earlier state of the log.
+    pub(crate) stale_reads: u8,
+    /// Actions that are refused.
+    pub(crate) refusals: u8,
+    /// Compensations that are refused, until an operator resumes the saga.
+    pub(crate) stuck: u8,
+    /// Hooks of steps that end in an error.
+    pub(crate) failing_steps: u8,
+    /// Requests that are asked twice.
+    pub(crate) repeats: u8,
+    /// Wishes to turn a saga back.
+    pub(crate) turns: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) refuses: bool,
     /// A lone branch may be asked to commit by itself.
     pub(crate) one_phase: bool,
+    /// Two processes of different names share the log, and neither fences the other.
+    pub(crate) two_names: bool,
     pub(crate) faults: Faults,
 }
 
@@ -76,105 +91,47 @@ pub(crate) struct World {
     /// Enlistments of calls that came a second time: nobody waits for what comes of them.
     doubled: BTreeSet<u64>,
     one_phase: bool,
+    two_names: bool,
+    /// Reads of the log may lag behind.
+    may_lag: bool,
+    /// Which transaction each request is about.
+    asked: BTreeMap<u64, Gtid>,
     pub(crate) broken: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Dial {
-        client: Client,
-        node: usize,
-    },
-    ToReplica {
-        session: SessionId,
-    },
-    ToClient {
-        session: SessionId,
-    },
-    Break {
-        session: SessionId,
-        arrived: usize,
-    },
-    ReplicaNotices {
-        session: SessionId,
-    },
-    ClientNotices {
-        session: SessionId,
-    },
-    HookReturns {
-        bank: usize,
-        instance: usize,
-        at: usize,
-        turn: Turn,
-    },
-    NodeTimer {
-        node: usize,
-    },
-    InstanceTimer {
-        bank: usize,
-        instance: usize,
-    },
-    Apply {
-        node: usize,
-    },
-    Answer {
-        node: usize,
-    },
-    LoseAnswer {
-        node: usize,
-    },
+    Dial { client: Client, node: usize },
+    ToReplica { session: SessionId },
+    ToClient { session: SessionId },
+    Break { session: SessionId, arrived: usize },
+    ReplicaNotices { session: SessionId },
+    ClientNotices { session: SessionId },
+    HookReturns { bank: usize, instance: usize, at: usize, turn: Turn },
+    StepReturns { bank: usize, instance: usize, at: usize, verdict: Verdict },
+    NodeTimer { node: usize },
+    InstanceTimer { bank: usize, instance: usize },
+    Apply { node: usize },
+    Answer { node: usize },
+    LoseAnswer { node: usize },
     ApplyLate,
-    Read {
-        node: usize,
-    },
-    FoundInLog {
-        node: usize,
-    },
-    CrashNode {
-        node: usize,
-    },
-    StartNode {
-        node: usize,
-    },
-    FindOut {
-        node: usize,
-    },
-    CrashInstance {
-        bank: usize,
-        instance: usize,
-    },
-    ScaleAway {
-        bank: usize,
-        instance: usize,
-    },
-    StartInstance {
-        bank: usize,
-        instance: usize,
-    },
-    Ask {
-        wish: usize,
-    },
-    Call {
-        wish: usize,
-        instance: usize,
-    },
-    /// The call under way comes once more, here or at another instance; it may fail once it has prepared.
-    CallTwice {
-        wish: usize,
-        instance: usize,
-        fails: bool,
-    },
-    /// What a failed call has prepared is undone.
-    CleanUp {
-        bank: usize,
-        instance: usize,
-    },
-    GiveUpCall {
-        wish: usize,
-    },
-    LosePatience {
-        wish: usize,
-    },
+    Read { node: usize, lag: usize },
+    FoundInLog { node: usize },
+    CrashNode { node: usize },
+    StartNode { node: usize },
+    FindOut { node: usize },
+    CrashInstance { bank: usize, instance: usize },
+    ScaleAway { bank: usize, instance: usize },
+    StartInstance { bank: usize, instance: usize },
+    Ask { wish: usize },
+    Call { wish: usize, instance: usize },
+    CallTwice { wish: usize, instance: usize, fails: bool },
+    CleanUp { bank: usize, instance: usize },
+    GiveUpCall { wish: usize },
+    LosePatience { wish: usize },
+    Repeat { wish: usize },
+    Turn { wish: usize },
+    Resume { node: usize, wish: usize },
     Jump,
     Retention,
 }
@@ -182,9 +139,6 @@ pub(crate) enum Action {
 const START_MS: u64 = 1_700_000_000_000;
 /// The process of the initiator.
 const INITIATOR: InstanceId = InstanceId(1_000_000);
-/// All processes of the coordinator have one name.
-const NAME: usize = 0;
-
 fn gtid(number: usize, minted_at_ms: u64) -> Gtid {
     let mut bytes = [0_u8; 16];
     bytes[..6].copy_from_slice(&minted_at_ms.to_be_bytes()[2..]);
@@ -194,11 +148,14 @@ fn gtid(number: usize, minted_at_ms: u64) -> Gtid {
     Gtid::from_bytes(&bytes).expect("a UUID of version 7")
 }
 
+pub(crate) fn name_of_bank(at: usize) -> ParticipantName {
+    ParticipantName::new(&format!("bank-{at}")).expect("a name")
+}
+
 impl World {
     pub(crate) fn new(setup: &Setup) -> Self {
-        let names = ["bank-0", "bank-1", "bank-2"];
         let bank = |at: usize| Bank {
-            name: ParticipantName::new(names[at]).expect("a name"),
+            name: name_of_bank(at),
             database: Database::default(),
             instances: vec![None; setup.instances],
         };
@@ -223,13 +180,20 @@ impl World {
             welcomed: BTreeSet::new(),
             doubled: BTreeSet::new(),
             one_phase: setup.one_phase,
+            two_names: setup.two_names,
+            may_lag: setup.faults.stale_reads > 0,
+            asked: BTreeMap::new(),
             broken: None,
         };
-        world.step(Action::StartNode { node: 0 });
+        for node in 0..1 + usize::from(setup.two_names) {
+            world.step(Action::StartNode { node });
+        }
         for bank in 0..setup.banks {
             for instance in 0..setup.instances {
                 world.step(Action::StartInstance { bank, instance });
-                world.step(Action::Dial { client: Client::Instance { bank, instance }, node: 0 });
+                for node in 0..1 + usize::from(setup.two_names) {
+                    world.step(Action::Dial { client: Client::Instance { bank, instance }, node });
+                }
             }
         }
         world.step(Action::Dial { client: Client::Initiator, node: 0 });
@@ -249,6 +213,17 @@ impl World {
     /// The session that a client has, as far as it knows.
     fn session_of(&self, client: Client) -> Option<&Session> {
         self.sessions.iter().find(|session| session.client == client && session.is_open_at_client)
+    }
+
+    /// Whether a client needs no session with this replica. Where two replicas are at work for
+    /// good, an instance serves both of them.
+    fn has_session(&self, client: Client, node: usize) -> bool {
+        if !self.two_names || client == Client::Initiator {
+            return self.session_of(client).is_some();
+        }
+        let is_wanted =
+            |session: &&Session| session.client == client && session.node == node && session.is_open_at_client;
+        self.sessions.iter().any(|session| is_wanted(&session))
     }
 
     fn is_alive(&self, client: Client) -> bool {
@@ -276,9 +251,10 @@ impl World {
     pub(crate) fn progress(&self, is_calm: bool) -> Vec<Action> {
         let mut actions = Vec::new();
         for client in self.clients() {
-            if self.is_alive(client) && self.session_of(client).is_none() {
-                let alive = self.nodes.iter().enumerate().filter(|(_, node)| node.is_some());
-                actions.extend(alive.map(|(node, _)| Action::Dial { client, node }));
+            if self.is_alive(client) {
+                let alive = (0..self.nodes.len()).filter(|node| self.nodes[*node].is_some());
+                let wanted = alive.filter(|node| !self.has_session(client, *node));
+                actions.extend(wanted.map(|node| Action::Dial { client, node }));
             }
         }
         for session in &self.sessions {
@@ -311,6 +287,8 @@ impl World {
                 if !process.failed.is_empty() {
                     actions.push(Action::CleanUp { bank, instance });
                 }
+                let done = |at| Action::StepReturns { bank, instance, at, verdict: Verdict::Done };
+                actions.extend((0..process.steps.len()).map(done));
                 if process.timers.values().any(|due_ms| *due_ms <= self.now_ms) || self.is_look_due(bank, process) {
                     actions.push(Action::InstanceTimer { bank, instance });
                 }
@@ -325,7 +303,7 @@ impl World {
                 None => {}
             }
             match &process.question {
-                Some(Question { found: None, .. }) => actions.push(Action::Read { node }),
+                Some(Question { found: None, .. }) => actions.push(Action::Read { node, lag: 0 }),
                 Some(Question { found: Some(_), .. }) => actions.push(Action::FoundInLog { node }),
                 None => {}
             }
@@ -337,8 +315,20 @@ impl World {
                 actions.push(Action::FindOut { node });
             }
         }
-        if self.nodes.iter().all(Option::is_none) {
+        if self.two_names {
+            let dead = (0..self.nodes.len()).filter(|node| self.nodes[*node].is_none());
+            actions.extend(dead.map(|node| Action::StartNode { node }));
+        } else if self.nodes.iter().all(Option::is_none) {
             actions.push(Action::StartNode { node: 0 });
+        }
+        for (node, process) in self.nodes.iter().enumerate() {
+            let Some(process) = process else { continue };
+            let is_paused = |wish: &Wish| {
+                matches!(wish.shape, Shape::Saga { .. })
+                    && process.replica.view(wish.gtid).is_some_and(|view| view.state == "paused")
+            };
+            let paused = (0..self.wishes.len()).filter(|wish| is_paused(&self.wishes[*wish]));
+            actions.extend(paused.map(|wish| Action::Resume { node, wish }));
         }
         self.wished(&mut actions);
         actions
@@ -348,7 +338,8 @@ impl World {
         let has_session = self.session_of(Client::Initiator).is_some();
         let names = self.names();
         for (at, wish) in self.wishes.iter().enumerate() {
-            if has_session && wish.next_request(&names).is_some() {
+            let is_due = wish.due_ms.is_some_and(|due_ms| due_ms <= self.now_ms);
+            if has_session && (is_due || wish.next_request(&names).is_some()) {
                 actions.push(Action::Ask { wish: at });
             }
             if let (Shape::Begun { calls }, Stage::Open { call, is_calling: false }) = (&wish.shape, wish.stage)
@@ -390,6 +381,11 @@ impl World {
             {
                 actions.push(Action::LoseAnswer { node });
             }
+            if process.as_ref().is_some_and(|process| matches!(process.question, Some(Question { found: None, .. })))
+                && left.stale_reads > 0
+            {
+                actions.extend((1..=self.log.lag_max()).map(|lag| Action::Read { node, lag }));
+            }
         }
         if !self.limbo.is_empty() {
             actions.push(Action::ApplyLate);
@@ -411,6 +407,19 @@ impl World {
                 }
                 if left.scaled_away > 0 && others > 1 {
                     actions.push(Action::ScaleAway { bank, instance });
+                }
+                for (at, running) in process.steps.iter().enumerate() {
+                    let mut turns = |verdict| actions.push(Action::StepReturns { bank, instance, at, verdict });
+                    if left.failing_steps > 0 {
+                        turns(Verdict::FailsBefore);
+                        turns(Verdict::FailsAfter);
+                    }
+                    if if running.compensation { left.stuck } else { left.refusals } > 0 {
+                        turns(Verdict::Refused);
+                        if running.pivot {
+                            turns(Verdict::FinallyRefused);
+                        }
+                    }
                 }
                 if left.failing_hooks > 0 {
                     for at in 0..process.hooks.len() {
@@ -437,6 +446,18 @@ impl World {
                 }
             }
         }
+        if self.session_of(Client::Initiator).is_some() {
+            for (wish, of) in self.wishes.iter().enumerate() {
+                let is_start = |request: &Request| matches!(request.ask, Ask::StartSaga { .. });
+                if left.repeats > 0 && of.waiting.as_ref().is_some_and(is_start) {
+                    actions.push(Action::Repeat { wish });
+                }
+                let is_under_way = matches!(of.stage, Stage::Committing | Stage::Started | Stage::InDoubt);
+                if left.turns > 0 && is_under_way && matches!(of.shape, Shape::Saga { .. }) {
+                    actions.push(Action::Turn { wish });
+                }
+            }
+        }
         if left.jumps > 0 && self.next_due_ms().is_some() {
             actions.push(Action::Jump);
         }
@@ -444,7 +465,10 @@ impl World {
         // older is not known, and never taken for aborted.
         let is_told =
             |gtid| self.wishes.iter().all(|wish| wish.gtid != gtid || matches!(wish.stage, Stage::Concluded(_)));
+        let is_quiet = self.sessions.iter().all(|session| session.to_replica.is_empty())
+            && self.nodes.iter().flatten().all(|node| node.question.is_none());
         if left.retentions > 0
+            && is_quiet
             && !self.log.ended.is_empty()
             && self.log.ended.keys().all(|gtid| is_told(*gtid) && !self.has_branch(*gtid))
         {
@@ -469,7 +493,8 @@ impl World {
             let processes = of.instances.iter().flatten();
             processes.flat_map(move |process| process.timers.values().copied().chain(self.next_find_ms(bank, process)))
         });
-        nodes.chain(instances).filter(|due_ms| *due_ms > self.now_ms).min()
+        let requests = self.wishes.iter().filter_map(|wish| wish.due_ms);
+        nodes.chain(instances).chain(requests).filter(|due_ms| *due_ms > self.now_ms).min()
     }
 
     // ---- steps -----------------------------------------------------------------------------------------------------
@@ -489,6 +514,7 @@ impl World {
             Action::ReplicaNotices { session } => self.replica_notices(session),
             Action::ClientNotices { session } => self.client_notices(session),
             Action::HookReturns { bank, instance, at, turn } => self.hook_returns(bank, instance, at, turn),
+            Action::StepReturns { bank, instance, at, verdict } => self.step_returns(bank, instance, at, verdict),
             Action::NodeTimer { node } => self.node_timer(node),
             Action::InstanceTimer { bank, instance } => self.instance_timer(bank, instance),
             Action::Apply { node } => self.apply(node),
@@ -503,9 +529,9 @@ impl World {
                 // Nobody waits for its answer.
                 self.log.append(name, epoch, &batch).ok();
             }
-            Action::Read { node } => {
+            Action::Read { node, lag } => {
                 if let Some(question) = self.nodes[node].as_mut().and_then(|node| node.question.as_mut()) {
-                    question.found = Some(self.log.look_up(&question.gtids));
+                    question.found = Some(self.log.look_up(&question.gtids, lag));
                 }
             }
             Action::FoundInLog { node } => {
@@ -545,7 +571,11 @@ impl World {
             Action::LosePatience { wish } => {
                 self.wishes[wish].stage = Stage::InDoubt;
                 self.wishes[wish].waiting = None;
+                self.wishes[wish].due_ms = None;
             }
+            Action::Repeat { wish } => self.repeat(wish),
+            Action::Turn { wish } => self.turn(wish),
+            Action::Resume { node, wish } => self.give(node, Input::Resumed(self.wishes[wish].gtid)),
             Action::Jump => {
                 if let Some(due_ms) = self.next_due_ms() {
                     self.now_ms = due_ms;
@@ -560,8 +590,20 @@ impl World {
     }
 
     fn spend(&mut self, action: Action) {
+        let is_undone = match action {
+            Action::StepReturns { bank, instance, at, .. } => {
+                let process = self.banks[bank].instances.get(instance).and_then(Option::as_ref);
+                process.and_then(|process| process.steps.get(at)).is_some_and(|running| running.compensation)
+            }
+            _ => false,
+        };
         let left = &mut self.left;
         let budget = match action {
+            Action::StepReturns { verdict: Verdict::FailsBefore | Verdict::FailsAfter, .. } => &mut left.failing_steps,
+            Action::StepReturns { verdict: Verdict::Refused | Verdict::FinallyRefused, .. } if is_undone => {
+                &mut left.stuck
+            }
+            Action::StepReturns { verdict: Verdict::Refused | Verdict::FinallyRefused, .. } => &mut left.refusals,
             Action::CrashNode { .. } => &mut left.node_crashes,
             Action::CrashInstance { .. } => &mut left.instance_crashes,
             Action::ScaleAway { .. } => &mut left.scaled_away,
@@ -571,8 +613,11 @@ impl World {
             Action::LosePatience { .. } => &mut left.impatience,
             Action::GiveUpCall { .. } => &mut left.lost_calls,
             Action::CallTwice { .. } => &mut left.doubled_calls,
+            Action::Repeat { .. } => &mut left.repeats,
+            Action::Turn { .. } => &mut left.turns,
             Action::Jump => &mut left.jumps,
             Action::Retention => &mut left.retentions,
+            Action::Read { lag: 1.., .. } => &mut left.stale_reads,
             _ => return,
         };
         *budget = budget.saturating_sub(1);
@@ -660,6 +705,9 @@ impl World {
             self.broken = Some(format!("an initiator is told {message:?}"));
             return;
         };
+        if matches!(message, FromReplica::ExecuteStep { .. } | FromReplica::CompensateStep { .. }) {
+            return self.step_is_ordered(bank, instance, id, message);
+        }
         let now_ms = self.now_ms;
         let Some(process) = &mut self.banks[bank].instances[instance] else { return };
         let said = process.is_told(message, now_ms);
@@ -706,12 +754,22 @@ impl World {
         }
         let life = process.life;
         let sessions = &mut self.sessions;
+        let mut replies = Vec::new();
         process.replica.take_messages(|id, messages| {
+            replies.extend(messages.iter().filter_map(|message| match message {
+                FromReplica::Reply { request_id, reply } => Some((self.asked.get(request_id).copied()?, reply.clone())),
+                _ => None,
+            }));
             let session = sessions.iter_mut().find(|session| session.id == id && session.life == life);
             if let Some(session) = session.filter(|session| !session.is_broken && session.is_open_at_client) {
                 session.to_client.extend(messages);
             }
         });
+        for (gtid, reply) in replies {
+            if let Err(problem) = self.judge_reply(gtid, &reply) {
+                self.broken = Some(problem);
+            }
+        }
     }
 
     fn node_timer(&mut self, node: usize) {
@@ -748,9 +806,11 @@ impl World {
         if self.nodes[node].is_some() {
             return;
         }
-        let epoch = self.log.acquire(NAME);
+        // Processes of one name follow one another, at either place.
+        let name = if self.two_names { node } else { 0 };
+        let epoch = self.log.acquire(name);
         self.lives += 1;
-        self.nodes[node] = Some(Node::start(NAME, self.lives, epoch, self.names(), self.now_ms));
+        self.nodes[node] = Some(Node::start(name, self.lives, epoch, self.names(), self.now_ms));
         for row in self.log.open_rows(epoch) {
             self.give(node, Input::Recovered(row));
         }
@@ -835,14 +895,35 @@ impl World {
     fn ask(&mut self, at: usize) {
         let names = self.names();
         let epoch = self.session_of(Client::Initiator).map(|session| session.epoch);
-        let Some((ask, stage)) = self.wishes[at].next_request(&names) else { return };
+        let Some((ask, stage)) = self.wishes[at].next_request(&names) else {
+            let messages = self.wishes[at].asks_again().into_iter().collect();
+            return self.says(Client::Initiator, Said { messages, ..Said::default() });
+        };
         self.last_request += 1;
-        let wish = &mut self.wishes[at];
-        wish.stage = stage;
-        wish.waiting = Some(Request { request_id: self.last_request, gtid: wish.gtid, ask });
+        let gtid = self.wishes[at].gtid;
+        self.asked.insert(self.last_request, gtid);
+        self.wishes[at].asks(Request { request_id: self.last_request, gtid, ask }, stage);
         let Some(epoch) = epoch else { return };
         let messages = self.wishes[at].write(epoch).into_iter().collect();
         self.says(Client::Initiator, Said { messages, ..Said::default() });
+    }
+
+    /// The request that waits is asked once more over the same session.
+    fn repeat(&mut self, at: usize) {
+        let Some(epoch) = self.session_of(Client::Initiator).map(|session| session.epoch) else { return };
+        self.last_request += 1;
+        self.asked.insert(self.last_request, self.wishes[at].gtid);
+        let messages = self.wishes[at].repeats(self.last_request, epoch).into_iter().collect();
+        self.says(Client::Initiator, Said { messages, ..Said::default() });
+    }
+
+    /// The initiator wants a saga undone. It waits for the outcome all the same.
+    fn turn(&mut self, at: usize) {
+        self.last_request += 1;
+        let gtid = self.wishes[at].gtid;
+        self.asked.insert(self.last_request, gtid);
+        let message = FromClient::request(self.last_request, gtid, Ask::Abort { reason: "enough".into() });
+        self.says(Client::Initiator, Said { messages: vec![message], ..Said::default() });
     }
 
     fn call(&mut self, at: usize, instance: usize) {
@@ -902,8 +983,9 @@ impl World {
             Client::Initiator => {
                 let waits =
                     |wish: &&mut Wish| wish.waiting.as_ref().is_some_and(|request| request.request_id == request_id);
+                let (now_ms, may_lag) = (self.now_ms, self.may_lag);
                 if let Some(wish) = self.wishes.iter_mut().find(waits)
-                    && let Err(problem) = wish.hears(reply)
+                    && let Err(problem) = wish.hears(reply, now_ms, may_lag)
                 {
                     self.broken = Some(problem);
                 }

@@ -45,7 +45,6 @@ pub(crate) fn kind(event: &Event) -> &'static str {
 
 /// What the models must meet. What is left out no session of theirs says: requests that cannot be delivered, pauses on an operator's
 /// wish, waiting without a start.
-#[cfg(test)]
 pub(crate) const TABLE: &[(&str, &[&str])] = &[
     (
         "compensating",

@@ -6,7 +6,6 @@ use assent_protocol::saga::{
     Definition, Effect, Event, Reply, Saga, StepDefinition, StepIndex, StepResult, Timer, Wait, invariant,
 };
 use assent_protocol::{Appended, BodyDigest, Caller, Epoch, InstanceId, Outcome, Output, Parts, Record};
-#[cfg(test)]
 use assent_protocol::{Name, RetryPolicy};
 use bytes::Bytes;
 
@@ -61,7 +60,6 @@ pub(crate) struct Setup {
 }
 
 /// Four steps: one, two beside each other, and one behind both. `pivot` and `durable` name steps by their number.
-#[cfg(test)]
 pub(crate) fn diamond(pivot: Option<usize>, durable: Option<usize>) -> Definition {
     let after: [&[u16]; 4] = [&[], &[0], &[0], &[1, 2]];
     let steps = ["a", "b", "c", "d"].iter().zip(after).enumerate().map(|(at, (step, after))| StepDefinition {
@@ -219,7 +217,6 @@ impl World {
 
     // ---- what can happen -------------------------------------------------------------------------------------------
 
-    #[cfg(test)]
     pub(crate) fn actions(&self, setup: &Setup, actions: &mut Vec<Action>) {
         self.progress(setup, actions);
         self.faults(setup, actions);

@@ -4,7 +4,6 @@ mod cells;
 mod invariants;
 mod promises;
 mod recovery;
-mod world;
 
 use crate::record::{RecordId, RecordKind};
 use bytes::Bytes;
