@@ -30,6 +30,7 @@ mod saga;
 mod shared;
 mod swarm;
 mod three_phase;
+#[cfg(test)]
 mod two_phase;
 
 pub(crate) fn gtid() -> assent_protocol::Gtid {

@@ -1,7 +1,7 @@
 //! Steps through one seed of the swarm, readably: when, who, what, and what changed.
 //!
 //! ```text
-//! replay SEED [--protocol 2pc|3pc|cluster] [--until STEP] [--state]
+//! replay SEED [--protocol cluster|3pc] [--until STEP] [--state]
 //! ```
 //!
 //! Times are by the clock of the world: a message takes milliseconds, a timer as long as it was set for.
@@ -10,10 +10,10 @@ use std::process::ExitCode;
 
 use crate::swarm::{self, Run, Swarm, Told};
 
-const USAGE: &str = "usage: replay SEED [--protocol 2pc|3pc|cluster] [--until STEP] [--state]
+const USAGE: &str = "usage: replay SEED [--protocol cluster|3pc] [--until STEP] [--state]
 
   SEED        as a failing test of the swarm names it
-  --protocol  of which protocol; 2pc if it is left out
+  --protocol  of which world; cluster if it is left out
   --until     stops before this step
   --state     shows how everybody stands after every step, not only what changed";
 
@@ -25,7 +25,7 @@ struct Wanted {
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Option<Wanted> {
-    let mut wanted = Wanted { seed: 0, protocol: "2pc".to_owned(), until: usize::MAX, state: false };
+    let mut wanted = Wanted { seed: 0, protocol: "cluster".to_owned(), until: usize::MAX, state: false };
     let mut seed = None;
     let mut arguments = arguments.peekable();
     while let Some(argument) = arguments.next() {
@@ -48,7 +48,6 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
         return ExitCode::from(2);
     };
     match wanted.protocol.as_str() {
-        "2pc" => show::<crate::two_phase::world::World>(&wanted),
         "3pc" => show::<crate::three_phase::world::World>(&wanted),
         "cluster" => show::<crate::cluster::world::World>(&wanted),
         _ => {

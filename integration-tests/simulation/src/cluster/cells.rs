@@ -74,6 +74,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     (
         "ended",
         &[
+            "abort",
             "acknowledge",
             "await",
             "begin",
@@ -92,6 +93,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     (
         "transaction",
         &[
+            "abort",
             "acknowledge",
             "await",
             "begin",

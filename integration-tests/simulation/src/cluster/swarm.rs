@@ -41,11 +41,12 @@ impl Swarm for World {
     const NETWORK: &'static [&'static str] = &crate::swarm::OF_STREAMS;
 
     fn draw(random: &mut Random) -> Setup {
-        // Some seeds go one way at length: one transaction or saga, two instances of its banks, and
-        // few kinds of faults, so that a long chain of them meets the same transaction.
-        match random.below(8) {
-            0 | 1 => long_transaction(random),
-            2 => long_saga(random),
+        // Some seeds go one way at length: one transaction or a saga or two, two instances
+        // of their banks, and few kinds of faults, so that a long chain of them meets the same one.
+        match random.below(16) {
+            0..=3 => long_transaction(random),
+            4..=6 => long_saga(random),
+            7 => unary_calls(random),
             _ => many_kinds(random),
         }
     }
@@ -312,6 +313,8 @@ fn long_transaction(random: &mut Random) -> Setup {
             jumps: random.rate(2),
             lost_calls: random.rate(1),
             doubled_calls: random.rate(2),
+            repeats: random.rate(1),
+            turns: random.rate(1),
             ..Faults::default()
         },
     }
@@ -322,7 +325,7 @@ fn long_saga(random: &mut Random) -> Setup {
     Setup {
         banks,
         instances: 2,
-        shapes: vec![saga(random, banks)],
+        shapes: (0..1 + random.below(2)).map(|_| saga(random, banks)).collect(),
         refuses: false,
         one_phase: false,
         two_names: random.below(2) == 0,
@@ -335,6 +338,31 @@ fn long_saga(random: &mut Random) -> Setup {
             refusals: random.rate(2),
             failing_steps: random.rate(2),
             repeats: random.rate(2),
+            turns: random.rate(1),
+            ..Faults::default()
+        },
+    }
+}
+
+/// Unary calls to one process, which are asked again while look-ups lag: what ran before may run anew,
+/// and must not take effect twice.
+fn unary_calls(random: &mut Random) -> Setup {
+    let banks = 1 + random.below(2);
+    let call = |random: &mut Random| Shape::Carried { banks: (0..1 + random.below(banks)).collect(), is_unary: true };
+    Setup {
+        banks,
+        instances: 1 + random.below(2),
+        shapes: (0..1 + random.below(2)).map(|_| call(random)).collect(),
+        refuses: random.below(2) == 0,
+        one_phase: random.below(2) == 0,
+        two_names: false,
+        faults: Faults {
+            instance_crashes: random.rate(1),
+            breaks: random.rate(3),
+            failing_hooks: random.rate(2),
+            jumps: random.rate(2),
+            repeats: 1 + random.rate(2),
+            stale_reads: 1 + random.rate(3),
             ..Faults::default()
         },
     }
@@ -350,7 +378,7 @@ fn many_kinds(random: &mut Random) -> Setup {
     };
     let is_of_sagas = shapes.iter().all(|shape| matches!(shape, Shape::Saga { .. }));
     let two_names = is_of_sagas && random.below(3) == 0;
-    // Whether a transaction's request runs anew, and what is told as forgotten, rests on look-ups.
+    // What is told as forgotten rests on look-ups that do not lag.
     let stale_reads = if is_of_sagas { random.rate(4) } else { 0 };
     Setup {
         banks,
@@ -418,7 +446,7 @@ mod tests {
 
     #[test]
     fn the_swarm_finds_nothing() {
-        swarm::<World>(120_000);
+        swarm::<World>(140_000);
         CELLS.assert_covers("cluster", TABLE);
     }
 

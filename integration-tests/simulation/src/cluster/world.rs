@@ -46,7 +46,7 @@ pub(crate) struct Faults {
     pub(crate) failing_steps: u8,
     /// Requests that are asked twice.
     pub(crate) repeats: u8,
-    /// Wishes to turn a saga back.
+    /// Wishes to abort a transaction, or to turn a saga back.
     pub(crate) turns: u8,
 }
 
@@ -448,12 +448,13 @@ impl World {
         }
         if self.session_of(Client::Initiator).is_some() {
             for (wish, of) in self.wishes.iter().enumerate() {
-                let is_start = |request: &Request| matches!(request.ask, Ask::StartSaga { .. });
-                if left.repeats > 0 && of.waiting.as_ref().is_some_and(is_start) {
+                let is_repeatable = |request: &Request| matches!(request.ask, Ask::StartSaga { .. } | Ask::Commit(_));
+                if left.repeats > 0 && of.waiting.as_ref().is_some_and(is_repeatable) {
                     actions.push(Action::Repeat { wish });
                 }
-                let is_under_way = matches!(of.stage, Stage::Committing | Stage::Started | Stage::InDoubt);
-                if left.turns > 0 && is_under_way && matches!(of.shape, Shape::Saga { .. }) {
+                let is_under_way =
+                    matches!(of.stage, Stage::Open { .. } | Stage::Committing | Stage::Started | Stage::InDoubt);
+                if left.turns > 0 && is_under_way {
                     actions.push(Action::Turn { wish });
                 }
             }
@@ -917,7 +918,7 @@ impl World {
         self.says(Client::Initiator, Said { messages, ..Said::default() });
     }
 
-    /// The initiator wants a saga undone. It waits for the outcome all the same.
+    /// The initiator wants it undone. It waits for the outcome all the same.
     fn turn(&mut self, at: usize) {
         self.last_request += 1;
         let gtid = self.wishes[at].gtid;

@@ -75,7 +75,6 @@ pub(crate) fn branch_kind(event: &branch::Event) -> &'static str {
 
 /// What the models must meet. What is left out no session of theirs says: begins that are repeated, branches that are named one by one,
 /// waiting without a request, names that nobody has ever borne.
-#[cfg(test)]
 pub(crate) const TABLE: &[(&str, &[&str])] = &[
     (
         "aborted",

@@ -13,7 +13,6 @@ pub(crate) const I6: &str = "I6 a branch that voted yes never ends by itself";
 pub(crate) const I9: &str = "I9 forgotten only when every branch has ended";
 pub(crate) const ONCE: &str = "work takes effect once";
 pub(crate) const TCOMMIT: &str = "every step is one of TCommit, or none";
-#[cfg(test)]
 pub(crate) const INVARIANTS: [&str; 9] = [I1, I2, I3, I4, I5, I6, I9, ONCE, TCOMMIT];
 
 /// The states of a resource manager in TCommit: J. Gray and L. Lamport, *Consensus on Transaction Commit*, 2004, figure 2.

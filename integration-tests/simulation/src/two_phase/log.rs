@@ -142,18 +142,6 @@ impl Log {
         }
     }
 
-    /// What stands in it, in words.
-    pub(crate) fn words(&self) -> String {
-        match (&self.open, &self.ended) {
-            (None, _) if let Some(delegated) = &self.delegated => {
-                format!("delegated to {}, coordinator {} drives it", delegated.member.participant, self.owner)
-            }
-            (Some(open), _) => format!("{} is durable, coordinator {} drives it", open.decision, self.owner),
-            (None, Some(ended)) => format!("ended: {}", ended.outcome),
-            (None, None) => "nothing".to_owned(),
-        }
-    }
-
     /// What a branch that asks is told, if the log knows the transaction.
     pub(crate) fn answer_for(&self, member: &Member) -> Option<Decision> {
         if let Some(open) = &self.open {

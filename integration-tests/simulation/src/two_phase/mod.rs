@@ -3,7 +3,5 @@
 mod cells;
 mod judge;
 mod log;
-#[cfg(test)]
 mod model;
-pub(crate) mod swarm;
-pub(crate) mod world;
+mod world;

@@ -255,7 +255,6 @@ impl World {
 
     // ---- what can happen -------------------------------------------------------------------------------------------
 
-    #[cfg(test)]
     pub(crate) fn actions(&self, setup: &Setup, actions: &mut Vec<Action>) {
         self.progress(setup, actions);
         self.faults(setup, actions);
