@@ -182,6 +182,7 @@ async fn the_inputs_of_a_shard_give_the_same_outputs_in_a_fresh_replica() {
                 Input::Appended(_) => "appended",
                 Input::LookedUp { .. } => "looked up",
                 Input::Recovered(_) => "recovered",
+                Input::Resumed(_) => "resumed",
                 Input::Drain => "drain",
             };
             *seen.entry(name).or_insert(0) += 1;
