@@ -45,6 +45,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tower::util::MapResponseLayer;
 
+use assent_transport::listener::Rules;
+use assent_transport::{Listener, ServerTls, TlsError};
+
 use crate::config::Config;
 use crate::driver::{Driver, Statistics, Stopped, now_ms};
 use crate::log::{Log, LogError, OpenError};
@@ -75,6 +78,7 @@ const STREAMS_MAX: u32 = 1_024;
 #[derive(Debug)]
 pub struct Coordinator {
     address: SocketAddr,
+    is_tls: bool,
     replica: Name,
     epoch: Epoch,
     statistics: Arc<Statistics>,
@@ -120,6 +124,9 @@ pub enum StartError {
         /// What failed.
         source: std::io::Error,
     },
+    /// The certificates of the server cannot be used.
+    #[error("the server's TLS cannot be set up; correct tls_cert, tls_key and client_ca")]
+    Tls(#[from] TlsError),
     /// The built-in descriptors are broken.
     #[error("the descriptors for reflection cannot be read; this binary is damaged, build it anew")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -155,6 +162,8 @@ impl Coordinator {
     /// # Errors
     /// [`StartError`], which says what to do next. Nothing is left running.
     pub async fn start_with(config: Config, log: Arc<dyn Log>) -> Result<Self, StartError> {
+        let tls = config.tls().map(ServerTls::load).transpose()?;
+        let is_tls = tls.is_some();
         // First of all: a second process on a port must not fence the one that serves there.
         let listener = listening::bind(&config.listen).await?;
         let address = listener.local_addr().map_err(|source| listening::error(&config.listen, source))?;
@@ -171,13 +180,13 @@ impl Coordinator {
         let (end, ended) = watch::channel(None);
         let (epoch, statistics) = (driver.epoch(), Arc::clone(driver.statistics()));
         let replica = config.replica.clone();
-        let running = Running::serve(config, log, driver, listener).await?;
+        let running = Running::serve(config, log, driver, listener, tls).await?;
         tokio::spawn(async move {
             let result = running.until_stopped(stop_asked).await;
             end.send_replace(Some(result));
         });
         tracing::info!(%address, %replica, epoch = epoch.0, "serving");
-        Ok(Self { address, replica, epoch, statistics, stop, ended })
+        Ok(Self { address, is_tls, replica, epoch, statistics, stop, ended })
     }
 
     /// Where it listens.
@@ -195,7 +204,7 @@ impl Coordinator {
                 std::net::Ipv6Addr::LOCALHOST.into()
             });
         }
-        format!("http://{address}")
+        format!("{}://{address}", if self.is_tls { "https" } else { "http" })
     }
 
     /// Its replica's name.
@@ -283,6 +292,7 @@ impl Running {
         log: Arc<dyn Log>,
         driver: Driver,
         listener: tokio::net::TcpListener,
+        tls: Option<Arc<ServerTls>>,
     ) -> Result<Self, StartError> {
         let (leaving, is_leaving) = watch::channel(false);
         let (closing, severed) = (CancellationToken::new(), CancellationToken::new());
@@ -329,7 +339,8 @@ impl Running {
             .add_service(InterceptedService::new(admin, bearer))
             .add_service(health_service)
             .add_service(reflection);
-        let incoming = listening::connections(listener, severed.clone());
+        let rules = Rules { tls, connections_max: listening::connections_max(), severed: severed.clone() };
+        let incoming = Listener::new(listener, rules);
         let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&log), health.clone(), config.retention));
         let lease_log = Arc::clone(&log);

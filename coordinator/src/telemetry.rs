@@ -4,10 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use assent_transport::{DialError, Dialer};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -38,6 +39,9 @@ pub enum TelemetryError {
         /// What failed.
         source: opentelemetry_otlp::ExporterBuildError,
     },
+    /// The endpoint cannot be dialled so.
+    #[error("telemetry.otlp_endpoint cannot be used")]
+    Dial(#[from] DialError),
     /// This process has a subscriber already.
     #[error("this process already writes log lines in another way; set up telemetry once")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
@@ -57,8 +61,7 @@ pub struct Guard {
 /// [`TelemetryError`], which says what to do next.
 pub fn init(settings: &Telemetry, replica: &str) -> Result<Guard, TelemetryError> {
     let guard = match &settings.otlp_endpoint {
-        Some(endpoint) => exporting(endpoint, settings.metrics_interval, replica)
-            .map_err(|source| TelemetryError::Exporter { endpoint: endpoint.clone(), source })?,
+        Some(endpoint) => exporting(endpoint, settings.metrics_interval, replica)?,
         None => Guard::default(),
     };
     let filter = EnvFilter::try_new(&settings.log_filter)?;
@@ -76,11 +79,8 @@ pub fn init(settings: &Telemetry, replica: &str) -> Result<Guard, TelemetryError
     Ok(guard)
 }
 
-fn exporting(
-    endpoint: &str,
-    metrics_interval: Duration,
-    replica: &str,
-) -> Result<Guard, opentelemetry_otlp::ExporterBuildError> {
+fn exporting(endpoint: &str, metrics_interval: Duration, replica: &str) -> Result<Guard, TelemetryError> {
+    let failed = |source| TelemetryError::Exporter { endpoint: endpoint.to_owned(), source };
     let resource = Resource::builder()
         .with_service_name("assent")
         .with_attributes([
@@ -88,8 +88,12 @@ fn exporting(
             KeyValue::new("service.instance.id", replica.to_owned()),
         ])
         .build();
-    let spans = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-    let metrics = MetricExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
+    // By the one dialer: https:// is TLS there too.
+    let channel = Dialer::new().target(endpoint)?.connect_lazy();
+    let spans = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_channel(channel.clone());
+    let spans = spans.build().map_err(failed)?;
+    let metrics = MetricExporter::builder().with_tonic().with_endpoint(endpoint).with_channel(channel);
+    let metrics = metrics.build().map_err(failed)?;
     let reader = PeriodicReader::builder(metrics).with_interval(metrics_interval).build();
     Ok(Guard {
         tracers: Some(SdkTracerProvider::builder().with_batch_exporter(spans).with_resource(resource.clone()).build()),

@@ -12,11 +12,13 @@ use assent_proto::v1::transaction_service_client::TransactionServiceClient;
 use assent_proto::v1::{GetRequest, TransactionState};
 use assent_protocol::two_phase::EarlyVote;
 use assent_protocol::{BranchId, BranchKey, Epoch, Gtid, ParticipantName, Wait};
+use assent_transport::listener::Rules;
+use assent_transport::{DialError, Dialer, Listener};
 use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use uuid::Uuid;
 
@@ -38,7 +40,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     name: Option<ParticipantName>,
-    token: String,
+    dialer: Dialer,
     patience: Duration,
     task: Mutex<Option<JoinHandle<()>>>,
     closed: watch::Receiver<bool>,
@@ -46,6 +48,10 @@ struct Inner {
 
 /// All payloads of one request, in bytes: they share a frame with its envelope.
 const REQUEST_BYTES_MAX: usize = assent_proto::session::FRAME_BYTES_MAX - 64 * 1024;
+/// Connections of peers at a time.
+const PEER_CONNECTIONS_MAX: usize = 4_096;
+/// Questions of one peer at a time.
+const PEER_STREAMS_MAX: u32 = 1_024;
 /// How often a begin is tried again while the coordinator has only just started.
 const BEGIN_ATTEMPTS_MAX: u32 = 10;
 
@@ -60,7 +66,7 @@ impl Assent {
         shared: Arc<Shared>,
         task: JoinHandle<()>,
         name: Option<ParticipantName>,
-        token: String,
+        dialer: Dialer,
         patience: Duration,
     ) -> Self {
         let (close, closed) = watch::channel(false);
@@ -70,7 +76,7 @@ impl Assent {
             }
             close.send_replace(true);
         });
-        let inner = Inner { commands, shared, name, token, patience, task: Mutex::new(Some(task)), closed };
+        let inner = Inner { commands, shared, name, dialer, patience, task: Mutex::new(Some(task)), closed };
         Self { inner: Arc::new(inner) }
     }
 
@@ -192,14 +198,17 @@ impl Assent {
     pub async fn ended(&self, gtids: &[Gtid]) -> Result<Vec<Gtid>, Error> {
         let mut ended = Vec::new();
         let Some(first) = gtids.first() else { return Ok(ended) };
-        let no_answer = |_| Error::NoAnswer { gtid: *first };
+        let no_answer = |error: &DialError| {
+            tracing::debug!(%error, "the coordinator cannot be asked which transactions have ended");
+            Error::NoAnswer { gtid: *first }
+        };
         let address = self.inner.shared.coordinator.address.clone();
-        let mut client = TransactionServiceClient::connect(address).await.map_err(no_answer)?;
+        let target = self.inner.dialer.target(&address).map_err(|error| no_answer(&error))?;
+        let channel = target.connect().await.map_err(|error| no_answer(&error))?;
+        let mut client = TransactionServiceClient::new(channel);
         for gtid in gtids {
             let mut request = tonic::Request::new(GetRequest { gtid: gtid.to_string() });
-            if !self.inner.token.is_empty()
-                && let Ok(bearer) = format!("Bearer {}", self.inner.token).parse()
-            {
+            if let Some(bearer) = target.bearer() {
                 request.metadata_mut().insert("authorization", bearer);
             }
             match client.get(request).await {
@@ -230,18 +239,19 @@ impl Assent {
     }
 
     /// What answers the peers of this participant's voter: mount it in the service's own server, at the address that was given to
-    /// [`Builder::voter`].
+    /// [`Builder::voter`]. Let that server take its connections from a [`Listener`](crate::transport::Listener): it is what tells the
+    /// service which peer has authenticated.
     ///
     /// # Errors
     /// [`Error::NoVoter`] if this process has none.
     pub fn peer_service(&self) -> Result<PeerServiceServer<PeerService>, Error> {
         let voter = self.inner.shared.voter.clone().ok_or(Error::NoVoter)?;
-        let service = PeerService::new(voter, self.inner.token.clone(), self.inner.commands.downgrade());
+        let service = PeerService::new(voter, self.inner.dialer.is_insecure(), self.inner.commands.downgrade());
         Ok(PeerServiceServer::new(service))
     }
 
-    /// Serves [`peer_service`](Self::peer_service) alone, for processes without a server of their own. The future runs until this session
-    /// is [closed](Self::closed).
+    /// Serves [`peer_service`](Self::peer_service) alone, for processes without a server of their own: over TLS if the voter's address is
+    /// `https://`, with the certificate of [`Builder::cert`]. The future runs until this session is [closed](Self::closed).
     ///
     /// # Errors
     /// [`Error::NoVoter`] if this process has none. The future's are the listener's.
@@ -250,14 +260,16 @@ impl Assent {
         listener: TcpListener,
     ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static, Error> {
         let service = self.peer_service()?;
+        let tls = self.inner.shared.peer_tls.clone();
         let mut closed = self.inner.closed.clone();
         Ok(async move {
             let until_closed = async move {
                 closed.wait_for(|is_closed| *is_closed).await.ok();
             };
+            let rules = Rules { tls, connections_max: PEER_CONNECTIONS_MAX, severed: CancellationToken::new() };
             Server::builder()
-                .tcp_nodelay(true)
-                .serve_with_incoming_shutdown(service, TcpListenerStream::new(listener), until_closed)
+                .max_concurrent_streams(PEER_STREAMS_MAX)
+                .serve_with_incoming_shutdown(service, Listener::new(listener, rules), until_closed)
                 .await
         })
     }

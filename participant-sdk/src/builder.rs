@@ -1,10 +1,13 @@
 //! Joining a coordinator.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use assent_protocol::ParticipantName;
 use assent_protocol::three_phase::PeerAddress;
+use assent_transport::dialer::is_loopback;
+use assent_transport::{Dialer, ServerFiles, ServerTls};
 use tonic::transport::Endpoint;
 
 use crate::assent::Assent;
@@ -19,7 +22,7 @@ use crate::voter::store::AnyStore;
 #[must_use = "nothing is dialled before `connect`"]
 pub struct Builder {
     address: String,
-    token: String,
+    dialer: Dialer,
     names: Vec<String>,
     branches: Option<Arc<dyn AnyParticipant>>,
     steps: Option<Arc<dyn AnySagaParticipant>>,
@@ -35,7 +38,7 @@ impl Builder {
     pub(crate) fn new(address: String) -> Self {
         Self {
             address,
-            token: String::new(),
+            dialer: Dialer::new(),
             names: Vec::new(),
             branches: None,
             steps: None,
@@ -70,9 +73,54 @@ impl Builder {
         self
     }
 
-    /// The coordinator's shared secret, if it asks for one.
+    /// Shows this token to the coordinator. It is not shown to peers, and not sent in clear beyond this machine.
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = token.into();
+        self.dialer = self.dialer.token(token);
+        self
+    }
+
+    /// Shows the token in this file, which is read for each connection.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.dialer = self.dialer.token_file(path);
+        self
+    }
+
+    /// Trusts the authorities in this file (PEM) for `https://`, and no others; without it, those that the machine trusts. Peers of a
+    /// [`voter`](Self::voter) are verified against it too.
+    pub fn ca(mut self, path: impl Into<PathBuf>) -> Self {
+        self.dialer = self.dialer.ca(path);
+        self
+    }
+
+    /// Proves who this process is with the certificate in this file (PEM), and its [`key`](Self::key): to the coordinator and to peers.
+    /// The file is read for each connection.
+    pub fn cert(mut self, path: impl Into<PathBuf>) -> Self {
+        self.dialer = self.dialer.cert(path);
+        self
+    }
+
+    /// The private key of [`cert`](Self::cert) (PEM).
+    pub fn key(mut self, path: impl Into<PathBuf>) -> Self {
+        self.dialer = self.dialer.key(path);
+        self
+    }
+
+    /// The name that the coordinator's certificate has to bear, where it is not the host of the address.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.dialer = self.dialer.server_name(name);
+        self
+    }
+
+    /// Sends credentials over `http://` beyond this machine, and lets peers come so: for networks that encrypt and authenticate by
+    /// themselves, such as a service mesh.
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.dialer = self.dialer.insecure(insecure);
+        self
+    }
+
+    /// Everything at once about how this process dials.
+    pub fn dialer(mut self, dialer: Dialer) -> Self {
+        self.dialer = dialer;
         self
     }
 
@@ -131,12 +179,16 @@ impl Builder {
             [one, other, ..] => return Err(ConnectError::TwoNames(one.clone(), other.clone())),
         };
         let voter = match self.voter {
-            Some((store, address)) => Some(VoterSettings { store, address: peer_address(address)? }),
+            Some((store, address)) => {
+                let address = peer_address(address)?;
+                let tls = peer_tls(&address, &self.dialer)?;
+                Some(VoterSettings { store, address, tls })
+            }
             None => None,
         };
         let settings = Settings {
             address: self.address,
-            token: self.token,
+            dialer: self.dialer,
             name: name.clone(),
             branches: self.branches,
             steps: self.steps,
@@ -146,9 +198,9 @@ impl Builder {
             in_doubt_grace: self.in_doubt_grace,
             voter,
         };
-        let token = settings.token.clone();
+        let dialer = settings.dialer.clone();
         let (commands, shared, task) = Engine::start(settings).await?;
-        Ok(Assent::new(commands, shared, task, name, token, self.patience))
+        Ok(Assent::new(commands, shared, task, name, dialer, self.patience))
     }
 }
 
@@ -160,4 +212,24 @@ fn peer_address(address: String) -> Result<PeerAddress, ConnectError> {
         Ok(fit) if is_url => Ok(fit),
         Ok(_) | Err(_) => Err(ConnectError::VoterAddress { address }),
     }
+}
+
+/// How peers are answered at an address: over TLS, or in clear on this machine.
+fn peer_tls(address: &PeerAddress, dialer: &Dialer) -> Result<Option<Arc<ServerTls>>, ConnectError> {
+    let uri: http::Uri = match address.as_str().parse() {
+        Ok(uri) => uri,
+        Err(_) => return Err(ConnectError::VoterAddress { address: address.to_string() }),
+    };
+    if uri.scheme_str() == Some("https") {
+        let files = dialer.files();
+        let (Some(cert), Some(key), Some(ca)) = (&files.cert, &files.key, &files.ca) else {
+            return Err(ConnectError::VoterTls(None));
+        };
+        let files = ServerFiles { cert: cert.clone(), key: key.clone(), client_ca: Some(ca.clone()) };
+        return ServerTls::load(files).map(Some).map_err(|error| ConnectError::VoterTls(Some(error)));
+    }
+    if !dialer.is_insecure() && !uri.host().is_some_and(is_loopback) {
+        return Err(ConnectError::VoterInClear { address: address.to_string() });
+    }
+    Ok(None)
 }

@@ -3,19 +3,16 @@
 use assent_proto::session::Refused;
 use assent_protocol::{Gtid, InvalidName};
 
+use assent_transport::{DialError, TlsError};
+
 use crate::participant::BoxError;
 
 /// A process could not join a coordinator.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// What was given as the coordinator's address is none.
-    #[error("{address:?} is not an address of a coordinator; give a URL such as http://127.0.0.1:7420")]
-    Address {
-        /// What was given.
-        address: String,
-        /// What is wrong with it.
-        source: tonic::transport::Error,
-    },
+    /// The coordinator cannot be dialled so: the address is not one, credentials would go in clear, or TLS failed.
+    #[error(transparent)]
+    Dial(DialError),
     /// The participant's name is not a name.
     #[error("the participant cannot be named so")]
     Name(#[from] InvalidName),
@@ -30,6 +27,18 @@ pub enum ConnectError {
         /// What was given.
         address: String,
     },
+    /// Peers would reach the voter over a network in clear, and any process could say that it is one of them.
+    #[error(
+        "{address} is not encrypted and leads beyond this machine: any process there could vote as a peer; give an https:// address, and \
+         this participant's certificate with Builder::ca, cert and key, or say Builder::insecure if the network authenticates by itself"
+    )]
+    VoterInClear {
+        /// What was given.
+        address: String,
+    },
+    /// The certificates with which the voter would answer its peers are missing or not fit.
+    #[error("the voter cannot answer its peers over TLS; give Builder::ca, cert and key")]
+    VoterTls(#[source] Option<TlsError>),
     /// A voter votes for a participant.
     #[error("this process has a voter and no participant; name one with Builder::participant, or drop Builder::voter")]
     VoterWithoutParticipant,
@@ -58,6 +67,19 @@ pub enum ConnectError {
     /// The participant could not tell which branches it has in doubt.
     #[error("the participant cannot list its branches in doubt")]
     InDoubt(#[source] BoxError),
+}
+
+impl From<DialError> for ConnectError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Unreachable { url, source } => Self::Unreachable { address: url, source },
+            other @ (DialError::Url { .. }
+            | DialError::InClear { .. }
+            | DialError::Tls(_)
+            | DialError::Token { .. }
+            | DialError::Refused { .. }) => Self::Dial(other),
+        }
+    }
 }
 
 /// A request failed. It changed nothing, unless the variant says otherwise.

@@ -24,12 +24,16 @@ pub mod saga;
 mod transaction;
 pub mod voter;
 
+/// Connections, for processes that serve their peers with a server of their own.
+pub use assent_transport as transport;
+
 pub use assent::Assent;
 pub use assent_proto::context::Context;
 pub use assent_protocol::two_phase::EarlyVote;
 pub use assent_protocol::{
     AbortCode, AbortReason, BranchId, BranchKey, Gtid, InvalidName, Name, ParticipantName, RetryPolicy,
 };
+pub use assent_transport::Dialer;
 pub use builder::Builder;
 pub use error::{ConnectError, EnlistError, Error};
 pub use participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use assent_proto::session::FRAME_BYTES_MAX;
 use assent_proto::v1::admin_service_client::AdminServiceClient;
+use assent_transport::Dialer;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::{Exit, Failure, Global};
-use crate::config::Secret;
+use super::{Failure, Global};
 
 /// The coordinator that is asked where none is named.
 pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7420";
@@ -23,13 +23,13 @@ const CALL_MAX: Duration = Duration::from_secs(60);
 /// A page of a list may be larger than a frame of a session.
 const ANSWER_BYTES_MAX: usize = 16 * FRAME_BYTES_MAX;
 
-/// The coordinator that a command talks to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The coordinator that a command talks to, and what it shows there.
+#[derive(Clone, Debug)]
 pub struct Target {
     /// Its URL.
     pub endpoint: String,
-    /// What it asks for, if anything.
-    pub token: Option<Secret>,
+    /// What is shown, and who is trusted.
+    pub dialer: Dialer,
 }
 
 /// Shows the token with every call.
@@ -49,56 +49,51 @@ impl Interceptor for ShowToken {
 pub(super) type AdminClient = AdminServiceClient<InterceptedService<Channel, ShowToken>>;
 
 impl Target {
+    /// A coordinator that asks for nothing.
+    pub fn open(endpoint: impl Into<String>) -> Self {
+        Self { endpoint: endpoint.into(), dialer: Dialer::new() }
+    }
+
     /// As flags and environment say, in this order.
     pub fn of(global: &Global) -> Self {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let endpoint = global.endpoint.clone().or_else(|| variable("ASSENT_ENDPOINT"));
-        let token = global.token.clone().or_else(|| variable("ASSENT_TOKEN"));
-        Self { endpoint: endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()), token: token.map(Secret::from) }
-    }
-
-    /// A connection.
-    ///
-    /// # Errors
-    /// [`Failure`] if the URL is none, or nobody answers there.
-    pub async fn connect(&self) -> Result<Channel, Failure> {
-        let shown = &self.endpoint;
-        if shown.starts_with("https://") {
-            let next = "use http://, through a proxy or tunnel where the way must be encrypted";
-            return Err(Failure::new(Exit::Usage, format!("{shown}: this program speaks no TLS"), next));
+        let given = |flag: &Option<String>, name: &str| flag.clone().or_else(|| variable(name));
+        let endpoint = given(&global.endpoint, "ASSENT_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let mut dialer = Dialer::new();
+        if let Some(path) = given(&global.ca, "ASSENT_CA") {
+            dialer = dialer.ca(path);
         }
-        let endpoint = Endpoint::from_shared(self.endpoint.clone())
-            .ok()
-            .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
-            .ok_or_else(|| {
-                let next = format!("write such as {DEFAULT_ENDPOINT}");
-                Failure::new(Exit::Usage, format!("{shown:?} is no URL of a coordinator"), next)
-            })?;
-        endpoint.connect_timeout(CONNECT_MAX).timeout(CALL_MAX).tcp_nodelay(true).connect().await.map_err(|_| {
-            let next = "start one with `assent serve`, or say where it is with --endpoint or ASSENT_ENDPOINT";
-            Failure::new(Exit::Unreachable, format!("no coordinator answers at {shown}"), next)
-        })
+        if let Some(path) = given(&global.cert, "ASSENT_CERT") {
+            dialer = dialer.cert(path);
+        }
+        if let Some(path) = given(&global.key, "ASSENT_KEY") {
+            dialer = dialer.key(path);
+        }
+        if let Some(name) = given(&global.server_name, "ASSENT_SERVER_NAME") {
+            dialer = dialer.server_name(name);
+        }
+        // A flag stands above a variable, whichever of the two they give.
+        let by_flag = (global.token.clone(), global.token_file.clone());
+        let by_variable = || (variable("ASSENT_TOKEN"), variable("ASSENT_TOKEN_FILE"));
+        let shown = if by_flag == (None, None) { by_variable() } else { by_flag };
+        dialer = match shown {
+            (_, Some(path)) => dialer.token_file(path),
+            (Some(token), None) => dialer.token(token),
+            (None, None) => dialer,
+        };
+        let insecure = global.insecure || variable("ASSENT_INSECURE").is_some_and(|value| value == "true");
+        Self { endpoint, dialer: dialer.insecure(insecure) }
     }
 
     /// A client for operators' calls.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect), and if the token fits into no header.
+    /// [`Failure`] if the URL is none, nothing answers there, or what is shown cannot be used.
     pub(super) async fn admin(&self) -> Result<AdminClient, Failure> {
-        let show_token = match &self.token {
-            None => ShowToken(None),
-            Some(token) => {
-                let header = format!("Bearer {}", token.expose()).parse().map_err(|_| {
-                    Failure::new(
-                        Exit::Usage,
-                        "the token has characters that no token has",
-                        "give it as it was configured",
-                    )
-                })?;
-                ShowToken(Some(header))
-            }
-        };
-        let channel = self.connect().await?;
+        let target = self.dialer.target(&self.endpoint)?;
+        let target = target.map(|endpoint| endpoint.connect_timeout(CONNECT_MAX).timeout(CALL_MAX));
+        let show_token = ShowToken(target.bearer());
+        let channel = target.connect().await?;
         Ok(AdminServiceClient::with_interceptor(channel, show_token).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use assent_proto::error::{grpc_code, refusal_of};
+use assent_transport::DialError;
 use tonic::{Code, Status};
 
 use crate::config::ConfigError;
@@ -188,6 +189,26 @@ impl From<OpenError> for Failure {
     }
 }
 
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Self {
+        let exit = match &error {
+            DialError::Url { .. } | DialError::InClear { .. } | DialError::Tls(_) | DialError::Token { .. } => {
+                Exit::Usage
+            }
+            DialError::Unreachable { url, .. } => {
+                let next = "start one with `assent serve`, or say where it is with --endpoint or ASSENT_ENDPOINT";
+                return Self::new(
+                    Exit::Unreachable,
+                    format!("no coordinator answers at {url}{}", causes(error.source())),
+                    next,
+                );
+            }
+            DialError::Refused { .. } => Exit::Unreachable,
+        };
+        Self::of_message(exit, &error.to_string(), error.source())
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match error {
@@ -195,6 +216,7 @@ impl From<StartError> for Failure {
             StartError::LogSilent { .. } => Exit::Unreachable,
             StartError::Leased(_) => Exit::Conflict,
             StartError::Listen { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => Exit::Conflict,
+            StartError::Tls(_) => Exit::Usage,
             StartError::Listen { .. } | StartError::Recovery(_) | StartError::Reflection(_) => Exit::Failed,
         };
         if let StartError::Listen { address, next, source } = &error {

@@ -8,6 +8,7 @@
 //! | `client.rs` | the way to a coordinator |
 //! | `serve.rs` | `assent serve` |
 //! | `migrate.rs` | `assent migrate` |
+//! | `certs.rs` | `assent certs init`, `assent certs issue` |
 //! | `verify.rs` | `assent verify-log` |
 //! | `transactions.rs` | `assent tx list`, `assent tx show` |
 //! | `demo/` | `assent demo` |
@@ -17,6 +18,7 @@
 //! [`output::Output`], everything else to stderr, and gives a [`Failure`] when it cannot.
 
 mod bench;
+mod certs;
 mod client;
 mod demo;
 mod exit;
@@ -76,6 +78,24 @@ pub struct Global {
     /// The token that the coordinator asks for; better given as ASSENT_TOKEN, which other users of the machine do not see.
     #[arg(long, global = true, value_name = "TOKEN", help_heading = "Everywhere")]
     pub token: Option<String>,
+    /// A file with the token that this program shows [env: ASSENT_TOKEN_FILE].
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token", help_heading = "Everywhere")]
+    pub token_file: Option<String>,
+    /// The authorities that the coordinator's certificate is verified against (PEM) [env: ASSENT_CA] [default: those that this machine trusts].
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub ca: Option<String>,
+    /// The certificate that this program shows (PEM) [env: ASSENT_CERT].
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub cert: Option<String>,
+    /// The private key of that certificate (PEM) [env: ASSENT_KEY].
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub key: Option<String>,
+    /// The name that the coordinator's certificate bears, where that is not the host of the URL [env: ASSENT_SERVER_NAME].
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Everywhere")]
+    pub server_name: Option<String>,
+    /// Do without encryption beyond this machine, where the network encrypts by itself [env: ASSENT_INSECURE=true].
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub insecure: bool,
 }
 
 /// The commands.
@@ -85,6 +105,9 @@ pub enum Command {
     Serve(Box<serve::Serve>),
     /// Make the database of a log ready for this version.
     Migrate(migrate::Migrate),
+    /// Make certificates for a first cluster.
+    #[command(subcommand)]
+    Certs(certs::Certs),
     /// Check the invariants over a whole log, by reading it.
     VerifyLog(verify::VerifyLog),
     /// Look at transactions and sagas.
@@ -130,6 +153,7 @@ where
     let done = match command {
         Command::Serve(serve) => on_runtime(serve.run(global)),
         Command::Migrate(migrate) => on_runtime(migrate.run(&mut output)),
+        Command::Certs(certs) => certs.run(&mut output),
         Command::VerifyLog(verify) => on_runtime(verify.run(&mut output)),
         Command::Tx(transactions) => on_runtime(transactions.run(&global, &mut output)),
         Command::Demo(demo) => demo.run(&global, &mut output),

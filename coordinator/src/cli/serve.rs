@@ -37,9 +37,15 @@ pub struct Serve {
     /// How long a shutdown waits for undecided transactions.
     #[arg(long, value_name = "DURATION")]
     drain_max: Option<String>,
-    /// A file with the token that clients must show.
+    /// The server's certificate (PEM).
     #[arg(long, value_name = "FILE")]
-    token_file: Option<String>,
+    tls_cert: Option<String>,
+    /// The private key of the server's certificate (PEM).
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// The authorities whose certificates name clients (PEM).
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<String>,
     /// The form of log lines on stderr: text or json.
     #[arg(long, value_name = "FORM")]
     log_format: Option<String>,
@@ -105,7 +111,10 @@ impl Serve {
             ("--wait-for-log", "wait_for_log", &self.wait_for_log),
             ("--drain-max", "drain_max", &self.drain_max),
             ("--token", "token", &global.token),
-            ("--token-file", "token_file", &self.token_file),
+            ("--token-file", "token_file", &global.token_file),
+            ("--tls-cert", "tls_cert", &self.tls_cert),
+            ("--tls-key", "tls_key", &self.tls_key),
+            ("--client-ca", "client_ca", &self.client_ca),
             ("--log-format", "telemetry.log_format", &self.log_format),
             ("--log-filter", "telemetry.log_filter", &self.log_filter),
             ("--otlp-endpoint", "telemetry.otlp_endpoint", &self.otlp_endpoint),

@@ -20,13 +20,15 @@ mod source;
 mod tests;
 mod value;
 
-use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use assent_protocol::Name;
+use assent_transport::ServerFiles;
 
 use crate::driver::Limits;
 
+pub use assent_transport::Secret;
 pub use mistake::{ConfigError, Mistake};
 pub use setting::{SETTINGS, Setting, sample};
 pub use source::{Flag, Sources};
@@ -53,6 +55,12 @@ pub struct Config {
     pub drain_max: Duration,
     /// What clients must show, if anything.
     pub token: Option<Secret>,
+    /// The certificate that the server shows (PEM); connections are in clear without one.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// The authorities whose certificates name clients (PEM).
+    pub client_ca: Option<PathBuf>,
     /// What the replica takes on.
     pub limits: Limits,
     /// How sessions are held.
@@ -106,6 +114,9 @@ impl Default for Config {
             retention: Duration::from_secs(7 * 24 * 3_600),
             drain_max: Duration::from_secs(20),
             token: None,
+            tls_cert: None,
+            tls_key: None,
+            client_ca: None,
             limits: Limits::default(),
             session: SessionConfig {
                 heartbeat_interval: Duration::from_secs(5),
@@ -171,6 +182,14 @@ impl Config {
                 ),
             );
         }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            let problem = "a certificate and its key come together; give both tls_cert and tls_key, or neither";
+            wrong(["tls_cert", "tls_key"], problem.to_owned());
+        }
+        if self.client_ca.is_some() && self.tls_cert.is_none() {
+            let problem = "client_ca verifies certificates, which come over TLS alone; give tls_cert and tls_key too";
+            wrong(["client_ca", "tls_cert"], problem.to_owned());
+        }
         let Limits { timeout_default_ms, timeout_max_ms, payload_bytes_max, open_bytes_max, .. } = self.limits;
         if timeout_default_ms > timeout_max_ms {
             wrong(
@@ -190,47 +209,17 @@ impl Config {
         }
     }
 
+    /// The files of the server's TLS, if it has any.
+    pub fn tls(&self) -> Option<ServerFiles> {
+        let (cert, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(ServerFiles { cert, key, client_ca: self.client_ca.clone() })
+    }
+
     /// How many shards to run.
     pub fn shard_count(&self) -> usize {
         if self.shards > 0 {
             return self.shards;
         }
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-    }
-}
-
-/// A text that must not be printed: a token, or a URL with a password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether this is the secret. Takes the same time wherever the two differ.
-    pub fn is(&self, given: &[u8]) -> bool {
-        let expected = self.0.as_bytes();
-        expected.len() == given.len()
-            && expected.iter().zip(given).fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }

@@ -121,6 +121,25 @@ pub const SETTINGS: &[Setting] = &[
         set: |_, text| value::text(text).map(|_| ()),
     },
     Setting {
+        key: "tls_cert",
+        default: "",
+        about: "The server's certificate (PEM), followed by those between it and its authority. With it every connection is TLS \
+                1.3; without it, in clear. The file is looked at each second, and new connections use what has changed.",
+        set: |config, text| value::text(text).map(|path| config.tls_cert = Some(path.into())),
+    },
+    Setting {
+        key: "tls_key",
+        default: "",
+        about: "The private key of tls_cert (PEM), which other users of the machine must not be able to read.",
+        set: |config, text| value::text(text).map(|path| config.tls_key = Some(path.into())),
+    },
+    Setting {
+        key: "client_ca",
+        default: "",
+        about: "The authorities (PEM) whose certificates name clients, by URIs such as assent://participant/bank-a.",
+        set: |config, text| value::text(text).map(|path| config.client_ca = Some(path.into())),
+    },
+    Setting {
         key: "limits.open_max",
         default: "100000",
         about: "Open transactions and sagas per replica; a request beyond is refused as overloaded. About 1 to 2 KiB of \

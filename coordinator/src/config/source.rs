@@ -175,7 +175,8 @@ fn text_of(value: &DeValue<'_>) -> Option<String> {
 // ---- the environment -----------------------------------------------------------------------------------------------
 
 /// Variables that commands read and that are no settings.
-const OTHER_VARIABLES: [&str; 2] = ["ASSENT_CONFIG", "ASSENT_ENDPOINT"];
+const OTHER_VARIABLES: [&str; 6] =
+    ["ASSENT_CONFIG", "ASSENT_ENDPOINT", "ASSENT_CA", "ASSENT_CERT", "ASSENT_KEY", "ASSENT_SERVER_NAME"];
 
 fn of_environment(environment: &[(String, String)], given: &mut Vec<Given>, mistakes: &mut Vec<Mistake>) {
     for (name, text) in environment {

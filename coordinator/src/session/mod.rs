@@ -20,6 +20,7 @@ use assent_proto::error::{Reason, ReasonStatus};
 use assent_proto::session::FRAME_BYTES_MAX;
 use assent_proto::v1::session_service_server::{SessionService, SessionServiceServer};
 use assent_proto::v1::{ExchangeRequest, ExchangeResponse};
+use assent_transport::PeerInfo;
 use futures::stream::BoxStream;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming};
@@ -101,7 +102,7 @@ impl SessionService for Sessions {
             return Err(Reason::TooManySessions.status(message));
         };
         let session = SessionId(self.shared.next.fetch_add(1, Relaxed));
-        let address = request.remote_addr();
+        let address = request.extensions().get::<PeerInfo>().and_then(PeerInfo::address);
         let (end, outgoing) = writer::channel(&self.shared.settings);
         let reader = reader::Reader::new(Arc::clone(&self.shared), session, request.into_inner(), end);
         // The stream is answered at once, so that clients that wait for headers before they send Hello are served too.

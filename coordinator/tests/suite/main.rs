@@ -1,5 +1,6 @@
 //! A coordinator as its callers meet it: through real sockets, on a log in a file.
 
+mod certificates;
 mod harness;
 mod listing;
 mod malformed;
@@ -11,4 +12,5 @@ mod serving;
 mod shown;
 mod telemetry;
 mod three_phase;
+mod tls;
 mod transaction;

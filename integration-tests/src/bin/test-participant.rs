@@ -103,7 +103,7 @@ async fn main() -> anyhow::Result<()> {
                     Some((_, address)) => {
                         let voters = PostgresVoters::new(database.parse()?);
                         voters.install().await?;
-                        bank.voter(voters, address)
+                        bank.insecure(true).voter(voters, address)
                     }
                     None => bank,
                 }

@@ -11,9 +11,9 @@ use assent_protocol::branch::{HookEnd, Message};
 use assent_protocol::saga::StepResult;
 use assent_protocol::three_phase::{PeerAddress, Request};
 use assent_protocol::two_phase::Vote;
+use assent_transport::{Dialer, Target};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 use crate::error::ConnectError;
@@ -65,24 +65,24 @@ impl Outbox {
     }
 }
 
-/// An endpoint for sessions.
-pub(super) fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, ConnectError> {
-    let endpoint = Endpoint::from_shared(address.to_owned())
-        .map_err(|source| ConnectError::Address { address: address.to_owned(), source })?;
-    Ok(endpoint
-        .connect_timeout(connect_timeout)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(30)))
-        .initial_stream_window_size(Some(8 * 1024 * 1024))
-        .initial_connection_window_size(Some(16 * 1024 * 1024)))
+/// Where sessions go, with the credentials of the moment.
+pub(super) fn target(dialer: &Dialer, address: &str, connect_timeout: Duration) -> Result<Target, ConnectError> {
+    Ok(dialer.target(address)?.map(|endpoint| {
+        endpoint
+            .connect_timeout(connect_timeout)
+            .initial_stream_window_size(Some(8 * 1024 * 1024))
+            .initial_connection_window_size(Some(16 * 1024 * 1024))
+    }))
 }
 
 impl Link {
     /// Dials, says Hello, and waits for Welcome.
-    pub(super) async fn dial(endpoint: &Endpoint, address: &str, hello: Hello) -> Result<Self, ConnectError> {
+    pub(super) async fn dial(target: &Target, mut hello: Hello) -> Result<Self, ConnectError> {
+        let address = target.url();
+        hello.token = target.token().map(|token| token.expose().to_owned()).unwrap_or_default();
         let unreachable =
             |source: crate::participant::BoxError| ConnectError::Unreachable { address: address.to_owned(), source };
-        let channel = endpoint.connect().await.map_err(|error| unreachable(error.into()))?;
+        let channel = target.connect().await?;
         let mut client = SessionServiceClient::new(channel)
             .max_decoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES)
             .max_encoding_message_size(FRAME_BYTES_MAX + ENVELOPE_BYTES);

@@ -29,10 +29,10 @@ use assent_proto::v1::ServerMessage;
 use assent_protocol::three_phase::PeerAddress;
 use assent_protocol::two_phase::EarlyVote;
 use assent_protocol::{BranchId, BranchKey, Gtid, InstanceId, ParticipantName};
+use assent_transport::{Dialer, ServerTls};
 use rand::RngExt;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
-use tonic::transport::Endpoint;
 
 use crate::error::ConnectError;
 use crate::participant::Coordinator;
@@ -48,7 +48,7 @@ pub(crate) use link::request_bytes;
 /// What a process brings along.
 pub(crate) struct Settings {
     pub(crate) address: String,
-    pub(crate) token: String,
+    pub(crate) dialer: Dialer,
     pub(crate) name: Option<ParticipantName>,
     pub(crate) branches: Option<Arc<dyn AnyParticipant>>,
     pub(crate) steps: Option<Arc<dyn AnySagaParticipant>>,
@@ -67,6 +67,8 @@ pub(crate) struct VoterSettings {
     pub(crate) store: AnyStore,
     /// Where its peers reach it.
     pub(crate) address: PeerAddress,
+    /// With what they are answered there; in clear on this machine.
+    pub(crate) tls: Option<Arc<ServerTls>>,
 }
 
 /// What the process asks of its engine.
@@ -93,6 +95,8 @@ pub(crate) struct Shared {
     pub(crate) epoch: AtomicU64,
     /// The participant's voter, if it has one.
     pub(crate) voter: Option<Arc<OwnVoter>>,
+    /// With what its peers are answered.
+    pub(crate) peer_tls: Option<Arc<ServerTls>>,
 }
 
 /// A task of the engine that finished.
@@ -111,7 +115,6 @@ enum Done {
 
 pub(crate) struct Engine {
     settings: Settings,
-    endpoint: Endpoint,
     instance: InstanceId,
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
@@ -155,13 +158,12 @@ impl Engine {
     pub(crate) async fn start(
         settings: Settings,
     ) -> Result<(mpsc::Sender<Command>, Arc<Shared>, tokio::task::JoinHandle<()>), ConnectError> {
-        let endpoint = link::endpoint(&settings.address, settings.connect_timeout)?;
         let instance = InstanceId(rand::rng().random_range(1..u64::MAX));
         let voting = voting::Voting::open(&settings).await?;
         let place = voting.as_ref().map(voting::Voting::place);
         let dial = async |name| {
             let hello = hello(&settings, instance, name, place.clone());
-            link::Link::dial(&endpoint, &settings.address, hello).await
+            link::Link::dial(&target(&settings)?, hello).await
         };
         // The participant checks itself before anybody is sent to it; its name joins only then.
         let mut link = match (dial(None).await, voting.as_ref().and_then(voting::Voting::coordinator)) {
@@ -201,11 +203,11 @@ impl Engine {
             payload_bytes_max: AtomicUsize::new(payload_bytes_max),
             epoch: AtomicU64::new(link.as_ref().map_or(0, |link| link.welcome.epoch.0)),
             voter: voting.as_ref().map(voting::Voting::own),
+            peer_tls: settings.voter.as_ref().and_then(|voter| voter.tls.clone()),
         });
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (finish, finished) = mpsc::unbounded_channel();
         let mut engine = Self {
-            endpoint,
             instance,
             shared: Arc::clone(&shared),
             commands,
@@ -289,10 +291,11 @@ impl Engine {
             let wait = bound.mul_f64(rand::rng().random_range(0.0..=1.0));
             let place = self.voting.as_ref().map(voting::Voting::place);
             let hello = hello(&self.settings, self.instance, self.settings.name.clone(), place);
-            let (endpoint, address) = (self.endpoint.clone(), self.settings.address.clone());
+            // Read anew: a token or certificate may have been replaced.
+            let target = target(&self.settings);
             let mut dialling = std::pin::pin!(async move {
                 tokio::time::sleep(wait).await;
-                link::Link::dial(&endpoint, &address, hello).await
+                link::Link::dial(&target?, hello).await
             });
             let dialled = loop {
                 if self.is_shutting_down && self.calls.is_idle() {
@@ -330,6 +333,9 @@ impl Engine {
                 }
                 Err(ConnectError::Refused { source, .. }) => {
                     tracing::warn!(address = %self.settings.address, error = %source, "refused; dialling again");
+                }
+                Err(error @ ConnectError::Dial(_)) => {
+                    tracing::warn!(address = %self.settings.address, %error, "cannot dial; dialling again");
                 }
                 Err(error) => tracing::debug!(address = %self.settings.address, %error, "dialling again"),
             }
@@ -505,6 +511,10 @@ impl Engine {
     }
 }
 
+fn target(settings: &Settings) -> Result<assent_transport::Target, ConnectError> {
+    link::target(&settings.dialer, &settings.address, settings.connect_timeout)
+}
+
 fn hello(
     settings: &Settings,
     instance: InstanceId,
@@ -517,7 +527,8 @@ fn hello(
         participant,
         instance,
         protocol_versions: PROTOCOL_VERSIONS,
-        token: settings.token.clone(),
+        // The link shows it.
+        token: String::new(),
         one_phase: settings.branches.as_ref().is_some_and(|participant| participant.one_phase()),
         sdk: concat!("assent-sdk/", env!("CARGO_PKG_VERSION")).to_owned(),
         voter,

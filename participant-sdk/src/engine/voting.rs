@@ -89,7 +89,7 @@ impl Voting {
         let identity = voter.store.open(&me).await?;
         Ok(Some(Self {
             own: OwnVoter::new(me, identity.id, Arc::clone(&voter.store)),
-            peers: Peers::new(&settings.token),
+            peers: Peers::new(settings.dialer.clone()),
             address: voter.address.clone(),
             coordinator: identity.coordinator,
             questions: Vec::new(),

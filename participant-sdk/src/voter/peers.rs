@@ -11,9 +11,10 @@ use assent_proto::v1::peer_service_server;
 use assent_proto::v1::{AskRequest, AskResponse};
 use assent_proto::voter::PeerQuestion;
 use assent_protocol::three_phase::{Answer, Bar, PeerAddress, VoterName};
+use assent_transport::{DialError, Dialer, Identity, PeerInfo, Role};
 use tokio::sync::{Semaphore, mpsc};
-use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status};
 
 use super::own::{Overheard, OwnVoter};
@@ -24,39 +25,59 @@ use crate::engine::Command;
 /// Answers the peers of a participant's voter: the gRPC service `assent.v1.PeerService`. Made by
 /// [`Assent::peer_service`](crate::Assent::peer_service).
 ///
-/// It needs no coordinator. What it answers is durable; and whoever asks has to show the coordinator's token, if there is one, and be in the
-/// transaction's roster.
+/// It needs no coordinator. What it answers is durable. A peer that asks has proved by its certificate that it is the participant in whose
+/// name it asks, and is in the transaction's roster; without TLS it is a process of the same machine.
 #[derive(Clone)]
 pub struct PeerService {
     voter: Arc<OwnVoter>,
-    token: String,
+    /// Peers may come from elsewhere without TLS.
+    insecure: bool,
     /// Weak: a service that is mounted for ever does not keep the session open.
     engine: mpsc::WeakSender<Command>,
 }
 
 impl PeerService {
-    pub(crate) fn new(voter: Arc<OwnVoter>, token: String, engine: mpsc::WeakSender<Command>) -> Self {
-        Self { voter, token, engine }
+    pub(crate) fn new(voter: Arc<OwnVoter>, insecure: bool, engine: mpsc::WeakSender<Command>) -> Self {
+        Self { voter, insecure, engine }
     }
 
-    fn authenticate(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        if self.token.is_empty() {
+    /// Whether the other end of the connection is the participant in whose name it asks.
+    fn authenticate(&self, asked: &Request<AskRequest>) -> Result<(), Status> {
+        let claimed = &asked.get_ref().from;
+        let info = asked.extensions().get::<PeerInfo>();
+        let address = match info {
+            Some(info) => info.address(),
+            None => asked.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr),
+        };
+        let Some(info) = info.filter(|info| info.is_tls()) else {
+            if self.insecure || address.is_some_and(|address| address.ip().to_canonical().is_loopback()) {
+                info.inspect(|info| info.admit());
+                return Ok(());
+            }
+            let message = "a peer proves its name with a certificate; give the voter an https:// address, and every peer Builder::ca, \
+                           cert and key";
+            return Err(Reason::Unauthenticated.status(message));
+        };
+        let mut proved = info.uris().iter().filter_map(|uri| Identity::of_uri(uri));
+        if proved.any(|identity| identity.role == Role::Participant && identity.name() == claimed) {
+            info.admit();
             return Ok(());
         }
-        let shown = metadata.get("authorization").and_then(|shown| shown.as_bytes().strip_prefix(b"Bearer "));
-        if shown.is_some_and(|shown| is_same(shown, self.token.as_bytes())) {
-            return Ok(());
-        }
-        let message =
-            "a peer shows the coordinator's token, as `authorization: Bearer TOKEN`; give it to the peer's builder";
-        Err(Reason::Unauthenticated.status(message))
+        let shown = info.uris().join(", ");
+        tracing::warn!(claimed, shown, ?address, "a peer asks in a name that its certificate does not bear");
+        let message = format!(
+            "the certificate bears {}, and the question comes in the name of participant {claimed}; give that peer a certificate with \
+             the URI assent://participant/{claimed}",
+            if shown.is_empty() { "no name" } else { &shown }
+        );
+        Err(Reason::PermissionDenied.status(message))
     }
 }
 
 #[tonic::async_trait]
 impl peer_service_server::PeerService for PeerService {
     async fn ask(&self, asked: Request<AskRequest>) -> Result<Response<AskResponse>, Status> {
-        self.authenticate(asked.metadata())?;
+        self.authenticate(&asked)?;
         let question = PeerQuestion::try_from(asked.into_inner())?;
         let PeerQuestion { gtid, from, to, request } = question;
         if to != *self.voter.participant() {
@@ -94,11 +115,6 @@ impl fmt::Debug for PeerService {
     }
 }
 
-/// In a time that depends on the lengths only.
-fn is_same(shown: &[u8], token: &[u8]) -> bool {
-    shown.len() == token.len() && shown.iter().zip(token).fold(0, |all, (one, other)| all | (one ^ other)) == 0
-}
-
 // ---- asking ---------------------------------------------------------------------------------------------------------------
 
 /// How long a peer may take to accept a connection.
@@ -112,20 +128,25 @@ const CHANNELS_MAX: usize = 1_024;
 
 /// The peers of a participant, at the addresses of its rosters.
 pub(crate) struct Peers {
-    bearer: Option<MetadataValue<Ascii>>,
+    /// Without a token: that is for the coordinator, and peers' addresses come from others.
+    dialer: Dialer,
     channels: Mutex<HashMap<PeerAddress, Channel>>,
     places: Semaphore,
     answer_max: Duration,
 }
 
 impl Peers {
-    pub(crate) fn new(token: &str) -> Arc<Self> {
-        Arc::new(Self::who_answer_within(ANSWER_MAX, token))
+    pub(crate) fn new(dialer: Dialer) -> Arc<Self> {
+        Arc::new(Self::who_answer_within(ANSWER_MAX, dialer))
     }
 
-    fn who_answer_within(answer_max: Duration, token: &str) -> Self {
-        let bearer = (!token.is_empty()).then(|| format!("Bearer {token}").parse().ok()).flatten();
-        Self { bearer, channels: Mutex::default(), places: Semaphore::new(QUESTIONS_MAX), answer_max }
+    fn who_answer_within(answer_max: Duration, dialer: Dialer) -> Self {
+        Self {
+            dialer: dialer.for_peers(),
+            channels: Mutex::default(),
+            places: Semaphore::new(QUESTIONS_MAX),
+            answer_max,
+        }
     }
 
     /// Asks a peer. Whatever goes wrong is no answer.
@@ -145,9 +166,6 @@ impl Peers {
         let channel = self.channel(address).map_err(|error| error.to_string())?;
         let mut request = Request::new(AskRequest::from(question));
         request.set_timeout(self.answer_max);
-        if let Some(bearer) = &self.bearer {
-            request.metadata_mut().insert("authorization", bearer.clone());
-        }
         let mut client = PeerServiceClient::new(channel);
         let asked_at = Instant::now();
         let answered = tokio::time::timeout(self.answer_max, client.ask(request)).await;
@@ -165,14 +183,14 @@ impl Peers {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
     }
 
-    fn channel(&self, address: &PeerAddress) -> Result<Channel, tonic::transport::Error> {
+    fn channel(&self, address: &PeerAddress) -> Result<Channel, DialError> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
         // Connects when it is used, and again when it broke.
-        let channel =
-            Endpoint::from_shared(address.to_string())?.connect_timeout(CONNECT_MAX).tcp_nodelay(true).connect_lazy();
+        let target = self.dialer.target(address.as_str())?;
+        let channel = target.map(|endpoint| endpoint.connect_timeout(CONNECT_MAX)).connect_lazy();
         if channels.len() >= CHANNELS_MAX {
             channels.clear();
         }
@@ -193,7 +211,7 @@ mod tests {
     async fn a_connection_on_which_nobody_answers_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address")).parse().expect("an address");
-        let peers = Peers::who_answer_within(Duration::from_millis(300), "");
+        let peers = Peers::who_answer_within(Duration::from_millis(300), Dialer::new());
         let mut silent = Vec::new();
         for _ in 0..3 {
             let question = PeerQuestion {
@@ -207,14 +225,6 @@ mod tests {
             });
             assert_eq!(answer, None);
             silent.push(accepted.expect("it dials anew").expect("a connection"));
-        }
-    }
-
-    #[test]
-    fn a_token_is_the_same_or_it_is_not() {
-        assert!(is_same(b"secret", b"secret"));
-        for other in [&b""[..], b"secre", b"secret1", b"Secret"] {
-            assert!(!is_same(other, b"secret"));
         }
     }
 }

@@ -107,8 +107,10 @@ reasons! {
     HelloExpected = "HELLO_EXPECTED", InvalidArgument, None;
     /// The client speaks a version of the session protocol that this replica does not.
     ProtocolVersion = "PROTOCOL_VERSION", FailedPrecondition, None;
-    /// The shared secret is missing or wrong.
+    /// The caller did not prove who it is.
     Unauthenticated = "UNAUTHENTICATED", Unauthenticated, None;
+    /// The caller is known, and may not do this.
+    PermissionDenied = "PERMISSION_DENIED", PermissionDenied, None;
     /// A session that named no participant said what only participants say.
     NotAParticipant = "NOT_A_PARTICIPANT", FailedPrecondition, None;
     /// There is no transaction of this gtid, open or in the history.

@@ -109,7 +109,7 @@ impl Bench {
         let plan = |role| Plan {
             role,
             endpoint: target.endpoint.clone(),
-            token: target.token.as_ref().map(|token| token.expose().to_owned()).unwrap_or_default(),
+            credentials: plan::Credentials::of(global),
             protocol: self.protocol,
             participants: usize::from(self.participants),
             steps: usize::from(self.steps),
@@ -191,7 +191,7 @@ impl Bench {
             .split_whitespace()
             .find(|word| word.starts_with("http://"))
             .ok_or_else(|| Failure::new(Exit::Failed, format!("the coordinator said {line:?}"), ""))?;
-        Ok((Target { endpoint: endpoint.to_owned(), token: None }, Some(child)))
+        Ok((Target::open(endpoint), Some(child)))
     }
 }
 

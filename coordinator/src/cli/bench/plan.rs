@@ -7,12 +7,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::{Format, Global, Target};
+
 /// What a child does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) role: Role,
     pub(super) endpoint: String,
-    pub(super) token: String,
+    pub(super) credentials: Credentials,
     pub(super) protocol: Protocol,
     pub(super) participants: usize,
     pub(super) steps: usize,
@@ -22,6 +24,32 @@ pub(super) struct Plan {
     pub(super) database: Option<String>,
     /// The directory where participants' voters keep their state, for three-phase commit.
     pub(super) voters: Option<PathBuf>,
+}
+
+/// What a child shows, and whom it trusts: as the flags of the parent say. The environment it has itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Credentials {
+    token: Option<String>,
+    token_file: Option<String>,
+    ca: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+    server_name: Option<String>,
+    insecure: bool,
+}
+
+impl Credentials {
+    pub(super) fn of(global: &Global) -> Self {
+        let Global { token, token_file, ca, cert, key, server_name, insecure, output: _, endpoint: _ } = global.clone();
+        Self { token, token_file, ca, cert, key, server_name, insecure }
+    }
+
+    /// How to reach a coordinator with it.
+    pub(super) fn target(&self, endpoint: &str) -> Target {
+        let Self { token, token_file, ca, cert, key, server_name, insecure } = self.clone();
+        let endpoint = Some(endpoint.to_owned());
+        Target::of(&Global { output: Format::Table, endpoint, token, token_file, ca, cert, key, server_name, insecure })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

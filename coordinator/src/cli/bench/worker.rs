@@ -128,9 +128,10 @@ pub(super) const INSERT: &str = "insert into assent_bench.entry (gtid, participa
 
 async fn join(plan: &Plan) -> Result<Vec<Assent>, Failure> {
     let mut joined = Vec::new();
+    let dialer = plan.credentials.target(&plan.endpoint).dialer;
     for number in 0..plan.participants {
         let name = participant(number);
-        let dialled = Assent::dial(&plan.endpoint).token(&plan.token).saga_participant(&name, Null);
+        let dialled = Assent::dial(&plan.endpoint).dialer(dialer.clone()).saga_participant(&name, Null);
         let dialled = match &plan.database {
             None => dialled.participant(&name, Null),
             Some(database) => {
@@ -219,7 +220,7 @@ impl Counts {
 
 async fn load(plan: Plan, counts: Arc<Counts>) -> Result<Vec<Assent>, Failure> {
     let assent = Assent::dial(&plan.endpoint)
-        .token(&plan.token)
+        .dialer(plan.credentials.target(&plan.endpoint).dialer)
         .connect()
         .await
         .map_err(|error| cannot("the load cannot join", &error))?;

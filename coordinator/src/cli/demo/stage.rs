@@ -280,7 +280,7 @@ impl Stage {
 
     /// A transaction as the coordinator has it: what `assent tx show` asks for.
     pub(super) async fn transaction(&self, gtid: Gtid) -> Result<Transaction, Failure> {
-        let mut admin = Target { endpoint: self.endpoint(), token: None }.admin().await?;
+        let mut admin = Target::open(self.endpoint()).admin().await?;
         let answer = admin.get_transaction(GetTransactionRequest { gtid: gtid.to_string() }).await?;
         Ok(answer.into_inner().transaction.unwrap_or_default())
     }

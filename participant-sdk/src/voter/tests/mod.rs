@@ -75,13 +75,12 @@ struct Site {
     address: String,
     listen: std::net::SocketAddr,
     file: PathBuf,
-    token: &'static str,
     resource: Resource,
     assent: Option<Assent>,
 }
 
 impl Site {
-    async fn start(name: &str, directory: &Path, hub: &str, token: &'static str) -> Self {
+    async fn start(name: &str, directory: &Path, hub: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let listen = listener.local_addr().expect("bound");
         let mut site = Self {
@@ -89,7 +88,6 @@ impl Site {
             address: format!("http://{listen}"),
             listen,
             file: directory.join(name),
-            token,
             resource: Resource::default(),
             assent: None,
         };
@@ -100,7 +98,6 @@ impl Site {
     async fn join(&mut self, hub: &str, listener: TcpListener) {
         let voters = FileVoters::open(&self.file).await.expect("opens");
         let assent = Assent::dial(hub)
-            .token(self.token)
             .participant(self.name.as_str(), self.resource.clone())
             .voter(voters, &self.address)
             .connect()
@@ -339,7 +336,7 @@ async fn commits(hub: &mut Hub, gtid: Gtid) {
 async fn a_record_that_is_kept_too_long_is_told_to_the_log() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut hub = Hub::start().await;
-    let mut site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
+    let mut site = Site::start("bank-a", directory.path(), hub.address()).await;
     let gtid = votes_alone(&mut hub, &site).await;
     commits(&mut hub, gtid).await;
     site.restart(hub.address()).await;
@@ -361,7 +358,7 @@ async fn a_record_that_is_kept_too_long_is_told_to_the_log() {
 async fn a_commit_over_a_pre_commit_is_learnt_once_more_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut hub = Hub::start().await;
-    let mut site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
+    let mut site = Site::start("bank-a", directory.path(), hub.address()).await;
     let gtid = votes_alone(&mut hub, &site).await;
     let request = Request::Propose { ballot: Ballot::FIRST, proposal: Proposal::PreCommit };
     hub.tell("bank-a", FromReplica::AskVoter { gtid, request });
@@ -397,7 +394,7 @@ async fn participants_whose_coordinator_is_gone_end_all_the_same_way() {
     let mut hub = Hub::start().await;
     let mut sites = Vec::new();
     for name in ["bank-a", "bank-b", "bank-c"] {
-        sites.push(Site::start(name, directory.path(), hub.address(), "secret").await);
+        sites.push(Site::start(name, directory.path(), hub.address()).await);
     }
     let roster = roster(&sites.iter().collect::<Vec<_>>());
     // So many of them have accepted the commit when the coordinator dies.
@@ -438,8 +435,8 @@ async fn participants_whose_coordinator_is_gone_end_all_the_same_way() {
 async fn a_minority_waits_and_ends_when_it_is_told() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut hub = Hub::start().await;
-    let one = Site::start("bank-a", directory.path(), hub.address(), "").await;
-    let mut other = Site::start("bank-b", directory.path(), hub.address(), "").await;
+    let one = Site::start("bank-a", directory.path(), hub.address()).await;
+    let mut other = Site::start("bank-b", directory.path(), hub.address()).await;
     let roster = roster(&[&one, &other]);
     let gtid = mint();
     for site in [&one, &other] {
@@ -456,39 +453,28 @@ async fn a_minority_waits_and_ends_when_it_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_shows_the_token_and_is_in_the_roster_and_asks_whom_it_means() {
+async fn a_peer_is_in_the_roster_and_asks_whom_it_means() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut hub = Hub::start().await;
-    let site = Site::start("bank-a", directory.path(), hub.address(), "secret").await;
+    let site = Site::start("bank-a", directory.path(), hub.address()).await;
     let roster = roster(&[&site]);
     let gtid = mint();
-    let ask_as = async |to: &str, from: &str, token: Option<&str>| {
+    let ask_as = async |to: &str, from: &str| {
         let ballot = Ballot { round: 2, node: NodeId(9) };
         let request = Request::Join { ballot, roster: roster.clone(), has_voted: false };
         let question =
             PeerQuestion { gtid, from: from.parse().expect("a name"), to: to.parse().expect("a name"), request };
-        let mut asked = tonic::Request::new(question.into());
-        if let Some(token) = token {
-            let bearer = format!("Bearer {token}").parse().expect("a header");
-            asked.metadata_mut().insert("authorization", bearer);
-        }
         let mut client = PeerServiceClient::connect(site.address.clone()).await.expect("connects");
-        client
-            .ask(asked)
-            .await
-            .map(|response| Answer::try_from(response.into_inner().answer.expect("an answer")).expect("well-formed"))
+        let answer = client.ask(tonic::Request::new(question.into())).await.expect("answers").into_inner().answer;
+        Answer::try_from(answer.expect("an answer")).expect("well-formed")
     };
-    let ask = async |from: &str, token: Option<&str>| ask_as("bank-a", from, token).await;
-    for token in [None, Some("guess"), Some("")] {
-        let status = ask("bank-a", token).await.expect_err("it does not show the token");
-        assert_eq!(status.code(), tonic::Code::Unauthenticated);
-    }
-    let answer = ask("bank-x", Some("secret")).await.expect("answers");
+    let ask = async |from: &str| ask_as("bank-a", from).await;
+    let answer = ask("bank-x").await;
     assert_eq!(answer, Answer::Barred(Bar::Stranger));
-    let answer = ask_as("bank-b", "bank-a", Some("secret")).await.expect("answers");
+    let answer = ask_as("bank-b", "bank-a").await;
     assert_eq!(answer, Answer::Barred(Bar::NotInRoster), "it does not answer for another one");
     // Asked before it has voted, it says no for good.
-    let answer = ask("bank-a", Some("secret")).await.expect("answers");
+    let answer = ask("bank-a").await;
     assert_eq!(answer, Answer::Ended(Decision::Abort));
     hub.tell("bank-a", prepare(gtid, &roster));
     eventually("it aborts", || site.resource.ended(gtid) == Some(Decision::Abort)).await;
@@ -499,7 +485,7 @@ async fn a_peer_shows_the_token_and_is_in_the_roster_and_asks_whom_it_means() {
 async fn a_two_phase_branch_keeps_its_yes_although_the_participant_has_a_voter() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut hub = Hub::start().await;
-    let mut site = Site::start("bank-a", directory.path(), hub.address(), "").await;
+    let mut site = Site::start("bank-a", directory.path(), hub.address()).await;
     let gtid = mint();
     let FromReplica::Prepare { epoch, payload, timeout_ms, .. } = prepare(gtid, &roster(&[&site])) else {
         unreachable!("it is one")

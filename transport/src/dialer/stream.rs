@@ -1,0 +1,189 @@
+//! The stream of a dialled connection, and why it failed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_rustls::client::TlsStream;
+
+/// The first byte of a TLS alert, which HTTP never begins with.
+const TLS_ALERT: u8 = 0x15;
+
+/// Why nothing came of a connection.
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    /// The network.
+    Io(String),
+    /// It was dialled without TLS, and answers with it.
+    SpeaksTls,
+    /// It was dialled with TLS, and answers without.
+    SpeaksNoTls,
+    /// The handshake, or a certificate.
+    Tls(rustls::Error),
+    /// A name of this machine that is another's.
+    Leads(SocketAddr),
+}
+
+/// What is known of a connection, beside its stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch {
+    known: Arc<Mutex<Known>>,
+    told: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    has_spoken: bool,
+    trouble: Option<Trouble>,
+}
+
+impl Watch {
+    fn tell(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner));
+        self.told.notify_one();
+    }
+
+    /// Something went wrong. The first thing is kept: it is the cause of the others.
+    pub(super) fn note(&self, trouble: Trouble) {
+        self.tell(|known| {
+            known.trouble.get_or_insert(trouble);
+        });
+    }
+
+    /// The same, of a stream.
+    pub(super) fn failed(&self, error: &io::Error) {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        self.note(match tls {
+            Some(rustls::Error::InvalidMessage(_)) => Trouble::SpeaksNoTls,
+            Some(error) => Trouble::Tls(error.clone()),
+            None => Trouble::Io(error.to_string()),
+        });
+    }
+
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
+    }
+
+    /// Waits until the other side has said something.
+    pub(super) async fn spoken(&self) -> Result<(), Trouble> {
+        loop {
+            let told = self.told.notified();
+            {
+                let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(trouble) = &known.trouble {
+                    return Err(trouble.clone());
+                }
+                if known.has_spoken {
+                    return Ok(());
+                }
+            }
+            told.await;
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct DialledStream {
+    inner: Inner,
+    watch: Watch,
+    has_spoken: bool,
+}
+
+enum Inner {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl DialledStream {
+    pub(super) fn plain(stream: TcpStream, watch: Watch) -> Self {
+        Self { inner: Inner::Plain(stream), watch, has_spoken: false }
+    }
+
+    pub(super) fn tls(stream: TlsStream<TcpStream>, watch: Watch) -> Self {
+        Self { inner: Inner::Tls(Box::new(stream)), watch, has_spoken: false }
+    }
+
+    /// What the first bytes of the other side tell.
+    fn first(&mut self, read: &io::Result<()>, bytes: &[u8]) -> Option<io::Error> {
+        match (read, bytes.first(), &self.inner) {
+            (Err(error), ..) => self.watch.failed(error),
+            (Ok(()), Some(&TLS_ALERT), Inner::Plain(_)) => {
+                self.watch.note(Trouble::SpeaksTls);
+                return Some(io::Error::new(io::ErrorKind::InvalidData, "the other side speaks TLS"));
+            }
+            (Ok(()), Some(_), _) => {
+                self.has_spoken = true;
+                self.watch.tell(|known| known.has_spoken = true);
+            }
+            (Ok(()), None, _) => self.watch.note(Trouble::Io("it closed the connection without a word".to_owned())),
+        }
+        None
+    }
+}
+
+impl AsyncRead for DialledStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Inner::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        });
+        if self.has_spoken {
+            return Poll::Ready(read);
+        }
+        match self.first(&read, &buffer.filled()[before..]) {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Poll::Ready(read),
+        }
+    }
+}
+
+impl AsyncWrite for DialledStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Inner::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Inner::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+            Inner::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.inner {
+            Inner::Plain(stream) => stream.is_write_vectored(),
+            Inner::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
