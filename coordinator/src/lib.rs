@@ -1,4 +1,5 @@
 //! Assent, a distributed transaction coordinator.
+pub mod access;
 pub mod certs;
 pub mod cli;
 pub mod config;

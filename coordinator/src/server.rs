@@ -41,17 +41,17 @@ use assent_protocol::{Epoch, Name};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tower::util::MapResponseLayer;
 
 use assent_transport::listener::Rules;
 use assent_transport::{Listener, ServerTls, TlsError};
 
+use crate::access::{Access, AccessLayer, TokensError};
 use crate::config::Config;
 use crate::driver::{Driver, Statistics, Stopped, now_ms};
 use crate::log::{Log, LogError, OpenError};
-use crate::service::{Admin, Bearer, LocalSession, Shared, Transactions, explained_answer};
+use crate::service::{Admin, LocalSession, Shared, Transactions, explained_answer};
 use crate::session::{self, MESSAGE_BYTES_MAX};
 
 pub(crate) use opening::Patience;
@@ -127,6 +127,22 @@ pub enum StartError {
     /// The certificates of the server cannot be used.
     #[error("the server's TLS cannot be set up; correct tls_cert, tls_key and client_ca")]
     Tls(#[from] TlsError),
+    /// The tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// It would be open to a network.
+    #[error(
+        "{address} can be reached from beyond this machine, and {missing}; give {give}, or listen at 127.0.0.1, or say insecure = true if \
+         the network encrypts and authenticates by itself"
+    )]
+    Open {
+        /// Where it would listen.
+        address: SocketAddr,
+        /// What is missing.
+        missing: &'static str,
+        /// What to give.
+        give: &'static str,
+    },
     /// The built-in descriptors are broken.
     #[error("the descriptors for reflection cannot be read; this binary is damaged, build it anew")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -167,9 +183,7 @@ impl Coordinator {
         // First of all: a second process on a port must not fence the one that serves there.
         let listener = listening::bind(&config.listen).await?;
         let address = listener.local_addr().map_err(|source| listening::error(&config.listen, source))?;
-        if config.token.is_none() && !address.ip().is_loopback() {
-            tracing::warn!(%address, "anybody who reaches this address may commit and abort: ask for a token, or listen at 127.0.0.1");
-        }
+        refuse_open(&config, address)?;
         let deadline = tokio::time::Instant::now() + config.wait_for_log;
         // What is open may take longer than a lease to recover.
         let driver = tokio::select! {
@@ -274,6 +288,8 @@ struct Running {
     drain_max: Duration,
     health: upkeep::Health,
     upkeep: JoinHandle<()>,
+    /// Looks for changes of the tokens.
+    following: JoinHandle<()>,
     /// Ends once another process has taken over.
     leased: JoinHandle<()>,
     /// Tells the sessions to go away.
@@ -296,15 +312,22 @@ impl Running {
     ) -> Result<Self, StartError> {
         let (leaving, is_leaving) = watch::channel(false);
         let (closing, severed) = (CancellationToken::new(), CancellationToken::new());
+        let access = Access::open(
+            config.tokens_file.as_deref(),
+            tls.as_ref().is_some_and(|tls| tls.names_peers()),
+            config.limits.open_max,
+            Arc::clone(driver.statistics()),
+        )?;
         let shared = Arc::new(Shared {
             driver: driver.clone(),
             local: LocalSession::open(driver.clone(), config.limits.backlog_max).await,
             log: Arc::clone(&log),
             limits: config.limits.clone(),
+            access: Arc::clone(&access),
+            insecure: config.insecure,
             replica: config.replica.to_string(),
             started_at_ms: now_ms(),
         });
-        let bearer = Bearer::new(config.token.clone());
         let transactions = TransactionServiceServer::new(Transactions::new(Arc::clone(&shared)))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -315,11 +338,10 @@ impl Running {
             heartbeat_interval: config.session.heartbeat_interval,
             silence_max: config.session.silence_max,
             sessions_max: config.session.sessions_max,
-            token: config.token.clone(),
             limits: config.limits.clone(),
         };
-        let sessions = session::service(driver.clone(), settings, Arc::clone(&log), is_leaving);
-        let (health, health_service) = upkeep::Health::serving().await;
+        let sessions = session::service(driver.clone(), settings, Arc::clone(&log), Arc::clone(&access), is_leaving);
+        let (health, health_service) = upkeep::Health::serving(config.insecure).await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -334,14 +356,16 @@ impl Running {
             .max_frame_size(HTTP2_FRAME_BYTES_MAX)
             .max_concurrent_streams(STREAMS_MAX)
             .layer(MapResponseLayer::new(explained_answer))
+            .layer(AccessLayer::new(Arc::clone(&access)))
             .add_service(sessions)
-            .add_service(InterceptedService::new(transactions, bearer.clone()))
-            .add_service(InterceptedService::new(admin, bearer))
+            .add_service(transactions)
+            .add_service(admin)
             .add_service(health_service)
             .add_service(reflection);
         let rules = Rules { tls, connections_max: listening::connections_max(), severed: severed.clone() };
         let incoming = Listener::new(listener, rules);
         let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));
+        let following = tokio::spawn(access.follow());
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&log), health.clone(), config.retention));
         let lease_log = Arc::clone(&log);
         let leased = tokio::spawn(async move { upkeep::keep_lease(&*lease_log).await });
@@ -351,6 +375,7 @@ impl Running {
             drain_max: config.drain_max,
             health,
             upkeep,
+            following,
             leased,
             leaving,
             closing,
@@ -369,6 +394,7 @@ impl Running {
             served = &mut self.serving => Some(served_no_more(served)),
         };
         self.upkeep.abort();
+        self.following.abort();
         self.health.leave().await;
         self.leaving.send_replace(true);
         let is_orderly = failure.is_none() && *stop.borrow() == Stop::Drain;
@@ -410,6 +436,31 @@ impl Running {
             _ = self.driver.stopped() => {}
         }
     }
+}
+
+/// Beyond this machine a server encrypts, and knows its callers, unless its owner says otherwise.
+fn refuse_open(config: &Config, address: SocketAddr) -> Result<(), StartError> {
+    if address.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    let is_known = config.client_ca.is_some() || config.tokens_file.is_some();
+    let (missing, give) = match (config.tls_cert.is_some(), is_known) {
+        (true, true) => return Ok(()),
+        (false, true) => ("what is said there is not encrypted", "tls_cert and tls_key (--tls-cert, --tls-key)"),
+        (true, false) => (
+            "every process that reaches it may commit and abort",
+            "client_ca or tokens_file (--client-ca, --tokens-file)",
+        ),
+        (false, false) => (
+            "every process that reaches it may commit and abort",
+            "tls_cert and tls_key, and client_ca or tokens_file (`assent certs init` makes certificates for a first cluster)",
+        ),
+    };
+    if !config.insecure {
+        return Err(StartError::Open { address, missing, give });
+    }
+    tracing::warn!(%address, missing, "insecure = true: open to a network without TLS or authentication");
+    Ok(())
 }
 
 fn served_no_more(served: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> Failure {

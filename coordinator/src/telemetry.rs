@@ -148,6 +148,8 @@ const COUNTERS: &[Counter] = &[
     ("assent.log.forced_records", "Records that somebody waited for", |s| s.forced_records),
     ("assent.log.lazy_records", "Records that rode along", |s| s.lazy_records),
     ("assent.log.append_failures", "Appends that failed and were repeated", |s| s.append_failures),
+    ("assent.authentication.failures", "Callers that did not prove who they are", |s| s.authentication_failures),
+    ("assent.calls.denied", "Requests and messages of callers that lacked a right", |s| s.calls_denied),
     ("assent.log.append_us", "Time spent in confirmed appends, in microseconds", |s| s.append_us),
 ];
 

@@ -26,6 +26,6 @@ pub mod tls;
 
 pub use dialer::{DialError, Dialer, Target};
 pub use identity::{Identity, Role};
-pub use listener::{Connection, HANDSHAKE_MAX, Listener, PeerInfo, WAITING_MAX};
+pub use listener::{Connection, Greeting, HANDSHAKE_MAX, Listener, PeerInfo, WAITING_MAX};
 pub use secret::Secret;
 pub use tls::{ClientFiles, ServerFiles, ServerTls, TlsError};

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tls::ServerTls;
 
-pub use connection::{Connection, PeerInfo};
+pub use connection::{Connection, Greeting, PeerInfo};
 use waiting::Waiting;
 
 /// How long a connection may take for its handshake, and then for its first request.

@@ -216,7 +216,7 @@ impl From<StartError> for Failure {
             StartError::LogSilent { .. } => Exit::Unreachable,
             StartError::Leased(_) => Exit::Conflict,
             StartError::Listen { ref source, .. } if source.kind() == io::ErrorKind::AddrInUse => Exit::Conflict,
-            StartError::Tls(_) => Exit::Usage,
+            StartError::Tls(_) | StartError::Tokens(_) | StartError::Open { .. } => Exit::Usage,
             StartError::Listen { .. } | StartError::Recovery(_) | StartError::Reflection(_) => Exit::Failed,
         };
         if let StartError::Listen { address, next, source } = &error {

@@ -10,6 +10,8 @@
 //! | `migrate.rs` | `assent migrate` |
 //! | `certs.rs` | `assent certs init`, `assent certs issue` |
 //! | `verify.rs` | `assent verify-log` |
+//! | `token.rs` | `assent token new` |
+//! | `whoami.rs` | `assent whoami` |
 //! | `transactions.rs` | `assent tx list`, `assent tx show` |
 //! | `demo/` | `assent demo` |
 //! | `bench/` | `assent bench` |
@@ -25,8 +27,10 @@ mod exit;
 mod migrate;
 mod output;
 mod serve;
+mod token;
 mod transactions;
 mod verify;
+mod whoami;
 
 #[cfg(test)]
 mod tests;
@@ -108,6 +112,11 @@ pub enum Command {
     /// Make certificates for a first cluster.
     #[command(subcommand)]
     Certs(certs::Certs),
+    /// Make tokens for callers that have no certificate.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Ask the coordinator who it takes this program for.
+    Whoami(whoami::WhoAmI),
     /// Check the invariants over a whole log, by reading it.
     VerifyLog(verify::VerifyLog),
     /// Look at transactions and sagas.
@@ -154,6 +163,8 @@ where
         Command::Serve(serve) => on_runtime(serve.run(global)),
         Command::Migrate(migrate) => on_runtime(migrate.run(&mut output)),
         Command::Certs(certs) => certs.run(&mut output),
+        Command::Token(token) => token.run(&mut output),
+        Command::Whoami(whoami) => on_runtime(whoami.run(&global, &mut output)),
         Command::VerifyLog(verify) => on_runtime(verify.run(&mut output)),
         Command::Tx(transactions) => on_runtime(transactions.run(&global, &mut output)),
         Command::Demo(demo) => demo.run(&global, &mut output),

@@ -46,6 +46,9 @@ pub struct Serve {
     /// The authorities whose certificates name clients (PEM).
     #[arg(long, value_name = "FILE")]
     client_ca: Option<String>,
+    /// The tokens that name clients, by their hashes (TOML).
+    #[arg(long, value_name = "FILE")]
+    tokens_file: Option<String>,
     /// The form of log lines on stderr: text or json.
     #[arg(long, value_name = "FORM")]
     log_format: Option<String>,
@@ -110,11 +113,11 @@ impl Serve {
             ("--retention", "retention", &self.retention),
             ("--wait-for-log", "wait_for_log", &self.wait_for_log),
             ("--drain-max", "drain_max", &self.drain_max),
-            ("--token", "token", &global.token),
-            ("--token-file", "token_file", &global.token_file),
             ("--tls-cert", "tls_cert", &self.tls_cert),
             ("--tls-key", "tls_key", &self.tls_key),
             ("--client-ca", "client_ca", &self.client_ca),
+            ("--tokens-file", "tokens_file", &self.tokens_file),
+            ("--insecure", "insecure", &global.insecure.then(|| "true".to_owned())),
             ("--log-format", "telemetry.log_format", &self.log_format),
             ("--log-filter", "telemetry.log_filter", &self.log_filter),
             ("--otlp-endpoint", "telemetry.otlp_endpoint", &self.otlp_endpoint),

@@ -15,10 +15,6 @@ pub fn config(bytes: &[u8]) {
     let mut sources = Sources::default();
     for _ in 0..tape.below(3) {
         let setting = &SETTINGS[tape.below(SETTINGS.len())];
-        // It would name a file to read, and any there may be.
-        if setting.key == "token_file" {
-            continue;
-        }
         let values = ["30s", "1h 30m", "64KiB", "1_000", "127.0.0.1:7420", "sqlite:a.db", "http://collector:4317"];
         let text = tape.pick(&values);
         let text = if tape.one_in(2) { tape.damaged_text(text) } else { text.to_owned() };

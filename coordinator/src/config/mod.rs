@@ -53,14 +53,16 @@ pub struct Config {
     pub retention: Duration,
     /// How long undecided transactions may take to be decided at a shutdown.
     pub drain_max: Duration,
-    /// What clients must show, if anything.
-    pub token: Option<Secret>,
     /// The certificate that the server shows (PEM); connections are in clear without one.
     pub tls_cert: Option<PathBuf>,
     /// Its private key (PEM).
     pub tls_key: Option<PathBuf>,
     /// The authorities whose certificates name clients (PEM).
     pub client_ca: Option<PathBuf>,
+    /// The tokens that name clients, by their hashes, and the certificates that other URIs name (TOML).
+    pub tokens_file: Option<PathBuf>,
+    /// Whether it may listen beyond this machine without TLS or authentication.
+    pub insecure: bool,
     /// What the replica takes on.
     pub limits: Limits,
     /// How sessions are held.
@@ -113,10 +115,11 @@ impl Default for Config {
             shards: 0,
             retention: Duration::from_secs(7 * 24 * 3_600),
             drain_max: Duration::from_secs(20),
-            token: None,
             tls_cert: None,
             tls_key: None,
             client_ca: None,
+            tokens_file: None,
+            insecure: false,
             limits: Limits::default(),
             session: SessionConfig {
                 heartbeat_interval: Duration::from_secs(5),
@@ -158,7 +161,6 @@ impl Config {
                 }),
             }
         }
-        source::read_token_file(&given, &mut config, &mut mistakes);
         // Settings that are wrong by themselves would only be reported twice.
         if mistakes.is_empty() {
             config.check_together(&origins, &mut mistakes);

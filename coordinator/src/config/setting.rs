@@ -40,7 +40,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "listen",
         default: "\"127.0.0.1:7420\"",
         about: "Where sessions and calls come in, as HOST:PORT; port 0 takes any free one. Only this machine by default: \
-                open it to others together with a token, or behind a proxy that authenticates.",
+                open it to others with tls_cert, tls_key, and client_ca or tokens_file.",
         set: |config, text| value::listen(text).map(|listen| config.listen = listen),
     },
     Setting {
@@ -107,20 +107,6 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, text| value::duration(text).map(|drain| config.drain_max = drain),
     },
     Setting {
-        key: "token",
-        default: "",
-        about: "What clients must show: in the Hello of a session, or as `authorization: Bearer TOKEN` on calls. None by \
-                default. Prefer token_file: a file can be kept from other users.",
-        set: |config, text| value::token(text).map(|token| config.token = Some(Secret::from(token))),
-    },
-    Setting {
-        key: "token_file",
-        default: "",
-        about: "A file that holds the token, and nothing else.",
-        // Read once every source is known, because it must not come together with a token.
-        set: |_, text| value::text(text).map(|_| ()),
-    },
-    Setting {
         key: "tls_cert",
         default: "",
         about: "The server's certificate (PEM), followed by those between it and its authority. With it every connection is TLS \
@@ -138,6 +124,30 @@ pub const SETTINGS: &[Setting] = &[
         default: "",
         about: "The authorities (PEM) whose certificates name clients, by URIs such as assent://participant/bank-a.",
         set: |config, text| value::text(text).map(|path| config.client_ca = Some(path.into())),
+    },
+    Setting {
+        key: "tokens_file",
+        default: "",
+        about: "The tokens that name clients without a certificate, by their hashes (TOML; `assent token new` adds to it). The file is \
+                looked at each second: a token that is taken out ends its sessions.",
+        set: |config, text| value::text(text).map(|path| config.tokens_file = Some(path.into())),
+    },
+    Setting {
+        key: "insecure",
+        default: "false",
+        about: "Whether it may listen beyond this machine without TLS, or without client_ca and tokens_file: every process that \
+                reaches it may then commit and abort. For networks that encrypt and authenticate by themselves.",
+        set: |config, text| match text {
+            "true" => {
+                config.insecure = true;
+                Ok(())
+            }
+            "false" => {
+                config.insecure = false;
+                Ok(())
+            }
+            _ => Err(format!("{text:?} is neither true nor false")),
+        },
     },
     Setting {
         key: "limits.open_max",

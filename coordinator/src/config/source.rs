@@ -8,7 +8,6 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistake, edits, unknown, unknown_table};
 use super::setting::{SETTINGS, Setting};
-use super::{Config, Secret, value};
 
 /// The sources of a configuration, in the order of their rank.
 #[derive(Clone, Debug, Default)]
@@ -168,15 +167,24 @@ fn text_of(value: &DeValue<'_>) -> Option<String> {
             Some(number.to_string())
         }
         DeValue::Float(number) => Some(number.as_str().to_owned()),
-        DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
+        DeValue::Boolean(is_so) => Some(is_so.to_string()),
+        DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
     }
 }
 
 // ---- the environment -----------------------------------------------------------------------------------------------
 
 /// Variables that commands read and that are no settings.
-const OTHER_VARIABLES: [&str; 6] =
-    ["ASSENT_CONFIG", "ASSENT_ENDPOINT", "ASSENT_CA", "ASSENT_CERT", "ASSENT_KEY", "ASSENT_SERVER_NAME"];
+const OTHER_VARIABLES: [&str; 8] = [
+    "ASSENT_CONFIG",
+    "ASSENT_ENDPOINT",
+    "ASSENT_CA",
+    "ASSENT_CERT",
+    "ASSENT_KEY",
+    "ASSENT_SERVER_NAME",
+    "ASSENT_TOKEN",
+    "ASSENT_TOKEN_FILE",
+];
 
 fn of_environment(environment: &[(String, String)], given: &mut Vec<Given>, mistakes: &mut Vec<Mistake>) {
     for (name, text) in environment {
@@ -209,23 +217,4 @@ fn meant_variable(name: &str) -> Option<String> {
     let nearest =
         SETTINGS.iter().map(|setting| (edits(name, &setting.variable()), setting)).min_by_key(|near| near.0)?;
     (nearest.0 <= 2).then(|| nearest.1.variable())
-}
-
-// ---- the token -----------------------------------------------------------------------------------------------------
-
-/// Reads the file that `token_file` names.
-pub(super) fn read_token_file(given: &[Given], config: &mut Config, mistakes: &mut Vec<Mistake>) {
-    let last = |key: &str| given.iter().rev().find(|given| given.setting.key == key);
-    let Some(file) = last("token_file") else { return };
-    let mut wrong = |problem: String| mistakes.push(Mistake { origin: file.origin.to_string(), problem });
-    if let Some(token) = last("token") {
-        return wrong(format!("token_file: {} gives a token too; keep one of the two", token.origin));
-    }
-    match std::fs::read_to_string(&file.text) {
-        Ok(text) => match value::token(&text) {
-            Ok(token) => config.token = Some(Secret::from(token)),
-            Err(problem) => wrong(format!("token_file: {}: {problem}", file.text)),
-        },
-        Err(error) => wrong(format!("token_file: cannot read {}: {error}", file.text)),
-    }
 }

@@ -99,16 +99,3 @@ pub(super) fn text(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     }
 }
-
-/// A token: what fits into a header.
-pub(super) fn token(given: &str) -> Result<String, String> {
-    const BYTES_MAX: usize = 1_024;
-    let given = given.trim();
-    if given.is_empty() {
-        Err("the token is empty; leave it out to ask for none".to_owned())
-    } else if given.len() > BYTES_MAX || !given.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Err(format!("a token has at most {BYTES_MAX} visible ASCII characters, and no spaces"))
-    } else {
-        Ok(given.to_owned())
-    }
-}

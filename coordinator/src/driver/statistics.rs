@@ -49,6 +49,10 @@ counters! {
     append_failures,
     /// Time spent in confirmed appends, in microseconds.
     append_us,
+    /// Callers that did not prove who they are.
+    authentication_failures,
+    /// Requests and messages of callers that lacked a right.
+    calls_denied,
 }
 
 pub(crate) fn add(counter: &AtomicU64, amount: u64) {

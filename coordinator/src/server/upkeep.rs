@@ -43,6 +43,9 @@ const SERVICES: [&str; 4] = [
     admin_service_server::SERVICE_NAME,
 ];
 
+/// Checked by this name, health says SERVING where the configuration says `insecure`, and NOT_FOUND elsewhere.
+const INSECURE: &str = "assent.insecure";
+
 /// What `grpc.health.v1.Health` says.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
@@ -50,9 +53,12 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// All services serve.
-    pub(super) async fn serving() -> (Self, HealthServer<impl health_server::Health>) {
+    /// All services serve. A server that is open to a network without TLS or authentication has one more: [`INSECURE`].
+    pub(super) async fn serving(insecure: bool) -> (Self, HealthServer<impl health_server::Health>) {
         let (reporter, service) = tonic_health::server::health_reporter();
+        if insecure {
+            reporter.set_service_status(INSECURE, ServingStatus::Serving).await;
+        }
         let health = Self { reporter };
         health.set(ServingStatus::Serving).await;
         (health, service)
@@ -208,7 +214,7 @@ mod tests {
 
     /// Serves while its log is out, for as long as this.
     async fn watched(silence_max: Duration) -> (Health, Arc<MemoryLog>) {
-        let (health, _service) = Health::serving().await;
+        let (health, _service) = Health::serving(false).await;
         let log = Arc::new(MemoryLog::new());
         log.set_outage(true);
         let (watched, told): (Arc<dyn Log>, Health) = (Arc::clone(&log) as _, health.clone());

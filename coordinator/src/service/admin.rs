@@ -9,8 +9,10 @@ use assent_proto::v1::admin_service_server::AdminService;
 use assent_proto::v1::{
     GetStatisticsRequest, GetStatisticsResponse, GetTransactionRequest, GetTransactionResponse,
     ListParticipantsRequest, ListParticipantsResponse, ListTransactionsRequest, ListTransactionsResponse,
+    WhoAmIRequest, WhoAmIResponse,
 };
 use assent_protocol::Gtid;
+use assent_transport::PeerInfo;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
@@ -18,6 +20,7 @@ use super::listing::{self, Wanted};
 use super::shown::{from_log, from_memory, timestamp};
 use super::transaction::not_found;
 use super::{Shared, answer, check, log_refusal, process};
+use crate::access::{Proof, caller_of, rights_of};
 use crate::driver::Snapshot;
 
 /// The service; see the module.
@@ -113,6 +116,25 @@ impl AdminService for Admin {
             log: shared.log.describe(),
         }))
     }
+
+    async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIResponse>, Status> {
+        let caller = caller_of(&request)?;
+        let proof = match caller.proof() {
+            Proof::None => "nothing",
+            Proof::Certificate => "certificate",
+            Proof::Token(_) => "token",
+        };
+        let mut rights: Vec<String> = caller.identities().iter().flat_map(rights_of).collect();
+        rights.sort();
+        rights.dedup();
+        Ok(Response::new(WhoAmIResponse {
+            identities: caller.identities().iter().map(ToString::to_string).collect(),
+            rights: if caller.proof() == Proof::None { vec!["everything".to_owned()] } else { rights },
+            proof: proof.to_owned(),
+            encrypted: request.extensions().get::<PeerInfo>().is_some_and(PeerInfo::is_tls),
+            insecure: self.shared.insecure,
+        }))
+    }
 }
 
 /// Every counter by its name.
@@ -131,6 +153,8 @@ fn statistics(snapshot: Snapshot) -> v1::Statistics {
         lazy_records,
         append_failures,
         append_us,
+        authentication_failures,
+        calls_denied,
     } = snapshot;
     v1::Statistics {
         begun,
@@ -146,5 +170,7 @@ fn statistics(snapshot: Snapshot) -> v1::Statistics {
         lazy_records,
         append_failures,
         append_us,
+        authentication_failures,
+        calls_denied,
     }
 }

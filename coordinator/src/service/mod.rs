@@ -8,12 +8,10 @@
 //! | `listing.rs` | what a replica holds in memory and what the log has, as one list |
 //! | `check.rs` | requests into strict types; what is refused, and why |
 //! | `shown.rs` | transactions as operators see them |
-//! | `bearer.rs` | the token that calls must carry, where one is configured |
 //! | `unreadable.rs` | messages that never become requests |
 //! | `process.rs` | what the operating system tells about this process |
 
 mod admin;
-mod bearer;
 mod check;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -30,11 +28,11 @@ use assent_proto::error::{Reason, ReasonStatus};
 use assent_proto::session::{FRAME_BYTES_MAX, Refused};
 use tonic::{Response, Status};
 
+use crate::access::Access;
 use crate::driver::Driver;
 use crate::log::{Log, LogError};
 
 pub(crate) use admin::Admin;
-pub(crate) use bearer::Bearer;
 pub(crate) use local::LocalSession;
 pub(crate) use transaction::Transactions;
 pub(crate) use unreadable::{explained, explained_answer};
@@ -46,6 +44,10 @@ pub(crate) struct Shared {
     pub(crate) local: LocalSession,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) limits: crate::driver::Limits,
+    /// Who may end what.
+    pub(crate) access: Arc<Access>,
+    /// It is open to a network without TLS or authentication, as its configuration says.
+    pub(crate) insecure: bool,
     /// The replica's name.
     pub(crate) replica: String,
     /// When it started to serve, in Unix milliseconds.

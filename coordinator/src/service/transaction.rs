@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::shown::{Owner, from_log, from_memory, timestamp};
 use super::{Shared, answer, check, log_refusal};
+use crate::access::{Caller, caller_of};
 use crate::driver::{Input, TransactionView};
 
 /// A caller of a unary call may ask again after the answer, and nothing on the wire says that it does. So the driver is told that every
@@ -43,13 +44,15 @@ impl Transactions {
         Self { shared }
     }
 
-    async fn begin_at(&self, request: BeginRequest) -> Result<BeginResponse, Refused> {
+    async fn begin_at(&self, caller: &Caller, request: BeginRequest) -> Result<BeginResponse, Refused> {
         let is_minted_here = request.gtid.is_empty();
         let timeout_ms = check::timeout(&self.shared.limits, request.timeout_ms)?;
         let protocol = check::commit_protocol(request.protocol)?;
         loop {
             let gtid = check::gtid_or_new(&request.gtid)?;
-            let reply = self.shared.local.ask(gtid, Ask::Begin { timeout_ms, protocol, first_epoch: None }).await?;
+            let begin = Ask::Begin { timeout_ms, protocol, first_epoch: None };
+            self.shared.access.may_ask(gtid, &begin, caller)?;
+            let reply = self.shared.local.ask(gtid, begin).await?;
             match reply {
                 Reply::Begun { deadline_unix_ms } => {
                     let deadline = Some(timestamp(deadline_unix_ms));
@@ -71,16 +74,20 @@ impl Transactions {
         }
     }
 
-    async fn enlist_at(&self, request: EnlistRequest) -> Result<EnlistResponse, Refused> {
+    async fn enlist_at(&self, caller: &Caller, request: EnlistRequest) -> Result<EnlistResponse, Refused> {
         let gtid = check::gtid(&request.gtid)?;
         let branch = check::branch(&self.shared.limits, &request.participant, request.payload)?;
+        if let Err(refused) = caller.participate_as(&branch.participant) {
+            self.shared.access.denied(caller, "enlist", &refused);
+            return Err(refused);
+        }
         match self.shared.local.name_branch(gtid, branch).await? {
             Reply::Enlisted => Ok(EnlistResponse {}),
             other => Err(unexpected("Enlist", &other)),
         }
     }
 
-    async fn commit_at(&self, request: CommitRequest) -> Result<CommitResponse, Refused> {
+    async fn commit_at(&self, caller: &Caller, request: CommitRequest) -> Result<CommitResponse, Refused> {
         let gtid = check::gtid(&request.gtid)?;
         let branches = check::branches(&self.shared.limits, request.branches)?;
         let timeout_ms = check::timeout(&self.shared.limits, request.timeout_ms)?;
@@ -103,7 +110,9 @@ impl Transactions {
         };
         let (attempt, wait) = (MAY_RECUR, Wait::Decided);
         let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch: None };
-        let reply = self.shared.local.ask(gtid, Ask::Commit(commit)).await?;
+        let commit = Ask::Commit(commit);
+        self.shared.access.may_ask(gtid, &commit, caller)?;
+        let reply = self.shared.local.ask(gtid, commit).await?;
         let Reply::Outcome { outcome, reason, .. } = reply else { return Err(unexpected("Commit", &reply)) };
         if request.wait_for_end {
             self.wait_for_end(gtid).await?;
@@ -120,13 +129,15 @@ impl Transactions {
         }
     }
 
-    async fn abort_at(&self, request: AbortRequest) -> Result<AbortResponse, Refused> {
+    async fn abort_at(&self, caller: &Caller, request: AbortRequest) -> Result<AbortResponse, Refused> {
         let gtid = check::gtid(&request.gtid)?;
         let reason = match one_line(request.reason) {
             none if none.trim().is_empty() => "no reason was given".to_owned(),
             reason => reason,
         };
-        let reply = self.shared.local.ask(gtid, Ask::Abort { reason }).await?;
+        let abort = Ask::Abort { reason };
+        self.shared.access.may_ask(gtid, &abort, caller)?;
+        let reply = self.shared.local.ask(gtid, abort).await?;
         match reply {
             Reply::Outcome { outcome, .. } => Ok(AbortResponse { outcome: Outcome::from(outcome).into() }),
             Reply::SagaTurned { .. } => Ok(AbortResponse { outcome: Outcome::Unspecified.into() }),
@@ -134,10 +145,11 @@ impl Transactions {
         }
     }
 
-    async fn start_saga_at(&self, request: StartSagaRequest) -> Result<StartSagaResponse, Refused> {
+    async fn start_saga_at(&self, caller: &Caller, request: StartSagaRequest) -> Result<StartSagaResponse, Refused> {
         let gtid = check::gtid_or_new(&request.gtid)?;
         let definition = check::definition(&self.shared.limits, request.definition)?;
         let start = Ask::StartSaga { definition, wait: Wait::Decided, attempt: MAY_RECUR };
+        self.shared.access.may_ask(gtid, &start, caller)?;
         let mut reply = self.shared.local.ask(gtid, start).await?;
         if request.wait_for_end && reply == Reply::SagaStarted {
             reply = self.shared.local.outcome(gtid, Wait::Ended).await?;
@@ -204,19 +216,23 @@ impl TransactionService for Transactions {
     type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
 
     async fn begin(&self, request: Request<BeginRequest>) -> Result<Response<BeginResponse>, Status> {
-        Ok(Response::new(self.begin_at(request.into_inner()).await.map_err(IntoStatus::into_status)?))
+        let caller = caller_of(&request)?;
+        Ok(Response::new(self.begin_at(&caller, request.into_inner()).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn enlist(&self, request: Request<EnlistRequest>) -> Result<Response<EnlistResponse>, Status> {
-        Ok(Response::new(self.enlist_at(request.into_inner()).await.map_err(IntoStatus::into_status)?))
+        let caller = caller_of(&request)?;
+        Ok(Response::new(self.enlist_at(&caller, request.into_inner()).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
-        Ok(Response::new(self.commit_at(request.into_inner()).await.map_err(IntoStatus::into_status)?))
+        let caller = caller_of(&request)?;
+        Ok(Response::new(self.commit_at(&caller, request.into_inner()).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
-        Ok(Response::new(self.abort_at(request.into_inner()).await.map_err(IntoStatus::into_status)?))
+        let caller = caller_of(&request)?;
+        Ok(Response::new(self.abort_at(&caller, request.into_inner()).await.map_err(IntoStatus::into_status)?))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -240,7 +256,8 @@ impl TransactionService for Transactions {
     }
 
     async fn start_saga(&self, request: Request<StartSagaRequest>) -> Result<Response<StartSagaResponse>, Status> {
-        answer(self.start_saga_at(request.into_inner()).await.map_err(IntoStatus::into_status)?)
+        let caller = caller_of(&request)?;
+        answer(self.start_saga_at(&caller, request.into_inner()).await.map_err(IntoStatus::into_status)?)
     }
 }
 

@@ -16,16 +16,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use assent_proto::error::{Reason, ReasonStatus};
 use assent_proto::session::FRAME_BYTES_MAX;
 use assent_proto::v1::session_service_server::{SessionService, SessionServiceServer};
 use assent_proto::v1::{ExchangeRequest, ExchangeResponse};
-use assent_transport::PeerInfo;
+use assent_transport::{Greeting, PeerInfo};
 use futures::stream::BoxStream;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::config::Secret;
+use crate::access::{Access, Caller, Gate};
 use crate::driver::{Driver, Limits, SessionId};
 use crate::log::Log;
 
@@ -42,8 +41,6 @@ pub struct Settings {
     pub silence_max: Duration,
     /// Sessions at once; more are refused.
     pub sessions_max: usize,
-    /// What Hello must carry, if anything.
-    pub token: Option<Secret>,
     /// What a message may hold.
     pub limits: Limits,
 }
@@ -60,6 +57,7 @@ struct Shared {
     driver: Driver,
     settings: Settings,
     log: Arc<dyn Log>,
+    access: Arc<Access>,
     places: Arc<Semaphore>,
     next: AtomicU64,
     leaving: watch::Receiver<bool>,
@@ -76,11 +74,12 @@ pub fn service(
     driver: Driver,
     settings: Settings,
     log: Arc<dyn Log>,
+    access: Arc<Access>,
     leaving: watch::Receiver<bool>,
 ) -> SessionServiceServer<Sessions> {
     let places = Arc::new(Semaphore::new(settings.sessions_max));
     let next = AtomicU64::new(FIRST_SESSION);
-    let shared = Arc::new(Shared { driver, settings, log, places, next, leaving });
+    let shared = Arc::new(Shared { driver, settings, log, access, places, next, leaving });
     SessionServiceServer::new(Sessions { shared })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -94,23 +93,20 @@ impl SessionService for Sessions {
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
-            let message = format!(
-                "this replica holds {} sessions, as many as it may; dial another, or raise session.sessions_max",
-                self.shared.settings.sessions_max
-            );
-            return Err(Reason::TooManySessions.status(message));
-        };
         let session = SessionId(self.shared.next.fetch_add(1, Relaxed));
-        let address = request.extensions().get::<PeerInfo>().and_then(PeerInfo::address);
+        let (peer, gate) =
+            (request.extensions().get::<PeerInfo>().cloned(), request.extensions().get::<Gate>().cloned());
+        let address = peer.as_ref().and_then(PeerInfo::address);
+        let caller = request.extensions().get::<Caller>().cloned();
+        let greeting = request.extensions().get::<Arc<Greeting>>().cloned();
+        let door = reader::Door { peer, gate: gate.unwrap_or_default(), caller, greeting };
         let (end, outgoing) = writer::channel(&self.shared.settings);
-        let reader = reader::Reader::new(Arc::clone(&self.shared), session, request.into_inner(), end);
+        let reader = reader::Reader::new(Arc::clone(&self.shared), session, request.into_inner(), end, door);
         // The stream is answered at once, so that clients that wait for headers before they send Hello are served too.
         tokio::spawn(async move {
             tracing::debug!(session = session.0, ?address, "session opened");
             reader.run().await;
             tracing::debug!(session = session.0, "session closed");
-            drop(place);
         });
         Ok(Response::new(outgoing))
     }

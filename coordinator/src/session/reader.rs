@@ -12,16 +12,29 @@ use assent_proto::v1::{ClientMessage, ExchangeRequest};
 use assent_protocol::Refusal;
 use assent_protocol::message::agreed_version;
 use assent_protocol::saga::{OUTPUT_TOO_LARGE, StepResult};
-use tokio::sync::mpsc;
+use assent_transport::{Greeting, HANDSHAKE_MAX, PeerInfo};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::writer::End;
+use crate::access::{Caller, Gate, Need, of_message};
 use crate::driver::{Driver, Input, Limits, Peer, SessionId};
 use crate::service::explained;
 
 /// How long a client may take for its Hello.
-const HELLO_MAX: Duration = Duration::from_secs(10);
+const HELLO_MAX: Duration = HANDSHAKE_MAX;
+
+/// What is known of a client before its Hello.
+pub(super) struct Door {
+    pub(super) peer: Option<PeerInfo>,
+    /// Keeps long messages out until the client is known.
+    pub(super) gate: Gate,
+    /// By its certificate, or by a token in its headers.
+    pub(super) caller: Option<Caller>,
+    /// Its place among those that are not known yet.
+    pub(super) greeting: Option<Arc<Greeting>>,
+}
 
 /// One session's incoming half.
 pub(super) struct Reader {
@@ -29,28 +42,39 @@ pub(super) struct Reader {
     session: SessionId,
     incoming: Streaming<ExchangeRequest>,
     end: End,
+    door: Door,
 }
 
 /// What the first frame says.
-struct Greeting {
+struct Greeted {
     hello: Hello,
     /// The version of the session protocol that both sides speak.
     protocol_version: u32,
+    /// Who says Hello.
+    caller: Caller,
     /// The messages behind Hello.
     rest: Vec<ClientMessage>,
+    /// Its place among the sessions.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, session: SessionId, incoming: Streaming<ExchangeRequest>, end: End) -> Self {
-        Self { shared, session, incoming, end }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        session: SessionId,
+        incoming: Streaming<ExchangeRequest>,
+        end: End,
+        door: Door,
+    ) -> Self {
+        Self { shared, session, incoming, end, door }
     }
 
     /// Runs until the client is gone, silent, or in breach of the protocol; tells it why.
     pub(super) async fn run(mut self) {
         let why = match self.greet().await {
-            Ok(Greeting { hello, protocol_version, rest }) => {
+            Ok(Greeted { hello, protocol_version, caller, rest, _place }) => {
                 self.open(&hello, protocol_version).await;
-                let why = self.exchange(rest).await;
+                let why = self.exchange(&caller, rest).await;
                 for shard in 0..self.shared.driver.shard_count() {
                     self.shared.driver.give(shard, Input::SessionClosed(self.session)).await;
                 }
@@ -62,8 +86,8 @@ impl Reader {
         self.end.close.send(why).ok();
     }
 
-    /// The first frame: Hello, and whatever came with it.
-    async fn greet(&mut self) -> Result<Greeting, Status> {
+    /// The first frame: Hello, and whatever came with it. A place is taken for a client that is known, and for no other.
+    async fn greet(&mut self) -> Result<Greeted, Status> {
         let frame = match tokio::time::timeout(HELLO_MAX, self.incoming.message()).await {
             Err(_) => {
                 return Err(Reason::HelloExpected.status("no Hello came; send it as the first message of a session"));
@@ -82,12 +106,53 @@ impl Reader {
         };
         let protocol_version =
             agreed_version(&hello.protocol_versions, &PROTOCOL_VERSIONS).map_err(IntoStatus::into_status)?;
-        if let Some(token) = &self.shared.settings.token
-            && !token.is(hello.token.as_bytes())
-        {
-            return Err(Reason::Unauthenticated.status("the token is missing or wrong; give the coordinator's"));
+        let caller = self.authenticate(&hello).await?;
+        let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
+            let message = format!(
+                "this replica holds {} sessions, as many as it may; dial another, or raise session.sessions_max",
+                self.shared.settings.sessions_max
+            );
+            return Err(Reason::TooManySessions.status(message));
+        };
+        self.door.gate.open();
+        self.door.greeting = None;
+        if let Some(peer) = &self.door.peer {
+            peer.admit();
         }
-        Ok(Greeting { hello, protocol_version, rest: messages.collect() })
+        Ok(Greeted { hello, protocol_version, caller, rest: messages.collect(), _place: place })
+    }
+
+    /// Who says Hello, and whether it may have the name that it says.
+    async fn authenticate(&mut self, hello: &Hello) -> Result<Caller, Status> {
+        let access = Arc::clone(&self.shared.access);
+        let peer = self.door.peer.clone();
+        let token = Some(hello.token.as_bytes()).filter(|token| !token.is_empty());
+        let known = match (token, self.door.caller.take()) {
+            (None, Some(caller)) => Ok(caller),
+            (token, _) => access.identify(peer.as_ref(), token),
+        };
+        let caller = match known {
+            Ok(caller) => caller,
+            Err(unknown) => {
+                let mut refusing = std::pin::pin!(access.refuse(peer.as_ref(), &unknown));
+                let mut is_over = false;
+                // What it sends meanwhile must not wait in memory with it.
+                loop {
+                    tokio::select! {
+                        refused = &mut refusing => return Err(refused.into_status()),
+                        message = self.incoming.message(), if !is_over => is_over = !matches!(message, Ok(Some(_))),
+                    }
+                }
+            }
+        };
+        let allowed = match &hello.participant {
+            Some(name) => caller.participate_as(name),
+            None => caller.meets(Need::Join),
+        };
+        allowed.map(|()| caller.clone()).map_err(|refused| {
+            access.denied(&caller, "join", &refused);
+            refused.into_status()
+        })
     }
 
     async fn open(&self, hello: &Hello, protocol_version: u32) {
@@ -128,18 +193,26 @@ impl Reader {
     }
 
     /// Frames, until something ends the session.
-    async fn exchange(&mut self, rest: Vec<ClientMessage>) -> Status {
-        if let Err(why) = self.frame(rest).await {
+    async fn exchange(&mut self, caller: &Caller, rest: Vec<ClientMessage>) -> Status {
+        if let Err(why) = self.frame(caller, rest).await {
             return why;
         }
         let mut leaving = self.shared.leaving.clone();
         let mut has_said_so = false;
+        let mut changes = self.shared.access.changes();
         let silence_max = self.shared.settings.silence_max;
         loop {
             let frame = tokio::select! {
                 frame = tokio::time::timeout(silence_max, self.incoming.message()) => frame,
                 () = self.end.outbound.cut() => {
                     return Reason::PeerSilent.status("this session did not take its messages, or its process dialled again; dial again");
+                }
+                () = changed(&mut changes) => {
+                    if self.shared.access.is_still(caller) {
+                        continue;
+                    }
+                    let message = format!("the token of {caller} was taken away; show one that is known");
+                    return Reason::Unauthenticated.status(message);
                 }
                 is_leaving = async { leaving.wait_for(|is_leaving| *is_leaving).await.is_ok() }, if !has_said_so => {
                     // Said once; what is in flight may still be answered.
@@ -160,7 +233,7 @@ impl Reader {
                     return Reason::PeerSilent.status(message);
                 }
                 Ok(Ok(Some(frame))) => {
-                    if let Err(why) = self.frame(frame.messages).await {
+                    if let Err(why) = self.frame(caller, frame.messages).await {
                         return why;
                     }
                 }
@@ -170,9 +243,28 @@ impl Reader {
         }
     }
 
+    /// Whether the client may say this.
+    fn allowed(&self, caller: &Caller, message: FromClient) -> Result<FromClient, (Option<u64>, Refused)> {
+        let access = &self.shared.access;
+        let met = caller.meets(of_message(&message)).inspect_err(|refused| access.denied(caller, "a message", refused));
+        let met = match (&message, met) {
+            (FromClient::Request(Request { gtid, ask, .. }), Ok(())) => access.may_ask(*gtid, ask, caller),
+            (_, met) => met,
+        };
+        let request_id = match &message {
+            FromClient::Request(request) => Some(request.request_id),
+            FromClient::Hello(_)
+            | FromClient::Heartbeat
+            | FromClient::Branch(_)
+            | FromClient::Step(_)
+            | FromClient::Voter(_) => None,
+        };
+        met.map(|()| message).map_err(|refused| (request_id, refused))
+    }
+
     /// Parses one frame and gives it to the shards. A request that is wrong is refused by itself; a message that nobody waits
     /// for and that is wrong ends the session, because then the two sides do not speak the same language.
-    async fn frame(&mut self, messages: Vec<ClientMessage>) -> Result<(), Status> {
+    async fn frame(&mut self, caller: &Caller, messages: Vec<ClientMessage>) -> Result<(), Status> {
         let driver = &self.shared.driver;
         let mut shares: Vec<Vec<FromClient>> = vec![Vec::new(); driver.shard_count()];
         for message in messages {
@@ -181,13 +273,16 @@ impl Reader {
                 Ok(FromClient::Hello(_)) => {
                     return Err(Reason::HelloExpected.status("Hello came twice; send it once, as the first message"));
                 }
-                Ok(message) => match within(&self.shared.settings.limits, message) {
+                Ok(message) => match within(&self.shared.settings.limits, message)
+                    .and_then(|message| self.allowed(caller, message))
+                {
                     Ok(message) => {
                         if let Some(gtid) = message.gtid() {
                             shares[driver.shard_of(gtid)].push(message);
                         }
                     }
-                    Err((request_id, refused)) => refuse(&self.end.first, request_id, refused)?,
+                    Err((Some(request_id), refused)) => refuse(&self.end.first, request_id, refused)?,
+                    Err((None, refused)) => return Err(refused.into_status()),
                 },
                 Err(Malformed { request_id: Some(request_id), message, problem }) => {
                     let malformed = Malformed { request_id: None, message, problem };
@@ -208,6 +303,17 @@ impl Reader {
     }
 }
 
+/// Waits for the next change of the tokens.
+async fn changed(changes: &mut Option<watch::Receiver<u64>>) {
+    let has_changed = match changes {
+        Some(changes) => changes.changed().await.is_ok(),
+        None => false,
+    };
+    if !has_changed {
+        std::future::pending().await
+    }
+}
+
 async fn give(driver: &Driver, shard: usize, session: SessionId, messages: Vec<FromClient>) -> bool {
     driver.give(shard, Input::Messages { session, messages }).await
 }
@@ -220,11 +326,11 @@ fn refuse(to: &mpsc::Sender<FromReplica>, request_id: u64, refused: Refused) -> 
 }
 
 /// Checks a message against the limits; a request beyond them is refused, and changes nothing.
-pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient, (u64, Refused)> {
+pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient, (Option<u64>, Refused)> {
     match message {
         FromClient::Request(Request { request_id, gtid, ask }) => match request_within(limits, &ask) {
             Ok(()) => Ok(FromClient::request(request_id, gtid, ask)),
-            Err(refused) => Err((request_id, refused)),
+            Err(refused) => Err((Some(request_id), refused)),
         },
         // It cannot be refused here: the step took effect. It is compensated.
         FromClient::Step(StepAnswer {

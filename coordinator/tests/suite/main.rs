@@ -1,5 +1,6 @@
 //! A coordinator as its callers meet it: through real sockets, on a log in a file.
 
+mod access;
 mod certificates;
 mod harness;
 mod listing;

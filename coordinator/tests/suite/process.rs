@@ -168,7 +168,7 @@ fn all_mistakes_are_told_at_once_wherever_they_are() {
         (["serve", "--config", "/"], "cannot read the configuration file"),
         (["serve", "--listen", "127.0.0.1:80000"], "write HOST:PORT"),
         (["serve", "--replica", ""], "use 1 to 63 of a-z"),
-        (["serve", "--token-file", "/no/such/file"], "token_file"),
+        (["serve", "--tokens-file", "/no/such/file"], "the tokens file /no/such/file"),
     ] {
         let (code, stdout, stderr) = ended(&arguments);
         assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");

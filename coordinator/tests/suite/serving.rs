@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent::config::{Config, Secret};
+use assent::config::Config;
 use assent::log::Log;
 use assent::log::memory::MemoryLog;
 use assent::server::{Coordinator, Failure, StartError};
 use assent_proto::error::Reason;
-use assent_proto::v1::{BeginRequest, GetStatisticsRequest, Outcome};
+use assent_proto::v1::{BeginRequest, Outcome};
 use tokio_stream::StreamExt;
-use tonic::Request;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -19,9 +18,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::harness::{
-    Home, Manner, PATIENCE, admin, begun, branch, channel, gtid, participant, refusal, transactions, whole,
-};
+use crate::harness::{Home, Manner, PATIENCE, begun, branch, channel, gtid, participant, refusal, transactions, whole};
 
 async fn health(client: &mut HealthClient<tonic::transport::Channel>, service: &str) -> ServingStatus {
     let request = HealthCheckRequest { service: service.to_owned() };
@@ -57,21 +54,6 @@ async fn reflection_lists_every_service() {
     {
         assert!(names.contains(&name), "{name}: {names:?}");
     }
-}
-
-#[tokio::test]
-async fn calls_without_the_token_are_refused() {
-    let home = Home::new();
-    let coordinator = home.start_with(Config { token: Some(Secret::from("hush")), ..home.config() }).await;
-    let (mut transactions, mut admin) = (transactions(&coordinator).await, admin(&coordinator).await);
-    assert_eq!(refusal(transactions.begin(BeginRequest::default()).await).0, Reason::Unauthenticated);
-    assert_eq!(refusal(admin.get_statistics(GetStatisticsRequest {}).await).0, Reason::Unauthenticated);
-    let mut request = Request::new(BeginRequest::default());
-    request.metadata_mut().insert("authorization", "Bearer hush".parse().expect("a header"));
-    transactions.begin(request).await.expect("begun");
-    // Probes have no tokens.
-    let mut probe = HealthClient::new(channel(&coordinator).await);
-    assert_eq!(health(&mut probe, "").await, ServingStatus::Serving);
 }
 
 #[tokio::test]

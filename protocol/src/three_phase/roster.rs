@@ -140,18 +140,25 @@ impl From<Roster> for Unchecked {
 }
 
 impl Roster {
+    /// The most participants of a transaction, whatever a coordinator's own limit is.
+    pub const PARTICIPANTS_MAX: usize = 1_000;
+
     /// Freezes a roster.
     ///
     /// # Errors
-    /// [`InvalidRoster`] if it is empty, or names a participant twice.
+    /// [`InvalidRoster`] if it is empty or too long, or names a participant twice.
     pub fn new(participants: Vec<Seat>, log: StoreId) -> Result<Self, InvalidRoster> {
         if participants.is_empty() {
             return Err(InvalidRoster::Empty);
         }
-        for (at, seat) in participants.iter().enumerate() {
-            if participants[..at].iter().any(|other| other.participant == seat.participant) {
-                return Err(InvalidRoster::Twice(seat.participant.clone()));
-            }
+        if participants.len() > Self::PARTICIPANTS_MAX {
+            return Err(InvalidRoster::TooMany { participants_max: Self::PARTICIPANTS_MAX });
+        }
+        // Rosters come over the wire: what they cost grows with their length, and not with its square.
+        let mut names: Vec<&ParticipantName> = participants.iter().map(|seat| &seat.participant).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]) {
+            return Err(InvalidRoster::Twice(twice.clone()));
         }
         Ok(Self { participants: Arc::new(participants), log })
     }
@@ -210,6 +217,12 @@ pub enum InvalidRoster {
     /// Nobody would vote.
     #[error("a roster names at least one participant")]
     Empty,
+    /// It is longer than any transaction's.
+    #[error("the roster names more than {participants_max} participants; split the transaction")]
+    TooMany {
+        /// How many it may name.
+        participants_max: usize,
+    },
     /// One participant, one vote.
     #[error("the roster names {0} twice; a participant has one branch and one vote")]
     Twice(ParticipantName),
@@ -243,7 +256,11 @@ mod tests {
     fn one_participant_has_one_vote() {
         let roster = |seats| Roster::new(seats, StoreId(0));
         assert_eq!(roster(vec![]), Err(InvalidRoster::Empty));
-        assert!(matches!(roster(vec![seat("a", 1), seat("a", 2)]), Err(InvalidRoster::Twice(_))));
+        let twice = Err(InvalidRoster::Twice("a".parse().expect("valid")));
+        assert_eq!(roster(vec![seat("a", 1), seat("b", 1), seat("a", 2)]), twice);
+        let many = |count: usize| roster((0..count).map(|at| seat(&format!("p-{at}"), 1)).collect());
+        assert!(many(Roster::PARTICIPANTS_MAX).is_ok());
+        assert!(matches!(many(Roster::PARTICIPANTS_MAX + 1), Err(InvalidRoster::TooMany { .. })));
     }
 
     #[test]

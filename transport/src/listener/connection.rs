@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,6 +27,20 @@ pub struct PeerInfo {
     is_tls: bool,
     uris: Arc<[String]>,
     pass: Arc<Pass>,
+    greetings: Arc<AtomicUsize>,
+}
+
+/// The most requests at a time on one connection whose callers are not known yet. A process has one session; a proxy has some more.
+const GREETINGS_MAX: usize = 16;
+
+/// A request whose caller is not known yet; over when it is dropped.
+#[derive(Debug)]
+pub struct Greeting(Arc<AtomicUsize>);
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl PeerInfo {
@@ -47,6 +62,13 @@ impl PeerInfo {
     /// A request has come: the connection may go on without authenticating, as long as there is room.
     pub fn spoke(&self) {
         self.pass.speak();
+    }
+
+    /// One more request is served whose caller is not known yet; `None` if there are too many of them on this connection, until one of
+    /// the others is known or over.
+    pub fn greet(&self) -> Option<Greeting> {
+        let taken = self.greetings.fetch_update(Relaxed, Relaxed, |taken| (taken < GREETINGS_MAX).then_some(taken + 1));
+        taken.is_ok().then(|| Greeting(Arc::clone(&self.greetings)))
     }
 
     /// The other end has authenticated: the connection stays.
@@ -88,7 +110,7 @@ impl Connection {
     ) -> Self {
         Self::new(
             Inner::Plain(stream),
-            PeerInfo { address, is_tls: false, uris: Arc::default(), pass: Arc::new(pass) },
+            PeerInfo { address, is_tls: false, uris: Arc::default(), pass: Arc::new(pass), greetings: Arc::default() },
             severed,
         )
     }
@@ -101,7 +123,7 @@ impl Connection {
     ) -> Self {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let uris = certificate.map(uris_of).unwrap_or_default().into();
-        let peer = PeerInfo { address, is_tls: true, uris, pass: Arc::new(pass) };
+        let peer = PeerInfo { address, is_tls: true, uris, pass: Arc::new(pass), greetings: Arc::default() };
         Self::new(Inner::Tls(Box::new(stream)), peer, severed)
     }
 
