@@ -56,7 +56,8 @@ impl Replica {
         if self.is_draining {
             return Err(Reason::Draining.refused("this replica is leaving; ask another, or this one when it is back"));
         }
-        if self.entries.len() >= self.limits.open_max || self.bytes + bytes > self.limits.open_bytes_max {
+        if self.entries.len() - self.presumed >= self.limits.open_max || self.bytes + bytes > self.limits.open_bytes_max
+        {
             return Err(self.overloaded());
         }
         let timeout_max_ms = self.limits.timeout_max_ms;
@@ -75,7 +76,7 @@ impl Replica {
     pub(super) fn overloaded(&self) -> Refused {
         let message = format!(
             "{} transactions with {} bytes of payload are open on this shard, as many as it may hold; try again",
-            self.entries.len(),
+            self.entries.len() - self.presumed,
             self.bytes
         );
         Reason::Overloaded.refused(message)
@@ -101,7 +102,10 @@ impl Replica {
         self.bytes += bytes;
         self.counts.begun += 1;
         self.counts.open += 1;
-        self.entries.insert(gtid, Entry { machine, deadline_unix_ms, initiator: None, bytes, failures: Vec::new() });
+        let is_presumed = machine.is_presumed();
+        self.presumed += usize::from(is_presumed);
+        let (initiator, failures) = (None, Vec::new());
+        self.entries.insert(gtid, Entry { machine, deadline_unix_ms, initiator, bytes, failures, is_presumed });
     }
 }
 

@@ -184,6 +184,7 @@ impl Replica {
 
     fn no_longer_open(&mut self, entry: &Entry) {
         self.bytes -= entry.bytes;
+        self.presumed -= usize::from(entry.is_presumed);
         self.counts.open -= 1;
     }
 

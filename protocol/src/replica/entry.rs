@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::ids::{Caller, InstanceId};
+use crate::reason::AbortCode;
 use crate::record::{Member, Protocol};
 use crate::saga::{self, Saga};
 use crate::three_phase::{self, Coordinator};
@@ -43,6 +44,11 @@ impl Machine {
         }
     }
 
+    /// Whether it was aborted because nothing was known of it.
+    pub(super) fn is_presumed(&self) -> bool {
+        self.transaction().and_then(TwoPhase::reason).is_some_and(|reason| reason.code == AbortCode::Forgotten)
+    }
+
     pub(super) fn protocol(&self) -> Protocol {
         match self {
             Self::TwoPhase(_) => Protocol::TwoPhase,
@@ -78,6 +84,9 @@ pub(super) struct Entry {
     pub(super) bytes: usize,
     /// What last kept each branch from ending as it was ordered to. Nothing is decided by it.
     pub(super) failures: Vec<Failure>,
+    /// It was aborted because a branch asked about it and nothing was known. It takes no place of
+    /// those that are begun.
+    pub(super) is_presumed: bool,
 }
 
 /// A branch could not end, and tries again.

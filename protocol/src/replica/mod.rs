@@ -230,6 +230,8 @@ pub struct Replica {
     requests: Requests,
     /// Payload bytes of the open transactions.
     bytes: usize,
+    /// How many entries are presumed aborts whose branches have not acknowledged.
+    presumed: usize,
     watched: GtidSet,
     is_draining: bool,
     /// How many nodes that may lead elections were named.
@@ -261,6 +263,7 @@ impl Replica {
             appends: Appends::default(),
             requests: Requests::default(),
             bytes: 0,
+            presumed: 0,
             watched: GtidSet::default(),
             is_draining: false,
             nodes: 0,

@@ -27,6 +27,11 @@ enum Age {
     Elsewhere,
 }
 
+/// Presumed aborts that wait for their branches at a time, on one shard. Any participant can ask
+/// about any gtid, and need not acknowledge the answer: those that do not take none of the places
+/// for transactions that are begun, and no more memory than this.
+const PRESUMED_MAX: usize = 1_024;
+
 pub(super) fn fenced() -> Refused {
     Reason::Fenced.refused("another process has taken over from this one; ask it")
 }
@@ -154,6 +159,10 @@ impl Replica {
     /// durable, so that no commit can come after the answer.
     fn presume_abort(&mut self, gtid: Gtid, branch: BranchId, session: SessionId) {
         let Some((participant, instance)) = self.participant_of(session) else { return };
+        if self.presumed >= PRESUMED_MAX {
+            // A branch that is in doubt asks again; one that never was is not worth a place.
+            return;
+        }
         let inquirer = Member { participant, branch };
         let (machine, output) = TwoPhase::presume_abort(gtid, self.epoch, self.now_ms, inquirer, instance);
         self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
