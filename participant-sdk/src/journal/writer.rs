@@ -447,7 +447,8 @@ impl Fresh {
         if !body.is_empty() {
             contents.extend(frame(&mark, &body));
         }
-        let mut file = File::create(&path).map_err(io_error("create", &path))?;
+        let mut file =
+            private().write(true).create(true).truncate(true).open(&path).map_err(io_error("create", &path))?;
         file.write_all(&contents).map_err(io_error("write to", &path))?;
         file.sync_all().map_err(io_error("flush", &path))?;
         Ok(Self { path, file, mark, bytes: contents.len() as u64 })
@@ -473,12 +474,8 @@ fn flush_directory_of(path: &Path) -> Result<(), JournalError> {
 pub(super) fn lock(path: &Path) -> Result<File, JournalError> {
     // Not the journal itself, which is replaced when it is compacted.
     let lock_path = beside(path, ".lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(io_error("open", &lock_path))?;
+    let file =
+        private().create(true).truncate(false).write(true).open(&lock_path).map_err(io_error("open", &lock_path))?;
     let give_up_at = Instant::now() + LOCK_WITHIN;
     loop {
         match file.try_lock() {
@@ -488,6 +485,15 @@ pub(super) fn lock(path: &Path) -> Result<File, JournalError> {
             Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock_path)(error)),
         }
     }
+}
+
+/// To create files that only this user can read: they hold payloads.
+fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "modes are of Unix"))]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -57,7 +57,7 @@ impl FileLock {
             ),
             source: error.into(),
         };
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
+        let opened = private().read(true).write(true).create(true).truncate(false).open(&lock_path);
         let mut file = opened.map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -79,10 +79,23 @@ impl FileLock {
             }
             Ok(_) | Err(_) => {}
         }
+        // SQLite gives its other files the mode of this one: payloads and reasons are nobody else's to read.
+        if !path.exists() {
+            private().write(true).create_new(true).open(path).map_err(io)?;
+        }
         // The number is for messages only: on a full disk the log still opens, and can be read.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { _file: file })
     }
+}
+
+/// To create files that only this user can read.
+fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "modes are of Unix"))]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 fn check_place(path: &Path) -> Result<(), OpenError> {
