@@ -85,13 +85,25 @@ impl Target {
         Self { endpoint, dialer: dialer.insecure(insecure) }
     }
 
+    /// A connection.
+    ///
+    /// # Errors
+    /// [`Failure`] if the URL is none, nothing answers there, or what is shown cannot be used.
+    pub(super) async fn connect(&self) -> Result<Channel, Failure> {
+        Ok(self.checked()?.connect().await?)
+    }
+
+    fn checked(&self) -> Result<assent_transport::Target, Failure> {
+        let target = self.dialer.target(&self.endpoint)?;
+        Ok(target.map(|endpoint| endpoint.connect_timeout(CONNECT_MAX).timeout(CALL_MAX)))
+    }
+
     /// A client for operators' calls.
     ///
     /// # Errors
     /// [`Failure`] if the URL is none, nothing answers there, or what is shown cannot be used.
     pub(super) async fn admin(&self) -> Result<AdminClient, Failure> {
-        let target = self.dialer.target(&self.endpoint)?;
-        let target = target.map(|endpoint| endpoint.connect_timeout(CONNECT_MAX).timeout(CALL_MAX));
+        let target = self.checked()?;
         let show_token = ShowToken(target.bearer());
         let channel = target.connect().await?;
         Ok(AdminServiceClient::with_interceptor(channel, show_token).max_decoding_message_size(ANSWER_BYTES_MAX))

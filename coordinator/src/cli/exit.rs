@@ -9,6 +9,7 @@ use assent_proto::error::{grpc_code, refusal_of};
 use assent_transport::DialError;
 use tonic::{Code, Status};
 
+use super::output::visible;
 use crate::config::ConfigError;
 use crate::log::OpenError;
 use crate::server::{self, StartError};
@@ -116,8 +117,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.what)?;
-        if self.next.is_empty() { Ok(()) } else { writeln!(f, " next: {}", self.next) }
+        writeln!(f, "error: {}", visible(&self.what))?;
+        if self.next.is_empty() { Ok(()) } else { writeln!(f, " next: {}", visible(&self.next)) }
     }
 }
 

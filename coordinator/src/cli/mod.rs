@@ -11,6 +11,7 @@
 //! | `certs.rs` | `assent certs init`, `assent certs issue` |
 //! | `verify.rs` | `assent verify-log` |
 //! | `token.rs` | `assent token new` |
+//! | `health.rs` | `assent health` |
 //! | `whoami.rs` | `assent whoami` |
 //! | `transactions.rs` | `assent tx list`, `assent tx show` |
 //! | `demo/` | `assent demo` |
@@ -24,6 +25,7 @@ mod certs;
 mod client;
 mod demo;
 mod exit;
+mod health;
 mod migrate;
 mod output;
 mod serve;
@@ -115,6 +117,8 @@ pub enum Command {
     /// Make tokens for callers that have no certificate.
     #[command(subcommand)]
     Token(token::Token),
+    /// Ask a coordinator whether it serves.
+    Health(health::Health),
     /// Ask the coordinator who it takes this program for.
     Whoami(whoami::WhoAmI),
     /// Check the invariants over a whole log, by reading it.
@@ -164,6 +168,7 @@ where
         Command::Migrate(migrate) => on_runtime(migrate.run(&mut output)),
         Command::Certs(certs) => certs.run(&mut output),
         Command::Token(token) => token.run(&mut output),
+        Command::Health(health) => on_runtime(health.run(&global, &mut output)),
         Command::Whoami(whoami) => on_runtime(whoami.run(&global, &mut output)),
         Command::VerifyLog(verify) => on_runtime(verify.run(&mut output)),
         Command::Tx(transactions) => on_runtime(transactions.run(&global, &mut output)),

@@ -1,5 +1,6 @@
 //! What goes to stdout: tables for people, JSON for programs.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
@@ -45,12 +46,12 @@ impl Output {
         stdout.flush()
     }
 
-    /// Writes one line of a table.
+    /// Writes one line of a table, or several. What a terminal would obey is written as it is written in JSON.
     ///
     /// # Errors
     /// If stdout is closed, or its disk full.
     pub fn line(&mut self, line: &str) -> io::Result<()> {
-        self.text(&format!("{}\n", line.trim_end()))
+        self.text(&format!("{}\n", visible(line.trim_end())))
     }
 
     /// Writes one value: as the whole of the output, on several lines for `json` and on one for `jsonl`.
@@ -75,7 +76,7 @@ impl Output {
             Format::Table | Format::Jsonl => self.line(&text),
             Format::Json => {
                 let before = if std::mem::take(&mut self.is_first) { "[\n  " } else { ",\n  " };
-                self.text(&format!("{before}{text}"))
+                self.text(&format!("{before}{}", visible(&text)))
             }
         }
     }
@@ -90,5 +91,46 @@ impl Output {
             (Format::Json, true) => self.text("[]\n"),
             (Format::Json, false) => self.text("\n]\n"),
         }
+    }
+}
+
+/// A text in which nothing moves the cursor, colours, or turns the direction of reading: reasons and outputs come from others. What would is
+/// written as in JSON, so that JSON stays what it says.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        if is_obeyed(letter) {
+            // All of them are in the first plane.
+            shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        } else {
+            shown.push(letter);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+fn is_obeyed(letter: char) -> bool {
+    // A new line ends a row, and nothing else.
+    (letter.is_control() && letter != '\n')
+        || matches!(letter, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_written_out() {
+        let foreign = "a\u{1b}[2J\u{9b}31m\u{7f}\u{202e}gnp\u{2066}.\u{feff}b\u{e9}";
+        let shown = visible(foreign);
+        assert_eq!(shown, "a\\u001b[2J\\u009b31m\\u007f\\u202egnp\\u2066.\\ufeffb\u{e9}");
+        // In JSON it says the same.
+        let json = serde_json::to_string(foreign).expect("JSON");
+        let read: String = serde_json::from_str(&visible(&json)).expect("JSON");
+        assert_eq!(read, foreign);
+        assert!(matches!(visible("two\nlines"), Cow::Borrowed(_)));
     }
 }
