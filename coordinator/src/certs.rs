@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assent_transport::Identity;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, date_time_ymd,
 };
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
 
 /// The authority's certificate.
 pub const CA_FILE: &str = "ca.pem";
@@ -93,8 +97,8 @@ pub fn init(directory: &Path, lifetime: Duration) -> Result<Issued, CertsError> 
     fs::create_dir_all(directory).map_err(|source| CertsError::Write { path: directory.to_owned(), source })?;
     let key = KeyPair::generate()?;
     let certificate = authority(lifetime, &key)?.self_signed(&key)?;
-    write(&files.key, &key.serialize_pem(), Reader::Owner)?;
-    write(&files.cert, &certificate.pem(), Reader::All)?;
+    write(&files.key, &pem("PRIVATE KEY", &key.serialize_der()), Reader::Owner)?;
+    write(&files.cert, &pem("CERTIFICATE", certificate.der()), Reader::All)?;
     Ok(files)
 }
 
@@ -104,15 +108,16 @@ pub fn init(directory: &Path, lifetime: Duration) -> Result<Issued, CertsError> 
 /// # Errors
 /// [`CertsError`]: there is no authority, a name is not fit, or a file cannot be written.
 pub fn issue(directory: &Path, name: &str, wanted: &Wanted) -> Result<Issued, CertsError> {
-    let pem = fs::read_to_string(directory.join(CA_KEY_FILE))
+    let key_pem = fs::read_to_string(directory.join(CA_KEY_FILE))
         .map_err(|source| CertsError::NoAuthority { directory: directory.to_owned(), source })?;
-    let authority_key = KeyPair::from_pem(&pem)?;
+    let der = PrivatePkcs8KeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| rcgen::Error::CouldNotParseKeyPair)?;
+    let authority_key = KeyPair::try_from(&der)?;
     let issuer = Issuer::new(authority(wanted.lifetime, &authority_key)?, authority_key);
     let key = KeyPair::generate()?;
     let certificate = leaf(wanted)?.signed_by(&key, &issuer)?;
     let files = Issued { cert: directory.join(format!("{name}.pem")), key: directory.join(format!("{name}-key.pem")) };
-    write(&files.key, &key.serialize_pem(), Reader::Owner)?;
-    write(&files.cert, &certificate.pem(), Reader::All)?;
+    write(&files.key, &pem("PRIVATE KEY", &key.serialize_der()), Reader::Owner)?;
+    write(&files.cert, &pem("CERTIFICATE", certificate.der()), Reader::All)?;
     Ok(files)
 }
 
@@ -149,6 +154,13 @@ fn leaf(wanted: &Wanted) -> Result<CertificateParams, CertsError> {
     }
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+/// A file's text.
+fn pem(label: &str, der: &[u8]) -> String {
+    let encoded = STANDARD.encode(der);
+    let lines: Vec<&str> = encoded.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 /// From now on, for so long.
