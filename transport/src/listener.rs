@@ -1,20 +1,22 @@
 //! Every incoming connection: handshakes, deadlines, who may wait.
 //!
-//! A task accepts, one task for each connection shakes hands, and what has a stream to read from is given to the server. None of them
-//! waits for another: a peer that dawdles holds nobody up.
+//! One task for each connection shakes hands, and what has a stream to read from is given to the server. None of them waits for another: a
+//! peer that dawdles holds up no other.
 
 mod connection;
 mod waiting;
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -38,11 +40,17 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// A fatal alert, "protocol version": what a client that began without TLS is told.
 const NO_TLS_HERE: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 70];
 
-/// The connections that come in at a port, as a stream for a server.
+/// The connections that come in at a port, as a stream for a server. The port is closed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
+    listener: TcpListener,
     ready: mpsc::Receiver<Connection>,
-    accepting: tokio::task::JoinHandle<()>,
+    give: mpsc::Sender<Connection>,
+    shared: Arc<Shared>,
+    /// Until then nothing is accepted.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Told once for each time that it fills up.
+    is_full: bool,
     following: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -57,6 +65,7 @@ pub struct Rules {
     pub severed: CancellationToken,
 }
 
+#[derive(Debug)]
 struct Shared {
     rules: Rules,
     waiting: Arc<Waiting>,
@@ -64,20 +73,36 @@ struct Shared {
 }
 
 impl Listener {
-    /// Accepts connections until it is dropped.
+    /// Accepts connections for as long as it is polled.
     pub fn new(listener: TcpListener, rules: Rules) -> Self {
         let (give, ready) = mpsc::channel(READY_MAX);
         let following = rules.tls.as_ref().map(|tls| tokio::spawn(ServerTls::follow(Arc::downgrade(tls))));
         let places = Arc::new(Semaphore::new(rules.connections_max.min(Semaphore::MAX_PERMITS)));
         let shared = Arc::new(Shared { rules, waiting: Waiting::new(WAITING_MAX), places });
-        let accepting = tokio::spawn(accept(listener, shared, give));
-        Self { ready, accepting, following }
+        Self { listener, ready, give, shared, pause: None, is_full: false, following }
+    }
+
+    fn accepted(&mut self, stream: TcpStream) {
+        let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
+            if !std::mem::replace(&mut self.is_full, true) {
+                let connections_max = self.shared.rules.connections_max;
+                tracing::warn!(
+                    connections_max,
+                    "as many connections as this process may have; more are closed at once"
+                );
+            }
+            return;
+        };
+        self.is_full = false;
+        // Small messages must not wait for larger company; a socket that refuses is no worse off.
+        stream.set_nodelay(true).ok();
+        let pass = self.shared.waiting.enter(place);
+        tokio::spawn(receive(stream, Arc::clone(&self.shared), pass, self.give.clone()));
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.accepting.abort();
         if let Some(following) = &self.following {
             following.abort();
         }
@@ -88,53 +113,41 @@ impl Stream for Listener {
     type Item = Result<Connection, io::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.ready.poll_recv(context).map(|connection| connection.map(Ok))
+        loop {
+            if let Poll::Ready(connection) = self.ready.poll_recv(context) {
+                return Poll::Ready(connection.map(Ok));
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            match ready!(self.listener.poll_accept(context)) {
+                Ok((stream, _)) => self.accepted(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
+                }
+            }
+        }
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, give: mpsc::Sender<Connection>) {
-    let mut is_full = false;
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
-            // Told once for each time that it fills up.
-            if !std::mem::replace(&mut is_full, true) {
-                tracing::warn!(
-                    connections_max = shared.rules.connections_max,
-                    "as many connections as this process may have; more are closed at once"
-                );
-            }
-            continue;
-        };
-        is_full = false;
-        // Small messages must not wait for larger company; a socket that refuses is no worse off.
-        stream.set_nodelay(true).ok();
-        let pass = shared.waiting.enter(place);
-        let (shared, give) = (Arc::clone(&shared), give.clone());
-        tokio::spawn(async move {
-            let severed = shared.rules.severed.clone();
-            let cut = pass.cut();
-            let shaken = tokio::select! {
-                shaken = tokio::time::timeout(HANDSHAKE_MAX, shake(stream, &shared, pass)) => shaken,
-                () = cut.cancelled() => return,
-                () = severed.cancelled() => return,
-            };
-            match shaken {
-                Ok(Ok(connection)) => {
-                    // Fails once nobody serves any more.
-                    give.send(connection).await.ok();
-                }
-                Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
-                Err(_) => tracing::debug!("a handshake took too long"),
-            }
-        });
+/// Shakes hands, and hands the connection over.
+async fn receive(stream: TcpStream, shared: Arc<Shared>, pass: waiting::Pass, give: mpsc::Sender<Connection>) {
+    let severed = shared.rules.severed.clone();
+    let cut = pass.cut();
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(HANDSHAKE_MAX, shake(stream, &shared, pass)) => shaken,
+        () = cut.cancelled() => return,
+        () = severed.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(connection)) => {
+            // Fails once the server is gone.
+            give.send(connection).await.ok();
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+        Err(_) => tracing::debug!("a handshake took too long"),
     }
 }
 
