@@ -168,6 +168,9 @@ impl Coordinator {
     /// # Errors
     /// [`StartError`], which says what to do next. Nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        // A slip in a file's name leaves no log behind.
+        config.tls().map(ServerTls::load).transpose()?;
+        config.tokens_file.as_deref().map(Access::check).transpose()?;
         let deadline = tokio::time::Instant::now() + config.wait_for_log;
         let log = opening::open(&config, deadline).await?;
         Self::start_with(config, log).await

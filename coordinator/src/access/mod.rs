@@ -114,6 +114,14 @@ impl Access {
         }))
     }
 
+    /// Whether a tokens file could be used.
+    ///
+    /// # Errors
+    /// [`TokensError`], which names the file and what is wrong.
+    pub(crate) fn check(tokens_file: &Path) -> Result<(), TokensError> {
+        Tokens::open(tokens_file).map(drop)
+    }
+
     /// Whether callers have to prove who they are.
     pub(crate) fn is_asked_for(&self) -> bool {
         self.tokens.is_some() || self.names_peers
@@ -247,6 +255,7 @@ impl Caller {
             }
             Need::Join => self.meets(Need::Participate).is_ok() || self.may(&Right::Initiate),
             Need::Inspect => self.may(&Right::Inspect),
+            Need::Look => self.meets(Need::InitiateOrInspect).is_ok() || self.meets(Need::Participate).is_ok(),
             Need::InitiateOrInspect => self.may(&Right::Initiate) || self.may(&Right::Inspect),
             Need::InitiateOrOperate => self.may(&Right::Initiate) || self.may(&Right::Operate),
         };
@@ -306,12 +315,12 @@ mod tests {
     #[test]
     fn a_role_has_its_rights_and_no_others() {
         let expected = [
-            ("participant", &[Need::Join, Need::Participate][..]),
-            ("initiator", &[Need::Join, Need::Initiate, Need::InitiateOrInspect, Need::InitiateOrOperate]),
+            ("participant", &[Need::Join, Need::Participate, Need::Look][..]),
+            ("initiator", &[Need::Join, Need::Look, Need::Initiate, Need::InitiateOrInspect, Need::InitiateOrOperate]),
             ("replica", &[]),
-            ("observer", &[Need::Inspect, Need::InitiateOrInspect]),
-            ("operator", &[Need::Inspect, Need::InitiateOrInspect, Need::InitiateOrOperate]),
-            ("administrator", &[Need::Inspect, Need::InitiateOrInspect, Need::InitiateOrOperate]),
+            ("observer", &[Need::Inspect, Need::Look, Need::InitiateOrInspect]),
+            ("operator", &[Need::Inspect, Need::Look, Need::InitiateOrInspect, Need::InitiateOrOperate]),
+            ("administrator", &[Need::Inspect, Need::Look, Need::InitiateOrInspect, Need::InitiateOrOperate]),
         ];
         for (role, needs) in expected {
             let caller = caller(&[&format!("{role}/x")]);

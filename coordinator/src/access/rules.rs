@@ -19,6 +19,8 @@ pub(crate) enum Need {
     Join,
     /// `inspect`.
     Inspect,
+    /// `initiate` or `inspect`; a participant sees how far the transaction is, and nothing else of it.
+    Look,
     /// Either.
     InitiateOrInspect,
     /// Either.
@@ -28,7 +30,7 @@ pub(crate) enum Need {
 impl Need {
     /// Every need.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Nothing,
         Self::Anyone,
         Self::Hello,
@@ -36,6 +38,7 @@ impl Need {
         Self::Participate,
         Self::Join,
         Self::Inspect,
+        Self::Look,
         Self::InitiateOrInspect,
         Self::InitiateOrOperate,
     ];
@@ -50,6 +53,7 @@ impl Need {
             Self::Participate => "participate as NAME",
             Self::Join => "initiate, or participate as any name",
             Self::Inspect => "inspect",
+            Self::Look => "initiate or inspect; to participate shows the state alone",
             Self::InitiateOrInspect => "initiate or inspect",
             Self::InitiateOrOperate => "initiate or operate",
         }
@@ -63,7 +67,7 @@ pub(crate) const RULES: &[(&str, Need)] = &[
     ("/assent.v1.TransactionService/Enlist", Need::Participate),
     ("/assent.v1.TransactionService/Commit", Need::Initiate),
     ("/assent.v1.TransactionService/Abort", Need::InitiateOrOperate),
-    ("/assent.v1.TransactionService/Get", Need::InitiateOrInspect),
+    ("/assent.v1.TransactionService/Get", Need::Look),
     ("/assent.v1.TransactionService/Watch", Need::InitiateOrInspect),
     ("/assent.v1.TransactionService/StartSaga", Need::Initiate),
     ("/assent.v1.AdminService/ListTransactions", Need::Inspect),

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::shown::{Owner, from_log, from_memory, timestamp};
 use super::{Shared, answer, check, log_refusal};
-use crate::access::{Caller, caller_of};
+use crate::access::{Caller, Need, caller_of};
 use crate::driver::{Input, TransactionView};
 
 /// A caller of a unary call may ask again after the answer, and nothing on the wire says that it does. So the driver is told that every
@@ -236,8 +236,18 @@ impl TransactionService for Transactions {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let caller = caller_of(&request)?;
         let gtid = check::gtid(&request.into_inner().gtid).map_err(IntoStatus::into_status)?;
-        let transaction = self.shared.find(gtid).await.map_err(IntoStatus::into_status)?;
+        let mut transaction = self.shared.find(gtid).await.map_err(IntoStatus::into_status)?;
+        if caller.meets(Need::InitiateOrInspect).is_err() {
+            // A participant cleans up what has ended. The rest is not its own.
+            transaction = Transaction {
+                gtid: transaction.gtid,
+                state: transaction.state,
+                protocol: transaction.protocol,
+                ..Transaction::default()
+            };
+        }
         answer(GetResponse { transaction: Some(transaction) })
     }
 
