@@ -67,7 +67,7 @@ impl Builder {
 
     /// Gives the participant a voter, so that it may take part in three-phase transactions: where the voter keeps its state, and the address
     /// at which its peers reach the [`PeerService`](crate::voter::PeerService) that this process will mount, such as
-    /// `http://10.0.0.7:7421`. See [`voter`](crate::voter).
+    /// `https://bank-a.example:7421`. See [`voter`](crate::voter).
     pub fn voter(mut self, store: impl VoterStore, address: impl Into<String>) -> Self {
         self.voter = Some((Arc::new(store), address.into()));
         self
