@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use assent_proto::error::{Reason, refusal_of};
 use assent_proto::v1::admin_service_client::AdminServiceClient;
+use assent_proto::v1::branch_report::Kind as Report;
 use assent_proto::v1::client_message::Kind as Said;
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
@@ -18,7 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::certificates::Authority;
-use crate::harness::{Home, PATIENCE, frame, hello, refusal, refused, until};
+use crate::harness::{Home, PATIENCE, frame, gtid_bytes, hello, refusal, refused, report, until};
 use crate::process::{Served, ended, ended_beside};
 use crate::tls::Willing;
 
@@ -138,6 +139,7 @@ async fn every_rpc_asks_for_its_right_and_for_no_other() {
                 "initiate" => *role == "initiator",
                 "participate as NAME" => *role == "participant",
                 "inspect" => ["observer", "operator", "administrator"].contains(role),
+                "initiate or inspect; to participate shows the state alone" => *role != "replica",
                 "initiate or inspect" => ["initiator", "observer", "operator", "administrator"].contains(role),
                 "initiate or operate" => ["initiator", "operator", "administrator"].contains(role),
                 other => panic!("{path}: {other}"),
@@ -405,4 +407,78 @@ async fn a_place_is_taken_by_a_hello_and_by_nothing_less() {
         Some(Reason::FrameTooLarge),
         "{status:?}"
     );
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn only_this_user_reads_what_is_written() {
+    use std::os::unix::fs::PermissionsExt;
+
+    use assent_sdk::journal::Journal;
+    use assent_sdk::voter::FileVoters;
+
+    let home = Home::new();
+    let coordinator = home.start().await;
+    let _journal = Journal::open(home.path().join("journal")).await.expect("opens");
+    let _voters = FileVoters::open(home.path().join("voters")).await.expect("opens");
+    let _assent = Assent::dial(coordinator.endpoint()).participant("bank", Willing).connect().await.expect("joins");
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(home.path()).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let mode = entry.metadata().expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.path());
+        seen.push(entry.file_name().into_string().expect("text"));
+    }
+    for name in ["log.db", "log.db-wal", "log.db.lock", "journal", "voters"] {
+        assert!(seen.iter().any(|seen| seen == name), "{name}: {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_needs_no_identity() {
+    let home = Home::new();
+    let authority = Authority::new(home.path().join("certs"));
+    let server = authority.server();
+    let server: Vec<&str> = server.iter().map(String::as_str).collect();
+    let served = Served::start(&home, &server, Stdio::null());
+    let (endpoint, ca) = (served.endpoint(), authority.file("ca.pem"));
+    let (code, stdout, stderr) = ended_beside(&["health", "--endpoint", &endpoint, "--ca", &ca]).await;
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "serving\n", ""));
+    let (code, _, stderr) = ended_beside(&["health", "--service", "nope", "--endpoint", &endpoint, "--ca", &ca]).await;
+    assert_eq!(code, 3, "{stderr}");
+    drop(served);
+    let (code, _, stderr) = ended_beside(&["health", "--endpoint", &endpoint, "--ca", &ca]).await;
+    assert_eq!(code, 7, "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_about_unknown_gtids_take_no_place_of_a_begin() {
+    let home = Home::new();
+    let mut config = home.config();
+    config.limits.open_max = 5;
+    let coordinator = home.start_with(config.clone()).await;
+    let mut bank = crate::harness::Session::open(&coordinator, "bank").await;
+    let branch = assent_proto::v1::BranchId { epoch: coordinator.epoch().0, number: 7 };
+    let inquire = Report::Inquire(assent_proto::v1::Inquire {});
+    for _ in 0..10 {
+        let inquiries = (0..500)
+            .map(|_| assent_proto::v1::ClientMessage { kind: Some(report(&gtid_bytes(), branch, inquire.clone())) });
+        bank.frame(inquiries.collect());
+    }
+    // What it is told it never acknowledges.
+    let told = bank.hear().await.expect("an answer");
+    assert!(matches!(told, assent_proto::v1::server_message::Kind::Branch(_)), "{told:?}");
+    let begins = async |coordinator: &assent::server::Coordinator| {
+        crate::harness::transactions(coordinator).await.begin(BeginRequest::default()).await.expect("there is room");
+    };
+    begins(&coordinator).await;
+    until("the rest is left out", async || coordinator.statistics().snapshot().open > 2).await;
+    let open = coordinator.statistics().snapshot().open;
+    assert!(open <= 2 * 1_024 + 5, "{open} are open");
+    begins(&coordinator).await;
+    // Nor after a restart.
+    coordinator.kill().await.expect("stopped");
+    drop((coordinator, bank));
+    let coordinator = home.start_with(config).await;
+    begins(&coordinator).await;
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod certificates;
+mod flood;
 mod harness;
 mod listing;
 mod malformed;

@@ -57,6 +57,10 @@ impl Served {
         Self { child, endpoint }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn endpoint(&self) -> String {
         self.endpoint.clone()
     }

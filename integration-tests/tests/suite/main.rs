@@ -18,6 +18,7 @@ mod log_away;
 mod log_postgres;
 mod log_postgres_faults;
 mod log_postgres_schema;
+mod log_postgres_tls;
 mod pooler;
 mod propagation;
 mod sagas;

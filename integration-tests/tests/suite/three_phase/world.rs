@@ -282,7 +282,7 @@ impl World {
         };
         let serve = Program::assent()
             .named(format!("{name}: coordinator"))
-            .args(["serve", "--listen", &address.to_string(), "--log", &log_url, "--replica", "test"])
+            .args(["serve", "--listen", &address.to_string(), "--log", &log_url, "--replica", "test", "--insecure"])
             .args(["--log-filter", "warn"])
             .args(settings.iter().flat_map(|setting| ["--set", *setting]));
         let mut coordinator = site.on(COORDINATOR, serve).start();
