@@ -2,7 +2,7 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `mod.rs` | identification: certificates and tokens become a [`Caller`] |
+//! | `mod.rs` | identification: certificates and tokens become a caller |
 //! | `rights.rs` | rights, and which role has which |
 //! | `rules.rs` | which right each rpc and each message of a session needs |
 //! | `tokens.rs` | the tokens file: names, hashes, and how it is followed |
@@ -13,7 +13,7 @@
 //!
 //! # Contract
 //! - A request whose rpc is not in the table is refused.
-//! - Where neither a tokens file nor a `client_ca` is configured, every caller is [`Caller::anyone`] and may do everything. The server
+//! - Where neither a tokens file nor a `client_ca` is configured, every caller may do everything. The server
 //!   starts so at a loopback address alone, unless the configuration says `insecure`.
 //! - A refusal names the caller, the right that it lacks, and what to do.
 
