@@ -126,6 +126,15 @@ impl DialledStream {
     }
 }
 
+/// HTTP gives a connection up when a write fails, and then nothing is read from it that would tell.
+impl Drop for DialledStream {
+    fn drop(&mut self) {
+        if !self.has_spoken {
+            self.watch.note(Trouble::Io("it closed the connection without a word".to_owned()));
+        }
+    }
+}
+
 impl AsyncRead for DialledStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -185,5 +194,22 @@ impl AsyncWrite for DialledStream {
             Inner::Plain(stream) => stream.is_write_vectored(),
             Inner::Tls(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise the dial would wait for a word until its time is up, and a process that has lost its
+    /// session would stay away for as long.
+    #[tokio::test]
+    async fn a_connection_that_is_given_up_before_it_has_spoken_has_failed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let tcp = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+        let watch = Watch::default();
+        drop(DialledStream::plain(tcp, watch.clone()));
+        let spoken = tokio::time::timeout(std::time::Duration::from_secs(60), watch.spoken()).await;
+        assert!(matches!(spoken, Ok(Err(Trouble::Io(_)))), "{spoken:?}");
     }
 }
