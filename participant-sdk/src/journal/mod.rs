@@ -5,7 +5,7 @@
 //!
 //! ```no_run
 //! use assent_sdk::journal::Journal;
-//! use assent_sdk::{BoxError, Branch, Coordinator, Gtid, Participant, Vote};
+//! use assent_sdk::{BoxError, Branch, BranchKey, Coordinator, Participant, Vote};
 //!
 //! struct Printer {
 //!     journal: Journal,
