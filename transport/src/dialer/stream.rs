@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::client::TlsStream;
@@ -97,7 +98,14 @@ pub(super) struct DialledStream {
 enum Inner {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// It was given up, and is read to its end elsewhere.
+    Gone,
 }
+
+/// How long the last word of a connection that was given up is waited for.
+const LAST_WORD_MAX: Duration = Duration::from_millis(500);
+
+const WITHOUT_A_WORD: &str = "it closed the connection without a word";
 
 impl DialledStream {
     pub(super) fn plain(stream: TcpStream, watch: Watch) -> Self {
@@ -120,17 +128,48 @@ impl DialledStream {
                 self.has_spoken = true;
                 self.watch.tell(|known| known.has_spoken = true);
             }
-            (Ok(()), None, _) => self.watch.note(Trouble::Io("it closed the connection without a word".to_owned())),
+            (Ok(()), None, _) => self.watch.note(Trouble::Io(WITHOUT_A_WORD.to_owned())),
         }
         None
     }
 }
 
-/// HTTP gives a connection up when a write fails, and then nothing is read from it that would tell.
+/// HTTP gives a connection up when a write fails, and then reads nothing more from it. The other side
+/// may have said why before it closed, such as that it does not know a certificate.
 impl Drop for DialledStream {
     fn drop(&mut self) {
-        if !self.has_spoken {
-            self.watch.note(Trouble::Io("it closed the connection without a word".to_owned()));
+        if self.has_spoken {
+            return;
+        }
+        let given_up = Self {
+            inner: std::mem::replace(&mut self.inner, Inner::Gone),
+            watch: self.watch.clone(),
+            has_spoken: true,
+        };
+        let watch = self.watch.clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                tokio::time::timeout(LAST_WORD_MAX, given_up.last_word()).await.ok();
+                watch.note(Trouble::Io(WITHOUT_A_WORD.to_owned()));
+            })),
+            Err(_) => watch.note(Trouble::Io(WITHOUT_A_WORD.to_owned())),
+        }
+    }
+}
+
+impl DialledStream {
+    /// Reads the rest of a connection that was given up, for what went wrong.
+    async fn last_word(mut self) {
+        let mut bytes = [0; 512];
+        let read = match &mut self.inner {
+            Inner::Plain(stream) => stream.read(&mut bytes).await,
+            Inner::Tls(stream) => stream.read(&mut bytes).await,
+            Inner::Gone => return,
+        };
+        match (read, bytes[0]) {
+            (Err(error), _) => self.watch.failed(&error),
+            (Ok(1..), TLS_ALERT) if matches!(self.inner, Inner::Plain(_)) => self.watch.note(Trouble::SpeaksTls),
+            (Ok(_), _) => {}
         }
     }
 }
@@ -145,6 +184,7 @@ impl AsyncRead for DialledStream {
         let read = ready!(match &mut self.inner {
             Inner::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Inner::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Inner::Gone => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         });
         if self.has_spoken {
             return Poll::Ready(read);
@@ -161,6 +201,7 @@ impl AsyncWrite for DialledStream {
         match &mut self.inner {
             Inner::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Inner::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Inner::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -168,6 +209,7 @@ impl AsyncWrite for DialledStream {
         match &mut self.inner {
             Inner::Plain(stream) => Pin::new(stream).poll_flush(context),
             Inner::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Inner::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -175,6 +217,7 @@ impl AsyncWrite for DialledStream {
         match &mut self.inner {
             Inner::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Inner::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Inner::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -186,6 +229,7 @@ impl AsyncWrite for DialledStream {
         match &mut self.inner {
             Inner::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
             Inner::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+            Inner::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -193,6 +237,7 @@ impl AsyncWrite for DialledStream {
         match &self.inner {
             Inner::Plain(stream) => stream.is_write_vectored(),
             Inner::Tls(stream) => stream.is_write_vectored(),
+            Inner::Gone => false,
         }
     }
 }
@@ -209,7 +254,7 @@ mod tests {
         let tcp = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
         let watch = Watch::default();
         drop(DialledStream::plain(tcp, watch.clone()));
-        let spoken = tokio::time::timeout(std::time::Duration::from_secs(60), watch.spoken()).await;
+        let spoken = tokio::time::timeout(Duration::from_secs(60), watch.spoken()).await;
         assert!(matches!(spoken, Ok(Err(Trouble::Io(_)))), "{spoken:?}");
     }
 }
