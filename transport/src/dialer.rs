@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::secret::Secret;
+use crate::stream::Stream;
 use crate::tls::{ClientFiles, TlsError};
 use stream::{DialledStream, Watch};
 
@@ -336,12 +337,12 @@ impl Target {
                 watch.note(stream::Trouble::Leads(address));
                 return Err(io::Error::other("localhost is not this machine"));
             }
-            return Ok(DialledStream::plain(tcp, watch));
+            return Ok(DialledStream::new(Stream::Plain(tcp), watch));
         }
         let config = self.dialer.settings.files.load().map_err(io::Error::other)?;
         let name = self.dialer.name_of(host).ok_or_else(|| io::Error::other("no name to verify"))?;
         match TlsConnector::from(config).connect(name, tcp).await {
-            Ok(tls) => Ok(DialledStream::tls(tls, watch)),
+            Ok(tls) => Ok(DialledStream::new(Stream::tls(tls), watch)),
             Err(error) => {
                 watch.failed(&error);
                 Err(error)

@@ -8,6 +8,7 @@
 //! | `listener/connection.rs` | the stream of an accepted connection, and who is at its other end |
 //! | `listener/waiting.rs` | connections that have not authenticated, and how many of them there may be |
 //! | `identity.rs` | names and roles, and the URIs that carry them in certificates |
+//! | `stream.rs` | the bytes of a connection, in clear or encrypted |
 //! | `secret.rs` | texts that are not printed |
 //! | `tls.rs`, `tls/` | certificates from files, and rustls |
 //!
@@ -22,6 +23,7 @@ pub mod dialer;
 pub mod identity;
 pub mod listener;
 mod secret;
+mod stream;
 pub mod tls;
 
 pub use dialer::{DialError, Dialer, Target};

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio_rustls::client::TlsStream;
+
+use crate::stream::Stream;
 
 /// The first byte of a TLS alert, which HTTP never begins with.
 const TLS_ALERT: u8 = 0x15;
@@ -90,16 +90,10 @@ impl Watch {
 
 /// See the module.
 pub(super) struct DialledStream {
-    inner: Inner,
+    /// Taken when it is dropped before the other side has spoken.
+    stream: Option<Stream>,
     watch: Watch,
     has_spoken: bool,
-}
-
-enum Inner {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-    /// It was given up, and is read to its end elsewhere.
-    Gone,
 }
 
 /// How long the last word of a connection that was given up is waited for.
@@ -108,19 +102,19 @@ const LAST_WORD_MAX: Duration = Duration::from_millis(500);
 const WITHOUT_A_WORD: &str = "it closed the connection without a word";
 
 impl DialledStream {
-    pub(super) fn plain(stream: TcpStream, watch: Watch) -> Self {
-        Self { inner: Inner::Plain(stream), watch, has_spoken: false }
+    pub(super) fn new(stream: Stream, watch: Watch) -> Self {
+        Self { stream: Some(stream), watch, has_spoken: false }
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>, watch: Watch) -> Self {
-        Self { inner: Inner::Tls(Box::new(stream)), watch, has_spoken: false }
+    fn stream(&mut self) -> Pin<&mut Stream> {
+        Pin::new(self.stream.as_mut().expect("there until it is dropped"))
     }
 
     /// What the first bytes of the other side tell.
     fn first(&mut self, read: &io::Result<()>, bytes: &[u8]) -> Option<io::Error> {
-        match (read, bytes.first(), &self.inner) {
+        match (read, bytes.first(), &self.stream) {
             (Err(error), ..) => self.watch.failed(error),
-            (Ok(()), Some(&TLS_ALERT), Inner::Plain(_)) => {
+            (Ok(()), Some(&TLS_ALERT), Some(Stream::Plain(_))) => {
                 self.watch.note(Trouble::SpeaksTls);
                 return Some(io::Error::new(io::ErrorKind::InvalidData, "the other side speaks TLS"));
             }
@@ -138,18 +132,11 @@ impl DialledStream {
 /// may have said why before it closed, such as that it does not know a certificate.
 impl Drop for DialledStream {
     fn drop(&mut self) {
-        if self.has_spoken {
-            return;
-        }
-        let given_up = Self {
-            inner: std::mem::replace(&mut self.inner, Inner::Gone),
-            watch: self.watch.clone(),
-            has_spoken: true,
-        };
+        let Some(stream) = self.stream.take().filter(|_| !self.has_spoken) else { return };
         let watch = self.watch.clone();
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move {
-                tokio::time::timeout(LAST_WORD_MAX, given_up.last_word()).await.ok();
+                tokio::time::timeout(LAST_WORD_MAX, last_word(stream, &watch)).await.ok();
                 watch.note(Trouble::Io(WITHOUT_A_WORD.to_owned()));
             })),
             Err(_) => watch.note(Trouble::Io(WITHOUT_A_WORD.to_owned())),
@@ -157,20 +144,13 @@ impl Drop for DialledStream {
     }
 }
 
-impl DialledStream {
-    /// Reads the rest of a connection that was given up, for what went wrong.
-    async fn last_word(mut self) {
-        let mut bytes = [0; 512];
-        let read = match &mut self.inner {
-            Inner::Plain(stream) => stream.read(&mut bytes).await,
-            Inner::Tls(stream) => stream.read(&mut bytes).await,
-            Inner::Gone => return,
-        };
-        match (read, bytes[0]) {
-            (Err(error), _) => self.watch.failed(&error),
-            (Ok(1..), TLS_ALERT) if matches!(self.inner, Inner::Plain(_)) => self.watch.note(Trouble::SpeaksTls),
-            (Ok(_), _) => {}
-        }
+/// Reads the rest of a connection that was given up, for what went wrong.
+async fn last_word(mut stream: Stream, watch: &Watch) {
+    let mut bytes = [0; 512];
+    match (stream.read(&mut bytes).await, bytes[0], &stream) {
+        (Err(error), ..) => watch.failed(&error),
+        (Ok(1..), TLS_ALERT, Stream::Plain(_)) => watch.note(Trouble::SpeaksTls),
+        (Ok(_), ..) => {}
     }
 }
 
@@ -181,11 +161,7 @@ impl AsyncRead for DialledStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = ready!(match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Inner::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-            Inner::Gone => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        });
+        let read = ready!(self.stream().poll_read(context, buffer));
         if self.has_spoken {
             return Poll::Ready(read);
         }
@@ -198,27 +174,15 @@ impl AsyncRead for DialledStream {
 
 impl AsyncWrite for DialledStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Inner::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-            Inner::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
+        self.stream().poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Inner::Tls(stream) => Pin::new(stream).poll_flush(context),
-            Inner::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
+        self.stream().poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-            Inner::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
+        self.stream().poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -226,24 +190,18 @@ impl AsyncWrite for DialledStream {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-            Inner::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-            Inner::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
+        self.stream().poll_write_vectored(context, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.inner {
-            Inner::Plain(stream) => stream.is_write_vectored(),
-            Inner::Tls(stream) => stream.is_write_vectored(),
-            Inner::Gone => false,
-        }
+        self.stream.as_ref().is_some_and(Stream::is_write_vectored)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     /// Otherwise the dial would wait for a word until its time is up, and a process that has lost its
@@ -253,7 +211,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let tcp = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
         let watch = Watch::default();
-        drop(DialledStream::plain(tcp, watch.clone()));
+        drop(DialledStream::new(Stream::Plain(tcp), watch.clone()));
         let spoken = tokio::time::timeout(Duration::from_secs(60), watch.spoken()).await;
         assert!(matches!(spoken, Ok(Err(Trouble::Io(_)))), "{spoken:?}");
     }

@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 use super::HANDSHAKE_MAX;
 use super::waiting::Pass;
 use crate::identity::uris_of;
+use crate::stream::Stream;
 
 /// What is known of the other end of a connection: in the extensions of each request.
 #[derive(Clone)]
@@ -86,19 +87,13 @@ impl fmt::Debug for PeerInfo {
 /// A connection that can be cut from the outside: sessions last for as long as both sides live, and a shutdown does not wait so long.
 #[derive(Debug)]
 pub struct Connection {
-    inner: Inner,
+    stream: Stream,
     peer: PeerInfo,
     severed: Pin<Box<WaitForCancellationFutureOwned>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until the first request has come.
     deadline: Option<Pin<Box<Sleep>>>,
     is_over: Option<&'static str>,
-}
-
-#[derive(Debug)]
-enum Inner {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Connection {
@@ -109,7 +104,7 @@ impl Connection {
         severed: CancellationToken,
     ) -> Self {
         Self::new(
-            Inner::Plain(stream),
+            Stream::Plain(stream),
             PeerInfo { address, is_tls: false, uris: Arc::default(), pass: Arc::new(pass), greetings: Arc::default() },
             severed,
         )
@@ -124,13 +119,13 @@ impl Connection {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let uris = certificate.map(uris_of).unwrap_or_default().into();
         let peer = PeerInfo { address, is_tls: true, uris, pass: Arc::new(pass), greetings: Arc::default() };
-        Self::new(Inner::Tls(Box::new(stream)), peer, severed)
+        Self::new(Stream::tls(stream), peer, severed)
     }
 
-    fn new(inner: Inner, peer: PeerInfo, severed: CancellationToken) -> Self {
+    fn new(stream: Stream, peer: PeerInfo, severed: CancellationToken) -> Self {
         let cut = Box::pin(peer.pass.cut().cancelled_owned());
         let deadline = Some(Box::pin(tokio::time::sleep(HANDSHAKE_MAX)));
-        Self { inner, peer, severed: Box::pin(severed.cancelled_owned()), cut, deadline, is_over: None }
+        Self { stream, peer, severed: Box::pin(severed.cancelled_owned()), cut, deadline, is_over: None }
     }
 
     /// Whether it is over; has the task woken when it is.
@@ -170,33 +165,21 @@ impl AsyncRead for Connection {
         if let Some(error) = self.poll_over(context) {
             return Poll::Ready(Err(error));
         }
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Inner::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Inner::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Inner::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -204,16 +187,10 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.inner {
-            Inner::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-            Inner::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-        }
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.inner {
-            Inner::Plain(stream) => stream.is_write_vectored(),
-            Inner::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 }
