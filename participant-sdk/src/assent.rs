@@ -139,10 +139,27 @@ impl Assent {
     /// Waits until a transaction is decided, and says how; [`Outcome::InDoubt`] if that takes longer than `patience`.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `NOT_FOUND` if the coordinator knows no such transaction.
+    /// [`Error::Refused`] with `NOT_FOUND` if the coordinator knows no such transaction. That says nothing about its outcome:
+    /// [`settle`](Self::settle) it.
     pub async fn outcome(&self, gtid: Gtid, patience: Duration) -> Result<Outcome, Error> {
         let request = Ask::Await { wait: Wait::Decided };
         match self.request(gtid, request, patience).await {
+            Ok(reply) => Outcome::from_reply(reply),
+            Err(Error::NoAnswer { gtid }) => Ok(Outcome::InDoubt { gtid }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends a transaction that is in doubt, and says how it ended: it aborts unless its commit is decided. The coordinator need not
+    /// know of the transaction. After an answer *aborted* it can never commit. [`Outcome::InDoubt`] if there is no answer within
+    /// `patience`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the gtid is a saga's, if another initiator began the transaction, or for the moment, with a time to
+    /// retry after, if the log does not answer.
+    pub async fn settle(&self, gtid: Gtid, patience: Duration) -> Result<Outcome, Error> {
+        let reason = "its initiator did not hear the outcome, and settles it".to_owned();
+        match self.request(gtid, Ask::Abort { reason }, patience).await {
             Ok(reply) => Outcome::from_reply(reply),
             Err(Error::NoAnswer { gtid }) => Ok(Outcome::InDoubt { gtid }),
             Err(error) => Err(error),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use assent_proto::context::Context;
-use assent_proto::session::{Ask, Code, Commit, Reply};
+use assent_proto::session::{Ask, Commit, Reply};
 use assent_proto::text::one_line;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{AbortCode, AbortReason, Gtid, ParticipantName, Wait};
@@ -300,8 +300,6 @@ impl Transaction {
         let request = Ask::Abort { reason: one_line(reason.into()) };
         match self.assent.request(self.gtid, request, self.assent.patience()).await {
             Ok(Reply::Outcome { .. }) => Ok(()),
-            // It was lost with the coordinator's memory, which is an abort.
-            Err(Error::Refused(refused)) if refused.code == Code::NotFound => Ok(()),
             Ok(other) => Err(unexpected(other)),
             Err(error) => Err(error),
         }

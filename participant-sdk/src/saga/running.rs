@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use assent_proto::error::Reason;
 use assent_proto::session::{Ask, Reply};
 use assent_proto::text::one_line;
 use assent_protocol::saga::Definition;
@@ -61,6 +62,11 @@ impl Assent {
         let request = Ask::Abort { reason: one_line(reason.into()) };
         match self.request(gtid, request, self.patience()).await? {
             Reply::SagaTurned { .. } | Reply::Outcome { outcome: Outcome::Compensated, .. } => Ok(()),
+            // The coordinator had nothing of it, and has made sure that it never starts.
+            Reply::Outcome { outcome: Outcome::Aborted, .. } => {
+                let message = format!("no saga {gtid}: it never started, and cannot start any more; check the gtid");
+                Err(Reason::NotFound.refused(message).into())
+            }
             other => Err(unexpected(other)),
         }
     }

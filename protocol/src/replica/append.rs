@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 use super::drive::Driven;
 use super::ended::{EndedAnswer, shortened};
 use super::entry::{Entry, Machine};
+use super::unknown::{fenced, out_of_date};
 use super::{Change, Replica, TimerChange, TransactionView};
 use crate::durable::{Appended, Held};
 use crate::ids::Gtid;
+use crate::message::Refused;
 use crate::reason::AbortReason;
 use crate::record::{Outcome, Protocol, Record};
 use crate::saga::{self, Saga};
@@ -105,7 +107,13 @@ impl Replica {
         debug_assert_eq!(flight.sealed.len(), appended.len(), "the log answers each forced record");
         for ((gtid, sealed), appended) in flight.sealed.into_iter().zip(appended) {
             if appended == Appended::Undecided {
-                self.let_go(gtid);
+                self.let_go(gtid, &fenced());
+                continue;
+            }
+            // The transaction was not forgotten. Its branches and callers are answered from the log.
+            let is_presumed = self.entries.get(&gtid).is_some_and(|entry| entry.is_presumed);
+            if is_presumed && matches!(appended, Appended::Overruled { .. }) {
+                self.let_go(gtid, &out_of_date());
                 continue;
             }
             match sealed {
@@ -168,10 +176,10 @@ impl Replica {
 
     /// Another writer's word stands in the log for this gtid: this machine is of no use, and the
     /// log answers from here on. Nothing is known that its callers could be told but this.
-    pub(super) fn let_go(&mut self, gtid: Gtid) {
+    pub(super) fn let_go(&mut self, gtid: Gtid, refused: &Refused) {
         if let Some(entry) = self.entries.remove(&gtid) {
             for caller in entry.machine.callers() {
-                self.refuse(caller, super::unknown::fenced());
+                self.refuse(caller, refused.clone());
             }
             self.timers.push(TimerChange::CancelAll(gtid));
             self.no_longer_open(&entry);

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use super::append::Sealed;
 use super::entry::Machine;
+use super::unknown::fenced;
 use super::{Change, Replica, TimerChange, TransactionView};
 use crate::durable::{Held, Output, Parts};
 use crate::ids::Gtid;
@@ -59,7 +60,7 @@ impl Replica {
             self.changed(gtid);
         }
         if is_overruled {
-            self.let_go(gtid);
+            self.let_go(gtid, &fenced());
         }
     }
 

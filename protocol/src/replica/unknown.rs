@@ -2,15 +2,15 @@
 
 use std::cmp::Ordering;
 
-use super::ended::EndedAnswer;
 use super::entry::Machine;
 use super::owned::not_open;
 use super::{Replica, SessionId};
 use crate::branch;
-use crate::ids::{BranchId, Caller, Epoch, Gtid};
-use crate::message::{Ask, Commit, FromClient, FromReplica, Reason, Refused, Reply, Request, VoterMessage};
-use crate::reason::{AbortCode, AbortReason};
-use crate::record::{Member, Outcome};
+use crate::digest;
+use crate::ids::{BodyDigest, BranchId, Caller, Epoch, Gtid};
+use crate::message::{Ask, Commit, FromClient, FromReplica, Reason, Refused, Request, VoterMessage};
+use crate::reason::Wait;
+use crate::record::Member;
 use crate::three_phase::{self, Bar};
 use crate::two_phase::{Event, TwoPhase, Vote};
 
@@ -27,10 +27,15 @@ enum Age {
     Elsewhere,
 }
 
-/// Presumed aborts that wait for their branches at a time, on one shard. Any participant can ask
-/// about any gtid, and need not acknowledge the answer: those that do not take none of the places
-/// for transactions that are begun, and no more memory than this.
+/// Presumed aborts that wait for the log or for their branches at a time, on one shard. Any
+/// participant can ask about any gtid, and need not acknowledge the answer: presumed aborts take
+/// none of the places for transactions that are begun, and no more memory than this.
 const PRESUMED_MAX: usize = 1_024;
+
+/// What stands in the log is another writer's. It is told by whoever reads it next.
+pub(super) fn out_of_date() -> Refused {
+    Reason::LogUnreachable.refused("the log holds what an earlier look into it did not show; ask again")
+}
 
 pub(super) fn fenced() -> Refused {
     Reason::Fenced.refused("another process has taken over from this one; ask it")
@@ -76,28 +81,35 @@ impl Replica {
                 Age::MayHaveRun => {
                     let message =
                         "it may have been begun before, and the coordinator has restarted since; mint a new gtid";
-                    self.reply_forgotten(gtid, caller, message);
+                    self.abort_forgotten(gtid, None, message, caller);
                 }
                 Age::Elsewhere => self.refuse(caller, fenced()),
             },
             Ask::Commit(commit) => match self.age_of_commit(gtid, &commit) {
                 Age::New => self.commit_anew(gtid, caller, commit),
-                Age::MayHaveRun if commit.begun => {
-                    // The branches that enlisted are not known any more.
-                    let message = "the coordinator restarted before the commit was asked for; begin anew";
-                    self.reply_forgotten(gtid, caller, message);
-                }
                 Age::MayHaveRun => {
-                    let message = "it was asked for before, and was not decided when the coordinator restarted or the \
-                                   session broke; repeat the work under a new gtid";
-                    self.reply_forgotten(gtid, caller, message);
+                    let message = if commit.begun {
+                        // The branches that enlisted are not known any more.
+                        "the coordinator restarted before the commit was asked for; begin anew"
+                    } else {
+                        "it was asked for before, and was not decided when the coordinator restarted or the session \
+                         broke; repeat the work under a new gtid"
+                    };
+                    let digest = digest::of_commit(commit.protocol, &commit.branches);
+                    self.abort_forgotten(gtid, Some(digest), message, caller);
                 }
                 Age::Elsewhere => self.refuse(caller, fenced()),
             },
             Ask::StartSaga { definition, wait, .. } => self.start_saga(gtid, definition, wait, caller),
-            Ask::Abort { .. } | Ask::Await { .. } => {
+            Ask::Abort { .. } => {
+                let message = "nothing is known of it: it never began here, or was aborted before; it cannot commit \
+                               any more";
+                self.abort_forgotten(gtid, None, message, caller);
+            }
+            Ask::Await { .. } => {
                 let message = format!(
-                    "no transaction {gtid}: it never began here, or it was aborted without a trace; check the gtid"
+                    "no transaction {gtid}: it never began here, was aborted without a trace, or ended longer ago than \
+                     the log keeps; check the gtid, or abort it to be certain that it cannot commit"
                 );
                 self.refuse(caller, Reason::NotFound.refused(message));
             }
@@ -141,18 +153,17 @@ impl Replica {
         }
     }
 
-    /// Whoever drove it before is fenced, or has forgotten it: it can never commit. The answer is
-    /// kept for a while, so that the same is told to all who ask.
-    fn reply_forgotten(&mut self, gtid: Gtid, caller: Caller, message: &str) {
-        let reason = AbortReason::new(AbortCode::Forgotten, message);
-        let answer = EndedAnswer {
-            digest: None,
-            outcome: Outcome::Aborted,
-            reason: Some(reason.clone()),
-            committed: Vec::new(),
-        };
-        self.ended.keep(gtid, Some(answer), self.now_ms);
-        self.reply(caller, Reply::Outcome { outcome: Outcome::Aborted, reason: Some(reason), outputs: Vec::new() });
+    /// The caller hears that the transaction is aborted once the log holds the abort. That the log
+    /// did not show a commit proves nothing, since a look-up may lag behind; if there is one, it
+    /// overrules this abort.
+    fn abort_forgotten(&mut self, gtid: Gtid, digest: Option<BodyDigest>, message: &str, caller: Caller) {
+        if self.presumed >= PRESUMED_MAX {
+            return self.refuse(caller, self.overloaded());
+        }
+        let (machine, output) = TwoPhase::forgotten(gtid, self.epoch, self.now_ms, digest, message);
+        self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
+        self.put_out::<TwoPhase>(gtid, output);
+        self.drive::<TwoPhase>(gtid, Event::OutcomeAwaited { caller, wait: Wait::Decided });
     }
 
     /// A branch is prepared and waits for a decision that was never made: the abort is made

@@ -74,16 +74,19 @@ impl TwoPhase {
         (machine, output)
     }
 
-    /// Answers a commit request for a transaction that was under way before and that nobody knows
-    /// any more: one that was begun, or whose request comes again. The abort is made durable; the
-    /// request itself is handed to the machine as the next event, and is answered then.
-    pub fn forgotten(gtid: Gtid, epoch: Epoch, now_ms: u64, digest: BodyDigest) -> (Self, Output<Effect>) {
+    /// Answers a request about a transaction that may have been under way before, and of which
+    /// nothing is known: one that was begun, or whose request comes again. The abort is made
+    /// durable; the request is handed to the machine as the next event, and is answered then.
+    pub fn forgotten(
+        gtid: Gtid,
+        epoch: Epoch,
+        now_ms: u64,
+        digest: Option<BodyDigest>,
+        message: &str,
+    ) -> (Self, Output<Effect>) {
         let mut machine = Self::new(gtid, epoch, now_ms, State::Deciding(Decision::Abort));
-        machine.digest = Some(digest);
-        machine.reason = Some(AbortReason::new(
-            AbortCode::Forgotten,
-            "the coordinator restarted before it decided; presumed abort: try again as a new transaction",
-        ));
+        machine.digest = digest;
+        machine.reason = Some(AbortReason::new(AbortCode::Forgotten, message));
         let output = machine.decide(Decision::Abort);
         (machine, output)
     }

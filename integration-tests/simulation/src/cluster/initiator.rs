@@ -34,6 +34,8 @@ pub(crate) enum Stage {
     Started,
     /// The initiator has lost patience, and asks for the outcome.
     InDoubt,
+    /// Nothing is known of the transaction: the initiator aborts it to be certain.
+    Settling,
     /// What the initiator believes from here on.
     Concluded(Conclusion),
 }
@@ -98,6 +100,7 @@ impl Wish {
                 Some((Ask::Await { wait: Wait::Ended }, stage))
             }
             (_, Stage::InDoubt) => Some((Ask::Await { wait: Wait::Decided }, Stage::InDoubt)),
+            (_, Stage::Settling) => Some((Ask::Abort { reason: "in doubt".to_owned() }, Stage::Settling)),
             (_, Stage::Beginning | Stage::Started | Stage::Open { .. } | Stage::Committing | Stage::Concluded(_)) => {
                 None
             }
@@ -151,14 +154,16 @@ impl Wish {
             Ask::StartSaga { attempt, .. } => *attempt == 1,
             Ask::Begin { .. } | Ask::Abort { .. } | Ask::Await { .. } | Ask::Enlist { .. } => true,
         };
+        let before = self.stage;
         self.stage = match (reply, self.stage) {
             (Reply::Begun { .. }, Stage::Beginning) => Stage::Open { call: 0, is_calling: false },
-            (Reply::Outcome { outcome: Outcome::Committed, .. }, Stage::Committing | Stage::InDoubt) => {
-                Stage::Concluded(Conclusion::Committed)
-            }
+            (
+                Reply::Outcome { outcome: Outcome::Committed, .. },
+                Stage::Committing | Stage::InDoubt | Stage::Settling,
+            ) => Stage::Concluded(Conclusion::Committed),
             (
                 Reply::Outcome { outcome: Outcome::Completed, .. },
-                Stage::Committing | Stage::Started | Stage::InDoubt,
+                Stage::Committing | Stage::Started | Stage::InDoubt | Stage::Settling,
             ) => Stage::Concluded(Conclusion::Committed),
             (Reply::Outcome { outcome: Outcome::Aborted | Outcome::Compensated, .. }, _) => {
                 Stage::Concluded(Conclusion::WithoutEffect)
@@ -169,7 +174,7 @@ impl Wish {
             }
             // For the moment: it is asked again.
             (Reply::Refused(refused), stage) if !is_first && refused.retry_after_ms.is_some() => stage,
-            (Reply::Refused(refused), stage @ (Stage::InDoubt | Stage::Started))
+            (Reply::Refused(refused), stage @ (Stage::InDoubt | Stage::Settling | Stage::Started))
                 if refused.retry_after_ms.is_some() =>
             {
                 stage
@@ -181,12 +186,14 @@ impl Wish {
                 }
                 Stage::Started
             }
+            // A look-up that shows nothing proves nothing.
+            (Reply::Refused(_), Stage::InDoubt) => Stage::Settling,
             (Reply::Refused(_), _) => Stage::Concluded(Conclusion::WithoutEffect),
             (other, stage) => return Err(format!("{other:?} answers {stage:?}")),
         };
         self.waiting = None;
         if let Reply::Refused(refused) = reply
-            && !matches!(self.stage, Stage::Concluded(_))
+            && self.stage == before
         {
             self.waiting = Some(request);
             self.due_ms = Some(now_ms + refused.retry_after_ms.unwrap_or(1_000));

@@ -176,6 +176,11 @@ impl Log {
                 Appended::Undecided
             }
             (Record::Delegated(_), Some((Row::Delegated(_), _))) => durable,
+            // A saga that is compensating is aborted, as far as that goes.
+            (Record::Decided(mine), Some((Row::Saga(row), _))) => {
+                let standing = if row.turned.is_some() { Decision::Abort } else { Decision::Commit };
+                if mine.decision == standing { durable } else { overruled(standing) }
+            }
             (Record::Decided(mine), Some((Row::Delegated(_), _)) | None) => {
                 self.open.insert(gtid, (Row::Decided(mine.clone()), epoch));
                 durable

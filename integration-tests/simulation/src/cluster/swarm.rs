@@ -378,8 +378,6 @@ fn many_kinds(random: &mut Random) -> Setup {
     };
     let is_of_sagas = shapes.iter().all(|shape| matches!(shape, Shape::Saga { .. }));
     let two_names = is_of_sagas && random.below(3) == 0;
-    // What is told as forgotten rests on look-ups that do not lag.
-    let stale_reads = if is_of_sagas { random.rate(4) } else { 0 };
     Setup {
         banks,
         instances: 1 + random.below(2),
@@ -395,14 +393,12 @@ fn many_kinds(random: &mut Random) -> Setup {
             breaks: random.rate(4),
             lost_answers: random.rate(2),
             failing_hooks: random.rate(4),
-            // An initiator that asks for an outcome may be told that its transaction never began:
-            // by a second process that is at work, or by a read that lags.
-            impatience: if two_names || stale_reads > 0 { 0 } else { random.rate(1) },
+            impatience: random.rate(1),
             jumps: random.rate(4),
             retentions: random.rate(1),
             lost_calls: random.rate(2),
             doubled_calls: random.rate(2),
-            stale_reads,
+            stale_reads: random.rate(4),
             refusals: random.rate(2),
             stuck: random.rate(2),
             failing_steps: random.rate(4),

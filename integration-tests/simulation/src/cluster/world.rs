@@ -452,8 +452,10 @@ impl World {
                 if left.repeats > 0 && of.waiting.as_ref().is_some_and(is_repeatable) {
                     actions.push(Action::Repeat { wish });
                 }
-                let is_under_way =
-                    matches!(of.stage, Stage::Open { .. } | Stage::Committing | Stage::Started | Stage::InDoubt);
+                let is_under_way = matches!(
+                    of.stage,
+                    Stage::Open { .. } | Stage::Committing | Stage::Started | Stage::InDoubt | Stage::Settling
+                );
                 if left.turns > 0 && is_under_way {
                     actions.push(Action::Turn { wish });
                 }

@@ -93,16 +93,18 @@ impl Coordinator {
         Self::wrap(TwoPhase::presume_abort(gtid, epoch, now_ms, inquirer, instance), node, log)
     }
 
-    /// Answers a commit request for a transaction that was under way before and that nobody knows any more, as [`TwoPhase::forgotten`].
+    /// Answers a request about a transaction of which nothing is known any more, as
+    /// [`TwoPhase::forgotten`].
     pub fn forgotten(
         gtid: Gtid,
         epoch: Epoch,
         now_ms: u64,
-        digest: BodyDigest,
+        digest: Option<BodyDigest>,
+        message: &str,
         node: NodeId,
         log: StoreId,
     ) -> (Self, Output<Effect>) {
-        Self::wrap(TwoPhase::forgotten(gtid, epoch, now_ms, digest), node, log)
+        Self::wrap(TwoPhase::forgotten(gtid, epoch, now_ms, digest, message), node, log)
     }
 
     fn wrap(
