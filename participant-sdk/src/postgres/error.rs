@@ -208,12 +208,7 @@ pub enum PostgresError {
 
 impl PostgresError {
     pub(super) fn connect(source: sqlx::Error) -> Self {
-        let is_by_pooler =
-            |error: &dyn sqlx::error::DatabaseError| error.message().contains("unsupported startup parameter");
-        if source.as_database_error().is_some_and(is_by_pooler) {
-            return Self::PoolerRefuses(source);
-        }
-        Self::Connect(source)
+        if assent_postgres::is_refused_by_pooler(&source) { Self::PoolerRefuses(source) } else { Self::Connect(source) }
     }
 
     pub(super) fn statement(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {

@@ -34,7 +34,6 @@ mod gid;
 mod guard;
 mod hazards;
 mod locks;
-mod pooler;
 mod preparing;
 mod resource;
 mod starting;

@@ -9,7 +9,6 @@ use sqlx::Row as _;
 use super::connections::ANSWER_WITHIN;
 use super::error::PostgresError;
 use super::gid::Prefix;
-use super::pooler;
 use super::preparing;
 use super::resource::Shared;
 use crate::participant::Coordinator;
@@ -62,7 +61,7 @@ impl Shared {
         let mut one = self.ends.acquire(ANSWER_WITHIN).await?;
         let mut other = self.ends.acquire(ANSWER_WITHIN).await?;
         let are_known_twice = one.session.backend == other.session.backend;
-        let are_shared = pooler::shares_sessions(&mut one.session.connection, &mut other.session.connection)
+        let are_shared = assent_postgres::shares_sessions(&mut one.session.connection, &mut other.session.connection)
             .await
             .map_err(PostgresError::statement("look whose the session is"))?;
         if are_known_twice || are_shared {

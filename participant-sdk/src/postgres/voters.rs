@@ -23,7 +23,6 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::error::{is_connection_lost, sqlstate, sqlstate_of};
-use super::pooler;
 use crate::voter::VoterStoreError;
 use crate::voter::store::{Identity, Kept, Recalled, Store, Write, durable};
 
@@ -123,7 +122,7 @@ impl PostgresVoters {
         }
         let mut connection = connect(&self.shared.options).await?;
         let mut other = connect(&self.shared.options).await?;
-        let are_shared = within(pooler::shares_sessions(&mut connection, &mut other));
+        let are_shared = within(assent_postgres::shares_sessions(&mut connection, &mut other));
         if are_shared.await.map_err(failed("look whose their session is"))? {
             return Err(VoterStoreError::TransactionPooler);
         }

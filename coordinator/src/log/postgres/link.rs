@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 use uuid::Uuid;
 
-use super::loan::Loan;
+use super::loan::lend;
 use super::trouble::{Trouble, within};
 use crate::log::Options;
 use crate::log::lease::Holder;
@@ -272,7 +272,7 @@ async fn release(connection: &mut PgConnection, held: &Held) -> Result<(), Troub
 
 /// The same, over a connection of the pool.
 pub(super) async fn give_up(pool: &PgPool, held: &Held) -> Result<(), Trouble> {
-    let mut loan = Loan::of(pool).await?;
+    let mut loan = lend(pool).await?;
     release(&mut loan, held).await?;
     loan.give_back();
     Ok(())
@@ -283,7 +283,7 @@ pub(super) async fn renew(pool: &PgPool, held: &Held, lease: Duration) -> Result
     let sql = "update assent.replica set leased_until = clock_timestamp() + make_interval(secs => $3)
                where name = $1 and epoch = $2";
     let query = sqlx::query(sql).bind(held.replica.as_str()).bind(epoch_column(held.epoch)).bind(lease.as_secs_f64());
-    let mut loan = Loan::of(pool).await?;
+    let mut loan = lend(pool).await?;
     let is_renewed = query.execute(&mut *loan).await?.rows_affected() > 0;
     loan.give_back();
     Ok(is_renewed)

@@ -4,13 +4,14 @@
 //! transaction; a small pool does all else. The appending connection is made anew after every
 //! failure, and the new one outlaws what the old one may have left behind: see `link`.
 //!
-//! It has to be a direct connection, or one through a pooler in session mode: see `pooler`.
+//! It has to be a direct connection, or one through a pooler in session mode: behind one that gives
+//! each transaction another session, its settings, among them that a commit waits for the disk, and
+//! its prepared statements would be another's.
 
 mod append;
 mod link;
 mod loan;
 mod migrate;
-mod pooler;
 mod reading;
 mod retention;
 mod statement;
@@ -28,7 +29,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::sync::Mutex;
 
 use self::link::{Acquired, Held, Link};
-use self::loan::Loan;
+use self::loan::lend;
 use self::trouble::{Trouble, within};
 use super::{
     AppendError, Batch, Durability, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
@@ -91,8 +92,10 @@ impl PostgresLog {
         let of_opening = |trouble: Trouble| trouble.of_opening(&place);
         let mut connection = link::connect(&target, &options.application_name, &options).await.map_err(of_opening)?;
         let mut other = link::connect(&target, &options.application_name, &options).await.map_err(of_opening)?;
-        let looking = pooler::refuse(&mut connection, &mut other);
-        within(options.connect_timeout, looking).await.map_err(of_opening)?;
+        let looking = async { Ok(assent_postgres::shares_sessions(&mut connection, &mut other).await?) };
+        if within(options.connect_timeout, looking).await.map_err(of_opening)? {
+            return Err(of_opening(Trouble::Pooled));
+        }
         let found = migrate::version(&mut connection).await.map_err(of_opening)?;
         super::migration::compare(&place, found, &migrate::MIGRATIONS)?;
         let pool = link::pool(&target, &options);
@@ -148,7 +151,7 @@ impl PostgresLog {
     /// Why the fence refused: another epoch, as a rule.
     async fn fenced(&self, held: &Held) -> AppendError {
         let current = async {
-            let mut loan = Loan::of(&self.pool).await?;
+            let mut loan = lend(&self.pool).await?;
             let current = link::current_epoch(&mut loan, &held.replica).await?;
             loan.give_back();
             Ok(current)
@@ -244,7 +247,7 @@ impl Log for PostgresLog {
 
     fn coordinator_id(&self) -> BoxFuture<'_, Result<String, LogError>> {
         let work = async {
-            let mut loan = Loan::of(&self.pool).await?;
+            let mut loan = lend(&self.pool).await?;
             let sql = "select coordinator_id::text from assent.identity";
             let id = sqlx::query_scalar(sql).fetch_one(&mut *loan).await?;
             loan.give_back();
@@ -256,7 +259,7 @@ impl Log for PostgresLog {
     fn participants(&self) -> BoxFuture<'_, Result<Vec<ParticipantName>, LogError>> {
         let work = async {
             let sql = "select name from assent.participant order by name collate \"C\"";
-            let mut loan = Loan::of(&self.pool).await?;
+            let mut loan = lend(&self.pool).await?;
             let names: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut *loan).await?;
             loan.give_back();
             Ok(names.iter().filter_map(|name| Name::new(name).ok()).collect())
@@ -267,7 +270,7 @@ impl Log for PostgresLog {
     fn note_participant<'a>(&'a self, name: &'a ParticipantName) -> BoxFuture<'a, Result<(), LogError>> {
         let work = async {
             let sql = "insert into assent.participant (name) values ($1) on conflict do nothing";
-            let mut loan = Loan::of(&self.pool).await?;
+            let mut loan = lend(&self.pool).await?;
             sqlx::query(sql).bind(name.as_str()).execute(&mut *loan).await?;
             loan.give_back();
             Ok(())
@@ -291,7 +294,7 @@ impl Log for PostgresLog {
             } else {
                 format!("with unpinned as (delete from assent.pin where gtid = $1) select {known}")
             };
-            let mut loan = Loan::of(&self.pool).await?;
+            let mut loan = lend(&self.pool).await?;
             let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(gtid.as_uuid());
             let is_known = query.fetch_one(&mut *loan).await?;
             loan.give_back();
@@ -302,7 +305,7 @@ impl Log for PostgresLog {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), LogError>> {
         let work = async {
-            let mut loan = Loan::of(&self.pool).await?;
+            let mut loan = lend(&self.pool).await?;
             sqlx::query("select 1").execute(&mut *loan).await?;
             loan.give_back();
             Ok(())

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgPool, PgRow, PgTransaction};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::link::epoch_column;
-use super::loan::Loan;
+use super::loan::lend;
 use super::trouble::Trouble;
 use super::value::{Timestamp, uuids};
 use crate::log::Owned;
@@ -32,7 +32,7 @@ pub(super) async fn open_transactions(
     after: Option<Gtid>,
     limit: usize,
 ) -> Result<Vec<(Gtid, Result<Owned, Unreadable>)>, Trouble> {
-    let mut loan = Loan::of(pool).await?;
+    let mut loan = lend(pool).await?;
     let mut snapshot = loan.begin_with(SNAPSHOT).await?;
     let sql = format!(
         "select {OPEN_COLUMNS}, o.definition::text as definition, o.roster::text as roster from assent.open_transaction o
@@ -62,7 +62,7 @@ pub(super) async fn show(pool: &PgPool, gtid: Gtid) -> Result<Option<Shown>, Tro
 
 async fn rows_of(pool: &PgPool, gtids: &[Gtid]) -> Result<(Vec<OpenRow>, Vec<StepRow>, Vec<HistoryRow>), Trouble> {
     let gtids = uuids(gtids.iter().copied());
-    let mut loan = Loan::of(pool).await?;
+    let mut loan = lend(pool).await?;
     let mut snapshot = loan.begin_with(SNAPSHOT).await?;
     let sql = format!(
         "select {OPEN_COLUMNS}, o.definition::text as definition, o.roster::text as roster from assent.open_transaction o
@@ -110,7 +110,7 @@ pub(super) async fn list(
     page: Option<&PageToken>,
     limit: usize,
 ) -> Result<Page, Trouble> {
-    let mut loan = Loan::of(pool).await?;
+    let mut loan = lend(pool).await?;
     let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
     let before = page.map(|token| token.before.as_uuid());
     let participant = filter.participant.as_ref().map(ParticipantName::as_str);

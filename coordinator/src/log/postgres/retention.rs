@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use super::loan::Loan;
+use super::loan::lend;
 use super::trouble::Trouble;
 use super::value::Timestamp;
 use crate::log::Maintenance;
@@ -41,7 +41,7 @@ impl Day {
 }
 
 pub(super) async fn maintain(pool: &PgPool, now_ms: u64, retention: Duration) -> Result<Maintenance, Trouble> {
-    let mut connection = Loan::of(pool).await?;
+    let mut connection = lend(pool).await?;
     let mut done = Maintenance::default();
     let today = now_ms / DAY_MS;
     for day in today..=today + DAYS_AHEAD {

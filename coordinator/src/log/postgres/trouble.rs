@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use assent_postgres::is_refused_by_pooler;
+
 use crate::log::{AppendError, Cause, LogError, OpenError};
 
 /// Our own failures, beneath the public ones.
@@ -53,10 +55,7 @@ enum Kind {
 
 fn kind(error: &sqlx::Error) -> Kind {
     match error {
-        // In PgBouncer's words: a database has no such message.
-        sqlx::Error::Database(error) if error.message().contains("unsupported startup parameter") => {
-            Kind::PoolerRefuses
-        }
+        _ if is_refused_by_pooler(error) => Kind::PoolerRefuses,
         sqlx::Error::Database(error) => kind_of_code(error.code().as_deref().unwrap_or_default()),
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => Kind::Lost,
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Kind::Unreachable,

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::link;
-use super::loan::Loan;
+use super::loan::lend;
 use super::reading::{HISTORY_COLUMNS, OPEN_COLUMNS, SNAPSHOT, count, gtid_of, history_rows, open_rows, steps_of};
 use super::trouble::Trouble;
 use super::value::uuids;
@@ -35,7 +35,7 @@ impl Reader {
         work: impl AsyncFnOnce(&mut PgTransaction<'_>) -> Result<T, Trouble>,
     ) -> Result<T, LogError> {
         let read = async {
-            let mut loan = Loan::of(&self.pool).await?;
+            let mut loan = lend(&self.pool).await?;
             let mut snapshot = loan.begin_with(SNAPSHOT).await?;
             // In the order of the index, and no page sorts the whole of history, whatever the
             // statistics say.

@@ -1,11 +1,12 @@
 //! The way of an action through the barrier.
 
 use assent_crash::crash_point;
+use assent_postgres::Loan;
 use assent_proto::text::one_line;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, PgTransaction};
 
-use super::loan::Loan;
+use super::loan::{Cancelling, lend};
 use super::{Barrier, BarrierError};
 use crate::participant::BoxError;
 use crate::postgres::error::{sqlstate, sqlstate_of};
@@ -47,17 +48,17 @@ impl Barrier {
     where
         F: AsyncFnOnce(&mut PgConnection) -> Result<Executed, BoxError>,
     {
-        let mut loan = Loan::of(pool).await.map_err(BarrierError::statement("take a connection"))?;
+        let mut loan = lend(pool).await?;
         let executed = self.execute_on(&mut loan, step, work).await?;
         loan.give_back();
         Ok(executed)
     }
 
-    async fn execute_on<F>(&self, loan: &mut Loan, step: &Step, work: F) -> Result<Executed, BoxError>
+    async fn execute_on<F>(&self, loan: &mut Loan<Cancelling>, step: &Step, work: F) -> Result<Executed, BoxError>
     where
         F: AsyncFnOnce(&mut PgConnection) -> Result<Executed, BoxError>,
     {
-        let backend = loan.backend();
+        let backend = loan.cleaning().backend();
         let tx = loan.begin().await.map_err(BarrierError::statement("begin a transaction"))?;
         let mut action = match self.enter_action(tx, step).await? {
             Action::First(action) => action,

@@ -6,7 +6,7 @@ use assent_protocol::{Gtid, ParticipantName};
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
 
-use super::loan::Loan;
+use super::loan::lend;
 use super::{Barrier, BarrierError};
 use crate::participant::BoxError;
 
@@ -58,7 +58,7 @@ impl Barrier {
         let mut deleted = 0;
         let mut after = Uuid::nil();
         loop {
-            let mut loan = Loan::of(pool).await.map_err(BarrierError::statement("take a connection"))?;
+            let mut loan = lend(pool).await?;
             // In the order of the key, which is that of time: gtids are UUIDs of version 7.
             let old: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(self.table.list_old.clone()))
                 .bind(participant.as_str())
@@ -80,7 +80,7 @@ impl Barrier {
             if ended.is_empty() {
                 continue;
             }
-            let mut loan = Loan::of(pool).await.map_err(BarrierError::statement("take a connection"))?;
+            let mut loan = lend(pool).await?;
             let rows: i64 = sqlx::query_scalar(AssertSqlSafe(self.table.delete_ended.clone()))
                 .bind(ended)
                 .bind(participant.as_str())

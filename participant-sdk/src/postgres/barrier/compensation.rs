@@ -1,11 +1,12 @@
 //! The way of a compensation through the barrier.
 
 use assent_crash::crash_point;
+use assent_postgres::Loan;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, PgTransaction};
 
 use super::action::still_whole;
-use super::loan::Loan;
+use super::loan::{Cancelling, lend};
 use super::{Barrier, BarrierError};
 use crate::participant::BoxError;
 use crate::saga::{Compensated, Step};
@@ -47,17 +48,17 @@ impl Barrier {
     where
         F: AsyncFnOnce(&mut PgConnection, Bytes) -> Result<Compensated, BoxError>,
     {
-        let mut loan = Loan::of(pool).await.map_err(BarrierError::statement("take a connection"))?;
+        let mut loan = lend(pool).await?;
         let compensated = self.compensate_on(&mut loan, step, undo).await?;
         loan.give_back();
         Ok(compensated)
     }
 
-    async fn compensate_on<F>(&self, loan: &mut Loan, step: &Step, undo: F) -> Result<Compensated, BoxError>
+    async fn compensate_on<F>(&self, loan: &mut Loan<Cancelling>, step: &Step, undo: F) -> Result<Compensated, BoxError>
     where
         F: AsyncFnOnce(&mut PgConnection, Bytes) -> Result<Compensated, BoxError>,
     {
-        let backend = loan.backend();
+        let backend = loan.cleaning().backend();
         let tx = loan.begin().await.map_err(BarrierError::statement("begin a transaction"))?;
         let mut compensation = match self.enter_compensation(tx, step).await? {
             Compensation::Undo(compensation) => compensation,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
-use super::loan::Loan;
+use super::loan::lend;
 use super::{Barrier, BarrierError};
 use crate::postgres::error::{sqlstate, sqlstate_of};
 
@@ -75,16 +75,15 @@ impl Barrier {
     /// # Errors
     /// [`BarrierError::Statement`], for example because the role may not create tables.
     pub async fn install(&self, pool: &PgPool) -> Result<(), BarrierError> {
-        let failed = BarrierError::statement("take a connection");
-        let mut loan = Loan::of(pool).await.map_err(&failed)?;
+        let mut loan = lend(pool).await?;
         self.install_on(&mut loan).await?;
         loan.give_back();
         Ok(())
     }
 
-    async fn install_on(&self, loan: &mut Loan) -> Result<(), BarrierError> {
+    async fn install_on(&self, connection: &mut PgConnection) -> Result<(), BarrierError> {
         let failed = BarrierError::statement("create its table");
-        let mut tx = loan.begin().await.map_err(&failed)?;
+        let mut tx = connection.begin().await.map_err(&failed)?;
         // Two instances that start at the same time would both find no table and one would fail to
         // create it; the key is `assent_b` in ASCII.
         let sql = format!(
