@@ -1,9 +1,10 @@
 //! Calls that are dropped in the middle, as by a deadline or a caller that hangs up, leave nothing
 //! open on a connection that the next call gets.
 
-use std::net::SocketAddr;
+mod anywhere;
+mod slow;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use assent::log::{self, Batch, Found, Log, Options};
@@ -15,83 +16,11 @@ use futures::future::join_all;
 use integration_tests::{Database, eventually};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor as _, PgConnection};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
+use self::slow::Slow;
 use crate::log_postgres::PostgresGround;
 use crate::log_postgres_schema::{decided, gtid};
 use crate::sdk_postgres::{DEADLINE, bank, branch, coordinator, instance, key, name, unlocked};
-
-/// A way to a server on which the answers to one kind of statement can be held back.
-struct Slow {
-    address: SocketAddr,
-    held: watch::Sender<Option<&'static [u8]>>,
-}
-
-impl Slow {
-    async fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (held, seen) = watch::channel(None);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, server, seen.clone()));
-            }
-        });
-        Self { address, held }
-    }
-
-    /// From now on what the server answers on a connection is held back as soon as the client has
-    /// sent these words there.
-    fn hold_answers_to(&self, words: &'static str) {
-        self.held.send_replace(Some(words.as_bytes()));
-    }
-
-    fn release(&self) {
-        self.held.send_replace(None);
-    }
-}
-
-async fn carry(client: TcpStream, server: SocketAddr, mut held: watch::Receiver<Option<&'static [u8]>>) {
-    let Ok(server) = TcpStream::connect(server).await else { return };
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let was_said = AtomicBool::new(false);
-    let (said, heard) = (&was_said, &was_said);
-    let seen = held.clone();
-    let upward = async move {
-        let mut buffer = vec![0; 65_536];
-        while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
-            let is_held =
-                seen.borrow().is_some_and(|words| buffer[..count].windows(words.len()).any(|window| window == words));
-            if is_held {
-                said.store(true, Ordering::SeqCst);
-            }
-            if to_server.write_all(&buffer[..count]).await.is_err() {
-                return;
-            }
-        }
-    };
-    let downward = async move {
-        let mut buffer = vec![0; 65_536];
-        while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-            if heard.load(Ordering::SeqCst) {
-                if held.wait_for(Option::is_none).await.is_err() {
-                    return;
-                }
-                heard.store(false, Ordering::SeqCst);
-            }
-            if to_client.write_all(&buffer[..count]).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = upward => {}
-        () = downward => {}
-    }
-}
 
 /// Waits until so many sessions of the database stand in a transaction in which nothing runs.
 async fn idle_in_transaction(database: &Database, expected: i64) {
