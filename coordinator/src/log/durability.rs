@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use super::url::Target;
-use super::{OpenError, postgres, sqlite};
+use super::{OpenError, backend};
 
 /// The settings that decide whether what was confirmed survives a loss of power.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,8 +27,5 @@ pub(crate) enum Durability {
 
 /// Asks a log that is there, over a connection as the one that appends.
 pub(crate) async fn durability(url: &str) -> Result<Durability, OpenError> {
-    match Target::parse(url)? {
-        Target::Postgres(target) => postgres::durability(&target).await,
-        Target::Sqlite(path) => sqlite::durability(&path).await,
-    }
+    backend::named_by(url)?.durability().await
 }

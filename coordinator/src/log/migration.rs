@@ -1,7 +1,6 @@
 //! Schema versions: which there are, which one a log has, and the way from one to the other.
 
-use super::url::Target;
-use super::{OpenError, SchemaError, postgres, sqlite};
+use super::{OpenError, SchemaError, backend};
 
 /// One step of a schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +32,7 @@ pub struct MigrationReport {
 /// # Errors
 /// [`OpenError`]; a migration that failed has left nothing behind.
 pub async fn migrate(url: &str) -> Result<MigrationReport, OpenError> {
-    match Target::parse(url)? {
-        Target::Sqlite(path) => sqlite::migrate(&path).await,
-        Target::Postgres(target) => postgres::migrate(&target).await,
-    }
+    backend::named_by(url)?.migrate().await
 }
 
 /// Tells what [`migrate`] would do, and changes nothing.
@@ -44,10 +40,7 @@ pub async fn migrate(url: &str) -> Result<MigrationReport, OpenError> {
 /// # Errors
 /// [`OpenError`], also for a schema that is newer than this binary.
 pub async fn check(url: &str) -> Result<MigrationReport, OpenError> {
-    match Target::parse(url)? {
-        Target::Sqlite(path) => sqlite::check(&path).await,
-        Target::Postgres(target) => postgres::check(&target).await,
-    }
+    backend::named_by(url)?.check().await
 }
 
 /// The version that a list of migrations leads to.

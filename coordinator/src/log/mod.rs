@@ -28,6 +28,7 @@
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod backend;
 mod durability;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
@@ -50,8 +51,6 @@ use std::time::Duration;
 
 use assent_protocol::{Appended, Epoch, Gtid, Name, ParticipantName, Record};
 use futures::future::BoxFuture;
-
-use self::url::Target;
 
 pub use assent_protocol::found::Owned;
 pub(crate) use durability::{Durability, durability};
@@ -278,7 +277,7 @@ impl Default for Options {
 /// # Errors
 /// [`OpenError::Url`] if it names none.
 pub fn check_url(url: &str) -> Result<(), OpenError> {
-    Target::parse(url).map(|_| ())
+    backend::named_by(url).map(drop)
 }
 
 /// Opens the log behind a URL: `sqlite:PATH` (created and migrated as needed) or
@@ -288,8 +287,5 @@ pub fn check_url(url: &str) -> Result<(), OpenError> {
 /// # Errors
 /// [`OpenError`], which says what to do next.
 pub async fn open(url: &str, options: Options) -> Result<Arc<dyn Log>, OpenError> {
-    Ok(match Target::parse(url)? {
-        Target::Sqlite(path) => Arc::new(sqlite::SqliteLog::open(path, options).await?),
-        Target::Postgres(target) => Arc::new(postgres::PostgresLog::open(*target, options).await?),
-    })
+    backend::named_by(url)?.open(options).await
 }

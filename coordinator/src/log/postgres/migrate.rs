@@ -59,7 +59,7 @@ async fn has_bookkeeping(connection: &mut PgConnection) -> Result<bool, Trouble>
 }
 
 /// All or nothing: DDL is transactional, and the lock ends with the transaction.
-pub(in crate::log) async fn migrate(target: &PgConnectOptions) -> Result<MigrationReport, OpenError> {
+pub(super) async fn migrate(target: &PgConnectOptions) -> Result<MigrationReport, OpenError> {
     let place = url::describe(target);
     let of_opening = |trouble: Trouble| trouble.of_opening(&place);
     let mut connection = connect(target).await.map_err(of_opening)?;
@@ -85,7 +85,7 @@ pub(in crate::log) async fn migrate(target: &PgConnectOptions) -> Result<Migrati
     Ok(report)
 }
 
-pub(in crate::log) async fn check(target: &PgConnectOptions) -> Result<MigrationReport, OpenError> {
+pub(super) async fn check(target: &PgConnectOptions) -> Result<MigrationReport, OpenError> {
     let place = url::describe(target);
     let work = async {
         let mut connection = connect(target).await?;

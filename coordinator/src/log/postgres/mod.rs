@@ -9,6 +9,7 @@
 //! its prepared statements would be another's.
 
 mod append;
+mod backend;
 mod link;
 mod loan;
 mod migrate;
@@ -32,26 +33,11 @@ use self::link::{Acquired, Held, Link};
 use self::loan::lend;
 use self::trouble::{Trouble, within};
 use super::{
-    AppendError, Batch, Durability, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
+    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
     PageToken, Shown, Unreadable,
 };
 
-pub(super) use self::migrate::{check, migrate};
-pub(super) use self::verifying::Reader;
-
-/// On which settings of this server a log's word rests.
-pub(super) async fn durability(target: &PgConnectOptions) -> Result<Durability, OpenError> {
-    let work = async {
-        let mut connection = link::connect(target, "assent", &Options::default()).await?;
-        // What a connection had at first, before it set anything, is what any other one gets.
-        let sql = "select current_setting('fsync'), s.reset_val, s.setting from pg_settings s where s.name = 'synchronous_commit'";
-        Ok(sqlx::query_as(sql).fetch_one(&mut connection).await?)
-    };
-    let place = super::url::describe(target);
-    let settings = within(Options::default().read_timeout, work).await.map_err(|trouble| trouble.of_opening(&place))?;
-    let (fsync, synchronous_commit, appends_synchronous_commit) = settings;
-    Ok(Durability::Postgres { fsync, synchronous_commit, appends_synchronous_commit })
-}
+pub(super) use self::backend::Server;
 
 /// A log on Postgres.
 pub struct PostgresLog {
@@ -87,7 +73,7 @@ impl std::fmt::Debug for PostgresLog {
 
 impl PostgresLog {
     /// Connects, and compares the schema with what this binary needs.
-    pub(super) async fn open(target: PgConnectOptions, options: Options) -> Result<Self, OpenError> {
+    async fn open(target: PgConnectOptions, options: Options) -> Result<Self, OpenError> {
         let place = super::url::describe(&target);
         let of_opening = |trouble: Trouble| trouble.of_opening(&place);
         let mut connection = link::connect(&target, &options.application_name, &options).await.map_err(of_opening)?;

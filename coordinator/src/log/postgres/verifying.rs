@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use assent_protocol::Gtid;
+use futures::future::{BoxFuture, FutureExt as _};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgRow, PgTransaction};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
@@ -14,17 +15,17 @@ use super::reading::{HISTORY_COLUMNS, OPEN_COLUMNS, SNAPSHOT, count, gtid_of, hi
 use super::trouble::Trouble;
 use super::value::uuids;
 use crate::log::rows::HistoryRow;
-use crate::log::verify::{OpenPage, Raw};
+use crate::log::verify::{OpenPage, Raw, Rows};
 use crate::log::{LogError, Options, url};
 
 /// A connection that only reads.
-pub(in crate::log) struct Reader {
+pub(super) struct Reader {
     pool: PgPool,
     place: String,
 }
 
 impl Reader {
-    pub(in crate::log) fn open(target: &PgConnectOptions) -> Self {
+    pub(super) fn open(target: &PgConnectOptions) -> Self {
         let options =
             Options { application_name: "assent verify-log".to_owned(), read_connections_max: 1, ..Options::default() };
         Self { pool: link::pool(target, &options), place: url::describe(target) }
@@ -47,14 +48,16 @@ impl Reader {
         };
         read.await.map_err(|trouble: Trouble| trouble.of_call(&self.place))
     }
+}
 
-    pub(in crate::log) async fn identities(&self) -> Result<Vec<String>, LogError> {
+impl Rows for Reader {
+    fn identities(&mut self) -> BoxFuture<'_, Result<Vec<String>, LogError>> {
         let sql = "select coordinator_id::text from assent.identity";
-        self.read(async |snapshot| Ok(sqlx::query_scalar(sql).fetch_all(&mut **snapshot).await?)).await
+        self.read(async move |snapshot| Ok(sqlx::query_scalar(sql).fetch_all(&mut **snapshot).await?)).boxed()
     }
 
-    pub(in crate::log) async fn open_page(&self, after: Option<String>, limit: usize) -> Result<OpenPage, LogError> {
-        let work = async |snapshot: &mut PgTransaction<'_>| {
+    fn open_page(&mut self, after: Option<String>, limit: usize) -> BoxFuture<'_, Result<OpenPage, LogError>> {
+        let work = async move |snapshot: &mut PgTransaction<'_>| {
             let sql = format!(
                 "select {OPEN_COLUMNS}, o.definition::text as definition, o.roster::text as roster
                  from assent.open_transaction o
@@ -73,25 +76,25 @@ impl Reader {
             let drawn = sqlx::query_scalar(sql).fetch_one(&mut **snapshot).await?;
             Ok(OpenPage { rows, steps, ended, holders, drawn })
         };
-        self.read(work).await
+        self.read(work).boxed()
     }
 
-    pub(in crate::log) async fn strays(&self, limit: usize) -> Result<Vec<String>, LogError> {
+    fn strays(&mut self, limit: usize) -> BoxFuture<'_, Result<Vec<String>, LogError>> {
         let sql = "select distinct s.gtid::text from assent.saga_step s
                    where not exists (
                        select from assent.open_transaction o where o.gtid = s.gtid and o.protocol = 'saga'
                    )
                    order by 1 limit $1";
         let limit = count(limit);
-        self.read(async |snapshot| Ok(sqlx::query_scalar(sql).bind(limit).fetch_all(&mut **snapshot).await?)).await
+        self.read(async move |snapshot| Ok(sqlx::query_scalar(sql).bind(limit).fetch_all(&mut **snapshot).await?)).boxed()
     }
 
-    pub(in crate::log) async fn history_page(
-        &self,
+    fn history_page(
+        &mut self,
         after: Option<String>,
         limit: usize,
-    ) -> Result<Vec<Raw<HistoryRow>>, LogError> {
-        let work = async |snapshot: &mut PgTransaction<'_>| {
+    ) -> BoxFuture<'_, Result<Vec<Raw<HistoryRow>>, LogError>> {
+        let work = async move |snapshot: &mut PgTransaction<'_>| {
             let sql = format!(
                 "select {HISTORY_COLUMNS}, h.outputs::text as outputs from assent.history h
                  where $1::uuid is null or h.gtid > $1 order by h.gtid, h.ended_at limit $2"
@@ -99,11 +102,11 @@ impl Reader {
             let query = sqlx::query(AssertSqlSafe(sql)).bind(cursor(after)).bind(count(limit));
             each(query.fetch_all(&mut **snapshot).await?, history_rows)
         };
-        self.read(work).await
+        self.read(work).boxed()
     }
 
-    pub(in crate::log) async fn close(self) {
-        self.pool.close().await;
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        async move { self.pool.close().await }.boxed()
     }
 }
 

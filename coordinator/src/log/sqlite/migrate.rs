@@ -39,7 +39,7 @@ create table if not exists migration (
 ) strict";
 
 /// Migrates a file that no log has open.
-pub(in crate::log) async fn migrate(path: &Path) -> Result<MigrationReport, OpenError> {
+pub(super) async fn migrate(path: &Path) -> Result<MigrationReport, OpenError> {
     let _lock = FileLock::take(path)?;
     let of_opening = |trouble: Trouble| trouble.of_opening(path);
     let mut connection = file::writer(path).await.map_err(of_opening)?;
@@ -74,7 +74,7 @@ pub(super) async fn apply(connection: &mut SqliteConnection, path: &Path) -> Res
 }
 
 /// Tells what [`migrate`] would do.
-pub(in crate::log) async fn check(path: &Path) -> Result<MigrationReport, OpenError> {
+pub(super) async fn check(path: &Path) -> Result<MigrationReport, OpenError> {
     if !path.exists() {
         return Ok(pending(&describe(path), &[], &MIGRATIONS)?);
     }

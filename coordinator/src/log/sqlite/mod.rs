@@ -9,13 +9,14 @@
 //! the next one tries again.
 
 mod append;
+mod backend;
 mod file;
 mod migrate;
 mod reading;
 mod trouble;
 mod verifying;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use assent_protocol::{Appended, Epoch, Gtid, Name, ParticipantName};
@@ -28,32 +29,14 @@ use self::append::{Done, Held, current_epoch, time_column};
 use self::file::FileLock;
 use self::trouble::{Kind, Trouble};
 use super::{
-    AppendError, Batch, Durability, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
+    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
     PageToken, Shown, Unreadable,
 };
 
-pub(super) use self::migrate::{check, migrate};
-pub(super) use self::verifying::Reader;
+pub(super) use self::backend::File;
 
 /// How many rows of history are forgotten in one transaction, so that appends do not wait for long.
 const FORGOTTEN_AT_ONCE: i64 = 2_000;
-
-/// On which settings of its connections a log's word rests.
-pub(super) async fn durability(path: &Path) -> Result<Durability, OpenError> {
-    let of_opening = |trouble: Trouble| trouble.of_opening(path);
-    let mut connection = file::writer(path).await.map_err(of_opening)?;
-    let level = sqlx::query_scalar("pragma synchronous").fetch_one(&mut connection).await;
-    let level: i64 = level.map_err(|error| of_opening(error.into()))?;
-    let synchronous = match level {
-        0 => "off".to_owned(),
-        1 => "normal".to_owned(),
-        2 => "full".to_owned(),
-        3 => "extra".to_owned(),
-        other => other.to_string(),
-    };
-    connection.close().await.map_err(|error| of_opening(error.into()))?;
-    Ok(Durability::Sqlite { synchronous })
-}
 
 /// A log in an SQLite file.
 #[derive(Debug)]
@@ -77,7 +60,7 @@ struct Writer {
 
 impl SqliteLog {
     /// Opens a file, creates it if it is not there, and migrates it.
-    pub(super) async fn open(path: PathBuf, options: Options) -> Result<Self, OpenError> {
+    async fn open(path: PathBuf, options: Options) -> Result<Self, OpenError> {
         let lock = FileLock::take(&path)?;
         let mut connection = file::writer(&path).await.map_err(|trouble| trouble.of_opening(&path))?;
         file::check_library(&mut connection, &path).await?;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use assent_protocol::Gtid;
+use futures::future::{BoxFuture, FutureExt as _};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
@@ -13,17 +14,17 @@ use super::file;
 use super::reading::{HISTORY_COLUMNS, OPEN_COLUMNS, SNAPSHOT, count, gtid_of, history_rows, open_rows, steps_of};
 use super::trouble::Trouble;
 use crate::log::rows::HistoryRow;
-use crate::log::verify::{OpenPage, Raw};
+use crate::log::verify::{OpenPage, Raw, Rows};
 use crate::log::{LogError, OpenError};
 
 /// A connection that only reads.
-pub(in crate::log) struct Reader {
+pub(super) struct Reader {
     connection: SqliteConnection,
     place: String,
 }
 
 impl Reader {
-    pub(in crate::log) async fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(super) async fn open(path: &Path) -> Result<Self, OpenError> {
         let of_opening = |trouble: Trouble| trouble.of_opening(path);
         let mut connection = file::reader(path).await.map_err(of_opening)?;
         let query_only = sqlx::query("pragma query_only = on").execute(&mut connection).await;
@@ -37,18 +38,16 @@ impl Reader {
     ) -> Result<T, LogError> {
         work(&mut self.connection).await.map_err(|trouble| trouble.of_call(&self.place))
     }
+}
 
-    pub(in crate::log) async fn identities(&mut self) -> Result<Vec<String>, LogError> {
+impl Rows for Reader {
+    fn identities(&mut self) -> BoxFuture<'_, Result<Vec<String>, LogError>> {
         let sql = "select coordinator_id from identity";
-        self.read(async |connection| Ok(sqlx::query_scalar(sql).fetch_all(connection).await?)).await
+        self.read(async move |connection| Ok(sqlx::query_scalar(sql).fetch_all(connection).await?)).boxed()
     }
 
-    pub(in crate::log) async fn open_page(
-        &mut self,
-        after: Option<String>,
-        limit: usize,
-    ) -> Result<OpenPage, LogError> {
-        let work = async |connection: &mut SqliteConnection| {
+    fn open_page(&mut self, after: Option<String>, limit: usize) -> BoxFuture<'_, Result<OpenPage, LogError>> {
+        let work = async move |connection: &mut SqliteConnection| {
             let mut snapshot = connection.begin_with(SNAPSHOT).await?;
             let sql = format!(
                 "select {OPEN_COLUMNS}, o.definition, o.roster from open_transaction o
@@ -67,23 +66,23 @@ impl Reader {
             snapshot.commit().await?;
             Ok(OpenPage { rows, steps, ended, holders, drawn })
         };
-        self.read(work).await
+        self.read(work).boxed()
     }
 
-    pub(in crate::log) async fn strays(&mut self, limit: usize) -> Result<Vec<String>, LogError> {
+    fn strays(&mut self, limit: usize) -> BoxFuture<'_, Result<Vec<String>, LogError>> {
         let sql = "select distinct s.gtid from saga_step s
                    where not exists (select 1 from open_transaction o where o.gtid = s.gtid and o.protocol = 'saga')
                    order by s.gtid limit ?1";
         let limit = count(limit);
-        self.read(async |connection| Ok(sqlx::query_scalar(sql).bind(limit).fetch_all(connection).await?)).await
+        self.read(async move |connection| Ok(sqlx::query_scalar(sql).bind(limit).fetch_all(connection).await?)).boxed()
     }
 
-    pub(in crate::log) async fn history_page(
+    fn history_page(
         &mut self,
         after: Option<String>,
         limit: usize,
-    ) -> Result<Vec<Raw<HistoryRow>>, LogError> {
-        let work = async |connection: &mut SqliteConnection| {
+    ) -> BoxFuture<'_, Result<Vec<Raw<HistoryRow>>, LogError>> {
+        let work = async move |connection: &mut SqliteConnection| {
             let sql = format!(
                 "select {HISTORY_COLUMNS}, h.outputs from history h
                  where ?1 is null or h.gtid > ?1 order by h.gtid, h.ended_at limit ?2"
@@ -91,12 +90,12 @@ impl Reader {
             let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(count(limit));
             each(query.fetch_all(connection).await?, history_rows)
         };
-        self.read(work).await
+        self.read(work).boxed()
     }
 
-    pub(in crate::log) async fn close(self) {
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         // It has changed nothing, so nothing can be lost.
-        let _ = self.connection.close().await;
+        async move { drop(self.connection.close().await) }.boxed()
     }
 }
 

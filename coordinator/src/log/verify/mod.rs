@@ -18,11 +18,11 @@ mod open;
 use std::collections::{BTreeMap, BTreeSet};
 
 use assent_protocol::Gtid;
+use futures::future::BoxFuture;
 use serde::{Serialize, Serializer};
 
 use super::rows::{HistoryRow, OpenRow, StepRow};
-use super::url::Target;
-use super::{LogError, OpenError, SchemaError, migration, postgres, sqlite};
+use super::{LogError, OpenError, SchemaError, backend, migration};
 
 /// Rows read at once.
 const PAGE: usize = 1_000;
@@ -284,17 +284,14 @@ pub async fn verify(url: &str, mut tell: impl FnMut(&Counts)) -> Result<Verified
         }
         Err(error) => return Err(error.into()),
     }
-    let mut source = match Target::parse(url)? {
-        Target::Sqlite(path) => Source::Sqlite(sqlite::Reader::open(&path).await?),
-        Target::Postgres(target) => Source::Postgres(postgres::Reader::open(&target)),
-    };
-    verified.read(&mut source, &mut tell).await?;
-    source.close().await;
+    let mut rows = backend::named_by(url)?.rows().await?;
+    verified.read(&mut *rows, &mut tell).await?;
+    rows.close().await;
     Ok(verified)
 }
 
 impl Verified {
-    async fn read(&mut self, source: &mut Source, tell: &mut impl FnMut(&Counts)) -> Result<(), VerifyError> {
+    async fn read(&mut self, source: &mut dyn Rows, tell: &mut impl FnMut(&Counts)) -> Result<(), VerifyError> {
         let identities = source.identities().await?;
         if identities.len() != 1 || uuid::Uuid::parse_str(&identities[0]).is_err() {
             let what = format!("it has {} identities: {identities:?}", identities.len());
@@ -430,45 +427,23 @@ pub(super) struct OpenPage {
 }
 
 /// Where the rows come from.
-enum Source {
-    Sqlite(sqlite::Reader),
-    Postgres(postgres::Reader),
-}
+pub(super) trait Rows: Send {
+    /// The identities of the log; one, where all is well.
+    fn identities(&mut self) -> BoxFuture<'_, Result<Vec<String>, LogError>>;
 
-impl Source {
-    async fn identities(&mut self) -> Result<Vec<String>, LogError> {
-        match self {
-            Self::Sqlite(reader) => reader.identities().await,
-            Self::Postgres(reader) => reader.identities().await,
-        }
-    }
-
-    async fn open_page(&mut self, after: Option<String>, limit: usize) -> Result<OpenPage, LogError> {
-        match self {
-            Self::Sqlite(reader) => reader.open_page(after, limit).await,
-            Self::Postgres(reader) => reader.open_page(after, limit).await,
-        }
-    }
+    /// Open transactions behind an id, at most `limit` of them.
+    fn open_page(&mut self, after: Option<String>, limit: usize) -> BoxFuture<'_, Result<OpenPage, LogError>>;
 
     /// The ids of answers without an open saga, at most `limit` of them.
-    async fn strays(&mut self, limit: usize) -> Result<Vec<String>, LogError> {
-        match self {
-            Self::Sqlite(reader) => reader.strays(limit).await,
-            Self::Postgres(reader) => reader.strays(limit).await,
-        }
-    }
+    fn strays(&mut self, limit: usize) -> BoxFuture<'_, Result<Vec<String>, LogError>>;
 
-    async fn history_page(&mut self, after: Option<String>, limit: usize) -> Result<Vec<Raw<HistoryRow>>, LogError> {
-        match self {
-            Self::Sqlite(reader) => reader.history_page(after, limit).await,
-            Self::Postgres(reader) => reader.history_page(after, limit).await,
-        }
-    }
+    /// Ended transactions behind an id, at most `limit` of them.
+    fn history_page(
+        &mut self,
+        after: Option<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Raw<HistoryRow>>, LogError>>;
 
-    async fn close(self) {
-        match self {
-            Self::Sqlite(reader) => reader.close().await,
-            Self::Postgres(reader) => reader.close().await,
-        }
-    }
+    /// Closes the connections.
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
