@@ -25,6 +25,10 @@ pub struct Migrate {
     /// How long to wait for a database that does not answer.
     #[arg(long, value_name = "DURATION")]
     wait_for_log: Option<String>,
+    /// Make this role of the database one that can serve the log and do nothing else with it; it is created if need be.
+    /// The log's URL names the role that owns the schema.
+    #[arg(long, value_name = "NAME")]
+    server_role: Option<String>,
     /// Change nothing; exit code 1 if there is something to do.
     #[arg(long)]
     check: bool,
@@ -38,6 +42,18 @@ struct Answer<'a> {
     needed: i64,
     migrations: Vec<Step>,
     applied: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_role: Option<&'a ServerRole>,
+}
+
+/// The role that serves.
+#[derive(Debug, Serialize)]
+struct ServerRole {
+    name: String,
+    /// Whether this run has created it: it has no password then.
+    created: bool,
+    /// What it lacks; nothing, unless this only checks.
+    lacking: Vec<String>,
 }
 
 /// One migration.
@@ -50,7 +66,7 @@ struct Step {
 impl Migrate {
     /// Migrates, or tells what there would be to do.
     pub(super) async fn run(self, output: &mut Output) -> Result<(), Failure> {
-        let is_check = self.check;
+        let (is_check, server_role) = (self.check, self.server_role.clone());
         let config = Config::load(&self.sources(Sources::of_this_process()))?;
         // Of all that could be said, only that a database is waited for.
         let told = Telemetry { log_filter: "warn".to_owned(), otlp_endpoint: None, ..config.telemetry.clone() };
@@ -64,12 +80,22 @@ impl Migrate {
                 },
             )
             .await?;
-        show(&report, is_check, output)?;
+        let role = match &server_role {
+            Some(role) => Some(ServerRole::of(url, role, is_check).await?),
+            None => None,
+        };
+        show(&report, role.as_ref(), is_check, output)?;
         if is_check && !report.migrations.is_empty() {
             let what = format!("{} is not ready for this version", report.log);
             return Err(Failure::new(Exit::Failed, what, "run `assent migrate` with the same log"));
         }
-        Ok(())
+        match role {
+            Some(role) if !role.lacking.is_empty() => {
+                let what = format!("role {} cannot serve {}", role.name, report.log);
+                Err(Failure::new(Exit::Failed, what, "run `assent migrate` with the same log and role"))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn sources(self, base: Sources) -> Sources {
@@ -80,6 +106,17 @@ impl Migrate {
             .into_iter()
             .filter_map(|(name, key, text)| Some(Flag { name: name.to_owned(), key: key.to_owned(), text: text? }));
         Sources { file, flags: flags.collect(), ..base }
+    }
+}
+
+impl ServerRole {
+    async fn of(url: &str, role: &str, is_check: bool) -> Result<Self, OpenError> {
+        if is_check {
+            let lacking = log::lacking(url, role).await?;
+            return Ok(Self { name: role.to_owned(), created: false, lacking: lacking.0 });
+        }
+        let granted = log::grant(url, role).await?;
+        Ok(Self { name: granted.role, created: granted.is_new, lacking: Vec::new() })
     }
 }
 
@@ -98,21 +135,39 @@ async fn with_patience(
     }
 }
 
-fn show(report: &MigrationReport, is_check: bool, output: &mut Output) -> Result<(), Failure> {
+fn show(
+    report: &MigrationReport,
+    server_role: Option<&ServerRole>,
+    is_check: bool,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let MigrationReport { log, found, needed, migrations } = report;
     if output.format() != Format::Table {
         let step = |migration: &Migration| Step { version: migration.version, name: migration.name };
         let migrations = migrations.iter().map(step).collect();
-        let answer = Answer { log, found: *found, needed: *needed, migrations, applied: !is_check };
+        let answer = Answer { log, found: *found, needed: *needed, migrations, applied: !is_check, server_role };
         return Ok(output.value(&answer)?);
     }
     if migrations.is_empty() {
-        return Ok(output.line(&format!("{log} has version {found}: nothing to do"))?);
+        output.line(&format!("{log} has version {found}: nothing to do"))?;
+    } else {
+        let tense = if is_check { "would go" } else { "went" };
+        output.line(&format!("{log} {tense} from version {found} to {needed}"))?;
+        for migration in migrations {
+            output.line(&format!("  {:>4}  {}", migration.version, migration.name))?;
+        }
     }
-    let tense = if is_check { "would go" } else { "went" };
-    output.line(&format!("{log} {tense} from version {found} to {needed}"))?;
-    for migration in migrations {
-        output.line(&format!("  {:>4}  {}", migration.version, migration.name))?;
+    match server_role {
+        Some(ServerRole { name, lacking, .. }) if !lacking.is_empty() => {
+            output.line(&format!("role {name} lacks {}", lacking.join(", ")))?;
+        }
+        Some(ServerRole { name, created: true, .. }) => {
+            output.line(&format!(
+                "role {name} was created, and can serve; give it a password: \\password {name} in psql"
+            ))?;
+        }
+        Some(ServerRole { name, .. }) => output.line(&format!("role {name} can serve, and nothing else"))?,
+        None => {}
     }
     Ok(())
 }

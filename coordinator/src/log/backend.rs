@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 
 use super::url::Target;
 use super::verify::Rows;
-use super::{Durability, Log, MigrationReport, OpenError, Options, postgres, sqlite};
+use super::{Durability, Granted, Lacking, Log, MigrationReport, OpenError, Options, postgres, sqlite};
 
 /// Where a log is kept.
 pub(super) trait Backend: Send + Sync {
@@ -19,6 +19,12 @@ pub(super) trait Backend: Send + Sync {
 
     /// Tells what [`migrate`](Self::migrate) would do, and changes nothing.
     fn check(&self) -> BoxFuture<'_, Result<MigrationReport, OpenError>>;
+
+    /// Makes a role one that serves; see [`grant`](super::grant).
+    fn grant<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Granted, OpenError>>;
+
+    /// What a role lacks to serve.
+    fn lacking<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Lacking, OpenError>>;
 
     /// All that stands in the log, row by row, over connections that cannot write.
     fn rows(&self) -> BoxFuture<'_, Result<Box<dyn Rows>, OpenError>>;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use assent_protocol::Epoch;
 
+use super::Lacking;
+
 /// What lies beneath an error of the log.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -240,6 +242,29 @@ pub enum OpenError {
         log: String,
         /// What failed.
         source: Cause,
+    },
+    /// The role that connects lacks what serving takes.
+    #[error(
+        "role {role} lacks {lacking}, and cannot serve {log}: run `assent migrate --log URL --server-role {role}` with the URL of \
+         the role that owns the schema, or grant it as that role"
+    )]
+    Lacking {
+        /// Which log.
+        log: String,
+        /// The role.
+        role: String,
+        /// What it lacks.
+        lacking: Lacking,
+    },
+    /// A role cannot be made one that serves.
+    #[error("role {role} cannot serve {log}: {problem}")]
+    Role {
+        /// Which log.
+        log: String,
+        /// The role.
+        role: String,
+        /// Why, and what to do.
+        problem: String,
     },
     /// The schema does not fit.
     #[error(transparent)]

@@ -26,9 +26,9 @@
 //! exhausted, then [`Log::append`] one batch after the other, and [`Log::renew`] beside them. Reads
 //! may run at any time, beside an append too.
 
+mod backend;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
-mod backend;
 mod durability;
 mod error;
 #[cfg(any(test, feature = "fuzz"))]
@@ -39,6 +39,7 @@ mod migration;
 mod plan;
 pub mod postgres;
 mod read;
+mod roles;
 mod rows;
 pub mod sqlite;
 mod stored;
@@ -61,6 +62,7 @@ pub use read::{
     EndedTransaction, Filter, Found, Kind, LoggedStep, OpenSaga, OpenTransaction, Page, PageToken, Shown, State,
     Transaction, Unreadable,
 };
+pub use roles::{Granted, Lacking, grant, lacking};
 
 /// The records that become durable together.
 ///

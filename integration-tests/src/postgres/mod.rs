@@ -174,6 +174,12 @@ impl Database {
         self.access.url(&self.name)
     }
 
+    /// The URL of this database with the name and password of another role. The password needs no escaping in a URL.
+    #[must_use]
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        Access { user: user.to_owned(), password: password.to_owned(), ..self.access.clone() }.url(&self.name)
+    }
+
     /// The URL of this database where its server is reached at another address, as through a relay.
     #[must_use]
     pub fn url_at(&self, address: SocketAddr) -> String {

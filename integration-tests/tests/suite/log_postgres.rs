@@ -1,4 +1,5 @@
-//! The conformance suite of the log on a real Postgres, each case in a database of its own.
+//! The conformance suite of the log on a real Postgres, each case in a database of its own, as a
+//! role that can serve and do nothing else.
 
 use std::sync::Arc;
 
@@ -9,9 +10,14 @@ use futures::future::{BoxFuture, FutureExt as _};
 use integration_tests::postgres::{Database, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-/// A migrated database.
+/// Of the role that serves.
+const PASSWORD: &str = "serves-and-nothing-else";
+
+/// A migrated database, and a role that can serve the log in it and do nothing else.
 pub(crate) struct PostgresGround {
     pub(crate) database: Database,
+    /// The role's name. Roles are the server's, so it is called after the database.
+    pub(crate) server_role: String,
     _server: Postgres,
 }
 
@@ -20,7 +26,17 @@ impl PostgresGround {
         let server = Postgres::shared().await;
         let database = server.create_database().await;
         log::migrate(&database.url()).await.expect("an empty database can be migrated");
-        Self { database, _server: server }
+        let server_role = format!("{}_server", database.name());
+        let granted = log::grant(&database.url(), &server_role).await.expect("a superuser makes roles");
+        assert!(granted.is_new, "it is this database's own");
+        let ground = Self { database, server_role, _server: server };
+        ground.execute(format!("alter role \"{}\" password '{PASSWORD}'", ground.server_role)).await;
+        ground
+    }
+
+    /// The URL that a server of the log is given.
+    pub(crate) fn url(&self) -> String {
+        self.database.url_as(&self.server_role, PASSWORD)
     }
 
     /// Opens the log and acquires a replica's name.
@@ -40,7 +56,7 @@ impl PostgresGround {
 
 impl Ground for PostgresGround {
     fn open(&self) -> BoxFuture<'_, Arc<dyn Log>> {
-        async move { log::open(&self.database.url(), Options::default()).await.expect("the log opens") }.boxed()
+        async move { log::open(&self.url(), Options::default()).await.expect("the log opens") }.boxed()
     }
 
     fn rival_acquires<'a>(&'a self, replica: &'a Name) -> BoxFuture<'a, Epoch> {

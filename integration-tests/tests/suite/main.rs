@@ -17,6 +17,7 @@ mod lock_waits;
 mod log_away;
 mod log_postgres;
 mod log_postgres_faults;
+mod log_postgres_roles;
 mod log_postgres_schema;
 mod log_postgres_tls;
 mod pooler;

@@ -7,10 +7,10 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::trouble::within;
 use super::verifying::Reader;
-use super::{PostgresLog, link, migrate};
+use super::{PostgresLog, link, migrate, roles};
 use crate::log::backend::Backend;
 use crate::log::verify::Rows;
-use crate::log::{Durability, Log, MigrationReport, OpenError, Options, url};
+use crate::log::{Durability, Granted, Lacking, Log, MigrationReport, OpenError, Options, url};
 
 /// How to reach the server; boxed, because the options are large.
 pub(in crate::log) struct Server(pub(in crate::log) Box<PgConnectOptions>);
@@ -26,6 +26,14 @@ impl Backend for Server {
 
     fn check(&self) -> BoxFuture<'_, Result<MigrationReport, OpenError>> {
         migrate::check(&self.0).boxed()
+    }
+
+    fn grant<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Granted, OpenError>> {
+        roles::grant(&self.0, role).boxed()
+    }
+
+    fn lacking<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Lacking, OpenError>> {
+        roles::lacking_of(&self.0, role).boxed()
     }
 
     fn rows(&self) -> BoxFuture<'_, Result<Box<dyn Rows>, OpenError>> {

@@ -15,6 +15,7 @@ mod loan;
 mod migrate;
 mod reading;
 mod retention;
+mod roles;
 mod statement;
 mod trouble;
 mod value;
@@ -33,8 +34,8 @@ use self::link::{Acquired, Held, Link};
 use self::loan::lend;
 use self::trouble::{Trouble, within};
 use super::{
-    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
-    PageToken, Shown, Unreadable,
+    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page, PageToken,
+    Shown, Unreadable,
 };
 
 pub(super) use self::backend::Server;
@@ -82,8 +83,21 @@ impl PostgresLog {
         if within(options.connect_timeout, looking).await.map_err(of_opening)? {
             return Err(of_opening(Trouble::Pooled));
         }
+        let role = roles::connected(&mut connection).await.map_err(of_opening)?;
+        let lacking = roles::lacking(&mut connection, &role).await.map_err(of_opening)?;
+        if !lacking.is_empty() {
+            return Err(OpenError::Lacking { log: place, role, lacking });
+        }
         let found = migrate::version(&mut connection).await.map_err(of_opening)?;
         super::migration::compare(&place, found, &migrate::MIGRATIONS)?;
+        if roles::changes_schema(&mut connection, &role).await.map_err(of_opening)? {
+            tracing::warn!(
+                log = place,
+                role,
+                "this role could change the schema of the log, and delete from it: let `assent migrate --server-role NAME` make \
+                 one that could not, and serve as that one"
+            );
+        }
         let pool = link::pool(&target, &options);
         let lease_pool = link::lease_pool(&target, &options);
         let (appender, held) = (Mutex::default(), std::sync::Mutex::default());

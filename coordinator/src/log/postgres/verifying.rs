@@ -86,7 +86,8 @@ impl Rows for Reader {
                    )
                    order by 1 limit $1";
         let limit = count(limit);
-        self.read(async move |snapshot| Ok(sqlx::query_scalar(sql).bind(limit).fetch_all(&mut **snapshot).await?)).boxed()
+        self.read(async move |snapshot| Ok(sqlx::query_scalar(sql).bind(limit).fetch_all(&mut **snapshot).await?))
+            .boxed()
     }
 
     fn history_page(

@@ -11,10 +11,17 @@ use super::verifying::Reader;
 use super::{SqliteLog, file, migrate};
 use crate::log::backend::Backend;
 use crate::log::verify::Rows;
-use crate::log::{Durability, Log, MigrationReport, OpenError, Options};
+use crate::log::{Durability, Granted, Lacking, Log, MigrationReport, OpenError, Options};
 
 /// The path of the file.
 pub(in crate::log) struct File(pub(in crate::log) PathBuf);
+
+impl File {
+    fn has_no_roles(&self, role: &str) -> OpenError {
+        let problem = "a log in a file has no roles: leave --server-role out".to_owned();
+        OpenError::Role { log: file::describe(&self.0), role: role.to_owned(), problem }
+    }
+}
 
 impl Backend for File {
     fn open(&self, options: Options) -> BoxFuture<'_, Result<Arc<dyn Log>, OpenError>> {
@@ -27,6 +34,14 @@ impl Backend for File {
 
     fn check(&self) -> BoxFuture<'_, Result<MigrationReport, OpenError>> {
         migrate::check(&self.0).boxed()
+    }
+
+    fn grant<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Granted, OpenError>> {
+        std::future::ready(Err(self.has_no_roles(role))).boxed()
+    }
+
+    fn lacking<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Lacking, OpenError>> {
+        std::future::ready(Err(self.has_no_roles(role))).boxed()
     }
 
     fn rows(&self) -> BoxFuture<'_, Result<Box<dyn Rows>, OpenError>> {

@@ -29,8 +29,8 @@ use self::append::{Done, Held, current_epoch, time_column};
 use self::file::FileLock;
 use self::trouble::{Kind, Trouble};
 use super::{
-    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page,
-    PageToken, Shown, Unreadable,
+    AppendError, Batch, Filter, Found, Lease, Log, LogError, Maintenance, OpenError, Options, Owned, Page, PageToken,
+    Shown, Unreadable,
 };
 
 pub(super) use self::backend::File;
