@@ -61,6 +61,30 @@ async fn votes_go_on_when_the_database_is_back() {
     .await;
 }
 
+/// A later version wrote it, or a hand. The participant would not start, and end nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_read_stops_no_other() {
+    let database = Database::create().await;
+    let first = installed(&database).await;
+    conformance::opens(&first).await.expect("opens");
+    let (sound, damaged, nameless) = (gtid(), gtid(), uuid::Uuid::from_u128(7));
+    for voted in [sound, damaged] {
+        conformance::votes(&first, voted).await.expect("votes");
+    }
+    let sql = format!(
+        "update assent_voter set roster = '{{\"seats\": 7}}' where gtid = '{damaged}';
+         insert into assent_voter (participant, gtid, is_read_only, standing, joined)
+         select participant, '{nameless}', true, 'aborted', joined from assent_voter where gtid = '{sound}'"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut database.connect().await).await.expect("by hand");
+    let restarted = voters(&database.url());
+    conformance::opens(&restarted).await.expect("opens");
+    assert_eq!(conformance::taken_up(&restarted).await.expect("lists"), [sound]);
+    let error = conformance::votes(&restarted, damaged).await.expect_err("it does not read");
+    assert!(matches!(error, VoterStoreError::Unreadable { gtid, .. } if gtid == damaged), "{error}");
+    conformance::votes(&restarted, gtid()).await.expect("votes go on");
+}
+
 #[tokio::test]
 async fn rows_that_no_voter_writes_are_refused() {
     let database = Database::create().await;

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::error::{is_connection_lost, sqlstate, sqlstate_of};
 use crate::voter::VoterStoreError;
-use crate::voter::store::{Identity, Kept, Recalled, Store, Write, durable};
+use crate::voter::store::{Identity, Kept, Recalled, Store, Write, durable, readable};
 
 /// A voter's state in the participant's own Postgres database, in the table `assent_voter`, which
 /// the participant's instances share.
@@ -198,7 +198,7 @@ impl PostgresVoters {
             .await
             .map_err(failed("list the votes"))?;
         connection.close().await.ok();
-        rows.iter().map(|row| read(me, row)).collect()
+        Ok(readable(rows.iter().map(|row| read(me, row))).collect())
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(Answer<T>) -> Ask) -> Result<T, VoterStoreError> {

@@ -169,6 +169,14 @@ pub async fn is_there(store: &impl VoterStore) {
     votes(store, mint()).await.expect("votes");
 }
 
+/// The transactions whose records a participant takes up at its start.
+///
+/// # Errors
+/// Those of the store.
+pub async fn taken_up(store: &impl VoterStore) -> Result<Vec<Gtid>, VoterStoreError> {
+    Ok(store.all().await?.iter().map(|record| record.gtid).collect())
+}
+
 /// Votes in a transaction, as a participant does whose store may have failed before: it looks first.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::store::{Identity, Kept, Recalled, Store, VoterStoreError, Write, durable};
+use super::store::{Identity, Kept, Recalled, Store, VoterStoreError, Write, durable, readable};
 use crate::journal::{Beginning, Change, JournalFile, Kind, Payload, Verdict, whole};
 
 /// A voter's state in a local file, for participants whose data is not in Postgres.
@@ -118,16 +118,16 @@ impl FileVoters {
         Ok(())
     }
 
-    fn records(&self) -> Result<Vec<VoterRecord>, VoterStoreError> {
+    fn records(&self) -> Vec<VoterRecord> {
         let noted = |gtid| self.memory().records.get(&gtid).map(|record| VoterRecord::clone(record));
         let record =
             |(key, payload): (BranchKey, Bytes)| noted(key.gtid).map_or_else(|| decode(key.gtid, &payload), Ok);
-        self.file.all().into_iter().map(record).collect()
+        readable(self.file.all().into_iter().map(record)).collect()
     }
 
     fn claim(&self, me: &ParticipantName) -> Result<Identity, VoterStoreError> {
         let mine = VoterName::Participant(me.clone());
-        let stranger = self.records()?.into_iter().map(|record| record.voter).find(|voter| *voter != mine);
+        let stranger = self.records().into_iter().map(|record| record.voter).find(|voter| *voter != mine);
         let owner =
             stranger.map_or_else(|| self.owner.get_or_init(|| me.clone()).to_string(), |voter| voter.to_string());
         if owner != me.as_str() {
@@ -239,7 +239,7 @@ impl Store for FileVoters {
     }
 
     fn all(&self) -> BoxFuture<'_, Result<Vec<VoterRecord>, VoterStoreError>> {
-        async move { self.records() }.boxed()
+        std::future::ready(Ok(self.records())).boxed()
     }
 }
 
@@ -434,6 +434,24 @@ mod tests {
         drop(voters);
         let voters = FileVoters::open(&path).await.expect("opens again");
         assert_eq!(voters.all().await.expect("reads"), []);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_stops_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("voters");
+        let (sound, damaged) = (gtid(), gtid());
+        let voters = FileVoters::open(&path).await.expect("opens");
+        assert!(kept(&voters, record(sound, VoterState::WAITING, None)).await);
+        let no_record = Payload::new(beginning(&VoterState::WAITING), Bytes::from_static(b"no record"));
+        voters.file.append(Change::Placed(whole(damaged), no_record)).await.expect("kept");
+        drop(voters);
+        let voters = FileVoters::open(&path).await.expect("opens");
+        Store::open(&voters, &name("bank-a")).await.expect("claimed");
+        assert_eq!(voters.all().await.expect("reads"), [record(sound, VoterState::WAITING, None)]);
+        let error = voters.load(damaged).await.expect_err("it does not read");
+        assert!(matches!(error, VoterStoreError::Unreadable { gtid, .. } if gtid == damaged), "{error}");
+        assert!(kept(&voters, record(gtid(), VoterState::WAITING, None)).await, "votes go on");
     }
 
     const COMMITTED: VoterState = VoterState { standing: Standing::Committed, ..VoterState::ATTEMPTED };

@@ -151,12 +151,24 @@ pub(crate) mod sealed {
         /// Deletes records, as far as they [may be](assent_protocol::three_phase::Voter::may_be_forgotten).
         fn forget(&self, gtids: Vec<Gtid>) -> BoxFuture<'_, Result<(), VoterStoreError>>;
 
-        /// All records, the oldest transaction first.
+        /// All records that can be read, the oldest transaction first.
         fn all(&self) -> BoxFuture<'_, Result<Vec<VoterRecord>, VoterStoreError>>;
     }
 }
 
 pub(crate) use sealed::Store;
+
+/// The records that can be read. One that cannot never stops the others: it is left alone, and
+/// whatever is asked about its transaction is answered with the error.
+pub(crate) fn readable(
+    records: impl IntoIterator<Item = Result<VoterRecord, VoterStoreError>>,
+) -> impl Iterator<Item = VoterRecord> {
+    let tell = |error: &VoterStoreError| {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(error, "a record of the voter is left alone; all others are taken up");
+    };
+    records.into_iter().filter_map(move |record| record.inspect_err(tell).ok())
+}
 
 /// A store of any kind.
 pub(crate) type AnyStore = Arc<dyn Store>;
