@@ -233,6 +233,14 @@ pub struct BranchKey {
     pub id: BranchId,
 }
 
+impl BranchKey {
+    /// What is known by its transaction alone: a voter's state, and a branch that was prepared
+    /// before branches had an identity.
+    pub const fn whole(gtid: Gtid) -> Self {
+        Self { gtid, id: BranchId::NONE }
+    }
+}
+
 /// Branches by their keys, with the hasher of [`GtidMap`].
 pub type BranchMap<V> = HashMap<BranchKey, V, foldhash::fast::RandomState>;
 

@@ -142,11 +142,6 @@ fn write_key(body: &mut Vec<u8>, BranchKey { gtid, id }: BranchKey, kind: u8, ki
     }
 }
 
-/// A voter's, or a branch's that has no identity.
-pub(crate) const fn whole(gtid: Gtid) -> BranchKey {
-    BranchKey { gtid, id: BranchId::NONE }
-}
-
 pub(super) fn write_label(body: &mut Vec<u8>, label: &[u8]) {
     body.push(LABEL);
     write_sized(body, [label]);
@@ -303,7 +298,7 @@ fn take_gtid(bytes: &[u8]) -> Option<(Gtid, &[u8])> {
 
 fn take_whole(bytes: &[u8]) -> Option<(BranchKey, &[u8])> {
     let (gtid, rest) = take_gtid(bytes)?;
-    Some((whole(gtid), rest))
+    Some((BranchKey::whole(gtid), rest))
 }
 
 fn take_branch(bytes: &[u8]) -> Option<(BranchKey, &[u8])> {
@@ -393,16 +388,16 @@ mod tests {
                         branches.insert(*branch, payload);
                     }
                     Record::Begun(gtid, beginning) => {
-                        let Some(payload) = branches.get_mut(&whole(*gtid)) else { continue };
+                        let Some(payload) = branches.get_mut(&BranchKey::whole(*gtid)) else { continue };
                         let Some(begun) = payload.with_beginning(beginning.clone().into()) else { continue };
                         write_beginning(&mut body, *gtid, beginning);
                         *payload = begun;
                     }
                     Record::Similar(gtid, beginning, like) => {
-                        let Some(payload) = branches.get(&whole(*like)) else { continue };
+                        let Some(payload) = branches.get(&BranchKey::whole(*like)) else { continue };
                         let Some(begun) = payload.with_beginning(beginning.clone().into()) else { continue };
                         write_similar(&mut body, *gtid, beginning, *like);
-                        branches.insert(whole(*gtid), begun);
+                        branches.insert(BranchKey::whole(*gtid), begun);
                     }
                     Record::Ended(branch) => {
                         write_ended(&mut body, *branch);
@@ -519,7 +514,7 @@ mod tests {
         file.extend_from_slice(&crc32c(&file).to_le_bytes());
         file.extend(frame(&MARK, &body));
         let contents = read(KIND, &file).expect("whole");
-        assert_eq!(contents.known.branches, Branches::from_iter([(whole(gtid(1)), payload("hi"))]));
+        assert_eq!(contents.known.branches, Branches::from_iter([(BranchKey::whole(gtid(1)), payload("hi"))]));
         assert_eq!(contents.known.label, Bytes::new());
     }
 
@@ -527,12 +522,12 @@ mod tests {
     fn the_last_word_counts() {
         let mut body = Vec::new();
         write_label(&mut body, b"one");
-        write_prepared(&mut body, whole(gtid(1)), &payload("waiting"));
+        write_prepared(&mut body, BranchKey::whole(gtid(1)), &payload("waiting"));
         write_label(&mut body, b"another");
-        write_prepared(&mut body, whole(gtid(1)), &payload("committed"));
+        write_prepared(&mut body, BranchKey::whole(gtid(1)), &payload("committed"));
         let file = [file_header(Kind::Voters, &MARK), frame(&MARK, &body)].concat();
         let known = read(Kind::Voters, &file).expect("whole").known;
         assert_eq!(known.label, Bytes::from("another"));
-        assert_eq!(known.branches, Branches::from_iter([(whole(gtid(1)), payload("committed"))]));
+        assert_eq!(known.branches, Branches::from_iter([(BranchKey::whole(gtid(1)), payload("committed"))]));
     }
 }

@@ -63,7 +63,7 @@ use writer::{Append, Verdicts, Writer};
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use format::fuzz;
-pub(crate) use format::{Kind, whole};
+pub(crate) use format::Kind;
 pub(crate) use payload::{Beginning, Payload};
 pub(crate) use writer::{Change, Verdict};
 

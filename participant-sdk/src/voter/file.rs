@@ -15,7 +15,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::store::{Identity, Kept, Recalled, Store, VoterStoreError, Write, durable, readable};
-use crate::journal::{Beginning, Change, JournalFile, Kind, Payload, Verdict, whole};
+use crate::journal::{Beginning, Change, JournalFile, Kind, Payload, Verdict};
 
 /// A voter's state in a local file, for participants whose data is not in Postgres.
 ///
@@ -77,7 +77,7 @@ impl FileVoters {
         if let Some(record) = self.memory().records.get(&gtid) {
             return Ok(Some(Arc::clone(record)));
         }
-        self.file.payload(whole(gtid)).map(|payload| decode(gtid, &payload).map(Arc::new)).transpose()
+        self.file.payload(BranchKey::whole(gtid)).map(|payload| decode(gtid, &payload).map(Arc::new)).transpose()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -94,7 +94,7 @@ impl FileVoters {
                     Some(rest) => memory.rest.insert(rest),
                     None => memory.rest.insert(Rest::of(record)),
                 };
-                Change::Placed(whole(record.gtid), rest.payload(&record.state))
+                Change::Placed(BranchKey::whole(record.gtid), rest.payload(&record.state))
             }
         }
     }
@@ -182,7 +182,7 @@ impl Store for FileVoters {
                 Verdict::Written => {
                     let (gtid, id) = (record.gtid, record.id());
                     // Another append, or its end, may have come between the flush and this.
-                    if self.file.begins_with(whole(gtid), &beginning(&record.state)) {
+                    if self.file.begins_with(BranchKey::whole(gtid), &beginning(&record.state)) {
                         memory.records.insert(gtid, record);
                     }
                     Ok(durable(id))
@@ -203,7 +203,7 @@ impl Store for FileVoters {
     fn note(&self, Write { record, before }: &Write) -> bool {
         let mut memory = self.memory();
         // It may have moved on meanwhile, or have been forgotten.
-        let stands = before.is_some_and(|before| self.file.begins_with(whole(record.gtid), &beginning(&before)));
+        let stands = before.is_some_and(|before| self.file.begins_with(BranchKey::whole(record.gtid), &beginning(&before)));
         if stands {
             memory.records.insert(record.gtid, Arc::clone(record));
             memory.noted.extend(before.map(|before| (Instant::now(), record.gtid, before)));
@@ -222,11 +222,11 @@ impl Store for FileVoters {
                 if self.memory().is_decided(*gtid) {
                     return true;
                 }
-                let state = self.file.payload(whole(*gtid)).and_then(|payload| state(*gtid, &payload).ok());
+                let state = self.file.payload(BranchKey::whole(*gtid)).and_then(|payload| state(*gtid, &payload).ok());
                 state.is_some_and(|state| state.standing.decision().is_some())
             };
             let gtids: Vec<Gtid> = gtids.into_iter().filter(may_go).collect();
-            let ends = gtids.iter().map(|gtid| Change::Ended(whole(*gtid))).collect();
+            let ends = gtids.iter().map(|gtid| Change::Ended(BranchKey::whole(*gtid))).collect();
             let ended: Result<Vec<Verdict>, _> = self.file.append_all(ends).await.into_iter().collect();
             ended?;
             let mut memory = self.memory();
@@ -301,7 +301,7 @@ fn standing_number(standing: Standing) -> u8 {
 }
 
 fn begun(gtid: Gtid, before: &VoterState, after: &VoterState) -> Change {
-    Change::Begun { key: whole(gtid), before: beginning(before), beginning: beginning(after) }
+    Change::Begun { key: BranchKey::whole(gtid), before: beginning(before), beginning: beginning(after) }
 }
 
 /// What the payload of a record in this state begins with.
@@ -444,7 +444,7 @@ mod tests {
         let voters = FileVoters::open(&path).await.expect("opens");
         assert!(kept(&voters, record(sound, VoterState::WAITING, None)).await);
         let no_record = Payload::new(beginning(&VoterState::WAITING), Bytes::from_static(b"no record"));
-        voters.file.append(Change::Placed(whole(damaged), no_record)).await.expect("kept");
+        voters.file.append(Change::Placed(BranchKey::whole(damaged), no_record)).await.expect("kept");
         drop(voters);
         let voters = FileVoters::open(&path).await.expect("opens");
         Store::open(&voters, &name("bank-a")).await.expect("claimed");
