@@ -33,6 +33,7 @@ pub mod retry;
 pub mod saga;
 pub mod three_phase;
 pub mod two_phase;
+pub mod verdict;
 
 pub use durable::{Appended, Durable, Held, Output, Parts};
 pub use ids::{

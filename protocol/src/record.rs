@@ -44,6 +44,16 @@ pub enum Outcome {
     Compensated,
 }
 
+impl Outcome {
+    /// The decision behind it.
+    pub const fn decision(self) -> Decision {
+        match self {
+            Self::Committed | Self::Completed => Decision::Commit,
+            Self::Aborted | Self::Compensated => Decision::Abort,
+        }
+    }
+}
+
 /// A durable fact about one transaction. The log stamps each with the time of its batch.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Record {
@@ -279,6 +289,34 @@ pub struct Ended {
     pub branches: Vec<EndedBranch>,
     /// A saga's outputs by step, for steps that completed; empty for 2PC.
     pub outputs: Vec<(StepIndex, Bytes)>,
+}
+
+impl Ended {
+    /// The branches that it told to commit; none of a saga.
+    pub fn told_to_commit(&self) -> Vec<Member> {
+        told_to_commit(self.protocol, self.outcome, &self.branches)
+    }
+}
+
+/// The branches that an ended transaction told to commit, among those of its end: those that its
+/// open row named.
+///
+/// One that had nothing to commit waits for no decision. Under three phases it has voted all the
+/// same: it is in the roster, and must hear of no other outcome than the other voters.
+pub fn told_to_commit(protocol: Protocol, outcome: Outcome, branches: &[EndedBranch]) -> Vec<Member> {
+    if outcome != Outcome::Committed {
+        return Vec::new();
+    }
+    let is_told = |branch: &&EndedBranch| match branch.end {
+        BranchEnd::Committed | BranchEnd::HeuristicCommitted | BranchEnd::HeuristicAborted => true,
+        BranchEnd::ReadOnly => protocol == Protocol::ThreePhase,
+        BranchEnd::Aborted
+        | BranchEnd::NotStarted
+        | BranchEnd::Completed
+        | BranchEnd::Compensated
+        | BranchEnd::Abandoned => false,
+    };
+    branches.iter().filter(is_told).map(EndedBranch::member).collect()
 }
 
 /// How one branch or saga step ended.

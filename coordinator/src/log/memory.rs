@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
 use assent_protocol::saga::StepIndex;
-use assent_protocol::three_phase::{Roster, Seat, VoterState};
-use assent_protocol::{Appended, Decision, Epoch, Gtid, Name, ParticipantName, Protocol};
+use assent_protocol::three_phase::{Roster, VoterState};
+use assent_protocol::verdict::Standing;
+use assent_protocol::{Appended, Epoch, Gtid, Name, ParticipantName, Protocol};
 use futures::future::{BoxFuture, FutureExt as _, ready};
 
 use super::lease::Holder;
 use super::plan::{Plan, Written};
-use super::verdict::{self, Standing, durable, verdict};
+use super::verdict::{answer, durable};
 use super::{
     AppendError, Batch, EndedTransaction, Filter, Found, Kind, Lease, Log, LogError, LoggedStep, Maintenance, OpenSaga,
     OpenTransaction, Owned, Page, PageToken, Shown, State, Transaction, Unreadable, stored,
@@ -283,7 +284,7 @@ impl Storage {
         if written.settles(batch, &plan) {
             return Some(batch.forced.iter().map(durable).collect());
         }
-        batch.forced.iter().map(|record| verdict(record, self.standing(record.gtid()).as_ref(), held)).collect()
+        batch.forced.iter().map(|record| answer(record, self.standing(record.gtid()).as_ref(), held)).collect()
     }
 
     fn write(&mut self, plan: &Plan<'_>, at_ms: u64, owner: Epoch) -> Written {
@@ -335,16 +336,7 @@ impl Storage {
             written.stepped += 1;
         }
         for ended in &plan.ends {
-            let fits = match self.open.get(&ended.gtid) {
-                Some(Row::Decided { record, owner: theirs, .. }) => {
-                    verdict::ends(ended, false, Some(record.decision), *theirs == owner)
-                }
-                Some(Row::Delegated { owner: theirs, .. }) => verdict::ends_delegation(ended, *theirs == owner),
-                Some(Row::Attempted { owner: theirs, .. }) => verdict::ends(ended, false, None, *theirs == owner),
-                Some(Row::Saga(saga)) => verdict::ends(ended, true, None, saga.owner == owner),
-                None => false,
-            };
-            if !fits {
+            if !self.standing(ended.gtid).is_some_and(|row| row.is_ended_by(ended, owner)) {
                 continue;
             }
             let Some(row) = self.open.remove(&ended.gtid) else { continue };
@@ -415,36 +407,28 @@ impl Storage {
 
     fn standing(&self, gtid: Gtid) -> Option<Standing> {
         match self.open.get(&gtid) {
-            Some(Row::Decided { record, vote, owner, .. }) => Some(Standing::Open {
-                saga: false,
-                decision: Some(record.decision),
+            Some(Row::Decided { record, vote, owner, .. }) => Some(Standing::Decided {
+                decision: record.decision,
                 owner: *owner,
-                digest: record.digest,
                 members: record.members.clone(),
-                vote: vote.clone(),
+                vote: vote.as_ref().map(|(_, state)| *state),
             }),
             Some(Row::Delegated { record, owner, .. }) => {
                 Some(Standing::Delegated { owner: *owner, digest: record.digest, member: record.member.clone() })
             }
-            Some(Row::Attempted { record, state, owner, .. }) => Some(Standing::Open {
-                saga: false,
-                decision: None,
+            Some(Row::Attempted { record, state, owner, .. }) => Some(Standing::Attempted {
                 owner: *owner,
                 digest: record.digest,
-                members: record.roster.participants().iter().map(Seat::member).collect(),
                 vote: Some((record.roster.clone(), *state)),
             }),
-            Some(Row::Saga(saga)) => Some(Standing::Open {
-                saga: true,
-                decision: saga.turned.as_ref().map(|_| Decision::Abort),
+            Some(Row::Saga(saga)) => Some(Standing::Saga {
                 owner: saga.owner,
                 digest: saga.started.digest,
-                members: Vec::new(),
-                vote: None,
+                has_turned: saga.turned.is_some(),
             }),
             None => self.history.get(&gtid).map(|EndedTransaction { record, .. }| Standing::Ended {
                 outcome: record.outcome,
-                members: verdict::told_to_commit(record.outcome, &record.branches),
+                members: record.told_to_commit(),
             }),
         }
     }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep, told_to_commit};
 use assent_protocol::saga::StepIndex;
+use assent_protocol::verdict::Standing;
 use assent_protocol::{Epoch, Gtid, ParticipantName, Protocol};
 use bytes::Bytes;
 
@@ -11,7 +12,6 @@ use super::read::{
     EndedTransaction, Found, LoggedStep, OpenSaga, OpenTransaction, Page, PageToken, Shown, State, Transaction,
     Unreadable,
 };
-use super::verdict::{Standing, told_to_commit};
 use super::{Owned, stored};
 
 /// A row of the open table.
@@ -90,28 +90,30 @@ impl StandingRow<'_> {
     pub(super) fn read(&self) -> Result<Standing, String> {
         let (owner, digest) = (self.owner, stored::digest_from_column(self.digest));
         if let Some(word) = self.outcome {
-            let outcome = stored::parse_outcome(word)?;
+            let (outcome, protocol) = (stored::parse_outcome(word)?, stored::parse_protocol(self.protocol)?);
             let branches = stored::parse_branches(outcome, self.participants, self.branch_ids);
             return Ok(branches.map_or(Standing::Unreadable, |branches| Standing::Ended {
                 outcome,
-                members: told_to_commit(outcome, &branches),
+                members: told_to_commit(protocol, outcome, &branches),
             }));
         }
         let protocol = stored::parse_protocol(self.protocol)?;
         let decision = self.decision.map(stored::parse_decision).transpose()?;
         if protocol == Protocol::Saga {
-            let (saga, members, vote) = (true, Vec::new(), None);
-            return Ok(Standing::Open { saga, decision, owner, digest, members, vote });
+            return Ok(Standing::Saga { owner, digest, has_turned: decision.is_some() });
         }
         let Ok(mut members) = stored::parse_members(self.participants, self.branch_ids) else {
             return Ok(Standing::Unreadable);
         };
-        if protocol == Protocol::TwoPhase && decision.is_none() {
-            let member = members.pop().filter(|_| members.is_empty());
-            return Ok(member.map_or(Standing::Unreadable, |member| Standing::Delegated { owner, digest, member }));
-        }
         let vote = stored::vote_from_columns(self.roster, self.voter, &members);
-        Ok(Standing::Open { saga: false, decision, owner, digest, members, vote })
+        Ok(match decision {
+            Some(decision) => Standing::Decided { decision, owner, members, vote: vote.map(|(_, state)| state) },
+            None if protocol == Protocol::ThreePhase => Standing::Attempted { owner, digest, vote },
+            None => {
+                let member = members.pop().filter(|_| members.is_empty());
+                member.map_or(Standing::Unreadable, |member| Standing::Delegated { owner, digest, member })
+            }
+        })
     }
 }
 

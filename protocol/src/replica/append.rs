@@ -159,7 +159,7 @@ impl Replica {
                     reason: machine
                         .reason()
                         .map(|reason| AbortReason { message: shortened(&reason.message), ..reason.clone() }),
-                    committed: if is_committed { machine.members() } else { Vec::new() },
+                    committed: if is_committed { machine.told_to_commit(entry.machine.protocol()) } else { Vec::new() },
                 }
             }),
             Machine::Saga(machine) => {

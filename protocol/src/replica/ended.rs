@@ -12,7 +12,7 @@ use crate::digest;
 use crate::ids::{BodyDigest, BranchId, Caller, Gtid, GtidMap, Name};
 use crate::message::{Ask, FromClient, Reply, Request, VoterMessage};
 use crate::reason::{AbortReason, Refusal};
-use crate::record::{self, Decision, EndedBranch, Member, Outcome};
+use crate::record::{self, Decision, Member, Outcome};
 use crate::three_phase;
 use crate::two_phase::{Effect, Order, TwoPhase, Vote};
 
@@ -22,7 +22,7 @@ pub(super) struct EndedAnswer {
     pub(super) digest: Option<BodyDigest>,
     pub(super) outcome: Outcome,
     pub(super) reason: Option<AbortReason>,
-    /// The roster of a commit. Of an abort none is kept: every branch that asks is told to abort.
+    /// The branches that a commit is for. Of an abort none is kept: every branch that asks is told to abort.
     pub(super) committed: Vec<Member>,
 }
 
@@ -108,7 +108,7 @@ pub(super) struct EndedHere {
     outcome: Outcome,
     reason: Option<AbortReason>,
     outputs: Vec<(Name, Bytes)>,
-    /// The branches that were part of it.
+    /// The branches that a commit is for.
     roster: Vec<Member>,
 }
 
@@ -123,7 +123,7 @@ impl From<&record::Ended> for EndedHere {
             outcome: ended.outcome,
             reason: ended.reason.as_deref().map(AbortReason::from_line),
             outputs: outputs.collect(),
-            roster: ended.branches.iter().map(EndedBranch::member).collect(),
+            roster: ended.told_to_commit(),
         }
     }
 }
@@ -229,6 +229,8 @@ pub(super) fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Epoch;
+    use crate::record::{BranchEnd, EndedBranch, Protocol};
 
     fn gtid(minted_at_ms: u64) -> Gtid {
         let mut bytes = [0_u8; 16];
@@ -236,6 +238,33 @@ mod tests {
         bytes[6] = 0x70;
         bytes[8] = 0x80;
         Gtid::from_bytes(&bytes).expect("version 7")
+    }
+
+    /// As the log's verdict has it, before the end and after it.
+    #[test]
+    fn only_the_branches_that_a_commit_is_for_are_told_to_commit() {
+        let branch = |name: &str, end| EndedBranch {
+            participant: name.parse().expect("a name"),
+            branch: BranchId { epoch: Epoch(7), number: 1 },
+            step: None,
+            end,
+        };
+        let ended = |protocol| record::Ended {
+            gtid: gtid(1),
+            protocol,
+            outcome: Outcome::Committed,
+            has_open_row: true,
+            begun_at_ms: 0,
+            digest: BodyDigest(7),
+            reason: None,
+            branches: vec![branch("pays", BranchEnd::Committed), branch("looks", BranchEnd::ReadOnly)],
+            outputs: Vec::new(),
+        };
+        for (protocol, expected) in [(Protocol::TwoPhase, &["pays"][..]), (Protocol::ThreePhase, &["pays", "looks"])] {
+            let here = EndedHere::from(&ended(protocol));
+            let told: Vec<&str> = here.roster.iter().map(|member| member.participant.as_str()).collect();
+            assert_eq!(told, expected, "{protocol}");
+        }
     }
 
     #[test]

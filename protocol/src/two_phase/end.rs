@@ -2,7 +2,7 @@
 //! acknowledged.
 
 use super::machine::NO_REQUEST;
-use super::{BranchResult, BranchState, Effect, Order, RESEND_INITIAL_MS, RESEND_MAX_MS, State, Timer, TwoPhase};
+use super::{Branch, BranchResult, BranchState, Effect, Order, RESEND_INITIAL_MS, RESEND_MAX_MS, State, Timer, TwoPhase};
 use crate::branch::{Acknowledgement, HookEnd};
 use crate::durable::Output;
 use crate::ids::InstanceId;
@@ -169,6 +169,17 @@ impl TwoPhase {
         Some(self.end(outcome, std::mem::take(effects)))
     }
 
+    /// How each branch ended, once all have.
+    pub(super) fn ended_branches(&self) -> Vec<EndedBranch> {
+        let ended = |branch: &Branch| EndedBranch {
+            participant: branch.participant.clone(),
+            branch: branch.id,
+            step: None,
+            end: branch.state.end(),
+        };
+        self.branches.iter().map(ended).collect()
+    }
+
     pub(super) fn end(&mut self, outcome: Outcome, mut effects: Vec<Effect>) -> Output<Effect> {
         self.state = match outcome {
             Outcome::Committed | Outcome::Completed => State::Committed,
@@ -190,16 +201,7 @@ impl TwoPhase {
             begun_at_ms: self.begun_at_ms,
             digest: self.digest.unwrap_or(NO_REQUEST),
             reason: self.reason.as_ref().map(AbortReason::to_line),
-            branches: self
-                .branches
-                .iter()
-                .map(|branch| EndedBranch {
-                    participant: branch.participant.clone(),
-                    branch: branch.id,
-                    step: None,
-                    end: branch.state.end(),
-                })
-                .collect(),
+            branches: self.ended_branches(),
             outputs: Vec::new(),
         };
         Output::effects(effects).with_lazy(Record::Ended(ended))

@@ -3,7 +3,7 @@
 use super::{Branch, BranchState, State, TwoPhase};
 use crate::ids::{BodyDigest, BranchId, Epoch, Gtid, ParticipantName};
 use crate::reason::AbortReason;
-use crate::record::{BranchEnd, Member};
+use crate::record::{self, BranchEnd, Member, Outcome, Protocol};
 
 impl TwoPhase {
     /// Its id.
@@ -48,6 +48,11 @@ impl TwoPhase {
     /// Its roster, in order.
     pub fn members(&self) -> Vec<Member> {
         self.branches.iter().map(Branch::member).collect()
+    }
+
+    /// The branches that it told to commit, once it has committed under this protocol.
+    pub fn told_to_commit(&self, protocol: Protocol) -> Vec<Member> {
+        record::told_to_commit(protocol, Outcome::Committed, &self.ended_branches())
     }
 
     /// Why it aborts.

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use assent_crash::crash_point;
+use assent_protocol::verdict::Standing;
 use assent_protocol::{Appended, Gtid, Record};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -20,7 +21,7 @@ use super::value::uuids;
 use crate::log::Batch;
 use crate::log::plan::{Plan, Written};
 use crate::log::rows::StandingRow;
-use crate::log::verdict::{Standing, durable, verdict};
+use crate::log::verdict::{answer, durable};
 
 /// Appends a batch. `Ok(None)`: the fence refused.
 pub(super) async fn append(link: &mut Link, held: &Held, batch: &Batch) -> Result<Option<Vec<Appended>>, Trouble> {
@@ -34,7 +35,7 @@ pub(super) async fn append(link: &mut Link, held: &Held, batch: &Batch) -> Resul
         return Ok(Some(batch.forced.iter().map(durable).collect()));
     }
     let standings = read_back(&mut link.connection, batch.forced.iter().map(Record::gtid)).await?;
-    let answers = batch.forced.iter().map(|record| verdict(record, standings.get(&record.gtid()), held.epoch));
+    let answers = batch.forced.iter().map(|record| answer(record, standings.get(&record.gtid()), held.epoch));
     answers.collect::<Option<Vec<_>>>().map(Some).ok_or(Trouble::Unsettled)
 }
 

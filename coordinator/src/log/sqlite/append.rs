@@ -16,11 +16,12 @@ use sqlx::sqlite::SqliteConnection;
 use super::trouble::Trouble;
 use crate::log::plan::{Plan, Written};
 use crate::log::rows::StandingRow;
-use crate::log::verdict::{Standing, durable, verdict};
+use crate::log::verdict::{answer, durable};
 use crate::log::{Batch, stored};
 use assent_protocol::record::{Decided, Delegated, Ended};
 use assent_protocol::saga::StepResult;
 use assent_protocol::three_phase::VoterState;
+use assent_protocol::verdict::Standing;
 
 /// What an append has to hold.
 #[derive(Clone, Debug)]
@@ -69,7 +70,7 @@ async fn append_within(connection: &mut SqliteConnection, held: &Held, batch: &B
         return Ok(Done::Appended(batch.forced.iter().map(durable).collect()));
     }
     let standings = read_back(connection, batch.forced.iter().map(Record::gtid)).await?;
-    let answers = batch.forced.iter().map(|record| verdict(record, standings.get(&record.gtid()), held.epoch));
+    let answers = batch.forced.iter().map(|record| answer(record, standings.get(&record.gtid()), held.epoch));
     answers.collect::<Option<Vec<_>>>().map(Done::Appended).ok_or(Trouble::Unsettled)
 }
 
@@ -278,7 +279,7 @@ fn steps(plan: &Plan<'_>) -> String {
     }))
 }
 
-/// An end moves only the row that it is an end of, as [`crate::log::verdict::ends`] has it.
+/// An end moves only the row that it is an end of, as [`Standing::is_ended_by`] has it.
 const ENDS: &str = "
 insert into history (gtid, ended_at, begun_at, decided_at, digest, protocol, outcome, branches, reason, outputs, branch_ids)
 select o.gtid, ?2, o.begun_at, iif(o.protocol <> 'saga' and o.decision is null, ?2, o.decided_at), o.digest, o.protocol,

@@ -7,10 +7,10 @@ use super::{Context, Encoded, Statement};
 use crate::log::plan::Plan;
 use crate::log::postgres::value::Timestamp;
 use crate::log::stored;
-use crate::log::verdict::decision_of;
 
 impl Statement {
-    /// An end moves only the row that it is an end of, as [`crate::log::verdict::ends`] has it.
+    /// An end moves only the row that it is an end of, as
+    /// [`Standing::is_ended_by`](assent_protocol::verdict::Standing::is_ended_by) has it.
     pub(super) fn ends(&mut self, plan: &Plan<'_>, context: &Context) -> Encoded {
         let (sagas, commits): (Vec<&Ended>, Vec<&Ended>) =
             plan.ends.iter().partition(|ended| ended.protocol == Protocol::Saga);
@@ -33,7 +33,7 @@ impl Statement {
             ("ended_3pc_commit", Protocol::ThreePhase, Decision::Commit),
             ("ended_3pc_abort", Protocol::ThreePhase, Decision::Abort),
         ] {
-            let fits = |ended: &&Ended| ended.protocol == protocol && decision_of(ended.outcome) == decision;
+            let fits = |ended: &&Ended| ended.protocol == protocol && ended.outcome.decision() == decision;
             let those: Vec<&Ended> = ended.iter().copied().filter(fits).collect();
             if those.is_empty() {
                 continue;
