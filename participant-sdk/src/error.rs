@@ -8,7 +8,7 @@ use assent_transport::{DialError, TlsError};
 use crate::participant::BoxError;
 
 /// A process could not join a coordinator.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum ConnectError {
     /// The coordinator cannot be dialled so: the address is not one, credentials would go in clear, or TLS failed.
     #[error(transparent)]
@@ -83,7 +83,7 @@ impl From<DialError> for ConnectError {
 }
 
 /// A request failed. It changed nothing, unless the variant says otherwise.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// The coordinator refused it.
     #[error(transparent)]
@@ -124,7 +124,7 @@ pub enum Error {
 }
 
 /// A branch could not be enlisted.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum EnlistError {
     /// The coordinator refused it: the branch is not part of the transaction. Undo what was prepared.
     #[error("the branch was not enlisted; what it prepared has to be undone")]
@@ -144,3 +144,5 @@ pub enum EnlistError {
     #[error("this process has shut its session down; connect again")]
     Closed,
 }
+
+crate::error_chain::debug_as_chain!(ConnectError, Error, EnlistError);

@@ -8,11 +8,15 @@
 //! | be one whose data is in Postgres | [`postgres`] |
 //! | end transactions without the coordinator | [`voter`] |
 //! | carry the transaction through HTTP and gRPC calls | [`propagation`] |
+//!
+//! Errors leave their causes to `source()`, as is usual; their `Debug`, which `main() -> Result<(), BoxError>` prints, says
+//! all of it in one line. [`ErrorChain`] does the same for any error.
 
 mod assent;
 mod builder;
 mod engine;
 mod error;
+mod error_chain;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod journal;
@@ -36,6 +40,7 @@ pub use assent_protocol::{
 pub use assent_transport::Dialer;
 pub use builder::Builder;
 pub use error::{ConnectError, EnlistError, Error};
+pub use error_chain::ErrorChain;
 pub use participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 pub use saga::{Compensated, Executed, SagaParticipant, Step};
 pub use transaction::{Begin, Outcome, Protocol, Transaction};

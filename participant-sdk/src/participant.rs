@@ -128,7 +128,7 @@ impl Vote {
 }
 
 /// A branch that was ended by somebody else, otherwise than decided. Return it as the error of a commit or abort hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Heuristic {
     /// It had been committed.
     #[error("the branch had been committed on its own")]
@@ -137,6 +137,8 @@ pub enum Heuristic {
     #[error("the branch had been aborted on its own")]
     Aborted,
 }
+
+crate::error_chain::debug_as_chain!(Heuristic);
 
 /// One participant's part of one transaction, as its hooks see it.
 #[derive(Clone, Debug)]

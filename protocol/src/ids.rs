@@ -99,9 +99,16 @@ impl fmt::Debug for Gtid {
 }
 
 /// What was offered as a gtid is not one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a gtid is a UUID of version 7, such as 01890a5d-ac96-774b-bcce-b302099a8057; let the SDK mint it")]
 pub struct InvalidGtid;
+
+/// As `Display`: `main() -> Result<(), BoxError>` prints an error like this.
+impl fmt::Debug for InvalidGtid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// The name of a participant or of a saga step: 1 to 63 of `a-z 0-9 - _ .`, starting with a letter or digit.
 ///
@@ -177,11 +184,18 @@ impl fmt::Debug for Name {
 }
 
 /// A name that breaks the rule of [`Name`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} is not a name: use 1 to 63 of a-z 0-9 - _ . and start with a letter or digit")]
 pub struct InvalidName {
     /// What was offered, cut at 80 characters.
     pub name: String,
+}
+
+/// As `Display`: `main() -> Result<(), BoxError>` prints an error like this.
+impl fmt::Debug for InvalidName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// One running process of a participant; drawn anew at each start, so it is also the incarnation.

@@ -87,7 +87,7 @@ pub(crate) struct JournalFile {
 }
 
 /// What can go wrong with a journal.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 pub enum JournalError {
     /// The file system said no. The record is not in the journal.
     #[error("cannot {doing} {path}")]
@@ -140,6 +140,8 @@ pub enum JournalError {
         bytes: usize,
     },
 }
+
+crate::error_chain::debug_as_chain!(JournalError);
 
 impl Journal {
     /// Opens the journal at a path, or creates it there. The directory must exist.

@@ -6,7 +6,7 @@ use assent_protocol::{Gtid, ParticipantName};
 ///
 /// The work of a branch was rolled back, or will be as soon as Postgres notices the closed
 /// connection, unless the variant says otherwise.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PostgresError {
     /// No connection could be made.
@@ -205,6 +205,8 @@ pub enum PostgresError {
     #[error(transparent)]
     Barrier(#[from] super::barrier::BarrierError),
 }
+
+crate::error_chain::debug_as_chain!(PostgresError);
 
 impl PostgresError {
     pub(super) fn connect(source: sqlx::Error) -> Self {

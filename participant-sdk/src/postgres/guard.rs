@@ -40,7 +40,7 @@ impl Enlist for Assent {
 }
 
 /// Why a guard's branch takes no part.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum EarlyPrepareError {
     /// It could not be prepared, and is rolled back. Where the database did not answer, that is
     /// seen to in the background.
@@ -58,6 +58,8 @@ pub enum EarlyPrepareError {
     #[error("the branch is prepared, and it is not known whether it is part of the transaction")]
     InDoubt(#[source] BoxError),
 }
+
+crate::error_chain::debug_as_chain!(EarlyPrepareError);
 
 impl<W, const RECORDED: bool> PostgresResource<W, RECORDED> {
     /// Begins a branch's transaction, for a service that works while it is called. The context came

@@ -30,7 +30,7 @@ pub(super) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
 ///
 /// The second word is the reason in `google.rpc.ErrorInfo`, in domain `assent`. Over HTTP the body is a problem
 /// document (RFC 9457) with that `reason` and `domain`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallRefused {
     /// Its headers cannot be followed.
     #[error(transparent)]
@@ -53,6 +53,8 @@ pub enum CallRefused {
     )]
     Absent,
 }
+
+crate::error_chain::debug_as_chain!(CallRefused);
 
 impl CallRefused {
     /// The status of an answer over HTTP.

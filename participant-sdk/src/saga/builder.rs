@@ -105,7 +105,7 @@ struct Draft {
 }
 
 /// What was described is not a saga.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum InvalidSaga {
     /// A step's name is none.
     #[error("a step of the saga has an unusable name")]
@@ -138,6 +138,8 @@ pub enum InvalidSaga {
     #[error(transparent)]
     Definition(#[from] InvalidDefinition),
 }
+
+crate::error_chain::debug_as_chain!(InvalidSaga);
 
 impl SagaBuilder {
     /// A saga without steps.

@@ -24,7 +24,7 @@ pub enum SagaOutcome {
 }
 
 /// A saga that has not completed, as an error.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotCompleted {
     /// No step has a net effect.
     #[error("the saga was compensated: {0}")]
@@ -58,7 +58,7 @@ pub struct Outputs {
 }
 
 /// An output that cannot be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum InvalidOutput {
     /// The saga has no step of this name.
     #[error("the saga has no step {step}: is the handle one of another saga?")]
@@ -75,6 +75,8 @@ pub enum InvalidOutput {
         source: serde_json::Error,
     },
 }
+
+crate::error_chain::debug_as_chain!(NotCompleted, InvalidOutput);
 
 impl Outputs {
     /// What a step gave, of which [`StepBuilder::output`](super::StepBuilder::output) says what it is.

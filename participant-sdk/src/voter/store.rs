@@ -17,7 +17,7 @@ pub trait VoterStore: sealed::Store {}
 impl<S: sealed::Store> VoterStore for S {}
 
 /// A store could not do its part. What was to be written may or may not be there.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum VoterStoreError {
     /// The file.
@@ -76,6 +76,8 @@ pub enum VoterStoreError {
         asked: ParticipantName,
     },
 }
+
+crate::error_chain::debug_as_chain!(VoterStoreError);
 
 /// What a store says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -94,7 +94,7 @@ pub struct Barrier {
 
 /// Why the barrier could not do its part. The transaction is rolled back, unless the commit itself
 /// failed: then it is unknown, and the next call finds out.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BarrierError {
     /// A statement failed.
@@ -140,6 +140,8 @@ pub enum BarrierError {
     #[error("it is not known which sagas have ended")]
     Unanswered(#[source] BoxError),
 }
+
+crate::error_chain::debug_as_chain!(BarrierError);
 
 impl BarrierError {
     fn statement(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
