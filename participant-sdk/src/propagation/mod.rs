@@ -12,6 +12,7 @@
 //! | a tonic channel, or an HTTP client that is a tower service | [`client::ContextLayer`] |
 //! | a tonic client without layers | [`client::intercept`] |
 //! | any other HTTP client | [`client::apply_current`] or [`Context::write`] on its header map |
+//! | a handler whose work may fail | [`CallFailed`] as its error, over HTTP and gRPC |
 //!
 //! Between the two sides stands the *current* context: the server's layer sets it for the time of its handler, and the
 //! client's layer reads it. So a call that a handler makes is part of the transaction that the handler was called in,
@@ -36,6 +37,8 @@
 
 pub mod client;
 mod current;
+mod failed;
+mod problem;
 mod refused;
 pub mod server;
 
@@ -43,6 +46,7 @@ pub use assent_proto::context::{
     COORDINATOR_HEADER, Context, DEADLINE_HEADER, EPOCH_HEADER, GTID_HEADER, InvalidContext, Problem,
 };
 pub use current::{current, with_context};
+pub use failed::CallFailed;
 pub use refused::CallRefused;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use assent_proto::error::{DOMAIN, IntoStatus, Reason};
+use assent_proto::error::{IntoStatus, Reason};
 use assent_proto::session::{Code, Refused};
 use assent_protocol::{AbortCode, Gtid};
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use tonic::Status;
 
+use super::problem::problem;
 use super::{Context, InvalidContext};
 
 /// How far a deadline may be past by this machine's clock before a call is refused for it, unless set otherwise.
@@ -66,7 +67,7 @@ impl CallRefused {
         }
     }
 
-    fn refused(&self) -> Refused {
+    pub(super) fn refused(&self) -> Refused {
         match self {
             Self::Invalid(_) | Self::Absent => Reason::Malformed.refused(self.to_string()),
             Self::PastDeadline { .. } => Refused {
@@ -80,20 +81,7 @@ impl CallRefused {
 
     /// The answer to a call over plain HTTP.
     pub(super) fn to_http(&self) -> Response<Bytes> {
-        let refused = self.refused();
-        let status = self.http_status();
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or_default(),
-            "status": status.as_u16(),
-            "detail": refused.message,
-            "domain": DOMAIN,
-            "reason": refused.reason,
-        });
-        let mut response = Response::new(Bytes::from(problem.to_string()));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        response
+        problem(&self.refused(), self.http_status())
     }
 }
 
