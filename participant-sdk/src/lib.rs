@@ -26,6 +26,7 @@ pub mod postgres;
 pub mod propagation;
 pub mod saga;
 mod transaction;
+mod unreadable;
 pub mod voter;
 
 /// Connections, for processes that serve their peers with a server of their own.
@@ -44,6 +45,7 @@ pub use error_chain::ErrorChain;
 pub use participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 pub use saga::{Compensated, Executed, SagaParticipant, Step};
 pub use transaction::{Begin, Outcome, Protocol, Transaction};
+pub use unreadable::Unreadable;
 
 /// The examples of the README compile.
 #[cfg(all(doctest, feature = "postgres"))]

@@ -8,7 +8,10 @@ use std::time::Duration;
 use assent_protocol::{BranchKey, Gtid, ParticipantName};
 use bytes::Bytes;
 
-/// Any error of a hook. It means that the outcome is *unknown*: only an explicit no aborts.
+use crate::unreadable::{Unreadable, read_json};
+
+/// Any error of a hook. It means that the outcome is *unknown*: only an explicit no aborts. [`Unreadable`] is the exception:
+/// it refuses.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A service that takes part in two-phase commits.
@@ -195,9 +198,10 @@ impl Branch {
     /// The payload as JSON.
     ///
     /// # Errors
-    /// [`serde_json::Error`] if it is not what `T` expects.
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.payload)
+    /// [`Unreadable`] if it is not what `T` expects. Returned from [`prepare`](Participant::prepare) it is a no that names the
+    /// field; so read the payload before you reserve anything.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Unreadable> {
+        read_json("payload", &self.payload)
     }
 }
 

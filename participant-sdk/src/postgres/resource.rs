@@ -19,6 +19,7 @@ use super::hazards::{Ends, Hazards};
 use super::locks;
 use super::preparing::{self, Committed, Prepared};
 use crate::participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
+use crate::unreadable;
 
 /// The work of a branch: what a participant does in its database for a transaction.
 ///
@@ -46,7 +47,8 @@ pub trait PostgresWork: Send + Sync + 'static {
     /// not pool transactions.
     ///
     /// # Errors
-    /// An error aborts the transaction, without saying that this participant refused it.
+    /// An error aborts the transaction, without saying that this participant refused it;
+    /// [`Unreadable`](crate::Unreadable) alone is a no.
     fn perform(
         &self,
         branch: &Branch,
@@ -337,7 +339,13 @@ impl<W: PostgresWork, const RECORDED: bool> PostgresResource<W, RECORDED> {
             {
                 return Ok(Worked::EndedBefore(record));
             }
-            self.work.perform(branch, connection).await.map(Worked::Voted)
+            match self.work.perform(branch, connection).await {
+                Ok(vote) => Ok(Worked::Voted(vote)),
+                Err(error) => match unreadable::refusal(&*error) {
+                    Some(reason) => Ok(Worked::Voted(Vote::No(reason))),
+                    None => Err(error),
+                },
+            }
         });
         let time_is_up = async {
             if branch.timeout().is_zero() {

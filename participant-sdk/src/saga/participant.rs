@@ -9,6 +9,7 @@ use assent_protocol::{Epoch, Gtid, Name, ParticipantName};
 use bytes::Bytes;
 
 use crate::participant::BoxError;
+use crate::unreadable::{Unreadable, read_json};
 
 /// A service that executes and compensates saga steps.
 ///
@@ -33,12 +34,14 @@ pub trait SagaParticipant: Send + Sync + 'static {
     ///
     /// # Errors
     /// An error says that nobody knows whether it took effect: it is tried again under the step's retry policy.
+    /// [`Unreadable`] alone is a refusal.
     fn execute(&self, step: &Step) -> impl Future<Output = Result<Executed, BoxError>> + Send;
 
     /// Undoes a step's action, or sees to it that it never takes effect.
     ///
     /// # Errors
-    /// An error says that nobody knows whether it is undone: it is tried again.
+    /// An error says that nobody knows whether it is undone: it is tried again. [`Unreadable`] alone is a refusal, so that a
+    /// human looks at it.
     fn compensate(&self, step: &Step) -> impl Future<Output = Result<Compensated, BoxError>> + Send;
 }
 
@@ -200,14 +203,23 @@ impl Step {
     /// The input as JSON.
     ///
     /// # Errors
-    /// [`serde_json::Error`] if it is not what `T` expects.
-    pub fn input_json<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.input)
+    /// [`Unreadable`] if it is not what `T` expects. Returned from a hook it is a refusal that names the field. Read it within
+    /// the [barrier](crate::postgres::barrier), which knows when there is nothing to undo.
+    pub fn input_json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Unreadable> {
+        read_json("input", &self.input)
     }
 
     /// In execute: the output of a step that this one comes after.
     pub fn output_of(&self, step: &str) -> Option<&Bytes> {
         self.outputs.iter().find(|(name, _)| name.as_str() == step).map(|(_, output)| output)
+    }
+
+    /// In execute: the same as JSON; `None` if this step does not come after one of that name.
+    ///
+    /// # Errors
+    /// [`Unreadable`] if it is not what `T` expects.
+    pub fn output_json_of<T: serde::de::DeserializeOwned>(&self, step: &str) -> Result<Option<T>, Unreadable> {
+        self.output_of(step).map(|output| read_json(format!("output of {step}"), output)).transpose()
     }
 
     /// In compensate: what the action gave; `None` when it is not known whether it took effect.

@@ -11,6 +11,7 @@ use super::{Barrier, BarrierError};
 use crate::participant::BoxError;
 use crate::postgres::error::{sqlstate, sqlstate_of};
 use crate::saga::{Executed, Step};
+use crate::unreadable;
 
 /// What [`Barrier::enter_action`] found.
 #[must_use = "the transaction is rolled back when this is dropped"]
@@ -40,7 +41,8 @@ impl Barrier {
     /// [pivot](Step::is_pivot), the refusal is kept, and final: the answer is
     /// [`Executed::FinallyRefused`], and attempts up to this one do nothing from then on. So refuse
     /// a pivot in here rather than before it: a refusal that is not kept does not turn a saga back
-    /// as long as an earlier attempt has no known outcome.
+    /// as long as an earlier attempt has no known outcome. An [`Unreadable`](crate::Unreadable)
+    /// input is a refusal too, so read it in here.
     ///
     /// # Errors
     /// The work's own, and [`BarrierError`]. The step is tried again, as after any error.
@@ -69,6 +71,9 @@ impl Barrier {
             Ok(Executed::Done(output)) => Ok(action.commit(output).await?),
             Ok(Executed::Refused(reason) | Executed::FinallyRefused(reason)) => Ok(action.refuse(reason).await?),
             Err(error) => {
+                if let Some(reason) = unreadable::refusal(&*error) {
+                    return Ok(action.refuse(reason).await?);
+                }
                 // The work's error says more than one of the rollback, which happens in any case.
                 action.tx.rollback().await.ok();
                 Err(error)

@@ -10,6 +10,7 @@ use super::loan::{Cancelling, lend};
 use super::{Barrier, BarrierError};
 use crate::participant::BoxError;
 use crate::saga::{Compensated, Step};
+use crate::unreadable;
 
 /// What [`Barrier::enter_compensation`] found.
 #[must_use = "the transaction is rolled back when this is dropped"]
@@ -39,7 +40,8 @@ impl Barrier {
     /// back, give compensations a pool of their own: otherwise the actions that wait can take every
     /// connection.
     ///
-    /// `undo` is given the output of the action, and is not called where there is nothing to undo.
+    /// `undo` is given the output of the action, and is not called where there is nothing to undo:
+    /// read the input in there, so that a step that never took effect needs no readable input.
     /// After [`Compensated::Refused`] and errors everything is rolled back.
     ///
     /// # Errors
@@ -70,6 +72,9 @@ impl Barrier {
             Ok(Compensated::Done) => Ok(compensation.commit().await?),
             Ok(Compensated::Refused(reason)) => Ok(compensation.refuse(reason).await?),
             Err(error) => {
+                if let Some(reason) = unreadable::refusal(&*error) {
+                    return Ok(compensation.refuse(reason).await?);
+                }
                 // The work's error says more than one of the rollback, which happens in any case.
                 compensation.tx.rollback().await.ok();
                 Err(error)
