@@ -1,19 +1,29 @@
 //! Joining a coordinator.
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_protocol::ParticipantName;
+use assent_proto::session::Code;
 use assent_protocol::three_phase::PeerAddress;
+use assent_protocol::{BranchKey, ParticipantName};
 use assent_transport::dialer::is_loopback;
 use assent_transport::{Dialer, ServerFiles, ServerTls};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 use crate::assent::Assent;
 use crate::engine::{AnyParticipant, AnySagaParticipant, Engine, Settings, VoterSettings};
 use crate::error::ConnectError;
-use crate::participant::Participant;
+use crate::hosted::{Found, Gate, HostedBranches, HostedSteps};
+use crate::participant::{BoxError, Coordinator, Participant};
 use crate::saga::SagaParticipant;
 use crate::voter::VoterStore;
 use crate::voter::store::AnyStore;
@@ -27,12 +37,27 @@ pub struct Builder {
     branches: Option<Arc<dyn AnyParticipant>>,
     steps: Option<Arc<dyn AnySagaParticipant>>,
     connect_timeout: Duration,
+    wait_for_coordinator: Duration,
     hooks_max: usize,
     in_doubt_interval: Duration,
     in_doubt_grace: Duration,
     patience: Duration,
     voter: Option<(AnyStore, String)>,
+    /// Closed until [`connect`](Self::connect) says that work may begin.
+    gate: Gate,
+    found: Found,
+    set_up: Option<BoxFuture<'static, Result<(), BoxError>>>,
 }
+
+/// How long a coordinator that does not answer is waited for, unless set otherwise.
+const WAIT_FOR_COORDINATOR: Duration = Duration::from_secs(30);
+/// The bounds of the pauses between attempts to reach it.
+const REDIAL_FIRST: Duration = Duration::from_millis(100);
+const REDIAL_MAX: Duration = Duration::from_secs(2);
+/// How often it is looked whether what was in doubt has ended.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long after that is waited for, the log says so.
+const SETTLE_WARNING_AFTER: Duration = Duration::from_secs(5);
 
 impl Builder {
     pub(crate) fn new(address: String) -> Self {
@@ -43,25 +68,30 @@ impl Builder {
             branches: None,
             steps: None,
             connect_timeout: Duration::from_secs(5),
+            wait_for_coordinator: WAIT_FOR_COORDINATOR,
             hooks_max: 1_024,
             in_doubt_interval: Duration::from_secs(60),
             in_doubt_grace: Duration::from_secs(10),
             patience: Duration::from_secs(10),
             voter: None,
+            gate: Gate::new(false),
+            found: Found::default(),
+            set_up: None,
         }
     }
 
     /// Takes part in two-phase commits under this name; in three-phase ones too, with a [`voter`](Self::voter).
     pub fn participant(mut self, name: impl Into<String>, participant: impl Participant) -> Self {
         self.names.push(name.into());
-        self.branches = Some(Arc::new(participant));
+        let hosted = HostedBranches::new(participant, self.gate.clone(), Arc::clone(&self.found));
+        self.branches = Some(Arc::new(hosted));
         self
     }
 
     /// Executes and compensates saga steps under this name; the same name as [`participant`](Self::participant)'s, if both are given.
     pub fn saga_participant(mut self, name: impl Into<String>, participant: impl SagaParticipant) -> Self {
         self.names.push(name.into());
-        self.steps = Some(Arc::new(participant));
+        self.steps = Some(Arc::new(HostedSteps::new(participant, self.gate.clone())));
         self
     }
 
@@ -130,6 +160,38 @@ impl Builder {
         self
     }
 
+    /// How long [`connect`](Self::connect) waits for a coordinator that does not answer yet, or has no place for this process: services and
+    /// coordinator may start in any order. The log says that it waits. Zero gives up at once. Default 30 s.
+    pub fn wait_for_coordinator(mut self, wait: Duration) -> Self {
+        self.wait_for_coordinator = wait;
+        self
+    }
+
+    /// Sets the service up (its tables, its first rows) once no branch is in doubt any more, and before it is given any work.
+    ///
+    /// A prepared branch holds the locks of its rows until it learns its decision, which only a participant that has joined learns. So a
+    /// service that changes its tables before it joins may wait for a row that its own branch holds, and never join. With this,
+    /// [`connect`](Self::connect) joins, waits until the branches that were in doubt have ended, runs `set_up`, and only then lets the
+    /// coordinator's orders to prepare and to execute reach the hooks.
+    ///
+    /// ```no_run
+    /// # use assent_sdk::{Assent, BoxError, Participant};
+    /// # async fn example(bank: impl Participant, pool: sqlx::PgPool) -> Result<(), BoxError> {
+    /// let assent = Assent::dial("http://127.0.0.1:7420")
+    ///     .participant("bank-a", bank)
+    ///     .settle_first(async move {
+    ///         sqlx::query("insert into account values ('alice', 100) on conflict do nothing").execute(&pool).await?;
+    ///         Ok(())
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn settle_first(mut self, set_up: impl Future<Output = Result<(), BoxError>> + Send + 'static) -> Self {
+        self.set_up = Some(set_up.boxed());
+        self
+    }
+
     /// How many hooks that prepare or execute run at a time; further orders wait. Default 1,024.
     ///
     /// As many again may commit or abort at the same time, and as many again may compensate, each in a queue of their own: work waits for
@@ -164,12 +226,15 @@ impl Builder {
     /// Dials, lets the participant check itself, and joins. From then on the session is kept: when it breaks it is dialled
     /// again.
     ///
-    /// A participant with a [`voter`](Self::voter) that has met its coordinator before starts without it too: with its peers it ends
-    /// three-phase transactions meanwhile, and joins as soon as the coordinator answers.
+    /// A coordinator that does not answer is [waited for](Self::wait_for_coordinator). A participant with a [`voter`](Self::voter) that has met
+    /// its coordinator before starts without it: with its peers it ends three-phase transactions meanwhile, and joins as soon as the
+    /// coordinator answers.
+    ///
+    /// A service that changes its tables at its start does so in [`settle_first`](Self::settle_first), not before this.
     ///
     /// # Errors
     /// [`ConnectError`]: the coordinator is not there or refuses, a name is none, or the participant's own check failed; its voter's store or
-    /// address is not fit.
+    /// address is not fit; what was to be set up failed.
     pub async fn connect(self) -> Result<Assent, ConnectError> {
         let mut names = self.names;
         names.dedup();
@@ -198,10 +263,118 @@ impl Builder {
             in_doubt_grace: self.in_doubt_grace,
             voter,
         };
-        let dialer = settings.dialer.clone();
-        let (commands, shared, task) = Engine::start(settings).await?;
-        Ok(Assent::new(commands, shared, task, name, dialer, self.patience))
+        if self.set_up.is_none() {
+            self.gate.open();
+        }
+        let (dialer, branches) = (settings.dialer.clone(), settings.branches.clone());
+        let (commands, shared, task) = start(settings, self.wait_for_coordinator).await?;
+        let coordinator = Arc::clone(&shared.coordinator);
+        let assent = Assent::new(commands, shared, task, name, dialer, self.patience);
+        if let Some(set_up) = self.set_up {
+            let in_doubt = self.found.get().map(|found| found.iter().copied().collect()).unwrap_or_default();
+            if let Some(branches) = branches {
+                settle(branches, coordinator, in_doubt).await.map_err(ConnectError::InDoubt)?;
+            }
+            set_up.await.map_err(ConnectError::SetUp)?;
+            self.gate.open();
+        }
+        Ok(assent)
     }
+}
+
+/// Starts the engine, for which the coordinator has to answer; waits for it that long.
+async fn start(settings: Settings, wait: Duration) -> Result<Started, ConnectError> {
+    let deadline = Instant::now() + wait;
+    let mut pause = REDIAL_FIRST;
+    let mut attempts: u32 = 0;
+    loop {
+        let error = match Engine::start(again(&settings)).await {
+            Err(error) if may_pass(&error) => error,
+            started => return started,
+        };
+        if Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        attempts += 1;
+        if attempts.is_power_of_two() {
+            let left_s = deadline.saturating_duration_since(Instant::now()).as_secs();
+            tracing::warn!(?error, "waiting for the coordinator, for {left_s} s more");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(REDIAL_MAX);
+    }
+}
+
+type Started = (
+    tokio::sync::mpsc::Sender<crate::engine::Command>,
+    Arc<crate::engine::Shared>,
+    tokio::task::JoinHandle<()>,
+);
+
+/// The same once more.
+fn again(settings: &Settings) -> Settings {
+    let voter = settings.voter.as_ref();
+    Settings {
+        address: settings.address.clone(),
+        dialer: settings.dialer.clone(),
+        name: settings.name.clone(),
+        branches: settings.branches.clone(),
+        steps: settings.steps.clone(),
+        voter: voter.map(|VoterSettings { store, address, tls }| VoterSettings {
+            store: Arc::clone(store),
+            address: address.clone(),
+            tls: tls.clone(),
+        }),
+        ..*settings
+    }
+}
+
+/// Whether the coordinator may answer a later attempt: it is not there yet, or is about to leave.
+fn may_pass(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Unreachable { .. } => true,
+        ConnectError::Refused { source, .. } => source.code == Code::Unavailable,
+        ConnectError::Dial(_)
+        | ConnectError::Name(_)
+        | ConnectError::TwoNames(..)
+        | ConnectError::VoterAddress { .. }
+        | ConnectError::VoterInClear { .. }
+        | ConnectError::VoterTls(_)
+        | ConnectError::VoterWithoutParticipant
+        | ConnectError::VoterStore(_)
+        | ConnectError::Start(_)
+        | ConnectError::InDoubt(_)
+        | ConnectError::SetUp(_) => false,
+    }
+}
+
+/// Waits until none of these branches is in doubt any more.
+async fn settle(
+    participant: Arc<dyn AnyParticipant>,
+    about: Arc<Coordinator>,
+    mut in_doubt: HashSet<BranchKey>,
+) -> Result<(), BoxError> {
+    let began = Instant::now();
+    let mut warn_at = began + SETTLE_WARNING_AFTER;
+    while !in_doubt.is_empty() {
+        let listed = Arc::clone(&participant).in_doubt(Arc::clone(&about)).await?;
+        in_doubt = listed.into_iter().filter(|key| in_doubt.contains(key)).collect();
+        if let Some(key) = in_doubt.iter().next()
+            && Instant::now() >= warn_at
+        {
+            tracing::warn!(
+                branches = in_doubt.len(),
+                waited_s = began.elapsed().as_secs(),
+                "branches in doubt hold their locks, and the service is set up once they have ended; \
+                 `assent tx show {}` says what one of them waits for; in Postgres they are listed by: \
+                 select gid, prepared, owner from pg_prepared_xacts where database = current_database()",
+                key.gtid
+            );
+            warn_at = Instant::now() + began.elapsed();
+        }
+        tokio::time::sleep(SETTLE_INTERVAL).await;
+    }
+    Ok(())
 }
 
 /// An address that peers can dial.

@@ -67,6 +67,9 @@ pub enum ConnectError {
     /// The participant could not tell which branches it has in doubt.
     #[error("the participant cannot list its branches in doubt")]
     InDoubt(#[source] BoxError),
+    /// What was to be done [first](crate::Builder::settle_first) failed.
+    #[error("the service cannot be set up")]
+    SetUp(#[source] BoxError),
 }
 
 impl From<DialError> for ConnectError {

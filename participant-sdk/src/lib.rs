@@ -19,6 +19,7 @@ mod error;
 mod error_chain;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod hosted;
 pub mod journal;
 mod participant;
 #[cfg(feature = "postgres")]

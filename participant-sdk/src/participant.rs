@@ -78,7 +78,8 @@ pub trait Participant: Send + Sync + 'static {
     /// It is called again, until it succeeds. A [`Heuristic`] says that the branch ended otherwise; that is recorded.
     fn abort(&self, branch: &Branch) -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// Checks that the resource is fit, before the participant joins. Called once for each start.
+    /// Checks that the resource is fit, before the participant joins. Called at each start; once more if the coordinator goes away while
+    /// the participant joins.
     ///
     /// # Errors
     /// The participant does not join, and [`connect`](crate::Builder::connect) fails with this error.

@@ -68,6 +68,7 @@ async fn a_token_never_goes_in_clear_to_an_https_address() {
         .ca(authority.file("ca.pem"))
         .token(token)
         .connect_timeout(std::time::Duration::from_millis(500))
+        .wait_for_coordinator(std::time::Duration::ZERO)
         .connect()
         .await;
     let error = dialled.expect_err("it does not speak TLS");

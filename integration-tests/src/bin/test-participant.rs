@@ -121,7 +121,7 @@ async fn main() -> anyhow::Result<()> {
     };
     // The coordinator may be down, too: it is killed as well.
     let assent = loop {
-        match dial().await?.connect().await {
+        match dial().await?.wait_for_coordinator(Duration::ZERO).connect().await {
             Ok(assent) => break assent,
             Err(error) => tracing::warn!(error = %anyhow::Error::from(error), "cannot join yet"),
         }

@@ -37,7 +37,11 @@ struct Service {
 
 impl Hub {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at("127.0.0.1:0".parse().expect("an address")).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let at: SocketAddr = listener.local_addr().expect("bound");
         let sessions = Sessions::default();
         let (told, heard) = mpsc::unbounded_channel();

@@ -508,7 +508,7 @@ async fn a_two_phase_branch_keeps_its_yes_although_the_participant_has_a_voter()
 async fn a_voter_needs_a_participant_and_an_address() {
     let directory = tempfile::tempdir().expect("a directory");
     let voters = FileVoters::open(directory.path().join("voters")).await.expect("opens");
-    let dial = || Assent::dial("http://127.0.0.1:1");
+    let dial = || Assent::dial("http://127.0.0.1:1").wait_for_coordinator(Duration::ZERO);
     let error = dial().voter(voters.clone(), "http://127.0.0.1:2").connect().await.expect_err("for whom?");
     assert!(matches!(error, crate::ConnectError::VoterWithoutParticipant), "{error}");
     for address in ["", "bank-a", "http://a b", "127.0.0.1:7421"] {
