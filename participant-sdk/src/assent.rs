@@ -8,8 +8,7 @@ use std::time::Duration;
 use assent_proto::error::{Reason, refusal_of};
 use assent_proto::session::{Ask, Reply};
 use assent_proto::v1::peer_service_server::PeerServiceServer;
-use assent_proto::v1::transaction_service_client::TransactionServiceClient;
-use assent_proto::v1::{GetRequest, TransactionState};
+use assent_proto::v1::{BeginRequest, BeginResponse, GetRequest, TransactionState};
 use assent_protocol::two_phase::EarlyVote;
 use assent_protocol::{BranchId, BranchKey, Epoch, Gtid, ParticipantName, Wait};
 use assent_transport::listener::Rules;
@@ -27,6 +26,7 @@ use crate::engine::{Command, Shared, request_bytes};
 use crate::error::{EnlistError, Error};
 use crate::participant::Coordinator;
 use crate::transaction::{Begin, Outcome, Protocol, Transaction};
+use crate::unary::Unary;
 use crate::voter::PeerService;
 
 /// A session with a coordinator, shared by its clones. It ends when the last one is dropped, or at
@@ -54,6 +54,8 @@ const PEER_CONNECTIONS_MAX: usize = 4_096;
 const PEER_STREAMS_MAX: u32 = 1_024;
 /// How often a begin is tried again while the coordinator has only just started.
 const BEGIN_ATTEMPTS_MAX: u32 = 10;
+/// The pause between these attempts.
+const BEGIN_PAUSE: Duration = Duration::from_millis(100);
 
 impl Assent {
     /// Starts to join the coordinator at an address, such as `http://127.0.0.1:7420`.
@@ -113,7 +115,12 @@ impl Assent {
     /// [`Error::Refused`] when the coordinator is overloaded or leaving, or the timeout is too long; [`Error::NoAnswer`]
     /// when it cannot be reached.
     pub fn begin(&self, timeout: Option<Duration>) -> Begin {
-        Begin { assent: self.clone(), timeout, protocol: Protocol::TwoPhase }
+        Begin { assent: self.clone(), timeout, protocol: Protocol::TwoPhase, gtid: None }
+    }
+
+    /// A gtid that nobody has used: for [`Begin::gtid`], where it has to be known before the transaction is.
+    pub fn new_gtid() -> Gtid {
+        mint()
     }
 
     pub(crate) async fn open(&self, timeout: Option<Duration>, protocol: Protocol) -> Result<Transaction, Error> {
@@ -129,11 +136,49 @@ impl Assent {
                 }
                 // A coordinator that has just started cannot tell this gtid from one that it has lost. A later one it can.
                 Reply::Outcome { .. } if attempt < BEGIN_ATTEMPTS_MAX => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(BEGIN_PAUSE).await;
                 }
                 other => return Err(unexpected(other)),
             }
         }
+    }
+
+    /// Opens a transaction under this gtid, or learns that it is open already.
+    ///
+    /// Not over the session: a request there says under which epoch it was first written, and here that is not known. Without it
+    /// the coordinator never begins anew what may have been begun before it started.
+    pub(crate) async fn open_as(
+        &self,
+        gtid: Gtid,
+        timeout: Option<Duration>,
+        protocol: Protocol,
+    ) -> Result<Transaction, Error> {
+        let wire_protocol = assent_proto::v1::Protocol::from(assent_protocol::Protocol::from(protocol));
+        let request = BeginRequest {
+            gtid: gtid.to_string(),
+            timeout_ms: timeout.map_or(0, whole_ms),
+            protocol: wire_protocol.into(),
+        };
+        let asking = async {
+            loop {
+                let begun = match self.unary().await {
+                    Ok(mut unary) => unary.begin(request.clone()).await.map_err(|status| refusal_of(&status)),
+                    Err(error) => {
+                        tracing::debug!(?error, %gtid, "cannot begin the transaction yet");
+                        Err(None)
+                    }
+                };
+                match begun {
+                    Ok(BeginResponse { deadline, .. }) => {
+                        let deadline_unix_ms = deadline.map_or(0, |at| unix_ms(at.seconds, at.nanos));
+                        return Ok(Transaction::begun(self.clone(), gtid, protocol, deadline_unix_ms));
+                    }
+                    Err(Some(refused)) if refused.retry_after_ms.is_none() => return Err(refused.into()),
+                    Err(Some(_) | None) => tokio::time::sleep(BEGIN_PAUSE).await,
+                }
+            }
+        };
+        tokio::time::timeout(self.inner.patience, asking).await.unwrap_or(Err(Error::NoAnswer { gtid }))
     }
 
     /// Waits until a transaction is decided, and says how; [`Outcome::InDoubt`] if that takes longer than `patience`.
@@ -215,22 +260,14 @@ impl Assent {
     pub async fn ended(&self, gtids: &[Gtid]) -> Result<Vec<Gtid>, Error> {
         let mut ended = Vec::new();
         let Some(first) = gtids.first() else { return Ok(ended) };
-        let no_answer = |error: &DialError| {
-            tracing::debug!(%error, "the coordinator cannot be asked which transactions have ended");
+        let mut unary = self.unary().await.map_err(|error| {
+            tracing::debug!(?error, "the coordinator cannot be asked which transactions have ended");
             Error::NoAnswer { gtid: *first }
-        };
-        let address = self.inner.shared.coordinator.address.clone();
-        let target = self.inner.dialer.target(&address).map_err(|error| no_answer(&error))?;
-        let channel = target.connect().await.map_err(|error| no_answer(&error))?;
-        let mut client = TransactionServiceClient::new(channel);
+        })?;
         for gtid in gtids {
-            let mut request = tonic::Request::new(GetRequest { gtid: gtid.to_string() });
-            if let Some(bearer) = target.bearer() {
-                request.metadata_mut().insert("authorization", bearer);
-            }
-            match client.get(request).await {
+            match unary.get(GetRequest { gtid: gtid.to_string() }).await {
                 Ok(response) => {
-                    let state = response.into_inner().transaction.map(|transaction| transaction.state());
+                    let state = response.transaction.map(|transaction| transaction.state());
                     let is_over = matches!(
                         state,
                         Some(
@@ -253,6 +290,10 @@ impl Assent {
             }
         }
         Ok(ended)
+    }
+
+    async fn unary(&self) -> Result<Unary, DialError> {
+        Unary::dial(&self.inner.dialer, &self.inner.shared.coordinator.address).await
     }
 
     /// What answers the peers of this participant's voter: mount it in the service's own server, at the address that was given to
@@ -372,6 +413,12 @@ pub(crate) fn mint() -> Gtid {
 
 pub(crate) fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Of a protobuf timestamp.
+fn unix_ms(seconds: i64, nanos: i32) -> u64 {
+    let (seconds, nanos) = (u64::try_from(seconds).unwrap_or_default(), u64::try_from(nanos).unwrap_or_default());
+    seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000)
 }
 
 /// An answer of another kind than was asked for.

@@ -113,7 +113,9 @@ pub enum Error {
     #[error(transparent)]
     Saga(#[from] crate::saga::InvalidSaga),
     /// No answer came in time. Nobody knows whether the request took effect.
-    #[error("the coordinator did not answer in time about {gtid}; ask again with the same gtid")]
+    #[error(
+        "the coordinator did not answer in time about {gtid}; ask again with the same gtid: Assent::outcome, or Begin::gtid"
+    )]
     NoAnswer {
         /// Which transaction.
         gtid: Gtid,

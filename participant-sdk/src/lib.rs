@@ -27,6 +27,7 @@ pub mod postgres;
 pub mod propagation;
 pub mod saga;
 mod transaction;
+mod unary;
 mod unreadable;
 pub mod voter;
 

@@ -77,9 +77,29 @@ pub struct Begin {
     pub(crate) assent: Assent,
     pub(crate) timeout: Option<Duration>,
     pub(crate) protocol: Protocol,
+    pub(crate) gtid: Option<Gtid>,
 }
 
 impl Begin {
+    /// Begins it under this gtid, or asks again after [`Error::NoAnswer`] has named it: the same transaction then, begun once.
+    ///
+    /// A gtid that the coordinator may have lost at a restart is refused with `KEY_REUSED`, as is one that has ended: what has
+    /// enlisted under it aborts, so begin anew.
+    ///
+    /// ```no_run
+    /// # async fn example(assent: assent_sdk::Assent) -> Result<(), assent_sdk::Error> {
+    /// use assent_sdk::Assent;
+    ///
+    /// let gtid = Assent::new_gtid();
+    /// // ... write it down, for whoever asks after a crash what became of the transaction ...
+    /// let transfer = assent.begin(None).gtid(gtid).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn gtid(mut self, gtid: Gtid) -> Self {
+        self.gtid = Some(gtid);
+        self
+    }
+
     /// Two-phase, which is the default, or three-phase.
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
@@ -92,7 +112,14 @@ impl IntoFuture for Begin {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        async move { self.assent.open(self.timeout, self.protocol).await }.boxed()
+        let Self { assent, timeout, protocol, gtid } = self;
+        async move {
+            match gtid {
+                Some(gtid) => assent.open_as(gtid, timeout, protocol).await,
+                None => assent.open(timeout, protocol).await,
+            }
+        }
+        .boxed()
     }
 }
 
