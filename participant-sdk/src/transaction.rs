@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use assent_proto::context::Context;
-use assent_proto::session::{Ask, Commit, Reply};
+use assent_proto::error::Reason;
+use assent_proto::session::{Ask, Commit, Expected, Reply};
 use assent_proto::text::one_line;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{AbortCode, AbortReason, Gtid, ParticipantName, Wait};
@@ -134,6 +135,8 @@ pub struct Transaction {
     protocol: Protocol,
     /// When it aborts by itself, for one that was begun.
     deadline_unix_ms: Option<u64>,
+    /// Those without whose branches it does not commit.
+    expected: Vec<ParticipantName>,
     /// The first thing that was wrong with what it was given.
     problem: Option<Error>,
     is_over: bool,
@@ -148,6 +151,7 @@ impl Transaction {
             timeout: None,
             protocol: Protocol::TwoPhase,
             deadline_unix_ms: None,
+            expected: Vec::new(),
             problem: None,
             is_over: false,
         }
@@ -221,6 +225,30 @@ impl Transaction {
         self
     }
 
+    /// Names participants without whose branches it must not commit: then the commit fails with `BRANCH_MISSING`, and what has
+    /// enlisted aborts.
+    ///
+    /// A service that was called without the [context](Self::context) does its work on its own and enlists nothing, and the
+    /// transaction would commit without it. One that commits without any branch is logged as a warning, unless it says here what
+    /// it expects.
+    ///
+    /// ```no_run
+    /// # async fn example(transfer: assent_sdk::Transaction) -> Result<(), assent_sdk::Error> {
+    /// let outcome = transfer.expect(["bank-a", "bank-b"]).commit().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn expect<N: AsRef<str>>(mut self, participants: impl IntoIterator<Item = N>) -> Self {
+        for participant in participants {
+            match ParticipantName::new(participant.as_ref()) {
+                Ok(participant) => self.expected.push(participant),
+                Err(error) => {
+                    self.problem.get_or_insert(error.into());
+                }
+            }
+        }
+        self
+    }
+
     /// Commits, and answers as soon as the decision is durable; the branches may learn it a moment later.
     ///
     /// # Errors
@@ -281,6 +309,7 @@ impl Transaction {
         }
         let mut again = Self::carried(self.assent.clone(), mint()).protocol(self.protocol);
         again.branches = self.branches.clone();
+        again.expected = self.expected.clone();
         again.timeout = self.timeout;
         Some(again)
     }
@@ -289,20 +318,34 @@ impl Transaction {
         if let Some(problem) = self.problem.take() {
             return Err(problem);
         }
-        let timeout_ms = self.timeout.map_or(0, whole_ms);
-        let request = Ask::Commit(Commit {
-            branches: std::mem::take(&mut self.branches),
-            attempt: 1,
-            begun: self.deadline_unix_ms.is_some(),
-            timeout_ms,
-            wait,
-            protocol: self.protocol.into(),
-            first_epoch: None,
-        });
+        let expected = match std::mem::take(&mut self.expected) {
+            none if none.is_empty() => Expected::Branch,
+            participants => Expected::Of(participants),
+        };
+        let is_any_enough = expected == Expected::Branch;
+        let (begun, timeout_ms) = (self.deadline_unix_ms.is_some(), self.timeout.map_or(0, whole_ms));
+        let (protocol, first_epoch) = (self.protocol.into(), None);
+        let commit = |branches, expected| {
+            Ask::Commit(Commit { branches, attempt: 1, begun, timeout_ms, wait, protocol, first_epoch, expected })
+        };
         // The coordinator decides within the timeout; the patience is for what may happen on the way.
         let patience = self.timeout.unwrap_or(TIMEOUT_ASSUMED) + self.assent.patience();
         self.is_over = true;
-        match self.assent.request(self.gtid, request, patience).await {
+        let asked = commit(std::mem::take(&mut self.branches), expected);
+        let mut answer = self.assent.request(self.gtid, asked, patience).await;
+        if is_any_enough
+            && let Err(Error::Refused(refused)) = &answer
+            && refused.known_reason() == Some(Reason::BranchMissing)
+        {
+            tracing::warn!(
+                gtid = %self.gtid,
+                "the transaction commits without any branch, so nothing is done: see that the calls to its services carry its context; \
+                 Transaction::expect makes this an error"
+            );
+            let asked = commit(Vec::new(), Expected::Anything);
+            answer = self.assent.request(self.gtid, asked, patience).await;
+        }
+        match answer {
             Ok(reply) => Outcome::from_reply(reply),
             Err(Error::NoAnswer { gtid }) => Ok(Outcome::InDoubt { gtid }),
             Err(error) => {

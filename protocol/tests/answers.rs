@@ -2,7 +2,7 @@
 
 use assent_protocol::found::{Found, OpenSaga, OpenTransaction};
 use assent_protocol::message::{
-    Ask, Commit, FromClient, FromReplica, Reason, Reply, Request, StepAnswer, StepOrder, payload_bytes,
+    Ask, Commit, Expected, FromClient, FromReplica, Reason, Reply, Request, StepAnswer, StepOrder, payload_bytes,
 };
 use assent_protocol::record::{Decided, Member, SagaStarted};
 use assent_protocol::replica::{Config, Input, Limits, Peer, Replica, SessionId};
@@ -186,7 +186,8 @@ fn a_machine_that_the_log_does_not_let_decide_leaves_no_request_open() {
     let mut process = Process::started();
     let branches = vec![CarriedBranch { participant: till(), payload: "5".into() }];
     let (begun, timeout_ms, wait, protocol) = (false, 0, Wait::Decided, Protocol::TwoPhase);
-    let commit = Commit { branches, attempt: 1, begun, timeout_ms, wait, protocol, first_epoch: None };
+    let expected = Expected::Anything;
+    let commit = Commit { branches, attempt: 1, begun, timeout_ms, wait, protocol, first_epoch: None, expected };
     process.asked(1, Ask::Commit(commit));
     process.asked(2, Ask::Await { wait: Wait::Ended });
     let vote = assent_protocol::branch::Message::Vote(assent_protocol::two_phase::Vote::Yes);

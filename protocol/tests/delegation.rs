@@ -4,7 +4,7 @@ use assent_protocol::branch;
 use assent_protocol::branch::{Acknowledgement, HookEnd};
 use assent_protocol::found::{OpenTransaction, Owned};
 use assent_protocol::ids::BranchId;
-use assent_protocol::message::{Ask, Commit, FromClient, FromReplica, Reason, Reply, Request};
+use assent_protocol::message::{Ask, Commit, Expected, FromClient, FromReplica, Reason, Reply, Request};
 use assent_protocol::record::Delegated;
 use assent_protocol::replica::{Config, Input, Known, Limits, Peer, Replica, SessionId};
 use assent_protocol::three_phase::StoreId;
@@ -51,7 +51,8 @@ fn asks(replica: &mut Replica, request_id: u64, ask: Ask) {
 fn commits(replica: &mut Replica, attempt: u32) {
     let branches = vec![CarriedBranch { participant: till(), payload: "5".into() }];
     let (begun, timeout_ms, wait, protocol) = (false, 0, Wait::Decided, Protocol::TwoPhase);
-    let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch: None };
+    let expected = Expected::Anything;
+    let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch: None, expected };
     asks(replica, u64::from(attempt), Ask::Commit(commit));
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use assent_protocol::branch::{self, Acknowledgement, HookEnd};
 use assent_protocol::ids::BranchId;
-use assent_protocol::message::{Ask, Commit, FromClient, FromReplica, Reply};
+use assent_protocol::message::{Ask, Commit, Expected, FromClient, FromReplica, Reply};
 use assent_protocol::record::{Decided, Member};
 use assent_protocol::replica::{BranchView, Config, Input, Limits, Peer, Replica, SessionId};
 use assent_protocol::three_phase::StoreId;
@@ -75,8 +75,16 @@ impl Scene {
     /// A unary call, which does not say whether it has come before.
     fn commits(&mut self, gtid: Gtid) {
         let branches = BANKS.map(|(_, bank)| CarriedBranch { participant: name(bank), payload: "5".into() }).to_vec();
-        let (protocol, wait) = (Protocol::TwoPhase, Wait::Decided);
-        let commit = Commit { branches, attempt: 0, begun: false, timeout_ms: 0, wait, protocol, first_epoch: None };
+        let commit = Commit {
+            branches,
+            attempt: 0,
+            begun: false,
+            timeout_ms: 0,
+            wait: Wait::Decided,
+            protocol: Protocol::TwoPhase,
+            first_epoch: None,
+            expected: Expected::Anything,
+        };
         self.says(INITIATOR, FromClient::request(1, gtid, Ask::Commit(commit)));
     }
 

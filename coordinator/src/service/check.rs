@@ -3,6 +3,7 @@
 use assent_proto::error::Reason;
 use assent_proto::session::Refused;
 use assent_proto::v1;
+use assent_protocol::message::Expected;
 use assent_protocol::saga::Definition;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{Gtid, ParticipantName, Protocol, Refusal};
@@ -49,6 +50,17 @@ pub(super) fn branches(limits: &Limits, branches: Vec<v1::CommitBranchRequest>) 
         return Err(Refusal::TooManyBranches { branches_max: limits.branches_max }.into());
     }
     branches.into_iter().map(|carried| branch(limits, &carried.participant, carried.payload)).collect()
+}
+
+/// The participants that a commit expects to have branches.
+pub(super) fn expected(limits: &Limits, participants: &[String]) -> Result<Expected, Refused> {
+    if participants.is_empty() {
+        return Ok(Expected::Anything);
+    }
+    if participants.len() > limits.branches_max {
+        return Err(Refusal::TooManyBranches { branches_max: limits.branches_max }.into());
+    }
+    participants.iter().map(|name| participant(name)).collect::<Result<_, _>>().map(Expected::Of)
 }
 
 /// A saga's definition.

@@ -245,6 +245,7 @@ mod tests {
                 wait: Wait::Decided,
                 protocol: Protocol::TwoPhase,
                 first_epoch: None,
+                expected: assent_protocol::message::Expected::Anything,
             };
             session.ask(gtid, Ask::Commit(commit)).await
         })

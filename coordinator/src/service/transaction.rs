@@ -108,8 +108,9 @@ impl Transactions {
                 ));
             }
         };
-        let (attempt, wait) = (MAY_RECUR, Wait::Decided);
-        let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch: None };
+        let expected = check::expected(&self.shared.limits, &request.expected_participants)?;
+        let (attempt, wait, first_epoch) = (MAY_RECUR, Wait::Decided, None);
+        let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch, expected };
         let commit = Ask::Commit(commit);
         self.shared.access.may_ask(gtid, &commit, caller)?;
         let reply = self.shared.local.ask(gtid, commit).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use assent_crash::crash_point;
 use assent_proto::error::{IntoStatus, Reason, ReasonStatus};
 use assent_proto::session::{
-    Ask, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSIONS, Refused, Reply, Request, StepAnswer, Welcome,
+    Ask, Expected, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSIONS, Refused, Reply, Request, StepAnswer, Welcome,
 };
 use assent_proto::v1::{ClientMessage, ExchangeRequest};
 use assent_protocol::Refusal;
@@ -354,7 +354,11 @@ pub(crate) fn within(limits: &Limits, message: FromClient) -> Result<FromClient,
 fn request_within(limits: &Limits, ask: &Ask) -> Result<(), Refused> {
     match ask {
         Ask::Commit(commit) => {
-            if commit.branches.len() > limits.branches_max {
+            let expected = match &commit.expected {
+                Expected::Anything | Expected::Branch => 0,
+                Expected::Of(participants) => participants.len(),
+            };
+            if commit.branches.len().max(expected) > limits.branches_max {
                 return Err(Refusal::TooManyBranches { branches_max: limits.branches_max }.into());
             }
             commit.branches.iter().try_for_each(|branch| {

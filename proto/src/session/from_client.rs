@@ -7,7 +7,7 @@ use assent_protocol::{Epoch, InstanceId};
 
 use super::shared::{Reading, gtid_bytes, participant_if_given, vote_to_wire};
 use super::{
-    Ask, BranchReport, Commit, FromClient, Hello, Malformed, Request, StepAnswer, VoterMessage, VoterPlace, VoterReport,
+    Ask, BranchReport, Commit, Expected, FromClient, Hello, Malformed, Request, StepAnswer, VoterMessage, VoterPlace, VoterReport,
 };
 use crate::text::one_line;
 use crate::v1;
@@ -107,8 +107,15 @@ fn read_commit(reading: Reading, commit: v1::Commit) -> Result<Ask, Malformed> {
             Ok(CarriedBranch { participant, payload: branch.payload })
         })
         .collect::<Result<_, Malformed>>()?;
+    let expected = commit.expected_participants.iter();
+    let expected = expected.map(|name| reading.name("expected_participants", name));
+    let expected = match expected.collect::<Result<Vec<_>, Malformed>>()? {
+        none if none.is_empty() && commit.expects_branch => Expected::Branch,
+        none if none.is_empty() => Expected::Anything,
+        participants => Expected::Of(participants),
+    };
     let (begun, timeout_ms, first_epoch) = (commit.begun, commit.timeout_ms, epoch_if_given(commit.first_epoch));
-    Ok(Ask::Commit(Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch }))
+    Ok(Ask::Commit(Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch, expected }))
 }
 
 fn epoch_if_given(epoch: u64) -> Option<Epoch> {
@@ -264,6 +271,11 @@ impl From<Ask> for AskKind {
                 wait: v1::Wait::from(commit.wait).into(),
                 protocol: v1::Protocol::from(commit.protocol).into(),
                 first_epoch: commit.first_epoch.map_or(0, |epoch| epoch.0),
+                expects_branch: commit.expected == Expected::Branch,
+                expected_participants: match commit.expected {
+                    Expected::Anything | Expected::Branch => Vec::new(),
+                    Expected::Of(participants) => participants.into_iter().map(Into::into).collect(),
+                },
             }),
             Ask::Abort { reason } => Self::Abort(v1::Abort { reason }),
             Ask::StartSaga { definition, wait, attempt } => Self::StartSaga(v1::StartSaga {

@@ -23,7 +23,7 @@ mod saga;
 mod shared;
 
 pub use assent_protocol::message::{
-    Ask, BranchReport, Code, Commit, FORGOTTEN_MAX, FRAME_BYTES_MAX, FromClient, FromReplica, Hello, PROTOCOL_VERSION,
+    Ask, BranchReport, Code, Commit, Expected, FORGOTTEN_MAX, FRAME_BYTES_MAX, FromClient, FromReplica, Hello, PROTOCOL_VERSION,
     PROTOCOL_VERSIONS, Reason, Refused, Reply, Request, StepAnswer, StepOrder, VoterMessage, VoterPlace, VoterReport,
     Welcome,
 };

@@ -230,6 +230,19 @@ impl fmt::Debug for Hello {
     }
 }
 
+/// The branches without which a commit is refused. They guard against calls that went out without
+/// the context: the services have enlisted nothing, and the others would commit alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Expected {
+    /// It commits with the branches that it has, and without any.
+    #[default]
+    Anything,
+    /// At least one.
+    Branch,
+    /// One of each of these participants.
+    Of(Vec<ParticipantName>),
+}
+
 /// A request to commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
@@ -248,6 +261,8 @@ pub struct Commit {
     /// The epoch of the replica to which this request was first written; `None` from a client that
     /// does not say, and for a unary call.
     pub first_epoch: Option<Epoch>,
+    /// Without which branches it is refused.
+    pub expected: Expected,
 }
 
 /// A replica's message.

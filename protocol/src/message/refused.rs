@@ -127,6 +127,8 @@ reasons! {
     DuplicateBranch = "DUPLICATE_BRANCH", AlreadyExists, None;
     /// The transaction would have more branches than the coordinator allows.
     TooManyBranches = "TOO_MANY_BRANCHES", FailedPrecondition, None;
+    /// The commit expects a branch that the transaction does not have.
+    BranchMissing = "BRANCH_MISSING", FailedPrecondition, None;
     /// The saga is past its pivot, and only goes forward.
     PastPivot = "PAST_PIVOT", FailedPrecondition, None;
     /// The replica holds as much as it may: open transactions, or requests of this session.

@@ -2,6 +2,7 @@
 
 use super::Replica;
 use super::entry::{Entry, Machine};
+use super::owned::expect;
 use super::saga::saga_wait;
 use crate::digest;
 use crate::ids::{Caller, Gtid, ParticipantName};
@@ -24,6 +25,9 @@ impl Replica {
             Ok(timeout_ms) => {
                 if let Some(twice) = first_duplicate(&commit.branches) {
                     return self.refuse(caller, Refusal::DuplicateBranch(twice));
+                }
+                if let Err(missing) = expect(&commit, std::iter::empty()) {
+                    return self.refuse(caller, missing);
                 }
                 self.open_transaction(gtid, commit.protocol, timeout_ms, bytes);
                 let event = self.commit_event(caller, commit);

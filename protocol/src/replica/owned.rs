@@ -1,12 +1,14 @@
 //! Messages about a transaction that this replica drives.
 
+use std::collections::BTreeSet;
+
 use super::ended::shortened;
 use super::entry::{Failure, Machine};
 use super::{Replica, SessionId};
 use crate::branch::{self, HookEnd};
 use crate::digest;
 use crate::ids::{Caller, Gtid, ParticipantName};
-use crate::message::{Ask, BranchReport, Commit, FromClient, Reason, Refused, Request};
+use crate::message::{Ask, BranchReport, Commit, Expected, FromClient, Reason, Refused, Request};
 use crate::reason::Refusal;
 use crate::record::Member;
 use crate::two_phase::{CarriedBranch, Event, State};
@@ -74,6 +76,11 @@ impl Replica {
             }
             if self.bytes + bytes > self.limits.open_bytes_max {
                 return self.refuse(caller, self.overloaded());
+            }
+            let enlisted = self.transaction(gtid).map_or(&[][..], |machine| machine.branches());
+            let present = enlisted.iter().map(|branch| &branch.participant);
+            if let Err(missing) = expect(&commit, present) {
+                return self.refuse(caller, missing);
             }
         }
         let event = self.commit_event(caller, commit);
@@ -173,6 +180,31 @@ impl Replica {
     pub(super) fn too_many_branches(&self) -> Refusal {
         Refusal::TooManyBranches { branches_max: self.limits.branches_max }
     }
+}
+
+/// Whether a commit has the branches that it expects: those of the transaction, which are present,
+/// and its own.
+pub(super) fn expect<'a>(
+    commit: &'a Commit,
+    present: impl Iterator<Item = &'a ParticipantName>,
+) -> Result<(), Refused> {
+    if commit.expected == Expected::Anything {
+        return Ok(());
+    }
+    let carried = commit.branches.iter().map(|branch| &branch.participant);
+    let present: BTreeSet<&ParticipantName> = present.chain(carried).collect();
+    let missing = match &commit.expected {
+        Expected::Branch if present.is_empty() => "any participant".to_owned(),
+        Expected::Anything | Expected::Branch => return Ok(()),
+        Expected::Of(participants) => match participants.iter().find(|expected| !present.contains(expected)) {
+            Some(missing) => missing.to_string(),
+            None => return Ok(()),
+        },
+    };
+    Err(Reason::BranchMissing.refused(format!(
+        "the transaction has no branch of {missing}, and this commit expects one: see that the call to the service \
+         carries the transaction's context, and that the service enlists"
+    )))
 }
 
 pub(super) fn not_open() -> Refused {

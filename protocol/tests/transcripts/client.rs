@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use assent_protocol::branch::{self, Acknowledgement, HookEnd};
 use assent_protocol::ids::BranchId;
-use assent_protocol::message::{Ask, Commit, FromClient, FromReplica, StepAnswer, StepOrder, VoterMessage};
+use assent_protocol::message::{Ask, Commit, Expected, FromClient, FromReplica, StepAnswer, StepOrder, VoterMessage};
 use assent_protocol::replica::SessionId;
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
 use assent_protocol::three_phase::{Answer, Ballot, Request, Standing};
@@ -167,7 +167,7 @@ impl Asked {
 fn commit(more: &[&str]) -> Result<Commit, String> {
     let carried = more.iter().filter_map(|word| word.split_once('='));
     let branches =
-        carried.filter(|(name, _)| !["timeout", "attempt", "written"].contains(name)).map(|(name, payload)| {
+        carried.filter(|(name, _)| !["timeout", "attempt", "written", "expect"].contains(name)).map(|(name, payload)| {
             Ok(CarriedBranch { participant: parse(name)?, payload: Bytes::from(payload.to_owned()) })
         });
     Ok(Commit {
@@ -178,7 +178,18 @@ fn commit(more: &[&str]) -> Result<Commit, String> {
         wait: wait(more),
         protocol: protocol(more),
         first_epoch: first_epoch(more)?,
+        expected: expected(more)?,
     })
+}
+
+/// `expect=bank-a,bank-b` names participants that must have a branch; `expect=any` expects one of
+/// anybody.
+fn expected(more: &[&str]) -> Result<Expected, String> {
+    match more.iter().find_map(|word| word.strip_prefix("expect=")) {
+        None => Ok(Expected::Anything),
+        Some("any") => Ok(Expected::Branch),
+        Some(names) => Ok(Expected::Of(names.split(',').map(parse).collect::<Result<_, _>>()?)),
+    }
 }
 
 /// `written=1` names the epoch under which a request was first written.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use assent_protocol::branch::{self, Acknowledgement, HookEnd};
 use assent_protocol::message::{
-    Ask, Commit, FromClient, FromReplica, Reply, StepAnswer, StepOrder, VoterMessage, VoterPlace,
+    Ask, Commit, Expected, FromClient, FromReplica, Reply, StepAnswer, StepOrder, VoterMessage, VoterPlace,
 };
 use assent_protocol::replica;
 use assent_protocol::saga::{Definition, StepDefinition, StepIndex, StepResult};
@@ -198,7 +198,8 @@ impl Load {
         let timeout_ms = if branches.iter().any(|branch| branch.payload == SILENT) { 50 } else { 0 };
         for attempt in [1, 2] {
             let (branches, wait) = (branches.clone(), Wait::Decided);
-            let commit = Commit { branches, attempt, begun: false, timeout_ms, wait, protocol, first_epoch: None };
+            let (begun, first_epoch, expected) = (false, None, Expected::Anything);
+            let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch, expected };
             self.ask(session, gtid, Ask::Commit(commit)).await;
         }
     }
@@ -223,6 +224,7 @@ impl Load {
             wait: Wait::Ended,
             protocol: Protocol::TwoPhase,
             first_epoch: None,
+            expected: Expected::Anything,
         };
         self.ask(session, gtid, Ask::Commit(commit)).await;
         watched.recv().await;

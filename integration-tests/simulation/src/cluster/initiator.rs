@@ -1,6 +1,6 @@
 //! The process that asks: its requests are repeated over the next session as the SDK repeats them.
 
-use assent_protocol::message::{Ask, Commit, FromClient, Reason, Reply, Request};
+use assent_protocol::message::{Ask, Commit, Expected, FromClient, Reason, Reply, Request};
 use assent_protocol::saga::Definition;
 use assent_protocol::two_phase::CarriedBranch;
 use assent_protocol::{Epoch, Gtid, Outcome, ParticipantName, Protocol, Wait};
@@ -211,5 +211,6 @@ fn commit(branches: Vec<CarriedBranch>, attempt: u32, begun: bool) -> Commit {
         wait: Wait::Decided,
         protocol: Protocol::TwoPhase,
         first_epoch: None,
+        expected: Expected::Anything,
     }
 }

@@ -135,6 +135,7 @@ fn payloads_are_moved_not_copied() {
         wait: Wait::Decided,
         protocol: Protocol::TwoPhase,
         first_epoch: None,
+        expected: Expected::Anything,
     });
     let message = v1::ClientMessage::from(FromClient::request(1, gtid(), ask));
     let Ok(FromClient::Request(Request { ask: Ask::Commit(commit), .. })) = FromClient::try_from(message) else {
