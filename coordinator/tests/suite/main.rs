@@ -4,6 +4,7 @@ mod access;
 mod certificates;
 mod flood;
 mod harness;
+mod initiating;
 mod listing;
 mod malformed;
 mod process;
