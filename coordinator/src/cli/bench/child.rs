@@ -18,7 +18,7 @@ pub(super) struct Child {
     /// Ends the child when it is closed.
     stdin: ChildStdin,
     stdout: Lines<BufReader<ChildStdout>>,
-    _process: Process,
+    process: Process,
 }
 
 impl Child {
@@ -34,7 +34,7 @@ impl Child {
         let (Some(stdin), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
             unreachable!("both were asked for");
         };
-        Ok(Self { what, stdin, stdout: BufReader::new(stdout).lines(), _process: process })
+        Ok(Self { what, stdin, stdout: BufReader::new(stdout).lines(), process })
     }
 
     /// Starts a worker with its plan, and waits until it is ready.
@@ -57,6 +57,12 @@ impl Child {
         self.say("stop").await?;
         self.hear().await?;
         Ok(())
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(super) async fn end(mut self) {
+        // It may be gone already.
+        self.process.kill().await.ok();
     }
 
     async fn say(&mut self, line: &str) -> Result<(), Failure> {

@@ -4,19 +4,20 @@
 //! |---|---|
 //! | `mod.rs` | the arguments, and the run |
 //! | `plan.rs` | what the processes tell one another |
+//! | `own_log.rs` | where its log is: nowhere that somebody uses |
 //! | `child.rs` | child processes, from the parent's side |
 //! | `worker.rs` | the children: participants and load |
 //! | `postgres.rs` | the Postgres under it, and what it does without a coordinator |
 //! | `report.rs` | the figures |
 
 mod child;
+mod own_log;
 mod plan;
 mod postgres;
 mod report;
 mod worker;
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::time::Duration;
 
 use assent_proto::v1::{GetStatisticsRequest, GetStatisticsResponse};
@@ -25,6 +26,7 @@ use clap::{Args, ValueEnum};
 use super::{Exit, Failure, Global, Output, Target};
 use crate::log::{self, Durability};
 use child::Child;
+use own_log::OwnLog;
 use plan::{Mark, Plan, Protocol, Role};
 use postgres::Baseline;
 use report::{Place, Report, Storage};
@@ -53,7 +55,8 @@ pub struct Bench {
     /// Bytes of payload for each branch or step.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(..=3 * 1024 * 1024))]
     payload_bytes: u32,
-    /// The log of the coordinator that is started for this: postgres://... or sqlite:PATH; a temporary SQLite file if not given.
+    /// Where the log is that this is measured with: postgres://USER:PASSWORD@HOST:PORT/DATABASE, in a database of its own on that server,
+    /// which is dropped at the end; or sqlite:PATH, a file that does not exist yet. A temporary SQLite file if not given.
     #[arg(long, value_name = "URL")]
     log: Option<String>,
     /// Measure also what the same Postgres does without a coordinator.
@@ -98,13 +101,16 @@ impl Bench {
         if let Some(url) = &self.log {
             log::check_url(url)?;
         }
-        let postgres = self.log.as_deref().filter(|_| is_postgres);
         let directory = tempfile::tempdir()?;
+        // Of a coordinator that is there, `--log` names the Postgres whose server the participants use, or says whose durability to tell.
+        let named = self.log.as_deref().filter(|_| is_postgres || global.endpoint.is_none());
+        let own_log = OwnLog::make(named, global.endpoint.is_some(), directory.path()).await?;
+        let postgres = is_postgres.then(|| own_log.url());
         if let Some(url) = postgres {
             postgres::set_up(url).await?;
         }
         let baseline_before = self.baselines(postgres).await?;
-        let (target, _coordinator) = self.coordinator(global, directory.path()).await?;
+        let (target, coordinator) = self.coordinator(global, own_log.url()).await?;
         let voters = (self.protocol == Protocol::ThreePhase).then(|| directory.path().to_owned());
         let plan = |role| Plan {
             role,
@@ -131,10 +137,11 @@ impl Bench {
         // A machine's speed drifts within a run: what is compared is measured on both sides.
         let baseline_after = self.baselines(postgres).await?;
         let baseline = baseline_before.zip(baseline_after).map(|(before, after)| before.mean(&after));
-        if let Some(url) = postgres {
-            postgres::tear_down(url).await?;
+        let storage = Storage { log: self.durability(global, own_log.url()).await?, voters: voters.map(Place::of) };
+        if let Some(coordinator) = coordinator {
+            coordinator.end().await;
         }
-        let storage = Storage { log: self.durability(global, directory.path()).await?, voters: voters.map(Place::of) };
+        own_log.remove().await?;
         let report = Report::of(&self, &before, &after, baseline, storage);
         report.print(output)?;
         let Mark { committed, aborted, last_error, .. } = &after.load;
@@ -164,27 +171,23 @@ impl Bench {
     }
 
     /// On which settings the log's word rests; unknown for a coordinator that was there before, unless its log was named.
-    async fn durability(&self, global: &Global, directory: &Path) -> Result<Option<Durability>, Failure> {
+    async fn durability(&self, global: &Global, own_log: &str) -> Result<Option<Durability>, Failure> {
         match &self.log {
+            _ if global.endpoint.is_none() => Ok(Some(log::durability(own_log).await?)),
             Some(log) => Ok(Some(log::durability(log).await?)),
-            None if global.endpoint.is_some() => Ok(None),
-            None => Ok(Some(log::durability(&own_log(directory)).await?)),
+            None => Ok(None),
         }
     }
 
     /// The coordinator that is asked for, or one that is started for this run.
-    async fn coordinator(&self, global: &Global, directory: &Path) -> Result<(Target, Option<Child>), Failure> {
+    async fn coordinator(&self, global: &Global, log: &str) -> Result<(Target, Option<Child>), Failure> {
         if global.endpoint.is_some() {
             return Ok((Target::of(global), None));
         }
-        let log = self.log.clone().unwrap_or_else(|| own_log(directory));
         if log.starts_with("postgres") {
-            let mut migrate = Child::start("migration", &["migrate".into(), "--log".into(), log.clone()])?;
-            // It says what it did, and ends.
-            migrate.hear().await.ok();
+            log::migrate(log).await?;
         }
-        let arguments =
-            ["serve", "--listen", "127.0.0.1:0", "--replica", "bench", "--log", &log, "--log-filter", "warn"];
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--replica", "bench", "--log", log, "--log-filter", "warn"];
         let mut child = Child::start("coordinator", &arguments.map(str::to_owned))?;
         let line = child.hear().await?;
         let endpoint = line
@@ -193,11 +196,6 @@ impl Bench {
             .ok_or_else(|| Failure::new(Exit::Failed, format!("the coordinator said {line:?}"), ""))?;
         Ok((Target::open(endpoint), Some(child)))
     }
-}
-
-/// The log of a run that was given none.
-fn own_log(directory: &Path) -> String {
-    format!("sqlite:{}", directory.join("log.db").display())
 }
 
 async fn moment(

@@ -102,6 +102,3 @@ pub(super) struct Latency {
 pub(super) fn participant(number: usize) -> String {
     format!("bench-{number}")
 }
-
-/// The schema of everything that a benchmark writes into a Postgres.
-pub(super) const SCHEMA: &str = "assent_bench";

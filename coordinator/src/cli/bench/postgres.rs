@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::plan::{SCHEMA, participant};
+use super::plan::participant;
 use super::worker::{INSERT, connections};
 use crate::cli::{Exit, Failure};
 
@@ -50,7 +50,7 @@ impl Baseline {
     }
 }
 
-fn failed(error: sqlx::Error) -> Failure {
+pub(super) fn failed(error: sqlx::Error) -> Failure {
     Failure::new(
         Exit::Failed,
         format!("the benchmark's Postgres: {error}"),
@@ -58,27 +58,16 @@ fn failed(error: sqlx::Error) -> Failure {
     )
 }
 
-/// Makes the benchmark's tables, anew.
+/// Makes the benchmark's tables, in its own database.
 pub(super) async fn set_up(url: &str) -> Result<(), Failure> {
     let mut connection = PgConnection::connect(url).await.map_err(failed)?;
     for statement in [
-        // A prepared branch that an earlier run left behind holds locks until somebody ends it.
-        "set lock_timeout = '5s'",
-        "drop schema if exists assent_bench cascade",
         "create schema assent_bench",
         "create table assent_bench.entry (gtid uuid not null, participant text not null, primary key (gtid, participant))",
         "create table assent_bench.baseline (id uuid primary key, at timestamptz not null default now())",
     ] {
         connection.execute(statement).await.map_err(failed)?;
     }
-    Ok(())
-}
-
-/// Removes them.
-pub(super) async fn tear_down(url: &str) -> Result<(), Failure> {
-    debug_assert_eq!(SCHEMA, "assent_bench", "the statements name it");
-    let mut connection = PgConnection::connect(url).await.map_err(failed)?;
-    connection.execute("drop schema if exists assent_bench cascade").await.map_err(failed)?;
     Ok(())
 }
 
