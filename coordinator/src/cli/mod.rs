@@ -42,7 +42,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use client::{DEFAULT_ENDPOINT, Target};
@@ -154,10 +154,10 @@ where
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     if arguments.len() <= 1 {
         let mut output = Output::new(Format::Table);
-        output.text(&Cli::command().render_help().to_string()).ok();
+        output.text(&command().render_help().to_string()).ok();
         return Exit::Ok;
     }
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match parse(arguments) {
         Ok(cli) => cli,
         Err(error) => return unparsed(&error),
     };
@@ -181,6 +181,26 @@ where
         Ok(()) => Exit::Ok,
         Err(failure) => failure.report(),
     }
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// The command line. The options that every command takes stand in the help of the program, and not again in that of each command.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let everywhere: Vec<Arg> =
+        command.get_arguments().filter(|argument| argument.is_global_set()).map(|global| global.clone().hide(true)).collect();
+    command.mut_subcommands(|sub| without_repetition(sub, &everywhere))
+}
+
+fn without_repetition(command: clap::Command, everywhere: &[Arg]) -> clap::Command {
+    let command = command.args(everywhere).mut_subcommands(|sub| without_repetition(sub, everywhere));
+    let own = command.get_after_help().map_or_else(String::new, |help| format!("{help}\n"));
+    command.after_help(format!("{own}`assent --help` lists the options that every command takes, such as --endpoint."))
 }
 
 /// Help and versions are no errors; everything else is a mistake in the command line.

@@ -1,15 +1,30 @@
-use clap::{CommandFactory, Parser};
 use tonic::Code;
 
 use super::*;
 
 fn parsed(line: &str) -> Cli {
-    Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"))
+    parse(line.split(' ').map(Into::into).collect()).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
 #[test]
 fn the_commands_are_sound() {
-    Cli::command().debug_assert();
+    command().debug_assert();
+}
+
+#[test]
+fn help_says_once_what_every_command_takes() {
+    let help = command().render_help().to_string();
+    assert!(help.contains("--endpoint <URL>") && help.contains("--server-name <NAME>"), "{help}");
+    let mut command = command();
+    command.build();
+    let tx = command.find_subcommand_mut("tx").expect("there is one");
+    let list = tx.find_subcommand_mut("list").expect("there is one");
+    for help in [list.render_help().to_string(), list.render_long_help().to_string()] {
+        assert!(help.contains("--state") && help.contains("assent --help"), "{help}");
+        assert!(!help.contains("--endpoint <URL>") && !help.contains("--server-name"), "{help}");
+    }
+    let serve = command.find_subcommand_mut("serve").expect("there is one").render_help().to_string();
+    assert!(serve.contains("lists every setting") && !serve.contains("--endpoint <URL>"), "{serve}");
 }
 
 #[test]
