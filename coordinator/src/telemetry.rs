@@ -14,6 +14,7 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{LogFormat, Telemetry};
@@ -30,7 +31,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(5);
 pub enum TelemetryError {
     /// The filter is wrong.
     #[error("telemetry.log_filter is no filter; write such as info,assent::driver=debug")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    Filter(#[from] ParseError),
     /// The exporter could not be made.
     #[error("cannot send telemetry to {endpoint}; correct telemetry.otlp_endpoint, or leave it out")]
     Exporter {
@@ -64,7 +65,7 @@ pub fn init(settings: &Telemetry, replica: &str) -> Result<Guard, TelemetryError
         Some(endpoint) => exporting(endpoint, settings.metrics_interval, replica)?,
         None => Guard::default(),
     };
-    let filter = EnvFilter::try_new(&settings.log_filter)?;
+    let filter = line_filter(&settings.log_filter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = match settings.log_format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&io::stderr())).with_target(false).boxed(),
@@ -78,6 +79,19 @@ pub fn init(settings: &Telemetry, replica: &str) -> Result<Guard, TelemetryError
     tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init()?;
     Ok(guard)
 }
+
+/// The filter of log lines. Beneath `info` the crates that carry the calls say more than all others together, about each frame: they
+/// are heard only where the filter names them.
+fn line_filter(filter: &str) -> Result<EnvFilter, ParseError> {
+    let wanted = EnvFilter::try_new(filter)?;
+    if wanted.max_level_hint().is_some_and(|level| level <= LevelFilter::INFO) {
+        return Ok(wanted);
+    }
+    // Of two directives for one module the last one counts.
+    EnvFilter::try_new(format!("{QUIET},{filter}"))
+}
+
+const QUIET: &str = "h2=info,hyper=info,hyper_util=info,tonic=info,tower=info,rustls=info,sqlx=info,opentelemetry=info,opentelemetry_sdk=info";
 
 fn exporting(endpoint: &str, metrics_interval: Duration, replica: &str) -> Result<Guard, TelemetryError> {
     let failed = |source| TelemetryError::Exporter { endpoint: endpoint.to_owned(), source };
@@ -166,4 +180,41 @@ fn observe_counter(
         .with_description(about)
         .with_callback(move |counter| counter.observe(read(&statistics.snapshot()), &[]))
         .build();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::Context;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Targets(Arc<Mutex<Vec<String>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Targets {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            self.0.lock().expect("no panic").push(event.metadata().target().to_owned());
+        }
+    }
+
+    fn heard(filter: &str) -> Vec<String> {
+        let targets = Targets::default();
+        let filtered = targets.clone().with_filter(line_filter(filter).expect("a filter"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(filtered), || {
+            tracing::debug!(target: "h2::codec::framed_write", "a frame");
+            tracing::debug!(target: "assent::driver", "what the coordinator does");
+            tracing::info!(target: "h2::proto", "rare");
+        });
+        targets.0.lock().expect("no panic").clone()
+    }
+
+    #[test]
+    fn frames_do_not_drown_the_coordinator() {
+        assert_eq!(heard("debug"), ["assent::driver", "h2::proto"]);
+        assert_eq!(heard("debug,h2=debug"), ["h2::codec::framed_write", "assent::driver", "h2::proto"]);
+        assert_eq!(heard("info"), ["h2::proto"]);
+        assert!(heard("off").is_empty());
+    }
 }
