@@ -224,6 +224,20 @@ impl Coordinator {
         format!("{}://{address}", if self.is_tls { "https" } else { "http" })
     }
 
+    /// The URL for clients on other machines, where it listens on every address of this one: by an address that leads out of
+    /// this machine, or under TLS by the machine's name, which its certificate may bear.
+    pub fn endpoint_elsewhere(&self) -> Option<String> {
+        if !self.address.ip().is_unspecified() {
+            return None;
+        }
+        let (scheme, port) = (if self.is_tls { "https" } else { "http" }, self.address.port());
+        let outward = if self.is_tls { None } else { listening::outward(self.address) };
+        match outward {
+            Some(ip) => Some(format!("{scheme}://{}", SocketAddr::new(ip, port))),
+            None => Some(format!("{scheme}://{}:{port}", listening::machine_name())),
+        }
+    }
+
     /// Its replica's name.
     pub fn replica(&self) -> &Name {
         &self.replica
@@ -345,11 +359,14 @@ impl Running {
         };
         let sessions = session::service(driver.clone(), settings, Arc::clone(&log), Arc::clone(&access), is_leaving);
         let (health, health_service) = upkeep::Health::serving(config.insecure).await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(StartError::Reflection)?;
+        let described = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let reflection = described().build_v1().map_err(StartError::Reflection)?;
+        // Many clients know this version alone.
+        let reflection_alpha = described().build_v1alpha().map_err(StartError::Reflection)?;
         let router = Server::builder()
             .trace_fn(span_of)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -364,7 +381,8 @@ impl Running {
             .add_service(transactions)
             .add_service(admin)
             .add_service(health_service)
-            .add_service(reflection);
+            .add_service(reflection)
+            .add_service(reflection_alpha);
         let rules = Rules { tls, connections_max: listening::connections_max(), severed: severed.clone() };
         let incoming = Listener::new(listener, rules);
         let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned()));

@@ -78,6 +78,7 @@ pub(crate) const RULES: &[(&str, Need)] = &[
     ("/grpc.health.v1.Health/Check", Need::Nothing),
     ("/grpc.health.v1.Health/Watch", Need::Nothing),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Need::Anyone),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Need::Anyone),
 ];
 
 /// What the rpc of a path needs; `None` for one that is not served.

@@ -141,7 +141,8 @@ async fn serve(config: Config, guard: &telemetry::Guard, output: &mut Output) ->
     };
     guard.observe(coordinator.statistics());
     let (replica, epoch) = (coordinator.replica(), coordinator.epoch().0);
-    let line = format!("assent listening on {} replica={replica} epoch={epoch}", coordinator.endpoint());
+    let elsewhere = coordinator.endpoint_elsewhere().map_or_else(String::new, |url| format!(" elsewhere={url}"));
+    let line = format!("assent listening on {}{elsewhere} replica={replica} epoch={epoch}", coordinator.endpoint());
     // For scripts that wait for it; one that has stopped to read does not stop the coordinator.
     output.line(&line).ok();
     tokio::select! {

@@ -1,6 +1,7 @@
 //! The port, and how many connections it may have.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use tokio::net::TcpListener;
 
@@ -22,6 +23,31 @@ pub(super) fn error(address: &str, source: io::Error) -> StartError {
         _ => "check the address, or choose another with --listen",
     };
     StartError::Listen { address: address.to_owned(), next, source }
+}
+
+/// The address under which this machine reaches others: mostly they reach it there. `None` if it reaches none.
+pub(super) fn outward(listening: SocketAddr) -> Option<IpAddr> {
+    // Reserved for documentation, so nobody is there; nothing is sent.
+    let (own, other): (IpAddr, IpAddr) = match listening {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
+    };
+    let socket = UdpSocket::bind((own, 0)).ok()?;
+    socket.connect((other, 9)).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
+}
+
+/// What this machine calls itself.
+#[cfg(unix)]
+pub(super) fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What this machine calls itself.
+#[cfg(not(unix))]
+pub(super) fn machine_name() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "localhost".to_owned())
 }
 
 /// Descriptors that are left for everything else: the log, its files, and outgoing connections.

@@ -57,6 +57,39 @@ async fn reflection_lists_every_service() {
 }
 
 #[tokio::test]
+async fn clients_of_the_older_reflection_are_answered_too() {
+    use tonic_reflection::pb::v1alpha;
+
+    let home = Home::new();
+    let coordinator = home.start().await;
+    let channel = channel(&coordinator).await;
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let message_request = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
+    let request = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(message_request) };
+    let mut answers = client.server_reflection_info(tokio_stream::iter([request])).await.expect("a stream").into_inner();
+    let answer = answers.message().await.expect("no error").expect("an answer").message_response;
+    let Some(v1alpha::server_reflection_response::MessageResponse::ListServicesResponse(services)) = answer else {
+        panic!("no list: {answer:?}");
+    };
+    let names: Vec<&str> = services.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(names.contains(&"assent.v1.TransactionService"), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_coordinator_on_every_address_says_where_others_reach_it() {
+    let home = Home::new();
+    let coordinator = home.start_with(Config { listen: "0.0.0.0:0".into(), insecure: true, ..home.config() }).await;
+    let port = coordinator.address().port();
+    assert_eq!(coordinator.endpoint(), format!("http://127.0.0.1:{port}"));
+    let elsewhere = coordinator.endpoint_elsewhere().expect("a URL for other machines");
+    assert!(!elsewhere.contains("0.0.0.0") && !elsewhere.contains("127.0.0.1"), "{elsewhere}");
+    assert!(elsewhere.ends_with(&format!(":{port}")), "{elsewhere}");
+    drop(coordinator);
+    let coordinator = home.start().await;
+    assert_eq!(coordinator.endpoint_elsewhere(), None, "it is reached from this machine alone");
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_said_and_fences_nobody() {
     let home = Home::new();
     let coordinator = home.start().await;
