@@ -1,7 +1,9 @@
 //! A participant finds out before it joins that its database cannot do its part.
 
+use std::sync::{Arc, Mutex};
+
 use assent_sdk::postgres::{Barrier, PostgresResource, PostgresWork};
-use assent_sdk::{BoxError, Branch, Participant, Vote};
+use assent_sdk::{BoxError, Branch, Coordinator, Participant, Vote};
 use integration_tests::Postgres;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Executor as _, PgConnection};
@@ -29,6 +31,41 @@ async fn a_full_server_says_what_to_do() {
     let error = resource.prepare(&branch(key(), "yes")).await.expect_err("no room");
     assert!(error.to_string().contains("raise max_prepared_transactions"), "{error}");
     assert_eq!(bank.prepared_transactions().await, ["forgotten"]);
+}
+
+/// Log lines of this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn branches_of_a_coordinator_that_is_gone_are_shown_with_what_ends_them() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let postgres = Postgres::start().await;
+    let bank = furnished(postgres.create_database().await).await;
+    let resource = instance(&bank);
+    resource.start(&coordinator()).await.expect("starts");
+    assert_eq!(resource.prepare(&branch(key(), "yes")).await.expect("prepares"), Vote::Yes);
+    let other = Coordinator { id: "another".into(), ..coordinator() };
+    instance(&bank).start(&other).await.expect("starts");
+    let lines = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("text");
+    let gids = bank.prepared_transactions().await;
+    assert_eq!(gids.len(), 1);
+    let statement = lines.split_once("rollback prepared '").expect("a statement").1;
+    assert!(statement.starts_with(&format!("{}'", gids[0])), "{lines}");
 }
 
 #[tokio::test]

@@ -7,6 +7,12 @@
 //! | execute and compensate saga steps exactly once | [`Barrier`] |
 //! | take part in three-phase commits | [`PostgresVoters`] beside the resource |
 //!
+//! A prepared branch keeps the locks of its rows, through restarts too, until it learns its
+//! decision. So a service that changes its own tables when it starts may wait for its own branch.
+//! It does that in [`Builder::settle_first`](crate::Builder::settle_first), which runs it once
+//! nothing is in doubt. Where a service hangs at its start,
+//! `select gid, prepared from pg_prepared_xacts` shows what holds the locks.
+//!
 //! What holds, and where it is seen to:
 //! - A yes is only voted when PREPARE TRANSACTION has prepared: it may roll back without an error
 //!   (`preparing`).
@@ -21,6 +27,8 @@
 //!   (`connections`).
 //! - Locks are waited for in bounded time, and who holds them is named (`locks`).
 //! - What one branch sets in its session, the next does not see (`connections`).
+//! - Branches of a coordinator that is gone are shown, with the statement that ends them
+//!   (`starting`).
 //! - A server that cannot prepare, or would not let its prepared transactions be found, is found
 //!   out at the start (`starting`).
 

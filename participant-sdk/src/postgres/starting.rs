@@ -16,6 +16,9 @@ use crate::participant::Coordinator;
 /// The oldest version of Postgres that is supported by its makers, as its `server_version_num`.
 const VERSION_MIN: i32 = 140_000;
 
+/// How many branches of other coordinators are named, one warning each.
+const STRANGERS_SHOWN_MAX: i64 = 10;
+
 impl Shared {
     pub(super) async fn start(&self, about: &Coordinator) -> Result<(), PostgresError> {
         self.serve(about)?;
@@ -43,6 +46,7 @@ impl Shared {
         Fitness::read(&row)
             .map_err(PostgresError::statement("read the server's settings"))?
             .check(&self.participant, &prefix)?;
+        self.warn_of_strangers(&prefix).await?;
         match &self.recorded_in {
             Some(barrier) => {
                 let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
@@ -52,6 +56,36 @@ impl Shared {
             }
             None => Ok(()),
         }
+    }
+
+    /// Branches of this participant under another coordinator, such as one whose log was deleted: they hold their locks, and
+    /// nobody here ends them.
+    async fn warn_of_strangers(&self, prefix: &Prefix) -> Result<(), PostgresError> {
+        let mut checkout = self.ends.acquire(ANSWER_WITHIN).await?;
+        let gids: Vec<String> = sqlx::query_scalar(
+            "select gid from pg_prepared_xacts
+             where database = current_database() and starts_with(gid, 'assent:') and not starts_with(gid, $1)
+                 and split_part(gid, ':', 4) = $2
+             order by prepared
+             limit $3",
+        )
+        .bind(prefix.as_str())
+        .bind(self.participant.as_str())
+        .bind(STRANGERS_SHOWN_MAX)
+        .persistent(false)
+        .fetch_all(&mut checkout.session.connection)
+        .await
+        .map_err(PostgresError::statement("list the prepared transactions"))?;
+        checkout.release();
+        for gid in gids {
+            tracing::warn!(
+                participant = %self.participant,
+                gid,
+                "a branch that was prepared under another coordinator holds its locks, and this process does not end it: join that \
+                 coordinator; or, if its log is lost for good, run as the role that prepared it: rollback prepared '{gid}'"
+            );
+        }
+        Ok(())
     }
 
     /// Whether sessions are this participant's own. Work leaves locks and settings to the next
