@@ -34,6 +34,13 @@ pub mod voter;
 /// Connections, for processes that serve their peers with a server of their own.
 pub use assent_transport as transport;
 
+/// The crates whose types this one's API shows, in the versions that fit.
+#[cfg(feature = "axum")]
+pub use axum;
+#[cfg(feature = "postgres")]
+pub use sqlx;
+pub use tonic;
+
 pub use assent::Assent;
 pub use assent_proto::context::Context;
 pub use assent_protocol::two_phase::EarlyVote;

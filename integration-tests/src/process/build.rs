@@ -64,9 +64,10 @@ fn build(name: &str) -> PathBuf {
             cargo.env_remove(variable);
         }
     }
-    // Both packages, as in a test's own build: the features of what they share stay the same, and so does what is built.
+    // These packages, as in a test's own build: the features of what they share stay the same, and so does what is built.
     let output = cargo
         .args(["build", "--package", "assent", "--package", "integration-tests", "--bins"])
+        .args(["--package", "first-participant", "--package", "shop"])
         .args(["--profile", profile, "--message-format", "json-render-diagnostics"])
         .current_dir(workspace)
         .stdin(Stdio::null())

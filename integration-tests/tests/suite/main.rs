@@ -7,6 +7,7 @@ mod chaos;
 mod crash_points;
 mod demo;
 mod deploy;
+mod examples;
 mod forgotten;
 mod harness;
 mod hot_row;

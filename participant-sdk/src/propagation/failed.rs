@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use assent_proto::error::{IntoStatus, Reason};
+use assent_proto::error::{IntoStatus, Reason, refusal_of};
 use assent_proto::session::{Code, Refused};
 use assent_protocol::AbortCode;
 #[cfg(feature = "axum")]
@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::CallRefused;
 use super::problem::{problem, status_of};
-use crate::error_chain::ErrorChain;
+use crate::error::Error;
 use crate::participant::BoxError;
 #[cfg(feature = "postgres")]
 use crate::postgres::{EarlyPrepareError, PostgresError};
@@ -31,7 +31,7 @@ use crate::postgres::{EarlyPrepareError, PostgresError};
 /// | the transaction is past its deadline | DEADLINE_EXCEEDED, `DEADLINE_EXCEEDED` | 504 |
 /// | every connection to the database is in use | RESOURCE_EXHAUSTED, `OVERLOADED` | 429 |
 /// | the database does not answer | UNAVAILABLE, `PREPARE_FAILED` | 503 |
-/// | the coordinator refused to enlist the branch | as it said | as it said |
+/// | the coordinator, or a service that was called in turn, refused | as it said | as it said |
 /// | it is not known whether the branch takes part | UNKNOWN, `PREPARE_FAILED` | 500 |
 /// | anything else | INTERNAL, `PREPARE_FAILED` | 500 |
 /// | the call itself was [refused](CallRefused) | as there | as there |
@@ -67,6 +67,12 @@ pub enum CallFailed {
     /// The call's transaction context is not fit.
     #[error(transparent)]
     Context(#[from] CallRefused),
+    /// The coordinator refused, or did not answer.
+    #[error(transparent)]
+    Coordinator(#[from] Error),
+    /// Another service refused a call, or did not answer it.
+    #[error("the call to another service failed")]
+    Call(#[from] Status),
     /// The branch could not be begun or used.
     #[cfg(feature = "postgres")]
     #[error(transparent)]
@@ -110,6 +116,17 @@ impl CallFailed {
         let refused = match self {
             Self::Refused(reason) => refused_work(reason),
             Self::Context(refused) => refused.refused(),
+            Self::Coordinator(Error::Refused(refused)) => refused.clone(),
+            Self::Coordinator(Error::NoAnswer { .. }) => {
+                not_prepared(Code::Unavailable, "the coordinator does not answer; try again")
+            }
+            Self::Coordinator(_) => not_prepared(Code::Internal, INTERNAL),
+            Self::Call(status) => refusal_of(status).unwrap_or_else(|| match status.code() {
+                tonic::Code::Unavailable => {
+                    not_prepared(Code::Unavailable, "a service that has a part in this does not answer; try again")
+                }
+                _ => not_prepared(Code::Internal, INTERNAL),
+            }),
             #[cfg(feature = "postgres")]
             Self::Postgres(error) => of_postgres(error),
             #[cfg(feature = "postgres")]
@@ -260,7 +277,6 @@ answers!(PostgresError, EarlyPrepareError);
 
 #[cfg(all(test, feature = "postgres"))]
 mod tests {
-    use assent_proto::error::refusal_of;
     use tonic::Code;
 
     use super::*;
@@ -318,6 +334,17 @@ mod tests {
         assert!(format!("{:?}", failed()).contains("hush"), "the log has it");
         let disabled = Status::from(PostgresError::PreparedTransactionsDisabled);
         assert_eq!(disabled.message(), INTERNAL);
+    }
+
+    #[test]
+    fn a_refusal_is_passed_on() {
+        let passed = || CallFailed::Call(CallFailed::refused("sold out").into());
+        assert_eq!(answers(passed), (Code::FailedPrecondition, 409, "REFUSED".to_owned()));
+        assert_eq!(Status::from(passed()).message(), "sold out");
+        let gone = || CallFailed::Call(Status::unavailable("connection refused"));
+        assert_eq!(answers(gone), (Code::Unavailable, 503, "PREPARE_FAILED".to_owned()));
+        let missing = || CallFailed::Coordinator(Reason::BranchMissing.refused("no branch of letters").into());
+        assert_eq!(answers(missing), (Code::FailedPrecondition, 409, "BRANCH_MISSING".to_owned()));
     }
 
     #[test]

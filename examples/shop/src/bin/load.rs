@@ -1,0 +1,51 @@
+//! Customers: `load [ORDERS]` places so many orders and preorders, eight at a time, and counts the answers.
+
+use assent_sdk::BoxError;
+use futures::StreamExt as _;
+use shop::http::HttpClient;
+use shop::{Order, Placed, setting};
+
+/// How many customers there are at a time.
+const AT_ONCE: usize = 8;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Placed,
+    OnItsWay,
+    Refused,
+    Failed,
+}
+
+async fn place(orders: &HttpClient, number: usize) -> Answer {
+    let path = if number % 2 == 0 { "/orders" } else { "/preorders" };
+    // Bob runs out of money, and the lamps run out.
+    let account = if number % 5 == 0 { "bob" } else { "alice" };
+    let item = if number % 3 == 0 { "lamp" } else { "book" };
+    let order = Order { item: item.to_owned(), quantity: 1, account: account.to_owned() };
+    match orders.post(path, &order).await {
+        Ok((status, body)) if status.is_success() => match serde_json::from_str::<Placed>(&body) {
+            Ok(Placed { is_placed: true, .. }) => Answer::Placed,
+            Ok(_) => Answer::OnItsWay,
+            Err(_) => Answer::Failed,
+        },
+        Ok((http::StatusCode::CONFLICT, _)) => Answer::Refused,
+        Ok(_) | Err(_) => Answer::Failed,
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let count: usize = std::env::args().nth(1).map_or(Ok(100), |count| count.parse())?;
+    let orders = HttpClient::new(setting("ORDERS_URL", "http://127.0.0.1:8080"));
+    let customers = futures::stream::iter(0..count).map(|number| place(&orders, number));
+    let answers: Vec<Answer> = customers.buffer_unordered(AT_ONCE).collect().await;
+    let of = |answer| answers.iter().filter(|given| **given == answer).count();
+    println!(
+        "placed {}, on their way {}, refused {}, failed {}",
+        of(Answer::Placed),
+        of(Answer::OnItsWay),
+        of(Answer::Refused),
+        of(Answer::Failed)
+    );
+    Ok(())
+}
