@@ -56,7 +56,11 @@ pub use saga::{Compensated, Executed, SagaParticipant, Step};
 pub use transaction::{Begin, Outcome, Protocol, Transaction};
 pub use unreadable::Unreadable;
 
-/// The examples of the README compile.
+/// The examples of the README and of the pages compile.
 #[cfg(all(doctest, feature = "postgres"))]
 #[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../docs/taking-part/carried-work.md")]
+#[doc = include_str!("../../docs/taking-part/enlisting.md")]
+#[doc = include_str!("../../docs/taking-part/saga.md")]
+#[doc = include_str!("../../docs/taking-part/three-phase.md")]
 pub struct Readme;

@@ -37,3 +37,4 @@ mod transfers;
 mod two_names;
 mod upgrade;
 mod verify_log;
+mod words;

@@ -57,7 +57,7 @@ async fn insert(connection: &mut PgConnection, gtid: Gtid, order: &Order) -> Res
     Ok(())
 }
 
-/// One transaction: nobody ever sees a part of the order.
+/// One transaction: no service ever shows a part of the order.
 async fn order(State(orders): State<Arc<Orders>>, Json(order): Json<Order>) -> Result<Json<Placed>, CallFailed> {
     let transaction = orders.service.assent.begin(Some(PATIENCE)).await?;
     let gtid = transaction.gtid();
