@@ -23,6 +23,7 @@ mod log_postgres_schema;
 mod log_postgres_tls;
 mod pooler;
 mod propagation;
+mod python_participant;
 mod sagas;
 mod sdk_postgres;
 mod sdk_postgres_barrier;
