@@ -169,7 +169,7 @@ async fn what_is_made_belongs_to_the_owner_of_the_schema_whoever_migrates() {
     .fetch_all(&mut ground.database.connect().await)
     .await
     .expect("listed");
-    assert_eq!(owners, [owner.clone()]);
+    assert_eq!(owners, std::slice::from_ref(&owner));
     log::grant(&ground.database.url(), &ground.server_role).await.expect("granted");
     let log = ground.start("r1").await;
     log.maintain(1_736_929_200_000, Duration::from_secs(86_400)).await.expect("by the owner's functions");

@@ -33,10 +33,10 @@ async fn place(orders: &HttpClient, number: usize) -> (Answer, u32) {
 }
 
 async fn try_to_place(orders: &HttpClient, number: usize) -> Option<Answer> {
-    let path = if number % 2 == 0 { "/orders" } else { "/preorders" };
+    let path = if number.is_multiple_of(2) { "/orders" } else { "/preorders" };
     // Bob runs out of money, and the lamps run out.
-    let account = if number % 5 == 0 { "bob" } else { "alice" };
-    let item = if number % 3 == 0 { "lamp" } else { "book" };
+    let account = if number.is_multiple_of(5) { "bob" } else { "alice" };
+    let item = if number.is_multiple_of(3) { "lamp" } else { "book" };
     let order = Order { item: item.to_owned(), quantity: 1, account: account.to_owned() };
     match orders.post(path, &order).await {
         Ok((status, body)) if status.is_success() => match serde_json::from_str::<Placed>(&body) {
