@@ -305,11 +305,8 @@ async fn start(settings: Settings, wait: Duration) -> Result<Started, ConnectErr
     }
 }
 
-type Started = (
-    tokio::sync::mpsc::Sender<crate::engine::Command>,
-    Arc<crate::engine::Shared>,
-    tokio::task::JoinHandle<()>,
-);
+type Started =
+    (tokio::sync::mpsc::Sender<crate::engine::Command>, Arc<crate::engine::Shared>, tokio::task::JoinHandle<()>);
 
 /// The same once more.
 fn again(settings: &Settings) -> Settings {

@@ -119,7 +119,8 @@ mod tests {
         let mut errors = 0;
         for file in files {
             let text = fs::read_to_string(&file).expect("a source file");
-            for derive in text.lines().filter(|line| line.starts_with("#[derive(") && line.contains("thiserror::Error")) {
+            for derive in text.lines().filter(|line| line.starts_with("#[derive(") && line.contains("thiserror::Error"))
+            {
                 errors += 1;
                 assert!(!derive.contains("Debug"), "{}: {derive}: use debug_as_chain", file.display());
             }

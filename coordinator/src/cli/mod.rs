@@ -192,8 +192,11 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
 /// The command line. The options that every command takes stand in the help of the program, and not again in that of each command.
 fn command() -> clap::Command {
     let command = Cli::command();
-    let everywhere: Vec<Arg> =
-        command.get_arguments().filter(|argument| argument.is_global_set()).map(|global| global.clone().hide(true)).collect();
+    let everywhere: Vec<Arg> = command
+        .get_arguments()
+        .filter(|argument| argument.is_global_set())
+        .map(|global| global.clone().hide(true))
+        .collect();
     command.mut_subcommands(|sub| without_repetition(sub, &everywhere))
 }
 

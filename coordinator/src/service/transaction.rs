@@ -1,7 +1,6 @@
 //! `TransactionService`: transactions by unary calls.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use assent_proto::error::{IntoStatus, Reason};
 use assent_proto::session::{Ask, Commit, Refused, Reply};
@@ -27,9 +26,6 @@ use crate::driver::{Input, TransactionView};
 /// request may have been made before: it looks into the log first, and makes every outcome durable before it is told.
 const MAY_RECUR: u32 = 0;
 
-/// The wait before another gtid is minted.
-const MINT_PAUSE: Duration = Duration::from_millis(50);
-
 /// Changes that may wait for one who watches; a slower one is told the latest when it comes back for it.
 const CHANGES_MAX: usize = 16;
 
@@ -48,29 +44,24 @@ impl Transactions {
         let is_minted_here = request.gtid.is_empty();
         let timeout_ms = check::timeout(&self.shared.limits, request.timeout_ms)?;
         let protocol = check::commit_protocol(request.protocol)?;
-        loop {
-            let gtid = check::gtid_or_new(&request.gtid)?;
-            let begin = Ask::Begin { timeout_ms, protocol, first_epoch: None };
-            self.shared.access.may_ask(gtid, &begin, caller)?;
-            let reply = self.shared.local.ask(gtid, begin).await?;
-            match reply {
-                Reply::Begun { deadline_unix_ms } => {
-                    let deadline = Some(timestamp(deadline_unix_ms));
-                    return Ok(BeginResponse { gtid: gtid.to_string(), deadline });
-                }
-                // So soon after the start, a gtid looks as if it might be from before it; the next one will not.
-                Reply::Outcome { reason, .. } if is_forgotten(reason.as_ref()) && is_minted_here => {
-                    tokio::time::sleep(MINT_PAUSE).await;
-                }
-                Reply::Outcome { reason: Some(reason), .. } if is_forgotten(Some(&reason)) => {
-                    return Err(Reason::KeyReused.refused(reason.message));
-                }
-                Reply::Outcome { outcome, .. } => {
-                    let message = format!("transaction {gtid} is {outcome} already; mint a new gtid for a new one");
-                    return Err(Reason::KeyReused.refused(message));
-                }
-                other => return Err(unexpected("Begin", &other)),
+        let gtid = check::gtid_or_new(&request.gtid)?;
+        // No earlier process has met a gtid that is minted here.
+        let first_epoch = is_minted_here.then(|| self.shared.driver.epoch());
+        let begin = Ask::Begin { timeout_ms, protocol, first_epoch };
+        self.shared.access.may_ask(gtid, &begin, caller)?;
+        match self.shared.local.ask(gtid, begin).await? {
+            Reply::Begun { deadline_unix_ms } => {
+                let deadline = Some(timestamp(deadline_unix_ms));
+                Ok(BeginResponse { gtid: gtid.to_string(), deadline })
             }
+            Reply::Outcome { reason: Some(reason), .. } if reason.code == AbortCode::Forgotten => {
+                Err(Reason::KeyReused.refused(reason.message))
+            }
+            Reply::Outcome { outcome, .. } => {
+                let message = format!("transaction {gtid} is {outcome} already; mint a new gtid for a new one");
+                Err(Reason::KeyReused.refused(message))
+            }
+            other => Err(unexpected("Begin", &other)),
         }
     }
 
@@ -167,11 +158,6 @@ impl Transactions {
             other => Err(unexpected("StartSaga", &other)),
         }
     }
-}
-
-/// Whether it was aborted because nobody can know whether it was begun before.
-fn is_forgotten(reason: Option<&AbortReason>) -> bool {
-    reason.is_some_and(|reason| reason.code == AbortCode::Forgotten)
 }
 
 /// The driver answers each kind of request in its own way.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use assent_crash::crash_point;
 use assent_proto::error::{IntoStatus, Reason, ReasonStatus};
 use assent_proto::session::{
-    Ask, Expected, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSIONS, Refused, Reply, Request, StepAnswer, Welcome,
+    Ask, Expected, FromClient, FromReplica, Hello, Malformed, PROTOCOL_VERSIONS, Refused, Reply, Request, StepAnswer,
+    Welcome,
 };
 use assent_proto::v1::{ClientMessage, ExchangeRequest};
 use assent_protocol::Refusal;

@@ -66,7 +66,8 @@ async fn clients_of_the_older_reflection_are_answered_too() {
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
     let message_request = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
     let request = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(message_request) };
-    let mut answers = client.server_reflection_info(tokio_stream::iter([request])).await.expect("a stream").into_inner();
+    let mut answers =
+        client.server_reflection_info(tokio_stream::iter([request])).await.expect("a stream").into_inner();
     let answer = answers.message().await.expect("no error").expect("an answer").message_response;
     let Some(v1alpha::server_reflection_response::MessageResponse::ListServicesResponse(services)) = answer else {
         panic!("no list: {answer:?}");

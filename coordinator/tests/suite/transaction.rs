@@ -159,10 +159,9 @@ async fn what_is_wrong_with_a_request_is_said() {
     let long = BeginRequest { timeout_ms: 60_001, ..BeginRequest::default() };
     assert_eq!(refusal(client.begin(long).await).0, Reason::InvalidTimeout);
     assert_eq!(refusal(client.get(GetRequest { gtid: gtid() }).await).0, Reason::NotFound);
-    assert_eq!(
-        refusal(client.abort(AbortRequest { gtid: gtid(), ..AbortRequest::default() }).await).0,
-        Reason::NotFound
-    );
+    let unknown = AbortRequest { gtid: gtid(), ..AbortRequest::default() };
+    let aborted = client.abort(unknown).await.expect("it can never commit");
+    assert_eq!(aborted.into_inner().outcome(), Outcome::Aborted);
     assert_eq!(refusal(client.watch(WatchRequest { gtid: gtid() }).await).0, Reason::NotFound);
     assert_eq!(refusal(client.enlist(enlist(&gtid(), "a", "")).await).0, Reason::NotFound);
     // Larger than a message may be at all.

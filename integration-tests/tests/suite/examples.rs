@@ -10,7 +10,8 @@ use uuid::Uuid;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).expect("a file of the repository")
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path))
+        .expect("a file of the repository")
 }
 
 /// A coordinator at an address that it keeps.
@@ -29,7 +30,10 @@ fn the_readme_shows_the_first_participant_as_it_is() {
         let code = read(&format!("examples/first-participant/src/bin/{file}"));
         // Its first line says how it is called, as README does in a way of its own.
         let (_, code) = code.split_once("\n\n").expect("a comment, and then code");
-        assert!(readme.contains(code.trim()), "README.md does not show examples/first-participant/src/bin/{file} as it is");
+        assert!(
+            readme.contains(code.trim()),
+            "README.md does not show examples/first-participant/src/bin/{file} as it is"
+        );
     }
 }
 
@@ -174,7 +178,11 @@ async fn an_order_is_known_to_every_service_of_the_shop_or_to_none() {
             }
         }
         let [placed, reserved, charged] = shop.known().await;
-        if placed == reserved && placed == charged { Ok(()) } else { Err(format!("{placed:?} {reserved:?} {charged:?}")) }
+        if placed == reserved && placed == charged {
+            Ok(())
+        } else {
+            Err(format!("{placed:?} {reserved:?} {charged:?}"))
+        }
     })
     .await;
     // What each service has beside its list adds up with it.

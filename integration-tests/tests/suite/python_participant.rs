@@ -57,16 +57,7 @@ impl World {
         let mut bank = bank.start();
         snake.line_with("has joined", DEADLINE).await;
         bank.line_with("has joined", DEADLINE).await;
-        Self {
-            _folder: folder,
-            endpoint,
-            coordinator,
-            snake,
-            snake_database,
-            _bank: bank,
-            bank_database,
-            _port: port,
-        }
+        Self { _folder: folder, endpoint, coordinator, snake, snake_database, _bank: bank, bank_database, _port: port }
     }
 
     async fn sum(&self) -> i64 {
@@ -158,7 +149,8 @@ async fn a_participant_in_python_refuses_and_names_what_it_cannot_read() {
         (json!({ "account": "alice", "cents": -99_999 }), "insufficient funds"),
         (json!({ "account": "alice" }), "payload: KeyError('cents')"),
     ] {
-        let outcome = initiator.transaction().branch_json("snake", &payload).branch_json("bank", &payload).commit().await;
+        let outcome =
+            initiator.transaction().branch_json("snake", &payload).branch_json("bank", &payload).commit().await;
         let Ok(Outcome::Aborted(reason)) = outcome else { panic!("{outcome:?}") };
         assert!(reason.to_string().contains(why) || reason.to_string().contains("bank"), "{reason}");
     }

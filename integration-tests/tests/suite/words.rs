@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// The files and folders that are held to it. More are to be added as they are gone over; none is to be taken out.
-const HELD: &[&str] = &["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/comparison.md", "docs/taking-part", "examples"];
+const HELD: &[&str] =
+    &["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/comparison.md", "docs/taking-part", "examples"];
 
 /// The words that the glossary retires, as they stand in a text in lower case.
-const RETIRED: &[&str] = &[
-    "seat", "seats", "barred", "bars", "ride", "rides", "riding", "turned", "turns", "whoever", "nobody", "somebody",
-];
+const RETIRED: &[&str] =
+    &["seat", "seats", "barred", "bars", "ride", "rides", "riding", "turned", "turns", "whoever", "nobody", "somebody"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -19,9 +19,11 @@ fn files(path: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(path).expect("a folder") {
             files(&entry.expect("an entry").path(), found);
         }
-    } else if path.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
-        ["md", "rs", "proto", "sql", "yaml", "toml", "py", "sh"].contains(&extension)
-    }) {
+    } else if path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .is_some_and(|extension| ["md", "rs", "proto", "sql", "yaml", "toml", "py", "sh"].contains(&extension))
+    {
         found.push(path.to_owned());
     }
 }

@@ -61,9 +61,9 @@ use tokio::sync::{mpsc, oneshot};
 use format::{Branches, Known};
 use writer::{Append, Verdicts, Writer};
 
+pub(crate) use format::Kind;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use format::fuzz;
-pub(crate) use format::Kind;
 pub(crate) use payload::{Beginning, Payload};
 pub(crate) use writer::{Change, Verdict};
 

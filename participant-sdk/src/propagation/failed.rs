@@ -172,9 +172,7 @@ fn of_postgres(error: &PostgresError) -> Refused {
     match error {
         PostgresError::NoConnection { .. } => Reason::Overloaded.refused(error.to_string()),
         PostgresError::TooLate { .. } | PostgresError::PastDeadline { .. } => past_deadline(error.to_string()),
-        PostgresError::LockWait { .. } | PostgresError::Busy { .. } => {
-            not_prepared(Code::Aborted, error.to_string())
-        }
+        PostgresError::LockWait { .. } | PostgresError::Busy { .. } => not_prepared(Code::Aborted, error.to_string()),
         PostgresError::AlreadyPrepared => Reason::DuplicateBranch.refused(error.to_string()),
         PostgresError::Connect(_) | PostgresError::NoAnswer { .. } | PostgresError::Standby => {
             not_prepared(Code::Unavailable, UNAVAILABLE)
@@ -349,7 +347,8 @@ mod tests {
 
     #[test]
     fn a_retry_is_told_in_seconds() {
-        let http = CallFailed::from(PostgresError::NoConnection { purpose: "work", connections_max: 2, waited_ms: 9 }).to_http();
+        let http = CallFailed::from(PostgresError::NoConnection { purpose: "work", connections_max: 2, waited_ms: 9 })
+            .to_http();
         assert_eq!(http.headers()[http::header::RETRY_AFTER], "1");
     }
 }

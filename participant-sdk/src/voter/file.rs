@@ -203,7 +203,8 @@ impl Store for FileVoters {
     fn note(&self, Write { record, before }: &Write) -> bool {
         let mut memory = self.memory();
         // It may have moved on meanwhile, or have been forgotten.
-        let stands = before.is_some_and(|before| self.file.begins_with(BranchKey::whole(record.gtid), &beginning(&before)));
+        let stands =
+            before.is_some_and(|before| self.file.begins_with(BranchKey::whole(record.gtid), &beginning(&before)));
         if stands {
             memory.records.insert(record.gtid, Arc::clone(record));
             memory.noted.extend(before.map(|before| (Instant::now(), record.gtid, before)));

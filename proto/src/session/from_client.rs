@@ -7,7 +7,8 @@ use assent_protocol::{Epoch, InstanceId};
 
 use super::shared::{Reading, gtid_bytes, participant_if_given, vote_to_wire};
 use super::{
-    Ask, BranchReport, Commit, Expected, FromClient, Hello, Malformed, Request, StepAnswer, VoterMessage, VoterPlace, VoterReport,
+    Ask, BranchReport, Commit, Expected, FromClient, Hello, Malformed, Request, StepAnswer, VoterMessage, VoterPlace,
+    VoterReport,
 };
 use crate::text::one_line;
 use crate::v1;

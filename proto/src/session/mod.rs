@@ -23,9 +23,9 @@ mod saga;
 mod shared;
 
 pub use assent_protocol::message::{
-    Ask, BranchReport, Code, Commit, Expected, FORGOTTEN_MAX, FRAME_BYTES_MAX, FromClient, FromReplica, Hello, PROTOCOL_VERSION,
-    PROTOCOL_VERSIONS, Reason, Refused, Reply, Request, StepAnswer, StepOrder, VoterMessage, VoterPlace, VoterReport,
-    Welcome,
+    Ask, BranchReport, Code, Commit, Expected, FORGOTTEN_MAX, FRAME_BYTES_MAX, FromClient, FromReplica, Hello,
+    PROTOCOL_VERSION, PROTOCOL_VERSIONS, Reason, Refused, Reply, Request, StepAnswer, StepOrder, VoterMessage,
+    VoterPlace, VoterReport, Welcome,
 };
 
 /// A message that says something impossible.

@@ -2,15 +2,15 @@
 
 use std::cmp::Ordering;
 
+use super::ended::EndedAnswer;
 use super::entry::Machine;
 use super::owned::not_open;
 use super::{Replica, SessionId};
 use crate::branch;
-use crate::digest;
-use crate::ids::{BodyDigest, BranchId, Caller, Epoch, Gtid};
-use crate::message::{Ask, Commit, FromClient, FromReplica, Reason, Refused, Request, VoterMessage};
-use crate::reason::Wait;
-use crate::record::Member;
+use crate::ids::{BranchId, Caller, Epoch, Gtid};
+use crate::message::{Ask, Commit, FromClient, FromReplica, Reason, Refused, Reply, Request, VoterMessage};
+use crate::reason::{AbortCode, AbortReason, Wait};
+use crate::record::{Member, Outcome};
 use crate::three_phase::{self, Bar};
 use crate::two_phase::{Event, TwoPhase, Vote};
 
@@ -27,9 +27,10 @@ enum Age {
     Elsewhere,
 }
 
-/// Presumed aborts that wait for the log or for their branches at a time, on one shard. Any
-/// participant can ask about any gtid, and need not acknowledge the answer: presumed aborts take
-/// none of the places for transactions that are begun, and no more memory than this.
+/// Presumed aborts that wait for their branches at a time, on one shard. Any participant can ask
+/// about any gtid, and need not acknowledge the answer: presumed aborts take none of the places for
+/// transactions that are begun, and no more memory than this. Aborts that an initiator waits for
+/// have no branches, and end with the log's answer; there is room for at least as many of them.
 const PRESUMED_MAX: usize = 1_024;
 
 /// What stands in the log is another writer's. It is told by whoever reads it next.
@@ -81,7 +82,7 @@ impl Replica {
                 Age::MayHaveRun => {
                     let message =
                         "it may have been begun before, and the coordinator has restarted since; mint a new gtid";
-                    self.abort_forgotten(gtid, None, message, caller);
+                    self.reply_aborted(gtid, caller, message);
                 }
                 Age::Elsewhere => self.refuse(caller, fenced()),
             },
@@ -95,8 +96,7 @@ impl Replica {
                         "it was asked for before, and was not decided when the coordinator restarted or the session \
                          broke; repeat the work under a new gtid"
                     };
-                    let digest = digest::of_commit(commit.protocol, &commit.branches);
-                    self.abort_forgotten(gtid, Some(digest), message, caller);
+                    self.abort_forgotten(gtid, message, caller);
                 }
                 Age::Elsewhere => self.refuse(caller, fenced()),
             },
@@ -104,7 +104,7 @@ impl Replica {
             Ask::Abort { .. } => {
                 let message = "nothing is known of it: it never began here, or was aborted before; it cannot commit \
                                any more";
-                self.abort_forgotten(gtid, None, message, caller);
+                self.abort_forgotten(gtid, message, caller);
             }
             Ask::Await { .. } => {
                 let message = format!(
@@ -153,14 +153,23 @@ impl Replica {
         }
     }
 
+    /// A transaction whose Begin has no answer yet has nobody who could ask for its commit: it is
+    /// aborted without a record. The answer is kept for a while, so that all who ask hear the same.
+    fn reply_aborted(&mut self, gtid: Gtid, caller: Caller, message: &str) {
+        let (outcome, reason) = (Outcome::Aborted, Some(AbortReason::new(AbortCode::Forgotten, message)));
+        let answer = EndedAnswer { digest: None, outcome, reason: reason.clone(), committed: Vec::new() };
+        self.ended.keep(gtid, Some(answer), self.now_ms);
+        self.reply(caller, Reply::Outcome { outcome, reason, outputs: Vec::new() });
+    }
+
     /// The caller hears that the transaction is aborted once the log holds the abort. That the log
     /// did not show a commit proves nothing, since a look-up may lag behind; if there is one, it
     /// overrules this abort.
-    fn abort_forgotten(&mut self, gtid: Gtid, digest: Option<BodyDigest>, message: &str, caller: Caller) {
-        if self.presumed >= PRESUMED_MAX {
+    fn abort_forgotten(&mut self, gtid: Gtid, message: &str, caller: Caller) {
+        if self.entries.len() >= self.limits.open_max + 2 * PRESUMED_MAX {
             return self.refuse(caller, self.overloaded());
         }
-        let (machine, output) = TwoPhase::forgotten(gtid, self.epoch, self.now_ms, digest, message);
+        let (machine, output) = TwoPhase::forgotten(gtid, self.epoch, self.now_ms, message);
         self.insert(gtid, Machine::TwoPhase(machine), 0, 0);
         self.put_out::<TwoPhase>(gtid, output);
         self.drive::<TwoPhase>(gtid, Event::OutcomeAwaited { caller, wait: Wait::Decided });

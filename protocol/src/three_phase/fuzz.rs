@@ -152,7 +152,7 @@ fn begun(tape: &mut Tape<'_>) -> (Coordinator, Output<coordinator::Effect>) {
             let inquirer = two_phase::fuzz::any_member(tape);
             Coordinator::presume_abort(gtid(), epoch, now_ms, inquirer, tape.instance(), node, log)
         }
-        _ => Coordinator::forgotten(gtid(), tape.epoch(), tape.number(), Some(tape.digest()), "lost", node, log),
+        _ => Coordinator::forgotten(gtid(), tape.epoch(), tape.number(), "lost", node, log),
     }
 }
 

@@ -2,7 +2,9 @@
 //! acknowledged.
 
 use super::machine::NO_REQUEST;
-use super::{Branch, BranchResult, BranchState, Effect, Order, RESEND_INITIAL_MS, RESEND_MAX_MS, State, Timer, TwoPhase};
+use super::{
+    Branch, BranchResult, BranchState, Effect, Order, RESEND_INITIAL_MS, RESEND_MAX_MS, State, Timer, TwoPhase,
+};
 use crate::branch::{Acknowledgement, HookEnd};
 use crate::durable::Output;
 use crate::ids::InstanceId;

@@ -19,7 +19,7 @@ pub fn two_phase(bytes: &[u8]) {
         5 => TwoPhase::recover(&decided(tape), tape.epoch()),
         6 => TwoPhase::presume_abort(gtid(), tape.epoch(), tape.number(), any_member(tape), tape.instance()),
         7 => TwoPhase::recover_delegated(&delegated(tape), tape.epoch()),
-        _ => TwoPhase::forgotten(gtid(), tape.epoch(), tape.number(), Some(tape.digest()), "lost"),
+        _ => TwoPhase::forgotten(gtid(), tape.epoch(), tape.number(), "lost"),
     };
     invariant::check_begun(&machine, &output).expect("sound");
     let mut is_appending = waits_for_log(&output);

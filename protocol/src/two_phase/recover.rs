@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::machine::NO_REQUEST;
 use super::{Branch, BranchState, Effect, State, TwoPhase};
 use crate::durable::Output;
-use crate::ids::{BodyDigest, Epoch, Gtid, InstanceId};
+use crate::ids::{Epoch, Gtid, InstanceId};
 use crate::reason::{AbortCode, AbortReason};
 use crate::record::{Attempted, Decided, Decision, Delegated, Member};
 
@@ -76,16 +76,10 @@ impl TwoPhase {
 
     /// Answers a request about a transaction that may have been under way before, and of which
     /// nothing is known: one that was begun, or whose request comes again. The abort is made
-    /// durable; the request is handed to the machine as the next event, and is answered then.
-    pub fn forgotten(
-        gtid: Gtid,
-        epoch: Epoch,
-        now_ms: u64,
-        digest: Option<BodyDigest>,
-        message: &str,
-    ) -> (Self, Output<Effect>) {
+    /// durable; the request is handed to the machine as the next event, and is answered then. What
+    /// was asked for first is not known, so the abort is the answer to every body.
+    pub fn forgotten(gtid: Gtid, epoch: Epoch, now_ms: u64, message: &str) -> (Self, Output<Effect>) {
         let mut machine = Self::new(gtid, epoch, now_ms, State::Deciding(Decision::Abort));
-        machine.digest = digest;
         machine.reason = Some(AbortReason::new(AbortCode::Forgotten, message));
         let output = machine.decide(Decision::Abort);
         (machine, output)

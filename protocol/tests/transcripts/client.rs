@@ -166,10 +166,9 @@ impl Asked {
 /// `bank-a=-5` carries a branch and its payload.
 fn commit(more: &[&str]) -> Result<Commit, String> {
     let carried = more.iter().filter_map(|word| word.split_once('='));
-    let branches =
-        carried.filter(|(name, _)| !["timeout", "attempt", "written", "expect"].contains(name)).map(|(name, payload)| {
-            Ok(CarriedBranch { participant: parse(name)?, payload: Bytes::from(payload.to_owned()) })
-        });
+    let branches = carried.filter(|(name, _)| !["timeout", "attempt", "written", "expect"].contains(name)).map(
+        |(name, payload)| Ok(CarriedBranch { participant: parse(name)?, payload: Bytes::from(payload.to_owned()) }),
+    );
     Ok(Commit {
         branches: branches.collect::<Result<_, String>>()?,
         attempt: setting(more, "attempt", 1)?,

@@ -187,7 +187,8 @@ impl Bench {
         if log.starts_with("postgres") {
             log::migrate(log).await?;
         }
-        let arguments = ["serve", "--listen", "127.0.0.1:0", "--replica", "bench", "--log", log, "--log-filter", "warn"];
+        let arguments =
+            ["serve", "--listen", "127.0.0.1:0", "--replica", "bench", "--log", log, "--log-filter", "warn"];
         let mut child = Child::start("coordinator", &arguments.map(str::to_owned))?;
         let line = child.hear().await?;
         let endpoint = line

@@ -49,7 +49,9 @@ impl InventoryService for Inventory {
         let ReserveRequest { item, quantity } = request.into_inner();
         let mut branch = self.resource.begin(&context).await?;
         let cents = reserve(branch.connection()?, context.gtid, &item, quantity).await.map_err(CallFailed::from)?;
-        let Some(cents) = cents else { return Err(CallFailed::refused(format!("there are not {quantity} of {item}")).into()) };
+        let Some(cents) = cents else {
+            return Err(CallFailed::refused(format!("there are not {quantity} of {item}")).into());
+        };
         branch.prepare(&self.assent).await?;
         Ok(Response::new(ReserveResponse { cents: cents.unsigned_abs() }))
     }

@@ -56,7 +56,11 @@ impl SagaParticipant for Charges {
             let cents = step.output_json_of("reserve")?.ok_or("the step reserve comes before this one")?;
             let wanted = Charge { account, cents };
             let is_charged = charge(connection, step.gtid(), &wanted).await?;
-            Ok(if is_charged { Executed::done() } else { Executed::refused(format!("{} cannot pay that", wanted.account)) })
+            Ok(if is_charged {
+                Executed::done()
+            } else {
+                Executed::refused(format!("{} cannot pay that", wanted.account))
+            })
         };
         self.barrier.execute(&self.pool, step, work).await
     }
@@ -77,10 +81,7 @@ async fn main() -> Result<(), BoxError> {
     let tables = include_str!("../../sql/payments.sql");
     let payments = Service::join("payments", tables, |pool, barrier| Charges { pool, barrier }).await?;
     let listener = listen("payments", "127.0.0.1:8082").await?;
-    let app = Router::new()
-        .route("/charges", post(charged))
-        .layer(ContextLayer::new())
-        .with_state(Arc::new(payments));
+    let app = Router::new().route("/charges", post(charged)).layer(ContextLayer::new()).with_state(Arc::new(payments));
     axum::serve(listener, app).await?;
     Ok(())
 }

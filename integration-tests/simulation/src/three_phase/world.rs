@@ -310,7 +310,7 @@ impl World {
                 return;
             }
             let (node, epoch) = (self.node(), Epoch(self.hubs[replica].epoch));
-            let (machine, output) = Coordinator::forgotten(gtid(), epoch, 0, Some(DIGEST), "lost", node, LOG);
+            let (machine, output) = Coordinator::forgotten(gtid(), epoch, 0, "lost", node, LOG);
             self.install(replica, machine, output);
         }
         self.hub(replica, event);

@@ -799,7 +799,7 @@ impl World {
             Ask::Abort => return self.hear_nothing(),
         }
         if setup.early || (!is_first && !is_lone) {
-            self.install(replica, TwoPhase::forgotten(gtid(), epoch, 0, Some(DIGEST), "lost"))?;
+            self.install(replica, TwoPhase::forgotten(gtid(), epoch, 0, "lost"))?;
         } else {
             let patience = Patience { timeout_ms: 30_000, absence_ms: 5_000 };
             self.install(replica, TwoPhase::begin(gtid(), epoch, 0, patience))?;

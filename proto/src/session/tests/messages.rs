@@ -203,11 +203,8 @@ fn any_ask() -> impl Strategy<Value = Ask> {
 fn any_commit() -> impl Strategy<Value = Commit> {
     let branch = (any_name(), any_bytes()).prop_map(|(participant, payload)| CarriedBranch { participant, payload });
     let branches = (vec(branch, 0..4), any_protocol());
-    let expected = prop_oneof![
-        Just(Expected::Anything),
-        Just(Expected::Branch),
-        vec(any_name(), 1..4).prop_map(Expected::Of),
-    ];
+    let expected =
+        prop_oneof![Just(Expected::Anything), Just(Expected::Branch), vec(any_name(), 1..4).prop_map(Expected::Of),];
     let fields = (branches, any_attempt(), any::<bool>(), any::<u64>(), any_wait(), any_first_epoch(), expected);
     fields.prop_map(|((branches, protocol), attempt, begun, timeout_ms, wait, first_epoch, expected)| Commit {
         branches,

@@ -7,7 +7,7 @@ use super::super::roster::{Roster, StoreId, VoterName};
 use super::super::{Answer, NodeId, VoterState};
 use super::{Appending, Ask, Asker, Coordinator, Draft, Effect, Event, Order, Stage, Timer};
 use crate::durable::Output;
-use crate::ids::{BodyDigest, BranchId, Epoch, Gtid, InstanceId, ParticipantName};
+use crate::ids::{BranchId, Epoch, Gtid, InstanceId, ParticipantName};
 use crate::reason::{AbortCode, AbortReason, Refusal};
 use crate::record::{Attempted, Decided, Decision, Ended, Member, Protocol, Record};
 use crate::two_phase::{self, CarriedBranch, EarlyVote, Patience, Reply, TwoPhase, Vote};
@@ -99,12 +99,11 @@ impl Coordinator {
         gtid: Gtid,
         epoch: Epoch,
         now_ms: u64,
-        digest: Option<BodyDigest>,
         message: &str,
         node: NodeId,
         log: StoreId,
     ) -> (Self, Output<Effect>) {
-        Self::wrap(TwoPhase::forgotten(gtid, epoch, now_ms, digest, message), node, log)
+        Self::wrap(TwoPhase::forgotten(gtid, epoch, now_ms, message), node, log)
     }
 
     fn wrap(

@@ -150,8 +150,11 @@ fn an_inquiry_about_an_unknown_transaction_aborts_it_durably() {
 
 #[test]
 fn a_request_whose_transaction_was_forgotten_is_aborted_durably() {
-    let mut driven = Driven::from(TwoPhase::forgotten(gtid(), EPOCH, begun_at_ms(), Some(DIGEST), "lost"));
-    assert_eq!(driven.forced().map(|decided| (decided.decision, decided.digest)), Some((Decision::Abort, DIGEST)));
+    let mut driven = Driven::from(TwoPhase::forgotten(gtid(), EPOCH, begun_at_ms(), "lost"));
+    assert_eq!(
+        driven.forced().map(|decided| (decided.decision, decided.digest)),
+        Some((Decision::Abort, crate::two_phase::machine::NO_REQUEST))
+    );
     driven.commit(&Commit::of(&["a"]).repeated());
     assert!(driven.output.peek_effects().is_empty());
     driven.durable();
