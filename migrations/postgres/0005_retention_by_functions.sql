@@ -1,10 +1,11 @@
 -- Retention by a role that can neither change the schema nor delete from history: these functions do it with the rights of
--- the schema's owner. What they do is bounded by them, whoever calls: a day's partition of its own name, and nothing that
+-- the schema's owner. They bound what they do, whatever role calls them: a day's partition of its own name, and nothing that
 -- ended within the last day by this server's clock.
 --
 -- Each waits for locks only briefly, since appends queue behind it.
 
--- Asked of the catalog's tables: a name that to_regclass did not find it may go on not to find, whoever made it meanwhile.
+-- Asked of the catalog's tables: a name that to_regclass did not find it may go on not to find, although another session has
+-- made it meanwhile.
 create function assent.has_history_partition(partition_name text) returns boolean
     language sql stable
     set search_path = pg_catalog, pg_temp

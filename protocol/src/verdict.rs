@@ -18,12 +18,12 @@
 //! commit of a transaction with branches comes with the branches that it names.
 //!
 //! A row without a decision is for its voters, or for the only branch that it was delegated to, to
-//! decide, and only its owner writes down what came of it, by itself or with the end. Whoever else
-//! meets it learns nothing from the log, and neither does an owner whose row is gone: to answer
-//! with a decision would be to invent one, and to repeat would hold up everybody behind this batch.
+//! decide, and only its owner writes down what came of it, by itself or with the end. Another replica
+//! that meets it learns nothing from the log, and neither does an owner whose row is gone: to answer
+//! with a decision would be to invent one, and to repeat would hold up every batch behind this one.
 //! So it is with an open saga, which only its owner drives: any other replica drops its machine. And
-//! so it is with a row whose branches cannot be read, since nobody can tell whom it names; but of a
-//! saga's start, whose gtid is taken.
+//! so it is with a row whose branches cannot be read, since it is not known which it names; but not
+//! of a saga's start, whose gtid is taken.
 
 use crate::durable::{Appended, Durable};
 use crate::ids::{BodyDigest, Epoch};
@@ -192,7 +192,7 @@ fn start(mine: &SagaStarted, standing: Option<&Standing>, held: Epoch) -> Verdic
         None => Verdict::Repeat,
         Some(Standing::Decided { decision, members, .. }) => overruled(*decision, members),
         Some(Standing::Saga { owner, digest, .. }) if *owner == held && *digest == mine.digest => Verdict::Durable,
-        // The gtid is taken, whoever its branches are.
+        // The gtid is taken, whatever its branches are.
         Some(
             Standing::Delegated { .. } | Standing::Attempted { .. } | Standing::Saga { .. } | Standing::Unreadable,
         ) => overruled(Decision::Commit, &[]),
@@ -263,8 +263,8 @@ impl Standing {
     }
 }
 
-/// Somebody removed the row by hand. Whoever goes on with this transaction goes on alone: let it
-/// stop.
+/// The row was removed by hand. The machine that goes on with this transaction goes on alone, and is
+/// to stop.
 fn gone() -> Verdict {
     overruled(Decision::Abort, &[])
 }

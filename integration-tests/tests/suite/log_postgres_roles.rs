@@ -153,7 +153,7 @@ async fn a_role_that_could_do_more_is_not_made_one_that_serves() {
 
 /// The owner need not be able to create schemas or roles.
 #[tokio::test]
-async fn what_is_made_belongs_to_the_owner_of_the_schema_whoever_migrates() {
+async fn what_another_role_migrates_belongs_to_the_owner_of_the_schema() {
     let ground = PostgresGround::fresh().await;
     let owner = format!("{}_owner", ground.database.name());
     ground

@@ -441,7 +441,7 @@ mod tests {
     async fn a_record_that_cannot_be_read_stops_no_other() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("voters");
-        let (sound, damaged) = (gtid(), gtid());
+        let (damaged, sound) = (gtid(), gtid());
         let voters = FileVoters::open(&path).await.expect("opens");
         assert!(kept(&voters, record(sound, VoterState::WAITING, None)).await);
         let no_record = Payload::new(beginning(&VoterState::WAITING), Bytes::from_static(b"no record"));

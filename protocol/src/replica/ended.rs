@@ -260,7 +260,9 @@ mod tests {
             branches: vec![branch("pays", BranchEnd::Committed), branch("looks", BranchEnd::ReadOnly)],
             outputs: Vec::new(),
         };
-        for (protocol, expected) in [(Protocol::TwoPhase, &["pays"][..]), (Protocol::ThreePhase, &["pays", "looks"])] {
+        for (protocol, expected) in
+            [(Protocol::TwoPhase, &["pays"][..]), (Protocol::ThreePhase, &["pays", "looks"][..])]
+        {
             let here = EndedHere::from(&ended(protocol));
             let told: Vec<&str> = here.roster.iter().map(|member| member.participant.as_str()).collect();
             assert_eq!(told, expected, "{protocol}");

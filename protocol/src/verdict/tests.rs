@@ -70,7 +70,7 @@ fn voter() -> Record {
 }
 
 /// The storage confirmed an append that left nothing: the first column of the table. To answer
-/// that it is durable would be to acknowledge what nobody will find after a crash.
+/// that it is durable would be to acknowledge what is not there after a crash.
 #[test]
 fn what_left_nothing_is_never_durable() {
     for record in [Record::Decided(decided(Decision::Commit)), delegated(), attempted(), started()] {
@@ -94,7 +94,7 @@ fn only_what_stands_as_it_was_written_is_durable() {
         let standing = Standing::Decided { decision, owner: Epoch(9), members: members(), vote: None };
         verdict(&commit, Some(&standing), OURS)
     };
-    assert_eq!(stands(Decision::Commit), Verdict::Durable, "whoever wrote it, it is this decision");
+    assert_eq!(stands(Decision::Commit), Verdict::Durable, "whichever replica wrote it, it is this decision");
     assert_eq!(stands(Decision::Abort), overruled(Decision::Abort, &[]));
     let marked = |owner, digest, vote| Standing::Attempted { owner, digest, vote };
     let vote = || Some((roster(1), VoterState::ATTEMPTED));
@@ -155,7 +155,7 @@ fn a_commit_is_durable_only_for_the_branches_that_it_names() {
             assert_eq!(verdict(&commit, Some(&stands), OURS), overruled(Decision::Abort, &[]), "{stands:?}");
         }
         let unreadable = verdict(&commit, Some(&Standing::Unreadable), OURS);
-        assert_eq!(unreadable, Verdict::Undecided, "nobody can tell whom it names");
+        assert_eq!(unreadable, Verdict::Undecided, "it is not known which branches it names");
     }
     for late in [delegated(), attempted(), started()] {
         for stands in standing(Decision::Commit, &[member(2)]) {

@@ -72,8 +72,8 @@ async fn has_bookkeeping(connection: &mut PgConnection) -> Result<bool, Trouble>
     Ok(sqlx::query_scalar(sql).fetch_one(connection).await?)
 }
 
-/// Waits for its turn, and becomes the owner of the schema if that is another role: whatever is
-/// made belongs to one, whoever migrates.
+/// Waits for its turn, and becomes the owner of the schema if that is another role: all that is
+/// made belongs to one role.
 pub(super) async fn take_turn(transaction: &mut PgConnection) -> Result<(), Trouble> {
     sqlx::query("select pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *transaction).await?;
     let sql = "select quote_ident(r.rolname) from pg_namespace n join pg_roles r on r.oid = n.nspowner

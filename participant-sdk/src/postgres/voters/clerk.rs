@@ -16,7 +16,7 @@ use crate::postgres::error::is_connection_lost;
 use crate::voter::VoterStoreError;
 use crate::voter::store::{Kept, Write, durable};
 
-/// The records that this instance has seen last. Another one may have changed them: whoever appends
+/// The records that this instance has seen last. Another one may have changed them since: an append
 /// finds out.
 pub(super) type Cache = GtidMap<Arc<VoterRecord>>;
 /// How many of them are remembered.
@@ -81,7 +81,7 @@ impl Clerk {
         Self { options, me, connection: None, known }
     }
 
-    /// Works until nobody is left who could ask.
+    /// Works until every handle of the store is dropped.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Ask>) {
         let mut asks = Vec::with_capacity(BATCH_MAX);
         while !asks.is_empty() || queue.recv_many(&mut asks, BATCH_MAX).await > 0 {

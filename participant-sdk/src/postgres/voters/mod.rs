@@ -54,7 +54,7 @@ use crate::voter::store::{Identity, Kept, Recalled, Store, Write, readable};
 /// ```
 ///
 /// It uses one connection. The record of a vote is not part of the branch's prepared transaction,
-/// in which nobody could read it; see [`voter`](crate::voter) for what a crash in between leaves.
+/// in which no other session could read it; see [`voter`](crate::voter) for what a crash in between leaves.
 #[derive(Clone)]
 pub struct PostgresVoters {
     shared: Arc<Shared>,
@@ -134,7 +134,7 @@ impl PostgresVoters {
         if !flushes {
             return Err(VoterStoreError::NotFlushed);
         }
-        // Whoever comes second finds the first one's.
+        // The instance that comes second finds the first one's.
         sqlx::query(
             "insert into assent_voter (participant, gtid, store_id) values ($1, $2, $3)
              on conflict (participant, gtid) do nothing",
