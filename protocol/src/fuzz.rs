@@ -18,6 +18,7 @@ use crate::ids::{BodyDigest, BranchId, Caller, Epoch, Gtid, InstanceId, Name};
 use crate::reason::Wait;
 use crate::record::{Decision, Member};
 
+pub use crate::agent::fuzz::agent;
 pub use crate::branch::fuzz::branch;
 pub use crate::saga::fuzz::{definition, result, saga, saga_records};
 pub use crate::three_phase::fuzz::{coordinator, leader, participant, record, roster, state, voter};
@@ -248,6 +249,11 @@ mod tests {
         #[test]
         fn a_branch_keeps_its_invariants_whatever_comes(bytes in vec(any::<u8>(), 0..200)) {
             super::branch(&bytes);
+        }
+
+        #[test]
+        fn an_agent_keeps_its_invariants_whatever_comes(bytes in vec(any::<u8>(), 0..400)) {
+            super::agent(&bytes);
         }
 
         #[test]

@@ -16,7 +16,11 @@
 //! | [`three_phase`] | both | three-phase commit that survives partitions (Keidar and Dolev 1998) |
 //! | [`saga`] | coordinator | sagas (Garcia-Molina and Salem 1987) |
 //! | [`branch`] | participant | one branch of a two-phase commit |
+//!
+//! Around them, [`replica`] decides what a process of the coordinator does with each input, and [`agent`] the same for a
+//! process of a participant or an initiator. Their shells do the I/O, and nothing else.
 
+pub mod agent;
 pub mod branch;
 pub mod digest;
 pub mod durable;

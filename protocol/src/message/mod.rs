@@ -23,7 +23,7 @@ use crate::three_phase::{self, Answer, PeerAddress, Roster, StoreId};
 use crate::two_phase::{CarriedBranch, EarlyVote};
 
 pub use refused::{Code, Reason, Refused};
-pub use size::{MESSAGE_BYTES_MAX, payload_bytes};
+pub use size::{MESSAGE_BYTES_MAX, client_payload_bytes, payload_bytes, request_bytes};
 pub use version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, PROTOCOL_VERSIONS, agreed_version};
 
 /// The most bytes of one frame: the default limit of gRPC implementations, so that clients in any

@@ -3,9 +3,12 @@
 
 use bytes::Bytes;
 
-use super::{FRAME_BYTES_MAX, FromReplica, Reply};
+use super::{Ask, FRAME_BYTES_MAX, FromClient, FromReplica, Reply, VoterMessage};
+use crate::branch::{HookEnd, Message};
 use crate::ids::Gtid;
+use crate::saga::StepResult;
 use crate::three_phase::{Request, Roster};
+use crate::two_phase::Vote;
 
 /// All payloads of one message: they share a frame with their envelope.
 pub const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - 64 * 1024;
@@ -42,6 +45,49 @@ pub fn payload_bytes(message: &FromReplica) -> usize {
         | FromReplica::LogAnswered { .. }
         | FromReplica::AwaitDecision { .. }
         | FromReplica::GoAway { .. } => 0,
+    }
+}
+
+/// The same of a client's message, with something for what is around them.
+pub fn client_payload_bytes(message: &FromClient) -> usize {
+    match message {
+        FromClient::Hello(_) | FromClient::Heartbeat => 0,
+        FromClient::Request(request) => request_bytes(&request.ask),
+        FromClient::Branch(report) => match &report.message {
+            Message::Vote(Vote::No(reason) | Vote::Unknown(reason)) => reason.len(),
+            Message::Acknowledge(acknowledgement) => match &acknowledgement.end {
+                HookEnd::Failed(error) => error.len(),
+                HookEnd::Ended(_) => 0,
+            },
+            Message::Vote(Vote::Yes | Vote::ReadOnly | Vote::Committed) | Message::Inquire => 0,
+        },
+        FromClient::Step(answer) => match &answer.result {
+            StepResult::Done(output) => output.len(),
+            StepResult::Refused(reason) | StepResult::Unknown(reason) => reason.len(),
+        },
+        FromClient::Voter(report) => match &report.message {
+            VoterMessage::AskLog { request: Request::Join { roster, .. }, .. } => roster_bytes(roster),
+            VoterMessage::AskLog {
+                request:
+                    Request::VoteYes { .. }
+                    | Request::VoteNo
+                    | Request::Propose { .. }
+                    | Request::Decided(_)
+                    | Request::Elected(_),
+                ..
+            }
+            | VoterMessage::Answered(_) => 0,
+        },
+    }
+}
+
+/// The same of a request.
+pub fn request_bytes(ask: &Ask) -> usize {
+    match ask {
+        Ask::Commit(commit) => commit.branches.iter().map(|branch| branch.payload.len() + 64).sum(),
+        Ask::StartSaga { definition, .. } => definition.steps().iter().map(|step| step.input.len() + 128).sum(),
+        Ask::Abort { reason } => reason.len(),
+        Ask::Begin { .. } | Ask::Await { .. } | Ask::Enlist { .. } => 0,
     }
 }
 

@@ -302,7 +302,7 @@ fn store(tape: &mut Tape<'_>) -> StoreId {
 }
 
 /// Rounds as the wire lets them through.
-fn ballot(tape: &mut Tape<'_>) -> Ballot {
+pub(crate) fn ballot(tape: &mut Tape<'_>) -> Ballot {
     Ballot { round: tape.number().clamp(1, Ballot::ROUND_MAX), node: node(tape) }
 }
 
@@ -360,7 +360,7 @@ pub fn record(tape: &mut Tape<'_>) -> VoterRecord {
     }
 }
 
-fn request(tape: &mut Tape<'_>) -> Request {
+pub(crate) fn request(tape: &mut Tape<'_>) -> Request {
     match tape.below(9) {
         0 => Request::VoteYes { roster: roster(tape), is_read_only: tape.one_in(2) },
         1 => Request::VoteNo,
@@ -374,7 +374,7 @@ fn request(tape: &mut Tape<'_>) -> Request {
 }
 
 /// An answer, rather one about the ballot that is at work.
-fn answer_to(tape: &mut Tape<'_>, at_work: Ballot) -> Answer {
+pub(crate) fn answer_to(tape: &mut Tape<'_>, at_work: Ballot) -> Answer {
     let ballot = if tape.one_in(4) { ballot(tape) } else { at_work };
     match tape.below(10) {
         0..4 => {
