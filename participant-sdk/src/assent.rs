@@ -9,6 +9,7 @@ use assent_proto::error::{Reason, refusal_of};
 use assent_proto::session::{Ask, Reply};
 use assent_proto::v1::peer_service_server::PeerServiceServer;
 use assent_proto::v1::{BeginRequest, BeginResponse, GetRequest, TransactionState};
+use assent_protocol::agent::Answer;
 use assent_protocol::two_phase::EarlyVote;
 use assent_protocol::{BranchId, BranchKey, Epoch, Gtid, ParticipantName, Wait};
 use assent_transport::listener::Rules;
@@ -232,22 +233,17 @@ impl Assent {
             return Err(EnlistError::NotAParticipant);
         }
         let enlisting = async {
-            let (is_first, first) = oneshot::channel();
-            let (answer, reply) = oneshot::channel();
-            let command = Command::Enlist { key, vote, is_first, answer };
+            let (answer, answered) = oneshot::channel();
+            let command = Command::Enlist { key, vote, answer };
             self.inner.commands.send(command).await.map_err(|_| EnlistError::Closed)?;
-            match first.await {
-                Ok(true) => {}
-                Ok(false) => return Err(EnlistError::Duplicate(key.gtid)),
-                Err(_) => return Err(EnlistError::Closed),
-            }
-            match reply.await {
-                Ok(Reply::Enlisted) => Ok(()),
-                Ok(Reply::Refused(refused)) => {
+            match answered.await {
+                Ok(Answer::Known) => Err(EnlistError::Duplicate(key.gtid)),
+                Ok(Answer::Reply(Reply::Enlisted)) => Ok(()),
+                Ok(Answer::Reply(Reply::Refused(refused))) => {
                     self.inner.commands.send(Command::Withdraw { key }).await.map_err(|_| EnlistError::Closed)?;
                     Err(EnlistError::Refused(refused))
                 }
-                Ok(_) | Err(_) => Err(EnlistError::Unknown),
+                Ok(Answer::Reply(_) | Answer::Lost) | Err(_) => Err(EnlistError::Unknown),
             }
         };
         tokio::time::timeout(self.inner.patience, enlisting).await.unwrap_or(Err(EnlistError::Unknown))
@@ -355,24 +351,24 @@ impl Assent {
             let name = format!("{gtid} as a whole");
             return Err(Error::PayloadTooLarge { name, bytes, bytes_max: REQUEST_BYTES_MAX });
         }
-        let (answer, reply) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         let asked = async {
-            let command = Command::Request { gtid, ask, answer };
+            let command = Command::Ask { gtid, ask, answer };
             self.inner.commands.send(command).await.map_err(|_| Error::Closed)?;
-            reply.await.map_err(|_| Error::Closed)
+            answered.await.map_err(|_| Error::Closed)
         };
         match tokio::time::timeout(patience, asked).await {
-            Ok(Ok(Reply::Refused(refused))) => Err(refused.into()),
-            Ok(answered) => answered,
-            Err(_) => Err(Error::NoAnswer { gtid }),
+            Ok(Ok(Answer::Reply(Reply::Refused(refused)))) => Err(refused.into()),
+            Ok(Ok(Answer::Reply(reply))) => Ok(reply),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(Answer::Known | Answer::Lost)) | Err(_) => Err(Error::NoAnswer { gtid }),
         }
     }
 
     /// Asks, and lets the answer go.
     pub(crate) fn tell(&self, gtid: Gtid, ask: Ask) {
-        let (answer, _) = oneshot::channel();
         // A queue that is full, or closed: the transaction ends by its own timeout.
-        self.inner.commands.try_send(Command::Request { gtid, ask, answer }).ok();
+        self.inner.commands.try_send(Command::Tell { gtid, ask }).ok();
     }
 
     #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Participants of any type behind one face, and the events that their hooks end in.
+//! Participants of any type behind one face, and what their hooks come to.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use assent_proto::text::one_line;
 use assent_protocol::BranchKey;
+use assent_protocol::agent::{Returned, StepEnd};
 use assent_protocol::branch::{Hook, HookEnd};
 use assent_protocol::saga::StepResult;
 use assent_protocol::two_phase::{self, BranchResult};
@@ -20,34 +21,12 @@ pub(crate) trait AnyParticipant: Send + Sync + 'static {
     fn one_phase(&self) -> bool;
     fn start(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<(), BoxError>>;
     fn in_doubt(self: Arc<Self>, about: Arc<Coordinator>) -> BoxFuture<'static, Result<Vec<BranchKey>, BoxError>>;
-    fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Finished>;
+    fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Returned>;
 }
 
 /// A [`SagaParticipant`] of any type.
 pub(crate) trait AnySagaParticipant: Send + Sync + 'static {
     fn call(self: Arc<Self>, step: Step, compensation: bool) -> BoxFuture<'static, StepEnd>;
-}
-
-/// How a step's hook finished.
-#[derive(Debug)]
-pub(crate) struct StepEnd {
-    pub(crate) result: StepResult,
-    /// Whether a refusal is final for the attempt that the hook was called with, and for those
-    /// before it.
-    pub(crate) is_final: bool,
-}
-
-impl From<StepResult> for StepEnd {
-    fn from(result: StepResult) -> Self {
-        Self { result, is_final: false }
-    }
-}
-
-/// How a hook finished.
-#[derive(Debug)]
-pub(crate) enum Finished {
-    Prepare(two_phase::Vote),
-    End(HookEnd),
 }
 
 impl<P: Participant> AnyParticipant for P {
@@ -63,21 +42,21 @@ impl<P: Participant> AnyParticipant for P {
         async move { caught(async { Participant::in_doubt(&*self, &about).await }).await }.boxed()
     }
 
-    fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Finished> {
+    fn call(self: Arc<Self>, branch: Branch, hook: Hook) -> BoxFuture<'static, Returned> {
         async move {
             match hook {
                 // A coordinator that cannot know may ask for one phase; a participant that has only
                 // two prepares.
                 Hook::Prepare { one_phase, .. } if !one_phase || !P::ONE_PHASE => {
                     let vote = caught(async { self.prepare(&branch).await }).await;
-                    Finished::Prepare(verdict(vote, two_phase::Vote::Yes))
+                    Returned::Prepare(verdict(vote, two_phase::Vote::Yes))
                 }
                 Hook::Prepare { .. } => {
                     let vote = caught(async { self.commit_one_phase(&branch).await }).await;
-                    Finished::Prepare(verdict(vote, two_phase::Vote::Committed))
+                    Returned::Prepare(verdict(vote, two_phase::Vote::Committed))
                 }
-                Hook::Commit => Finished::End(end(caught(async { self.commit(&branch).await }).await)),
-                Hook::Abort => Finished::End(end(caught(async { self.abort(&branch).await }).await)),
+                Hook::Commit => Returned::End(end(caught(async { self.commit(&branch).await }).await)),
+                Hook::Abort => Returned::End(end(caught(async { self.abort(&branch).await }).await)),
             }
         }
         .boxed()

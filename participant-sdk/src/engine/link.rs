@@ -3,14 +3,10 @@
 use std::time::Duration;
 
 use assent_proto::error::refusal_of;
-use assent_proto::session::{Ask, FRAME_BYTES_MAX, FromClient, FromReplica, Hello, VoterMessage, Welcome};
+use assent_proto::session::{FRAME_BYTES_MAX, FromClient, FromReplica, Hello, Welcome};
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::{ClientMessage, ExchangeRequest, ExchangeResponse, ServerMessage};
-use assent_protocol::ParticipantName;
-use assent_protocol::branch::{HookEnd, Message};
-use assent_protocol::saga::StepResult;
-use assent_protocol::three_phase::{PeerAddress, Request};
-use assent_protocol::two_phase::Vote;
+use assent_protocol::agent::{Agent, SessionId};
 use assent_transport::{Dialer, Target};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,49 +16,21 @@ use crate::error::ConnectError;
 
 /// Frames that may wait for the network; what does not fit is collected into the next one.
 const FRAMES_MAX: usize = 2;
-/// A frame is closed once it holds so many bytes of payload.
-const FRAME_BYTES_SOFT_MAX: usize = 1024 * 1024;
-/// Or so many messages.
-const FRAME_MESSAGES_MAX: usize = 4_096;
 /// How long the replica may take to read the last frames.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 /// gRPC counts its own envelope.
 const ENVELOPE_BYTES: usize = 4_096;
-/// What one participant's place in a roster takes at most.
-const SEAT_BYTES_MAX: usize = ParticipantName::BYTES_MAX + PeerAddress::BYTES_MAX + 48;
 /// How long a dialled replica may take for its Welcome.
 const WELCOME_MAX: Duration = Duration::from_secs(10);
 
 /// An open session.
 pub(super) struct Link {
+    pub(super) session: SessionId,
     pub(super) welcome: Welcome,
     pub(super) incoming: Streaming<ExchangeResponse>,
     /// What came in one frame with Welcome.
     pub(super) early: Vec<ServerMessage>,
     frames: mpsc::Sender<ExchangeRequest>,
-}
-
-/// What the process has to say, until there is room for it.
-#[derive(Default)]
-pub(super) struct Outbox {
-    queued: Vec<FromClient>,
-}
-
-impl Outbox {
-    /// Queues a message for the next frame.
-    pub(super) fn send(&mut self, message: FromClient) {
-        self.queued.push(message);
-    }
-
-    /// What was queued and never handed to the network.
-    pub(super) fn unwritten(&self) -> &[FromClient] {
-        &self.queued
-    }
-
-    /// Whether messages wait because the network is behind.
-    pub(super) fn is_behind(&self) -> bool {
-        !self.queued.is_empty()
-    }
 }
 
 /// Where sessions go, with the credentials of the moment.
@@ -77,7 +45,7 @@ pub(super) fn target(dialer: &Dialer, address: &str, connect_timeout: Duration) 
 
 impl Link {
     /// Dials, says Hello, and waits for Welcome.
-    pub(super) async fn dial(target: &Target, mut hello: Hello) -> Result<Self, ConnectError> {
+    pub(super) async fn dial(session: SessionId, target: &Target, mut hello: Hello) -> Result<Self, ConnectError> {
         let address = target.url();
         hello.token = target.token().map(|token| token.expose().to_owned()).unwrap_or_default();
         let unreachable =
@@ -107,7 +75,7 @@ impl Link {
         let first = messages.next().map(FromReplica::try_from);
         match first {
             Some(Ok(FromReplica::Welcome(welcome))) => {
-                Ok(Self { welcome, incoming, early: messages.collect(), frames })
+                Ok(Self { session, welcome, incoming, early: messages.collect(), frames })
             }
             Some(Err(malformed)) => Err(unreachable(malformed.into())),
             Some(Ok(_)) | None => Err(unreachable("it did not say Welcome; is this a coordinator?".into())),
@@ -119,25 +87,31 @@ impl Link {
         Gate { frames: self.frames.clone() }
     }
 
-    /// Sends what is queued, as far as the network takes it. Answers whether it sent a frame.
-    pub(super) fn flush(&mut self, outbox: &mut Outbox) -> bool {
+    /// Sends what the agent has for this session, as far as the network takes it. Answers whether
+    /// it sent a frame.
+    pub(super) fn flush(&mut self, agent: &mut Agent) -> bool {
         let mut has_sent = false;
-        while !outbox.queued.is_empty() {
-            let Ok(permit) = self.frames.try_reserve() else { break };
-            let mut bytes = 0;
-            let fitting = outbox.queued.iter().take(FRAME_MESSAGES_MAX).take_while(|message| {
-                let is_first = bytes == 0;
-                bytes += payload_bytes(message) + 1;
-                is_first || bytes <= FRAME_BYTES_SOFT_MAX
+        while agent.messages_waiting(self.session) > 0
+            && let Ok(permit) = self.frames.try_reserve()
+        {
+            let mut messages = Vec::with_capacity(agent.messages_waiting(self.session));
+            agent.take_frame(self.session, |message| {
+                #[cfg(debug_assertions)]
+                sent(&message);
+                messages.push(ClientMessage::from(message));
             });
-            let count = fitting.count();
-            #[cfg(debug_assertions)]
-            sent(&outbox.queued[..count]);
-            let messages = outbox.queued.drain(..count).map(ClientMessage::from).collect();
-            permit.send(ExchangeRequest { messages });
-            has_sent = true;
+            if !messages.is_empty() {
+                permit.send(ExchangeRequest { messages });
+                has_sent = true;
+            }
         }
         has_sent
+    }
+
+    /// Says that the process is still there, unless frames wait for the network anyway.
+    pub(super) fn send_heartbeat(&self) {
+        let messages = vec![ClientMessage::from(FromClient::Heartbeat)];
+        self.frames.try_send(ExchangeRequest { messages }).ok();
     }
 
     /// Says that nothing more will come, and lets the replica read what did.
@@ -152,27 +126,26 @@ impl Link {
 
 /// The crash points behind what was said.
 #[cfg(debug_assertions)]
-fn sent(messages: &[FromClient]) {
+fn sent(message: &FromClient) {
     use assent_crash::crash_point;
     use assent_proto::session::BranchReport;
+    use assent_protocol::branch::Message;
 
-    for message in messages {
-        match message {
-            FromClient::Branch(BranchReport { message: Message::Vote(_), .. }) => {
-                crash_point!(VOTE_SENT);
-            }
-            FromClient::Branch(BranchReport { message: Message::Acknowledge(_), .. }) => {
-                crash_point!(ACKNOWLEDGEMENT_SENT);
-            }
-            FromClient::Step(_) => {
-                crash_point!(ANSWER_SENT);
-            }
-            FromClient::Branch(BranchReport { message: Message::Inquire, .. })
-            | FromClient::Hello(_)
-            | FromClient::Heartbeat
-            | FromClient::Request(_)
-            | FromClient::Voter(_) => {}
+    match message {
+        FromClient::Branch(BranchReport { message: Message::Vote(_), .. }) => {
+            crash_point!(VOTE_SENT);
         }
+        FromClient::Branch(BranchReport { message: Message::Acknowledge(_), .. }) => {
+            crash_point!(ACKNOWLEDGEMENT_SENT);
+        }
+        FromClient::Step(_) => {
+            crash_point!(ANSWER_SENT);
+        }
+        FromClient::Branch(BranchReport { message: Message::Inquire, .. })
+        | FromClient::Hello(_)
+        | FromClient::Heartbeat
+        | FromClient::Request(_)
+        | FromClient::Voter(_) => {}
     }
 }
 
@@ -186,50 +159,5 @@ impl Gate {
     pub(super) async fn room(&self) {
         // Closed counts as room: the next send finds out.
         self.frames.reserve().await.ok();
-    }
-}
-
-/// The bytes of a message that users determine, with something for what is around them.
-fn payload_bytes(message: &FromClient) -> usize {
-    match message {
-        FromClient::Hello(_) | FromClient::Heartbeat => 0,
-        FromClient::Request(request) => request_bytes(&request.ask),
-        FromClient::Branch(report) => match &report.message {
-            Message::Vote(Vote::No(reason) | Vote::Unknown(reason)) => reason.len(),
-            Message::Acknowledge(acknowledgement) => match &acknowledgement.end {
-                HookEnd::Failed(error) => error.len(),
-                HookEnd::Ended(_) => 0,
-            },
-            Message::Vote(Vote::Yes | Vote::ReadOnly | Vote::Committed) | Message::Inquire => 0,
-        },
-        FromClient::Step(answer) => match &answer.result {
-            StepResult::Done(output) => output.len(),
-            StepResult::Refused(reason) | StepResult::Unknown(reason) => reason.len(),
-        },
-        FromClient::Voter(report) => match &report.message {
-            VoterMessage::AskLog { request: Request::Join { roster, .. }, .. } => {
-                roster.participants().len() * SEAT_BYTES_MAX
-            }
-            VoterMessage::AskLog {
-                request:
-                    Request::VoteYes { .. }
-                    | Request::VoteNo
-                    | Request::Propose { .. }
-                    | Request::Decided(_)
-                    | Request::Elected(_),
-                ..
-            }
-            | VoterMessage::Answered(_) => 0,
-        },
-    }
-}
-
-/// The same of a request.
-pub(crate) fn request_bytes(ask: &Ask) -> usize {
-    match ask {
-        Ask::Commit(commit) => commit.branches.iter().map(|branch| branch.payload.len() + 64).sum(),
-        Ask::StartSaga { definition, .. } => definition.steps().iter().map(|step| step.input.len() + 128).sum(),
-        Ask::Abort { reason } => reason.len(),
-        Ask::Begin { .. } | Ask::Await { .. } | Ask::Enlist { .. } => 0,
     }
 }

@@ -72,7 +72,7 @@ pub(crate) use file::fuzz;
 pub use peers::PeerService;
 pub use store::{VoterStore, VoterStoreError};
 
-pub(crate) use own::{Asked, Overheard, OwnVoter};
+pub(crate) use own::OwnVoter;
 pub(crate) use peers::Peers;
 
 #[cfg(test)]

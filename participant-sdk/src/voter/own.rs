@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use assent_protocol::agent::{Asked, Question};
 use assent_protocol::three_phase::{Answer, Bar, Request, StoreId, Voter, VoterName, VoterRecord};
 use assent_protocol::{Durable, Gtid, GtidSet, Held, ParticipantName, Parts, Record};
 
@@ -52,28 +53,6 @@ impl Forgotten {
     fn contains(&self, gtid: Gtid) -> bool {
         gtid.minted_at_ms() <= self.youngest_ms && (self.recent.contains(&gtid) || self.older.contains(&gtid))
     }
-}
-
-/// What a voter answered.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    /// The answer. What it rests on is durable.
-    pub(crate) answer: Answer,
-    /// What the store has now.
-    pub(crate) kept: Option<Arc<VoterRecord>>,
-    /// Whether this request has changed it.
-    pub(crate) has_changed: bool,
-}
-
-/// A question of somebody else to the own voter, and what it answered.
-#[derive(Debug)]
-pub(crate) struct Overheard {
-    /// Who asked.
-    pub(crate) from: VoterName,
-    /// What.
-    pub(crate) request: Request,
-    /// And the answer.
-    pub(crate) asked: Asked,
 }
 
 impl OwnVoter {
@@ -139,11 +118,11 @@ impl OwnVoter {
 
     /// Asks about many transactions, and keeps what follows with one append. `None` where that is not enough, because the store has to be
     /// looked at, somebody else came first, or it failed: [`ask`](Self::ask) then.
-    pub(crate) async fn ask_each(&self, questions: &[(Gtid, VoterName, Request)]) -> Vec<Option<Asked>> {
+    pub(crate) async fn ask_each(&self, questions: &[Question]) -> Vec<Option<Asked>> {
         let mut answers: Vec<Option<Asked>> = Vec::with_capacity(questions.len());
         let (mut writes, mut waiting) = (Vec::new(), Vec::new());
         let mut changing = GtidSet::with_capacity_and_hasher(questions.len(), Default::default());
-        for (gtid, from, request) in questions {
+        for Question { gtid, from, request, .. } in questions {
             let Recalled::Known(known) = self.recalled(*gtid, request) else {
                 answers.push(None);
                 continue;
@@ -181,9 +160,10 @@ impl OwnVoter {
     }
 
     /// Asks, if the answer needs no append and no look at the disk or the network.
-    pub(crate) fn ask_at_once(&self, gtid: Gtid, from: &VoterName, request: &Request) -> Option<Asked> {
-        let Recalled::Known(known) = self.recalled(gtid, request) else { return None };
-        match self.hear(gtid, from, request.clone(), known) {
+    pub(crate) fn ask_at_once(&self, question: &Question) -> Option<Asked> {
+        let Question { gtid, from, request, .. } = question;
+        let Recalled::Known(known) = self.recalled(*gtid, request) else { return None };
+        match self.hear(*gtid, from, request.clone(), known) {
             Heard::Answered(asked) => Some(asked),
             Heard::ToKeep(..) => None,
         }

@@ -10,6 +10,7 @@ use assent_proto::v1::peer_service_client::PeerServiceClient;
 use assent_proto::v1::peer_service_server;
 use assent_proto::v1::{AskRequest, AskResponse};
 use assent_proto::voter::PeerQuestion;
+use assent_protocol::agent::Overheard;
 use assent_protocol::three_phase::{Answer, Bar, PeerAddress, VoterName};
 use assent_transport::{DialError, Dialer, Identity, PeerInfo, Role};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,7 +18,7 @@ use tonic::transport::Channel;
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::own::{Overheard, OwnVoter};
+use super::own::OwnVoter;
 use crate::engine::Command;
 
 // ---- answering ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 //! The engine with a scripted coordinator over a real socket: which hook is called when.
 
+mod doubts;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,9 +21,9 @@ use crate::voter::tests::hub::Hub;
 use crate::{Assent, BoxError, Branch, Compensated, Executed, Participant, SagaParticipant, Step, Vote};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-pub(super) const EPOCH: Epoch = Epoch(1);
+const EPOCH: Epoch = Epoch(1);
 /// Which branch each order is about, where one is enough.
-pub(super) const BRANCH: BranchId = BranchId { epoch: EPOCH, number: 31 };
+const BRANCH: BranchId = BranchId { epoch: EPOCH, number: 31 };
 
 /// A resource with one row. A branch that is prepared holds the row's lock until it ends.
 #[derive(Clone)]
@@ -88,24 +90,24 @@ fn prepare_under(epoch: Epoch, gtid: Gtid) -> FromReplica {
     }
 }
 
-pub(super) fn prepare(gtid: Gtid) -> FromReplica {
+fn prepare(gtid: Gtid) -> FromReplica {
     prepare_under(EPOCH, gtid)
 }
 
-pub(super) fn commit(gtid: Gtid) -> FromReplica {
+fn commit(gtid: Gtid) -> FromReplica {
     FromReplica::CommitBranch { gtid, branch: BRANCH, epoch: EPOCH }
 }
 
-pub(super) fn is_yes(message: &FromClient, of: Gtid) -> bool {
+fn is_yes(message: &FromClient, of: Gtid) -> bool {
     *message == FromClient::branch(of, BRANCH, Message::Vote(Verdict::Yes))
 }
 
-pub(super) fn is_acknowledgement(message: &FromClient, of: Gtid) -> bool {
+fn is_acknowledgement(message: &FromClient, of: Gtid) -> bool {
     matches!(message, FromClient::Branch(BranchReport { gtid, message: Message::Acknowledge(acknowledgement), .. })
         if *gtid == of && matches!(acknowledgement.end, HookEnd::Ended(_)))
 }
 
-pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -11,7 +11,7 @@ use assent_protocol::three_phase::{Request, Roster, Seat, StoreId};
 use assent_protocol::{BranchKey, Decision, Gtid};
 use tokio::sync::Semaphore;
 
-use super::super::tests::{BRANCH, EPOCH, commit, eventually, is_acknowledgement, is_yes, prepare};
+use super::{BRANCH, EPOCH, commit, eventually, is_acknowledgement, is_yes, prepare};
 use crate::assent::mint;
 use crate::voter::store::Store as _;
 use crate::voter::tests::hub::Hub;
