@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::ended::shortened;
-use super::entry::{Failure, Machine};
+use super::entry::{Entry, Failure, Machine};
 use super::{Replica, SessionId};
 use crate::branch::{self, HookEnd};
 use crate::digest;
 use crate::ids::{Caller, Gtid, ParticipantName};
 use crate::message::{Ask, BranchReport, Commit, Expected, FromClient, Reason, Refused, Request};
-use crate::reason::Refusal;
+use crate::reason::{Refusal, Wait};
 use crate::record::Member;
 use crate::two_phase::{CarriedBranch, Event, State};
 
@@ -39,7 +39,9 @@ impl Replica {
     fn request_to_transaction(&mut self, session: SessionId, caller: Caller, Request { gtid, ask, .. }: Request) {
         let event = match ask {
             Ask::Begin { protocol, .. } => {
-                if self.entries.get(&gtid).is_some_and(|entry| entry.machine.protocol() != protocol) {
+                // An abort that is presumed has no protocol: it says the same of any.
+                let is_other = |entry: &Entry| !entry.is_presumed && entry.machine.protocol() != protocol;
+                if self.entries.get(&gtid).is_some_and(is_other) {
                     return self.refuse(caller, Refusal::KeyReused);
                 }
                 Event::BeginRequested { caller }
@@ -55,6 +57,10 @@ impl Replica {
                     return self.refuse(caller, self.too_many_branches());
                 }
                 Event::Enlisted { participant, branch, instance, vote, caller }
+            }
+            // The look-up that showed nothing may have lagged behind the saga's start: the log tells.
+            Ask::StartSaga { .. } if self.entries.get(&gtid).is_some_and(|entry| entry.is_presumed) => {
+                Event::OutcomeAwaited { caller, wait: Wait::Decided }
             }
             Ask::StartSaga { .. } => {
                 let message = "this gtid is a transaction's; mint a new one for a saga";
