@@ -10,7 +10,7 @@ use crate::branch;
 use crate::ids::{BranchId, Caller, Epoch, Gtid};
 use crate::message::{Ask, Commit, FromClient, FromReplica, Reason, Refused, Reply, Request, VoterMessage};
 use crate::reason::{AbortCode, AbortReason, Wait};
-use crate::record::{Member, Outcome};
+use crate::record::{Decision, Member, Outcome};
 use crate::three_phase::{self, Bar};
 use crate::two_phase::{Event, TwoPhase, Vote};
 
@@ -207,8 +207,11 @@ impl Replica {
                 self.presume_abort(gtid, branch, session);
             }
             // There is nothing to end: the abort was never logged, or retention has removed the
-            // row. The record is of no use.
-            three_phase::Request::Decided(_) => self.peers.forget(session, gtid),
+            // row. The record is of no use, since a voter without one refuses.
+            three_phase::Request::Decided(Decision::Abort) => self.peers.forget(session, gtid),
+            // The look-up may lag. While a peer is in doubt, a voter that has forgotten a commit
+            // would refuse it.
+            three_phase::Request::Decided(Decision::Commit) => {}
             three_phase::Request::VoteYes { .. } | three_phase::Request::VoteNo | three_phase::Request::Elected(_) => {}
         }
     }
