@@ -11,6 +11,8 @@ use crate::ids::Gtid;
 #[cfg(debug_assertions)]
 use crate::invariant::Violation;
 use crate::saga::{self, Saga};
+#[cfg(debug_assertions)]
+use crate::three_phase::cells::Cell;
 use crate::three_phase::{self, Coordinator};
 use crate::two_phase::{self, TwoPhase};
 
@@ -34,6 +36,12 @@ pub(super) trait Driven: Clone + Debug {
     #[cfg(debug_assertions)]
     fn check(before: &Self, event: &Self::Event, after: &Self, output: &Output<Self::Effect>) -> Result<(), Violation>;
 
+    /// The cells of its transition table that an event meets, where they are collected.
+    #[cfg(debug_assertions)]
+    fn cells(_before: &Self, _event: &Self::Event) -> Vec<Cell> {
+        Vec::new()
+    }
+
     fn seal(held: Held<Self::Effect>) -> Sealed;
 
     fn carry_out(replica: &mut Replica, gtid: Gtid, effects: Vec<Self::Effect>);
@@ -50,8 +58,11 @@ impl Replica {
         let checked = (machine.clone(), event.clone());
         let output = machine.take(event);
         #[cfg(debug_assertions)]
-        if let Err(violation) = M::check(&checked.0, &checked.1, machine, &output) {
-            panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
+        {
+            if let Err(violation) = M::check(&checked.0, &checked.1, machine, &output) {
+                panic!("{violation}: {:?} on {:?}", checked.1, checked.0);
+            }
+            self.cells.extend(M::cells(&checked.0, &checked.1));
         }
         let is_changed = before != machine.stage();
         let is_overruled = machine.is_overruled();

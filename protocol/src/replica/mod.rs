@@ -241,6 +241,9 @@ pub struct Replica {
     counts: Counts,
     timers: Vec<TimerChange>,
     changes: Vec<Change>,
+    /// The cells of the machines' transition tables that were met since they were last taken.
+    #[cfg(debug_assertions)]
+    cells: std::collections::BTreeSet<crate::three_phase::cells::Cell>,
 }
 
 impl Replica {
@@ -271,6 +274,8 @@ impl Replica {
             counts: Counts::default(),
             timers: Vec::new(),
             changes: Vec::new(),
+            #[cfg(debug_assertions)]
+            cells: std::collections::BTreeSet::new(),
         }
     }
 
@@ -310,6 +315,13 @@ impl Replica {
     /// What has happened to the transactions that are watched.
     pub fn take_changes(&mut self) -> std::vec::Drain<'_, Change> {
         self.changes.drain(..)
+    }
+
+    /// The cells of the machines' transition tables that were met since the last call. A build
+    /// without debug assertions collects none.
+    #[cfg(debug_assertions)]
+    pub fn take_cells(&mut self) -> std::collections::BTreeSet<crate::three_phase::cells::Cell> {
+        std::mem::take(&mut self.cells)
     }
 
     /// What to look up in the log: everything that came up since the last question. To be answered

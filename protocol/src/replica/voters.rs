@@ -40,6 +40,11 @@ impl Driven for Coordinator {
         three_phase::invariant::check_coordinator(before, after, output)
     }
 
+    #[cfg(debug_assertions)]
+    fn cells(before: &Self, event: &Event) -> Vec<three_phase::cells::Cell> {
+        three_phase::cells::of_coordinator(before, event)
+    }
+
     fn seal(held: Held<Effect>) -> Sealed {
         Sealed::ThreePhase(held)
     }

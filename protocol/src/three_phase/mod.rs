@@ -18,6 +18,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod ballot;
+pub mod cells;
 pub mod coordinator;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
