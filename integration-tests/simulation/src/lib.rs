@@ -13,14 +13,15 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `cluster` | whole processes: replicas, instances of participants, an initiator; transactions in two phases and sagas |
+//! | `cluster` | whole processes: replicas, instances of participants, an initiator; transactions in two phases and three, and sagas |
 //! | `two_phase`, `saga`, `three_phase` | single machines, one world for each protocol, with its `model` (every way, within bounds) |
-//! | `swarm` | each seed draws its own faults: one way, of any length, through `cluster` and `three_phase` |
+//! | `swarm` | each seed draws its own faults: one way, of any length, through `cluster` |
 //! | [`replay`] | steps through one seed |
 //! | [`proof`] | what was explored, found and hit, as a table |
 //!
 //! `ASSENT_DEEP=1 cargo test -p simulation --release -- --nocapture` explores the bounds of the models to their end, or as long as `ASSENT_HOURS` says.
 
+#[cfg(test)]
 mod append;
 mod cluster;
 pub mod proof;
@@ -29,14 +30,17 @@ pub mod replay;
 mod saga;
 mod shared;
 mod swarm;
+#[cfg(test)]
 mod three_phase;
 #[cfg(test)]
 mod two_phase;
 
+#[cfg(test)]
 pub(crate) fn gtid() -> assent_protocol::Gtid {
     "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid")
 }
 
+#[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "the model's log")]
 pub(crate) fn attest(record: &assent_protocol::Record) -> assent_protocol::Durable {
     assent_protocol::Durable::attest(record.id())

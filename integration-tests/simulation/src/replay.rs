@@ -1,7 +1,7 @@
 //! Steps through one seed of the swarm, readably: when, who, what, and what changed.
 //!
 //! ```text
-//! replay SEED [--protocol cluster|3pc] [--until STEP] [--state]
+//! replay SEED [--until STEP] [--state]
 //! ```
 //!
 //! Times are by the clock of the world: a message takes milliseconds, a timer as long as it was set for.
@@ -10,27 +10,24 @@ use std::process::ExitCode;
 
 use crate::swarm::{self, Run, Swarm, Told};
 
-const USAGE: &str = "usage: replay SEED [--protocol cluster|3pc] [--until STEP] [--state]
+const USAGE: &str = "usage: replay SEED [--until STEP] [--state]
 
-  SEED        as a failing test of the swarm names it
-  --protocol  of which world; cluster if it is left out
-  --until     stops before this step
-  --state     shows how everybody stands after every step, not only what changed";
+  SEED     as a failing test of the swarm names it
+  --until  stops before this step
+  --state  shows how everybody stands after every step, not only what changed";
 
 struct Wanted {
     seed: u64,
-    protocol: String,
     until: usize,
     state: bool,
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Option<Wanted> {
-    let mut wanted = Wanted { seed: 0, protocol: "cluster".to_owned(), until: usize::MAX, state: false };
+    let mut wanted = Wanted { seed: 0, until: usize::MAX, state: false };
     let mut seed = None;
     let mut arguments = arguments.peekable();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--protocol" => wanted.protocol = arguments.next()?,
             "--until" => wanted.until = arguments.next()?.parse().ok()?,
             "--state" => wanted.state = true,
             _ if seed.is_none() => seed = Some(argument.parse().ok()?),
@@ -47,14 +44,7 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    match wanted.protocol.as_str() {
-        "3pc" => show::<crate::three_phase::world::World>(&wanted),
-        "cluster" => show::<crate::cluster::world::World>(&wanted),
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
-    }
+    show::<crate::cluster::world::World>(&wanted)
 }
 
 fn show<W: Swarm>(wanted: &Wanted) -> ExitCode {

@@ -2,8 +2,8 @@
 //!
 //! A run has a phase with faults, in which nothing may be broken, and a phase without, in which everything has to end. One seed is one trace.
 //!
-//! `ASSENT_SEEDS=100000 cargo test -p simulation --release -- --nocapture swarm` runs so many for each protocol, and as many more as `ASSENT_HOURS` allows;
-//! `cargo run -p integration-tests --bin replay -- SEED --protocol 3pc` steps through one of them.
+//! `ASSENT_SEEDS=100000 cargo test -p simulation --release -- --nocapture swarm` runs so many, and as many more as `ASSENT_HOURS` allows;
+//! `cargo run -p integration-tests --bin replay -- SEED` steps through one of them.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -27,7 +27,7 @@ pub(crate) struct Needs {
     pub(crate) is_delivery: bool,
 }
 
-/// A world of one protocol.
+/// A world to run under the swarm.
 pub(crate) trait Swarm: Clone + Debug {
     type Setup: Debug;
     type Action: Copy + Debug;
@@ -35,9 +35,6 @@ pub(crate) trait Swarm: Clone + Debug {
     /// Every kind of fault that it has of its own, beside those of this file.
     #[cfg(test)]
     const FAULTS: &'static [&'static str];
-    /// Every kind of fault of this file that it can meet.
-    #[cfg(test)]
-    const NETWORK: &'static [&'static str] = &COMMON;
 
     fn draw(random: &mut Random) -> Self::Setup;
     fn begin(setup: &Self::Setup) -> Self;
@@ -123,9 +120,6 @@ const SLOW_LOG: &str = "slow log";
 const LOG_OUTAGE: &str = "log outage";
 #[cfg(test)]
 const COMMON: [&str; 8] = [LOSS, DUPLICATION, DELAY, PARTITION, ONE_WAY, PAUSE, SLOW_LOG, LOG_OUTAGE];
-/// What can go wrong with streams.
-#[cfg(test)]
-pub(crate) const OF_STREAMS: [&str; 6] = [DELAY, PARTITION, ONE_WAY, PAUSE, SLOW_LOG, LOG_OUTAGE];
 
 /// What is cut off, and until which step.
 #[derive(Debug, Default)]
@@ -356,7 +350,7 @@ pub(crate) fn swarm<W: Swarm>(seeds: u64) {
     let first = number("ASSENT_SEED_FIRST").unwrap_or_default() as u64;
     let (started, mut figures, mut seed) = (Instant::now(), Figures::default(), first);
     while seed < first + seeds_min || (seed % 64 != 0 || started.elapsed().as_secs_f64() < seconds) && seconds > 0.0 {
-        let again = format!("cargo run -p integration-tests --bin replay -- {seed} --protocol {}", W::NAME);
+        let again = format!("cargo run -p integration-tests --bin replay -- {seed}");
         // A replica checks its own invariants, and panics.
         let run = panic::catch_unwind(panic::AssertUnwindSafe(|| run::<W>(seed, &mut figures, false)));
         match run.map(|run| run.outcome) {
@@ -379,7 +373,7 @@ pub(crate) fn swarm<W: Swarm>(seeds: u64) {
     let mut rows =
         vec![Row::new("seeds", W::NAME, "seeds", seeds, ""), Row::new("hours", W::NAME, "simulated", hours, "")];
     let counts =
-        W::NETWORK.iter().chain(W::FAULTS).map(|fault| (fault, figures.faults.get(fault).copied().unwrap_or_default()));
+        COMMON.iter().chain(W::FAULTS).map(|fault| (fault, figures.faults.get(fault).copied().unwrap_or_default()));
     for (fault, times) in counts.clone() {
         println!("  {fault}: {times}");
         rows.push(Row::new("fault", W::NAME, fault, times, ""));

@@ -1,20 +1,24 @@
 //! A participant: one database, and instances that come and go.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use assent_protocol::branch::{self, Branch, Effect, Event, Hook, HookEnd, Message};
+use assent_protocol::branch::{Hook, HookEnd};
 use assent_protocol::ids::BranchId;
-use assent_protocol::message::{FromClient, FromReplica};
-use assent_protocol::two_phase::{BranchResult, EarlyVote, Vote};
-use assent_protocol::{Decision, Gtid, InstanceId, ParticipantName};
+use assent_protocol::message::{FromClient, VoterPlace};
+use assent_protocol::three_phase::{self, StoreId, VoterName, VoterRecord};
+use assent_protocol::two_phase::{BranchResult, Vote};
+use assent_protocol::{Decision, Gtid, ParticipantName};
 
-use super::steps::{Places, Running};
+use super::instance::Instance;
+use super::setup::VoterKind;
+use super::steps::Places;
+use super::voter::VoterStore;
 
 /// One branch at a participant. It may have others of the same transaction, where a call came twice.
 pub(crate) type BranchKey = (Gtid, BranchId);
 
 /// The participant's database, which all instances share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Database {
     /// The branches that are prepared, and since when.
     pub(crate) prepared: BTreeMap<BranchKey, u64>,
@@ -22,30 +26,18 @@ pub(crate) struct Database {
     pub(crate) applied: BTreeMap<Gtid, u32>,
     /// The branches whose work took effect.
     pub(crate) committed: BTreeSet<BranchKey>,
+    /// The branches that were prepared and are undone.
+    pub(crate) undone: BTreeSet<BranchKey>,
+    /// The branches whose hook said that they can commit, or have nothing to commit.
+    pub(crate) agreed: BTreeSet<BranchKey>,
     /// What a one-phase prepare came to, recorded with its work.
     alone: BTreeMap<BranchKey, Vote>,
     /// The steps of sagas, behind the barrier.
     pub(crate) steps: Places,
-}
-
-/// One process of the participant.
-#[derive(Clone, Debug)]
-pub(crate) struct Instance {
-    pub(crate) id: InstanceId,
-    pub(crate) branches: BTreeMap<BranchKey, Branch>,
-    /// Hooks that run.
-    pub(crate) hooks: Vec<(BranchKey, Hook)>,
-    pub(crate) timers: BTreeMap<(BranchKey, branch::Timer), u64>,
-    /// When it looks again for what is prepared and unknown to it: another instance may have gone
-    /// for good.
-    pub(crate) looks_at_ms: u64,
-    /// Branches that it prepared while it was called, by the number of the request to enlist them
-    /// that is not answered yet.
-    pub(crate) enlisting: BTreeMap<u64, BranchKey>,
-    /// Branches that it prepared while it was called, and whose call has failed since: it cleans up.
-    pub(crate) failed: VecDeque<BranchKey>,
-    /// Steps whose hooks run.
-    pub(crate) steps: Vec<Running>,
+    /// What the participant's voter keeps.
+    pub(crate) voter: VoterStore,
+    /// It was lost once: nothing has to end here, and nothing is expected of it.
+    pub(crate) was_lost: bool,
 }
 
 /// See the module.
@@ -56,8 +48,6 @@ pub(crate) struct Bank {
     pub(crate) instances: Vec<Option<Instance>>,
 }
 
-/// How often an instance looks for branches of others.
-const LOOK_INTERVAL_MS: u64 = 60_000;
 /// What is younger belongs to an instance that is still at work, as far as a look can tell.
 pub(crate) const GRACE_MS: u64 = 60_000;
 
@@ -79,27 +69,82 @@ pub(crate) enum Turn {
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     pub(crate) messages: Vec<FromClient>,
+    /// To the voters of other participants.
+    pub(crate) questions: Vec<Question>,
     pub(crate) broken: Option<String>,
     /// What a prepare came to.
     pub(crate) vote: Option<Vote>,
 }
 
+/// A question to a peer's voter.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) gtid: Gtid,
+    pub(crate) to: VoterName,
+    pub(crate) request: three_phase::Request,
+}
+
+impl Bank {
+    pub(crate) fn new(at: usize, name: ParticipantName, kind: VoterKind, instances: usize) -> Self {
+        Self { name, database: Database::new(kind, StoreId(10 + at as u128)), instances: vec![None; instances] }
+    }
+
+    /// Where its voter is: all instances share the address.
+    pub(crate) fn voter_place(&self) -> Option<VoterPlace> {
+        let address = format!("http://{}:7421", self.name).parse().expect("an address");
+        let store = self.database.voter.id;
+        self.database.voter.is_there().then_some(VoterPlace { address, store })
+    }
+
+    pub(crate) fn voter_name(&self) -> VoterName {
+        VoterName::Participant(self.name.clone())
+    }
+}
+
 impl Database {
-    fn prepares(&mut self, key: BranchKey, one_phase: bool, turn: Turn, now_ms: u64) -> Vote {
+    fn new(kind: VoterKind, id: StoreId) -> Self {
+        Self {
+            prepared: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            committed: BTreeSet::new(),
+            undone: BTreeSet::new(),
+            agreed: BTreeSet::new(),
+            alone: BTreeMap::new(),
+            steps: Places::new(),
+            voter: VoterStore::new(kind, id),
+            was_lost: false,
+        }
+    }
+
+    /// An empty one takes its place. What had taken effect is not looked at any more.
+    pub(crate) fn is_lost(&mut self) {
+        let kind = if self.voter.is_there() { VoterKind::Table } else { VoterKind::None };
+        *self = Self { was_lost: true, ..Self::new(kind, StoreId(self.voter.id.0 + 100)) };
+    }
+
+    pub(crate) fn prepares(&mut self, key: BranchKey, one_phase: bool, turn: Turn, now_ms: u64) -> Vote {
         if let Some(recorded) = self.alone.get(&key) {
             return recorded.clone();
         }
         if self.prepared.contains_key(&key) {
+            self.agreed.insert(key);
             return Vote::Yes;
         }
         let error = || Vote::Unknown("error".into());
         match (turn, one_phase) {
             (Turn::FailsBefore, _) => error(),
             (Turn::No, false) => Vote::No("no".into()),
-            (Turn::ReadOnly, false) => Vote::ReadOnly,
+            (Turn::ReadOnly, false) => {
+                self.agreed.insert(key);
+                Vote::ReadOnly
+            }
             (Turn::Well | Turn::FailsAfter, false) => {
                 self.prepared.insert(key, now_ms);
-                if turn == Turn::Well { Vote::Yes } else { error() }
+                if turn == Turn::FailsAfter {
+                    return error();
+                }
+                self.agreed.insert(key);
+                Vote::Yes
             }
             (_, true) => {
                 let vote = match turn {
@@ -116,6 +161,31 @@ impl Database {
         }
     }
 
+    /// A service prepares a branch by itself.
+    pub(crate) fn prepares_early(&mut self, key: BranchKey, now_ms: u64) {
+        self.prepared.insert(key, now_ms);
+        self.agreed.insert(key);
+    }
+
+    /// The service undoes what it has prepared by itself.
+    pub(crate) fn withdraws(&mut self, key: BranchKey) {
+        self.prepared.remove(&key);
+    }
+
+    /// The hook that ends a branch, and what it came to.
+    pub(crate) fn hook_ends(&mut self, key: BranchKey, hook: &Hook, turn: Turn) -> HookEnd {
+        let decision = if *hook == Hook::Commit { Decision::Commit } else { Decision::Abort };
+        let failed = || HookEnd::Failed("error".into());
+        match turn {
+            Turn::FailsBefore => failed(),
+            Turn::FailsAfter => {
+                self.ends(key, decision);
+                failed()
+            }
+            Turn::Well | Turn::No | Turn::ReadOnly => HookEnd::Ended(self.ends(key, decision)),
+        }
+    }
+
     fn ends(&mut self, key: BranchKey, decision: Decision) -> BranchResult {
         let was_prepared = self.prepared.remove(&key).is_some();
         match decision {
@@ -126,161 +196,36 @@ impl Database {
             Decision::Abort if self.alone.get(&key) == Some(&Vote::Committed) => {
                 return BranchResult::HeuristicCommitted;
             }
-            Decision::Abort if !was_prepared => {
+            Decision::Abort if was_prepared => drop(self.undone.insert(key)),
+            Decision::Abort => {
                 // A one-phase prepare that is still on its way finds that it was forbidden.
                 self.alone.entry(key).or_insert_with(|| Vote::No("aborted before".into()));
             }
-            Decision::Commit | Decision::Abort => {}
+            Decision::Commit => {}
         }
         BranchResult::Done
     }
-}
 
-impl Instance {
-    pub(crate) fn new(id: InstanceId) -> Self {
-        Self {
-            id,
-            branches: BTreeMap::new(),
-            hooks: Vec::new(),
-            timers: BTreeMap::new(),
-            looks_at_ms: 0,
-            enlisting: BTreeMap::new(),
-            failed: VecDeque::new(),
-            steps: Vec::new(),
-        }
+    /// What is wrong with calling a hook to end a branch now: a branch whose voter has voted follows
+    /// it.
+    pub(crate) fn contradicts_its_voter(&self, key: BranchKey, decision: Decision) -> Option<String> {
+        let (name, record) = self.vote_for(key)?;
+        let kept = record.state.standing.decision();
+        let is_wrong = self.prepared.contains_key(&key) && kept != Some(decision);
+        is_wrong.then(|| format!("I6 {name} is to {decision}, and its voter keeps {kept:?}"))
     }
 
-    /// What has been prepared in the database for long enough, and is unknown here, is in doubt.
-    pub(crate) fn looks(&mut self, database: &Database, now_ms: u64, grace_ms: u64) {
-        self.looks_at_ms = now_ms + LOOK_INTERVAL_MS;
-        for (key, since_ms) in &database.prepared {
-            if !self.branches.contains_key(key) && since_ms + grace_ms <= now_ms {
-                let (branch, output) = Branch::in_doubt(key.0);
-                self.branches.insert(*key, branch);
-                self.carry_out(*key, now_ms, output.peek_effects(), &mut Said::default());
-            }
-        }
+    /// What is wrong with a branch that commits now: there has to be something to commit.
+    pub(crate) fn commits_nothing(&self, key: BranchKey) -> Option<String> {
+        let (name, record) = self.vote_for(key)?;
+        let may_commit = self.prepared.contains_key(&key) || self.committed.contains(&key) || record.is_read_only;
+        (!may_commit && !self.was_lost).then(|| format!("I2 {name} commits what is not prepared"))
     }
 
-    /// A session is there to ask over.
-    pub(crate) fn session_is_up(&mut self, now_ms: u64) -> Said {
-        let mut said = Said::default();
-        let keys: Vec<BranchKey> = self.branches.keys().copied().collect();
-        for key in keys {
-            self.takes(key, Event::SessionUp, now_ms, &mut said);
-        }
-        said
-    }
-
-    /// An order of a replica.
-    pub(crate) fn is_told(&mut self, message: FromReplica, now_ms: u64) -> Said {
-        let mut said = Said::default();
-        let (key, event) = match message {
-            FromReplica::Prepare { gtid, branch, epoch, payload, one_phase, .. } => {
-                ((gtid, branch), Event::PrepareOrdered { epoch, payload, one_phase })
-            }
-            FromReplica::CommitBranch { gtid, branch, epoch } => {
-                ((gtid, branch), Event::Decided { epoch, decision: Decision::Commit })
-            }
-            FromReplica::AbortBranch { gtid, branch, epoch } => {
-                ((gtid, branch), Event::Decided { epoch, decision: Decision::Abort })
-            }
-            other => {
-                said.broken = Some(format!("an instance is told {other:?}"));
-                return said;
-            }
-        };
-        self.takes(key, event, now_ms, &mut said);
-        said
-    }
-
-    /// A hook comes to its end.
-    pub(crate) fn hook_returns(&mut self, database: &mut Database, at: usize, turn: Turn, now_ms: u64) -> Said {
-        let mut said = Said::default();
-        let (key, hook) = self.hooks.remove(at);
-        let event = match hook {
-            Hook::Prepare { one_phase, .. } => {
-                let vote = database.prepares(key, one_phase, turn, now_ms);
-                said.vote = Some(vote.clone());
-                Event::PrepareFinished(vote)
-            }
-            Hook::Commit | Hook::Abort => {
-                let decision = if hook == Hook::Commit { Decision::Commit } else { Decision::Abort };
-                let failed = || HookEnd::Failed("error".into());
-                Event::EndFinished(match turn {
-                    Turn::FailsBefore => failed(),
-                    Turn::FailsAfter => {
-                        database.ends(key, decision);
-                        failed()
-                    }
-                    Turn::Well | Turn::No | Turn::ReadOnly => HookEnd::Ended(database.ends(key, decision)),
-                })
-            }
-        };
-        self.takes(key, event, now_ms, &mut said);
-        said
-    }
-
-    pub(crate) fn timer_fires(&mut self, key: BranchKey, timer: branch::Timer, now_ms: u64) -> Said {
-        let mut said = Said::default();
-        self.timers.remove(&(key, timer));
-        self.takes(key, Event::TimerFired(timer), now_ms, &mut said);
-        said
-    }
-
-    /// A service is called: it prepares a branch of its own, and enlists it.
-    pub(crate) fn is_called(&mut self, database: &mut Database, key: BranchKey, now_ms: u64) -> EarlyVote {
-        database.prepared.insert(key, now_ms);
-        let (branch, output) = Branch::in_doubt(key.0);
-        self.branches.insert(key, branch);
-        self.carry_out(key, now_ms, output.peek_effects(), &mut Said::default());
-        EarlyVote::Yes
-    }
-
-    /// The enlistment was refused, or the call failed before it: the service undoes its work.
-    pub(crate) fn withdraws(&mut self, database: &mut Database, key: BranchKey) {
-        self.branches.remove(&key);
-        self.timers.retain(|(of, _), _| *of != key);
-        database.prepared.remove(&key);
-    }
-
-    fn takes(&mut self, key: BranchKey, event: Event, now_ms: u64, said: &mut Said) {
-        let before = self.branches.remove(&key);
-        if before.is_none() && matches!(event, Event::TimerFired(_) | Event::SessionUp) {
-            return;
-        }
-        let (after, output) = match before.clone() {
-            Some(mut branch) => {
-                let output = branch.handle(event.clone());
-                (branch, output)
-            }
-            None => Branch::meet(key.0, event.clone()),
-        };
-        if let Err(violation) = branch::invariant::check(before.as_ref(), &event, &after, &output) {
-            said.broken = Some(violation.to_string());
-        }
-        let is_ended = after.is_ended();
-        self.branches.insert(key, after);
-        self.carry_out(key, now_ms, output.peek_effects(), said);
-        if is_ended {
-            self.branches.remove(&key);
-            self.timers.retain(|(of, _), _| *of != key);
-        }
-    }
-
-    fn carry_out(&mut self, key: BranchKey, now_ms: u64, effects: &[Effect], said: &mut Said) {
-        for effect in effects {
-            match effect {
-                Effect::Call(hook) => self.hooks.push((key, hook.clone())),
-                Effect::Send(message) => said.messages.push(FromClient::branch(key.0, key.1, Message::clone(message))),
-                Effect::SetTimer { timer, after_ms, .. } => {
-                    self.timers.insert((key, *timer), now_ms + after_ms);
-                }
-                Effect::Contradiction { doing } => {
-                    said.broken =
-                        Some(format!("I3 a decision never changes: {doing:?} was ordered, and now the other"));
-                }
-            }
-        }
+    /// The record of the voter that has voted for a branch.
+    fn vote_for(&self, key: BranchKey) -> Option<(&ParticipantName, &VoterRecord)> {
+        let record = self.voter.record(key.0)?;
+        let seat = record.roster.as_ref()?.participants().iter().find(|seat| seat.branch == key.1)?;
+        Some((&seat.participant, record))
     }
 }

@@ -10,10 +10,10 @@ use bytes::Bytes;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// One request names all branches.
-    Carried { banks: Vec<usize>, is_unary: bool },
+    Carried { protocol: Protocol, banks: Vec<usize>, is_unary: bool },
     /// It is begun, services are called one after the other, and then it is committed. A call
     /// without an answer is given up, and the next bank is called instead.
-    Begun { calls: Vec<usize> },
+    Begun { protocol: Protocol, calls: Vec<usize> },
     /// A saga is started, and its end is waited for: at once, or once its start is known to be
     /// durable.
     Saga { definition: Definition, wait: Wait, is_unary: bool },
@@ -80,17 +80,17 @@ impl Wish {
             return None;
         }
         match (&self.shape, self.stage) {
-            (Shape::Carried { banks, is_unary }, Stage::New) => {
+            (Shape::Carried { protocol, banks, is_unary }, Stage::New) => {
                 let branch = |bank: &usize| CarriedBranch { participant: names[*bank].clone(), payload: Bytes::new() };
                 let attempt = u32::from(!is_unary);
                 let branches = banks.iter().map(branch).collect();
-                Some((Ask::Commit(commit(branches, attempt, false)), Stage::Committing))
+                Some((Ask::Commit(commit(*protocol, branches, attempt, false)), Stage::Committing))
             }
-            (Shape::Begun { .. }, Stage::New) => {
-                Some((Ask::Begin { timeout_ms: 0, protocol: Protocol::TwoPhase, first_epoch: None }, Stage::Beginning))
+            (Shape::Begun { protocol, .. }, Stage::New) => {
+                Some((Ask::Begin { timeout_ms: 0, protocol: *protocol, first_epoch: None }, Stage::Beginning))
             }
-            (Shape::Begun { calls }, Stage::Open { call, is_calling: false }) if call == calls.len() => {
-                Some((Ask::Commit(commit(Vec::new(), 1, true)), Stage::Committing))
+            (Shape::Begun { protocol, calls }, Stage::Open { call, is_calling: false }) if call == calls.len() => {
+                Some((Ask::Commit(commit(*protocol, Vec::new(), 1, true)), Stage::Committing))
             }
             (Shape::Saga { definition, wait, is_unary }, Stage::New) => {
                 let (definition, attempt) = (definition.clone(), u32::from(!is_unary));
@@ -202,14 +202,14 @@ impl Wish {
     }
 }
 
-fn commit(branches: Vec<CarriedBranch>, attempt: u32, begun: bool) -> Commit {
+fn commit(protocol: Protocol, branches: Vec<CarriedBranch>, attempt: u32, begun: bool) -> Commit {
     Commit {
         branches,
         attempt,
         begun,
         timeout_ms: 0,
         wait: Wait::Decided,
-        protocol: Protocol::TwoPhase,
+        protocol,
         first_epoch: None,
         expected: Expected::Anything,
     }

@@ -1,10 +1,13 @@
-//! The log of the world.
+//! The log of the world. It stores rows; what it answers to each record is decided by the shipped
+//! code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use assent_protocol::found::{EndedTransaction, Found, LoggedStep, OpenSaga, OpenTransaction, Owned};
-use assent_protocol::record::{Decided, Delegated, Ended, EndedBranch, Member, SagaStarted, SagaStep};
+use assent_protocol::record::{Attempted, Decided, Delegated, Ended, SagaStarted, SagaStep};
 use assent_protocol::replica::Batch;
+use assent_protocol::three_phase::{Roster, VoterState};
+use assent_protocol::verdict::{Standing, verdict};
 use assent_protocol::{Appended, Decision, Durable, Epoch, Gtid, Outcome, Protocol, Record};
 
 /// What stands in it, and who may write.
@@ -19,6 +22,8 @@ pub(crate) struct Log {
     pub(crate) turned: BTreeSet<Gtid>,
     /// The epoch of each replica's name that may write.
     owners: BTreeMap<usize, Epoch>,
+    /// The transactions whose history was removed.
+    pub(crate) removed: BTreeSet<Gtid>,
     last_epoch: u64,
 }
 
@@ -30,8 +35,11 @@ const LAG_MAX: usize = 4;
 /// An open row.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Row {
-    Decided(Decided),
+    /// With what the log keeps as a voter, where the decision settled 'attempt 1 sent'.
+    Decided(Decided, Option<(Roster, VoterState)>),
     Delegated(Delegated),
+    /// With what the log keeps as a voter.
+    Attempted(Attempted, VoterState),
     Saga(SagaRow),
 }
 
@@ -75,7 +83,11 @@ impl Log {
     fn open_row((row, owner): &(Row, Epoch)) -> OpenTransaction {
         let owner = *owner;
         match row.clone() {
-            Row::Decided(record) => OpenTransaction::Decided { record, roster: None, decided_at_ms: 0, owner },
+            Row::Decided(record, vote) => {
+                let roster = vote.map(|(roster, _)| roster);
+                OpenTransaction::Decided { record, roster, decided_at_ms: 0, owner }
+            }
+            Row::Attempted(record, state) => OpenTransaction::Attempted { record, state, attempted_at_ms: 0, owner },
             Row::Delegated(record) => OpenTransaction::Delegated { record, delegated_at_ms: 0, owner },
             Row::Saga(SagaRow { started, turned, steps, paused }) => {
                 let steps = steps.into_iter().map(|record| LoggedStep { record, at_ms: 0 }).collect();
@@ -109,177 +121,135 @@ impl Log {
             return Err(Fenced);
         }
         let before = (self.open.clone(), self.ended.clone());
-        let appended = self.take(epoch, batch);
+        for record in batch.lazy.iter().chain(&batch.forced) {
+            self.write(epoch, record);
+        }
         if (&before.0, &before.1) != (&self.open, &self.ended) {
             self.past.push(before);
             if self.past.len() > LAG_MAX {
                 self.past.remove(0);
             }
         }
-        Ok(appended)
+        let answer = |record: &Record| {
+            let answer = verdict(record, self.standing(record.gtid()).as_ref(), epoch);
+            answer.appended(|| attest(record)).expect("what can be written over what stands is written at once")
+        };
+        Ok(batch.forced.iter().map(answer).collect())
     }
 
-    fn take(&mut self, epoch: Epoch, batch: &Batch) -> Vec<Appended> {
-        for record in &batch.lazy {
-            match record {
-                Record::Ended(ended) => self.end(epoch, ended),
-                Record::SagaStep(_) | Record::SagaPaused(_) => self.keep_of_saga(epoch, record),
-                other => panic!("this is never lazy: {other:?}"),
-            }
+    /// Writes a record, if it may stand where nothing does, or over what stands.
+    fn write(&mut self, epoch: Epoch, record: &Record) {
+        let gtid = record.gtid();
+        if self.ended.contains_key(&gtid) {
+            return;
         }
-        batch.forced.iter().map(|record| self.force(epoch, record)).collect()
+        let new = match (record, self.open.get_mut(&gtid)) {
+            (Record::Ended(mine), _) => return self.end(epoch, mine),
+            (Record::Decided(mine), None) => Row::Decided(mine.clone(), None),
+            (Record::Decided(mine), Some((Row::Delegated(_), owner))) if *owner == epoch => {
+                Row::Decided(mine.clone(), None)
+            }
+            (Record::Delegated(mine), None) => Row::Delegated(mine.clone()),
+            (Record::Attempted(mine), None) => Row::Attempted(mine.clone(), VoterState::ATTEMPTED),
+            (Record::Agreed(mine), Some((Row::Attempted(attempted, state), owner))) if *owner == epoch => {
+                Row::Decided(mine.clone(), Some((attempted.roster.clone(), *state)))
+            }
+            (Record::Voter(mine), Some((Row::Attempted(_, state), owner)))
+                if *owner == epoch && mine.before == Some(*state) =>
+            {
+                *state = mine.state;
+                return;
+            }
+            (Record::SagaStarted(mine), None) => {
+                let (turned, steps, paused) = (None, Vec::new(), None);
+                Row::Saga(SagaRow { started: mine.clone(), turned, steps, paused })
+            }
+            (_, Some((Row::Saga(row), owner))) if *owner == epoch => {
+                row.keep(record);
+                self.turned.extend(row.turned.as_ref().map(|_| gtid));
+                return;
+            }
+            // What stands is told instead.
+            _ => return,
+        };
+        self.open.insert(gtid, (new, epoch));
     }
 
+    /// A transaction that aborted without a row goes straight to history.
     fn end(&mut self, epoch: Epoch, ended: &Ended) {
-        // An end never contradicts the decision, and over a delegation it is its owner's.
-        let may_end = match self.open.get(&ended.gtid) {
-            Some((Row::Decided(decided), _)) => decided.decision == decision_of(ended.outcome),
-            Some((Row::Delegated(_), owner)) => *owner == epoch,
-            Some((Row::Saga(_), _)) => false,
-            None => true,
+        let may_end = match self.standing(ended.gtid) {
+            Some(standing) => standing.is_ended_by(ended, epoch),
+            None => !ended.has_open_row,
         };
         if may_end {
             self.open.remove(&ended.gtid);
-            self.ended.entry(ended.gtid).or_insert_with(|| ended.clone());
+            self.ended.insert(ended.gtid, ended.clone());
+            if ended.protocol == Protocol::Saga {
+                self.outcomes.insert(ended.gtid, ended.outcome);
+            }
         }
     }
 
-    fn force(&mut self, epoch: Epoch, record: &Record) -> Appended {
-        let gtid = record.gtid();
-        let durable = Appended::Durable(attest(record));
-        match record {
-            Record::SagaStarted(_) | Record::SagaTurned(_) | Record::SagaStep(_) => {
-                return self.force_of_saga(epoch, record).unwrap_or(durable);
-            }
-            Record::Ended(ended) if ended.protocol == Protocol::Saga => {
-                return self.force_of_saga(epoch, record).unwrap_or(durable);
-            }
-            _ => {}
-        }
+    /// What stands about a transaction.
+    fn standing(&self, gtid: Gtid) -> Option<Standing> {
         if let Some(ended) = self.ended.get(&gtid) {
-            let decision = decision_of(ended.outcome);
-            let members: Vec<Member> = ended.branches.iter().map(EndedBranch::member).collect();
-            let is_same =
-                matches!(record, Record::Decided(mine) if mine.decision == decision && are_named(mine, &members));
-            return if is_same { durable } else { Appended::Overruled { decision, members } };
+            return Some(Standing::Ended { outcome: ended.outcome, members: ended.told_to_commit() });
         }
-        match (record, self.open.get(&gtid)) {
-            (Record::Decided(mine), Some((Row::Decided(known), _)))
-                if mine.decision == known.decision && are_named(mine, &known.members) =>
-            {
-                durable
+        let (row, owner) = self.open.get(&gtid)?;
+        let owner = *owner;
+        Some(match row {
+            Row::Decided(record, vote) => Standing::Decided {
+                decision: record.decision,
+                owner,
+                members: record.members.clone(),
+                vote: vote.as_ref().map(|(_, state)| *state),
+            },
+            Row::Delegated(record) => {
+                Standing::Delegated { owner, digest: record.digest, member: record.member.clone() }
             }
-            (Record::Decided(_) | Record::Delegated(_), Some((Row::Decided(known), _))) => {
-                Appended::Overruled { decision: known.decision, members: known.members.clone() }
+            Row::Attempted(record, state) => {
+                let vote = Some((record.roster.clone(), *state));
+                Standing::Attempted { owner, digest: record.digest, vote }
             }
-            (Record::Decided(_) | Record::Delegated(_), Some((Row::Delegated(_), owner))) if *owner != epoch => {
-                Appended::Undecided
-            }
-            (Record::Delegated(_), Some((Row::Delegated(_), _))) => durable,
-            // A saga that is compensating is aborted, as far as that goes.
-            (Record::Decided(mine), Some((Row::Saga(row), _))) => {
-                let standing = if row.turned.is_some() { Decision::Abort } else { Decision::Commit };
-                if mine.decision == standing { durable } else { overruled(standing) }
-            }
-            (Record::Decided(mine), Some((Row::Delegated(_), _)) | None) => {
-                self.open.insert(gtid, (Row::Decided(mine.clone()), epoch));
-                durable
-            }
-            (Record::Delegated(mine), None) => {
-                self.open.insert(gtid, (Row::Delegated(mine.clone()), epoch));
-                durable
-            }
-            (other, _) => panic!("this is never forced over what stands: {other:?}"),
-        }
+            Row::Saga(row) => Standing::Saga { owner, digest: row.started.digest, has_turned: row.turned.is_some() },
+        })
     }
 
-    /// A saga's forced record; `None` if it is durable. Only the owner of the row writes it.
-    fn force_of_saga(&mut self, epoch: Epoch, record: &Record) -> Option<Appended> {
-        let gtid = record.gtid();
-        if let Some(ended) = self.ended.get(&gtid) {
-            let decision = decision_of(ended.outcome);
-            let is_kept = match record {
-                Record::SagaTurned(_) => decision == Decision::Abort,
-                Record::SagaStep(_) => true,
-                Record::Ended(mine) => decision_of(mine.outcome) == decision,
-                _ => false,
-            };
-            return if is_kept { None } else { Some(overruled(decision)) };
-        }
-        match (record, self.open.get(&gtid)) {
-            (Record::SagaStarted(mine), None) => {
-                let (turned, steps, paused) = (None, Vec::new(), None);
-                let row = Row::Saga(SagaRow { started: mine.clone(), turned, steps, paused });
-                self.open.insert(gtid, (row, epoch));
+    /// The decision that stands about a transaction with branches.
+    pub(crate) fn decision(&self, gtid: Gtid) -> Option<Decision> {
+        match self.standing(gtid)? {
+            Standing::Decided { decision, .. } => Some(decision),
+            Standing::Ended { outcome, .. } => Some(outcome.decision()),
+            Standing::Delegated { .. } | Standing::Attempted { .. } | Standing::Saga { .. } | Standing::Unreadable => {
                 None
             }
-            (Record::SagaStarted(mine), Some((Row::Saga(row), owner)))
-                if *owner == epoch && row.started.digest == mine.digest =>
-            {
-                None
-            }
-            (Record::SagaStarted(_), Some(_)) => Some(overruled(Decision::Commit)),
-            (_, Some((Row::Saga(_), owner))) if *owner == epoch => {
-                self.keep_of_saga(epoch, record);
-                None
-            }
-            (_, Some(_)) => Some(Appended::Undecided),
-            (_, None) => Some(overruled(Decision::Abort)),
-        }
-    }
-
-    fn keep_of_saga(&mut self, epoch: Epoch, record: &Record) {
-        let gtid = record.gtid();
-        let Some((Row::Saga(row), owner)) = self.open.get_mut(&gtid) else { return };
-        if *owner != epoch {
-            return;
-        }
-        match record {
-            Record::SagaTurned(turned) => {
-                row.turned.get_or_insert_with(|| turned.reason.clone());
-                self.turned.insert(gtid);
-            }
-            // The latest answer of each action is kept, and of each compensation.
-            Record::SagaStep(step) => {
-                row.steps.retain(|known| (known.step, known.compensation) != (step.step, step.compensation));
-                row.steps.push(step.clone());
-                row.steps.sort_unstable();
-            }
-            Record::SagaPaused(paused) => row.paused.clone_from(&paused.remedy),
-            Record::Ended(ended) => {
-                self.open.remove(&gtid);
-                self.ended.insert(gtid, ended.clone());
-                self.outcomes.insert(gtid, ended.outcome);
-            }
-            other => panic!("no such record of a running saga: {other:?}"),
         }
     }
 
     /// The retention of what has ended is over.
     pub(crate) fn remove_history(&mut self) {
+        self.removed.extend(self.ended.keys());
         self.ended.clear();
     }
 }
 
-/// Whether these are the branches that the standing commit is for: the same commit for others is another decision. An
-/// abort is every branch's.
-fn are_named(mine: &Decided, standing: &[Member]) -> bool {
-    mine.decision == Decision::Abort || mine.members.iter().all(|member| standing.contains(member))
+impl SagaRow {
+    fn keep(&mut self, record: &Record) {
+        match record {
+            Record::SagaTurned(turned) => drop(self.turned.get_or_insert_with(|| turned.reason.clone())),
+            // The latest answer of each action is kept, and of each compensation.
+            Record::SagaStep(step) => {
+                self.steps.retain(|known| (known.step, known.compensation) != (step.step, step.compensation));
+                self.steps.push(step.clone());
+                self.steps.sort_unstable();
+            }
+            Record::SagaPaused(paused) => self.paused.clone_from(&paused.remedy),
+            _ => {}
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the world's log")]
 fn attest(record: &Record) -> Durable {
     Durable::attest(record.id())
-}
-
-pub(crate) fn decision_of(outcome: Outcome) -> Decision {
-    match outcome {
-        Outcome::Committed | Outcome::Completed => Decision::Commit,
-        Outcome::Aborted | Outcome::Compensated => Decision::Abort,
-    }
-}
-
-/// Another decision stands about a saga, which has no members.
-fn overruled(decision: Decision) -> Appended {
-    Appended::Overruled { decision, members: Vec::new() }
 }

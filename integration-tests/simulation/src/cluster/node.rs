@@ -7,6 +7,9 @@ use assent_protocol::replica::{Batch, Config, Input, Limits, Replica, Timer, Tim
 use assent_protocol::three_phase::StoreId;
 use assent_protocol::{Appended, Epoch, Gtid, ParticipantName};
 
+#[cfg(debug_assertions)]
+use super::cells::THREE_PHASE;
+
 /// A process that lives.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -67,5 +70,9 @@ impl Node {
             }
         }
         self.replica.take_changes();
+        #[cfg(debug_assertions)]
+        for (state, kind) in self.replica.take_cells() {
+            THREE_PHASE.hit(state, kind);
+        }
     }
 }

@@ -1,9 +1,4 @@
-//! Three-phase commit: [`Voter`](assent_protocol::three_phase::Voter) and [`Leader`](assent_protocol::three_phase::Leader) in every way within bounds,
-//! and the machines of both sides around them under the swarm.
+//! Three-phase commit: [`Voter`](assent_protocol::three_phase::Voter) and [`Leader`](assent_protocol::three_phase::Leader) in every way within bounds.
+//! The machines of both sides around them run under the swarm, in `cluster`.
 
-mod cells;
-mod log;
-#[cfg(test)]
 mod model;
-pub(crate) mod swarm;
-pub(crate) mod world;
