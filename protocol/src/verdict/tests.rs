@@ -202,3 +202,44 @@ fn an_agreement_is_as_durable_once_it_has_ended() {
         assert_eq!(verdict(&agreed, Some(&stands), OURS), Verdict::Durable, "{stands:?}");
     }
 }
+
+/// What has no decision is decided by its owner alone; and no end contradicts a decision (I3).
+#[test]
+fn an_end_is_that_of_the_owners_row_and_of_its_decision() {
+    let vote = || Some((roster(1), VoterState::ATTEMPTED));
+    let decided = |decision| Standing::Decided { decision, owner: OURS, members: vec![member(1)], vote: None };
+    let rows = [
+        (decided(Decision::Commit), Some(Protocol::TwoPhase)),
+        (Standing::Delegated { owner: OURS, digest: BodyDigest(7), member: member(1) }, Some(Protocol::TwoPhase)),
+        (Standing::Attempted { owner: OURS, digest: BodyDigest(7), vote: vote() }, Some(Protocol::ThreePhase)),
+        (Standing::Saga { owner: OURS, digest: BodyDigest(7), has_turned: false }, Some(Protocol::Saga)),
+        (Standing::Ended { outcome: Outcome::Committed, members: Vec::new() }, None),
+        (Standing::Unreadable, None),
+    ];
+    let end = |protocol, outcome| Ended {
+        gtid: gtid(),
+        protocol,
+        outcome,
+        has_open_row: true,
+        begun_at_ms: 0,
+        digest: BodyDigest(7),
+        reason: None,
+        branches: Vec::new(),
+        outputs: Vec::new(),
+    };
+    for (row, own) in rows {
+        for protocol in [Protocol::TwoPhase, Protocol::ThreePhase, Protocol::Saga] {
+            let end = end(protocol, Outcome::Committed);
+            // A decided row may be one of either protocol with branches.
+            let is_its =
+                own == Some(protocol) || matches!(row, Standing::Decided { .. }) && protocol == Protocol::ThreePhase;
+            assert_eq!(row.is_ended_by(&end, OURS), is_its, "{protocol}: {row:?}");
+            assert!(!row.is_ended_by(&end, Epoch(9)), "another's {protocol}: {row:?}");
+        }
+    }
+    let abort = end(Protocol::TwoPhase, Outcome::Aborted);
+    assert!(!decided(Decision::Commit).is_ended_by(&abort, OURS));
+    assert!(decided(Decision::Abort).is_ended_by(&abort, OURS));
+    let told = verdict(&Record::Ended(abort), Some(&decided(Decision::Commit)), OURS);
+    assert_eq!(told, overruled(Decision::Commit, &[member(1)]));
+}
