@@ -4,6 +4,7 @@
 //! a channel on which the other side has spoken already. So an error of TLS, of a certificate that is refused, or of a port that speaks
 //! something else is the error of the dial, and says what to do; it is not the error of the first call.
 
+mod fetch;
 mod stream;
 
 use std::future::Future;
@@ -23,8 +24,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::secret::Secret;
 use crate::stream::Stream;
-use crate::tls::{ClientFiles, TlsError};
+use crate::tls::{ClientFiles, HTTP2, TlsError};
 use stream::{DialledStream, Watch};
+
+pub use fetch::FetchError;
 
 /// How long one attempt to connect may take, unless the target says otherwise.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -204,7 +207,7 @@ impl Dialer {
         let token = self.shown_token()?;
         match endpoint.uri().scheme_str() {
             Some("https") => {
-                self.settings.files.load()?;
+                self.settings.files.load(HTTP2)?;
                 self.name_of(host).ok_or_else(wrong)?;
             }
             Some("http") => {
@@ -321,7 +324,8 @@ impl Target {
         }
     }
 
-    async fn open(self, watch: Watch) -> Result<DialledStream, io::Error> {
+    /// A stream that speaks `protocol`, as a TLS handshake names it.
+    async fn open(self, protocol: &[u8], watch: Watch) -> Result<DialledStream, io::Error> {
         let uri = self.endpoint.uri();
         let host = uri.host().unwrap_or_default();
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -339,7 +343,7 @@ impl Target {
             }
             return Ok(DialledStream::new(Stream::Plain(tcp), watch));
         }
-        let config = self.dialer.settings.files.load().map_err(io::Error::other)?;
+        let config = self.dialer.settings.files.load(protocol).map_err(io::Error::other)?;
         let name = self.dialer.name_of(host).ok_or_else(|| io::Error::other("no name to verify"))?;
         match TlsConnector::from(config).connect(name, tcp).await {
             Ok(tls) => Ok(DialledStream::new(Stream::tls(tls), watch)),
@@ -399,7 +403,7 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let opening = self.target.clone().open(self.watch.clone());
+        let opening = self.target.clone().open(HTTP2, self.watch.clone());
         Box::pin(async move { opening.await.map(TokioIo::new) })
     }
 }
@@ -424,6 +428,15 @@ mod tests {
         for url in ["", "ftp://a:1", "127.0.0.1:7420", "http://", "https://"] {
             assert!(matches!(Dialer::new().target(url), Err(DialError::Url { .. })), "{url}");
         }
+    }
+
+    #[test]
+    fn peers_are_not_shown_what_is_the_coordinators() {
+        let dialer = Dialer::new().token("a-token").server_name("assent.example");
+        let shown = |dialer: &Dialer| dialer.target("http://127.0.0.1:1").expect("fit").bearer().is_some();
+        let for_peers = dialer.clone().for_peers();
+        assert!(shown(&dialer) && !shown(&for_peers));
+        assert_eq!(for_peers.name_of("bank-b.example"), ServerName::try_from("bank-b.example".to_owned()).ok());
     }
 
     #[test]

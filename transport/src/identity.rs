@@ -10,8 +10,10 @@ use rustls::pki_types::CertificateDer;
 
 /// The scheme of the URIs that certificates carry.
 const SCHEME: &str = "assent://";
-/// The longest name, as names of participants are bounded.
+/// The longest name of a service, as names of participants are bounded.
 const NAME_BYTES_MAX: usize = 63;
+/// The longest name of a person: an address of electronic mail fits.
+const PERSON_BYTES_MAX: usize = 254;
 
 /// What a peer is to the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +46,14 @@ impl Role {
             Self::Observer => "observer",
             Self::Operator => "operator",
             Self::Administrator => "administrator",
+        }
+    }
+
+    /// Whether a person has it, rather than a service.
+    pub const fn is_person(self) -> bool {
+        match self {
+            Self::Observer | Self::Operator | Self::Administrator => true,
+            Self::Participant | Self::Initiator | Self::Replica => false,
         }
     }
 }
@@ -79,6 +89,9 @@ pub enum InvalidIdentity {
     /// The name is not one.
     #[error("{0:?} is not a name: write 1 to 63 of a-z 0-9 - _ .")]
     Name(String),
+    /// The name is not a person's.
+    #[error("{0:?} is not a person's name: write 1 to 254 of a-z A-Z 0-9 - _ . @ + |")]
+    Person(String),
     /// It has another form.
     #[error("{0:?} is not an identity; write ROLE/NAME, such as participant/bank-a")]
     Form(String),
@@ -88,11 +101,21 @@ impl Identity {
     /// A name in a role.
     ///
     /// # Errors
-    /// [`InvalidIdentity::Name`], unless it is 1 to 63 of `a-z 0-9 - _ .`, as names of participants are.
+    /// [`InvalidIdentity::Name`], unless it is 1 to 63 of `a-z 0-9 - _ .`, as names of participants are;
+    /// [`InvalidIdentity::Person`] for a role that a person has, whose name is as an issuer of logins writes it: `a-z A-Z 0-9 - _ . @ + |`.
     pub fn new(role: Role, name: &str) -> Result<Self, InvalidIdentity> {
-        let is_fit = (1..=NAME_BYTES_MAX).contains(&name.len())
-            && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'));
-        if is_fit { Ok(Self { role, name: name.to_owned() }) } else { Err(InvalidIdentity::Name(shortened(name))) }
+        let is_of_service = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+        let is_of_person = |byte| is_of_service(byte) || matches!(byte, b'A'..=b'Z' | b'@' | b'+' | b'|');
+        let (bytes_max, is_fit) = if role.is_person() {
+            (PERSON_BYTES_MAX, name.bytes().all(is_of_person))
+        } else {
+            (NAME_BYTES_MAX, name.bytes().all(is_of_service))
+        };
+        if is_fit && (1..=bytes_max).contains(&name.len()) {
+            return Ok(Self { role, name: name.to_owned() });
+        }
+        let name = shortened(name);
+        Err(if role.is_person() { InvalidIdentity::Person(name) } else { InvalidIdentity::Name(name) })
     }
 
     /// The name alone.
@@ -167,5 +190,18 @@ mod tests {
         ] {
             assert_eq!(Identity::of_uri(uri), None, "{uri}");
         }
+    }
+
+    #[test]
+    fn a_person_has_the_name_that_its_issuer_gives() {
+        for name in ["Ada@Bank.example", "auth0|5f7c8ec7c33c6c004bbafe82", "ada+test"] {
+            assert!(Identity::new(Role::Operator, name).is_ok(), "{name}");
+            assert_eq!(Identity::new(Role::Initiator, name), Err(InvalidIdentity::Name(name.to_owned())));
+        }
+        let long = "a".repeat(255);
+        for name in ["", "a/b", "a b", "a\u{202e}b", "\n", long.as_str()] {
+            assert!(matches!(Identity::new(Role::Operator, name), Err(InvalidIdentity::Person(_))), "{name:?}");
+        }
+        assert!(Identity::new(Role::Operator, &long[1..]).is_ok());
     }
 }

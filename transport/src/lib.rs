@@ -3,6 +3,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `dialer.rs` | every outgoing connection: what a URL's scheme means, and what may not travel in clear |
+//! | `dialer/fetch.rs` | one small document over HTTP/1.1, from a server that is verified |
 //! | `dialer/stream.rs` | the stream of a dialled connection, and why it failed |
 //! | `listener.rs` | every incoming connection: handshakes, deadlines, who may wait |
 //! | `listener/connection.rs` | the stream of an accepted connection, and who is at its other end |
@@ -26,7 +27,7 @@ mod secret;
 mod stream;
 pub mod tls;
 
-pub use dialer::{DialError, Dialer, Target};
+pub use dialer::{DialError, Dialer, FetchError, Target};
 pub use identity::{Identity, Role};
 pub use listener::{Connection, Greeting, HANDSHAKE_MAX, Listener, PeerInfo, WAITING_MAX};
 pub use secret::Secret;

@@ -21,7 +21,7 @@ pub use server::{ServerFiles, ServerTls};
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// What HTTP/2 is called in a handshake.
-const HTTP2: &[u8] = b"h2";
+pub(crate) const HTTP2: &[u8] = b"h2";
 
 /// Certificates or keys that cannot be used.
 #[derive(Debug, thiserror::Error)]

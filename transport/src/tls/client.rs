@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
 
-use super::{HTTP2, TlsError, VERSIONS, authority, certificates, private_key, provider, read};
+use super::{TlsError, VERSIONS, authority, certificates, private_key, provider, read};
 
 /// The files that a dialling process proves itself and its peers with. They are read anew for each connection, so that a certificate that
 /// was renewed is used without a restart.
@@ -20,11 +20,11 @@ pub struct ClientFiles {
 }
 
 impl ClientFiles {
-    /// Reads the files.
+    /// Reads the files, for connections that speak `protocol`.
     ///
     /// # Errors
     /// [`TlsError`], which names the file.
-    pub fn load(&self) -> Result<Arc<ClientConfig>, TlsError> {
+    pub(crate) fn load(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
         let roots = match &self.ca {
             Some(path) => authority(path, &read(path)?)?,
             None => machine_roots()?,
@@ -42,7 +42,7 @@ impl ClientFiles {
                 return Err(TlsError::Half { certificate: "--cert", key: "--key" });
             }
         };
-        config.alpn_protocols = vec![HTTP2.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Arc::new(config))
     }
 }
