@@ -107,6 +107,9 @@ pub struct Config {
 pub enum Input {
     /// A session is open; comes before its messages.
     SessionOpened(Peer),
+    /// A session is about to be closed, because what its client has shown holds no longer. Its
+    /// messages go on; it is given no more orders.
+    SessionRetires(SessionId),
     /// A session is gone; comes after its messages.
     SessionClosed(SessionId),
     /// A session's message.
@@ -284,6 +287,7 @@ impl Replica {
         self.now_ms = now_ms;
         match input {
             Input::SessionOpened(peer) => self.session_opened(peer),
+            Input::SessionRetires(session) => self.session_retires(session),
             Input::SessionClosed(session) => self.session_closed(session),
             Input::Message { session, message } => self.message(session, message),
             Input::NameBranch { gtid, branch, session, request_id } => {

@@ -79,7 +79,13 @@ impl Peers {
 
     /// Forgets a session.
     pub(super) fn close(&mut self, session: SessionId, now_ms: u64) -> Option<Peer> {
-        let Reachable { peer, .. } = self.sessions.remove(&session)?;
+        self.retire(session, now_ms);
+        self.sessions.remove(&session).map(|reachable| reachable.peer)
+    }
+
+    /// Gives a session no more orders. What it was asked it may still answer.
+    pub(super) fn retire(&mut self, session: SessionId, now_ms: u64) {
+        let Some(Reachable { peer, .. }) = self.sessions.get(&session) else { return };
         if let Some(participant) = &peer.participant
             && let Some(sessions) = self.instances.get_mut(participant)
         {
@@ -89,7 +95,6 @@ impl Peers {
                 self.left_at_ms.insert(participant.clone(), now_ms);
             }
         }
-        Some(peer)
     }
 
     pub(super) fn get(&self, session: SessionId) -> Option<&Peer> {
@@ -223,6 +228,12 @@ impl Replica {
             self.requests.session_closed(session);
             self.left(&peer);
         }
+    }
+
+    /// Its session is about to be closed: what it was asked to prepare it may still vote on, and
+    /// nothing more is asked of it. So no vote is lost with the session.
+    pub(super) fn session_retires(&mut self, session: SessionId) {
+        self.peers.retire(session, self.now_ms);
     }
 
     /// Whether a session is open here: the shell cuts one that is not.

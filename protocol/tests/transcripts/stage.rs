@@ -200,6 +200,7 @@ impl Stage {
                     voter: abilities.contains(&"voter").then_some(place),
                 }))
             }
+            ["retires"] => Ok(Input::SessionRetires(session)),
             ["closes"] => {
                 self.sessions.remove(&session);
                 Ok(Input::SessionClosed(session))

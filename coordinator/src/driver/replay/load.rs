@@ -139,6 +139,7 @@ impl Load {
                 self.driver.give(shard, Input::Messages { session, messages: vec![message] }).await;
             }
         }
+        self.give_all(|| Input::Core(replica::Input::SessionRetires(session))).await;
         self.give_all(|| Input::SessionClosed(session)).await;
     }
 

@@ -175,6 +175,7 @@ async fn the_inputs_of_a_shard_give_the_same_outputs_in_a_fresh_replica() {
         for input in recording.inputs() {
             let name = match input {
                 Input::SessionOpened(_) => "session opened",
+                Input::SessionRetires(_) => "session retires",
                 Input::SessionClosed(_) => "session closed",
                 Input::Message { .. } => "message",
                 Input::NameBranch { .. } => "name branch",
@@ -189,6 +190,6 @@ async fn the_inputs_of_a_shard_give_the_same_outputs_in_a_fresh_replica() {
         }
     }
     assert_eq!(recordings.len(), 2 * load::SHARDS, "two processes, one after the other");
-    assert_eq!(seen.len(), 9, "every input that the shell gives occurs: {seen:?}");
+    assert_eq!(seen.len(), 10, "every input that the shell gives occurs: {seen:?}");
     assert!(seen["message"] > 1_000, "a load: {seen:?}");
 }
