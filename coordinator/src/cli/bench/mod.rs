@@ -8,6 +8,7 @@
 //! | `child.rs` | child processes, from the parent's side |
 //! | `worker.rs` | the children: participants and load |
 //! | `postgres.rs` | the Postgres under it, and what it does without a coordinator |
+//! | `tls.rs` | certificates for one run |
 //! | `report.rs` | the figures |
 
 mod child;
@@ -15,6 +16,7 @@ mod own_log;
 mod plan;
 mod postgres;
 mod report;
+mod tls;
 mod worker;
 
 use std::io::IsTerminal;
@@ -30,6 +32,7 @@ use own_log::OwnLog;
 use plan::{Mark, Plan, Protocol, Role};
 use postgres::Baseline;
 use report::{Place, Report, Storage};
+use tls::RunTls;
 
 /// Measure a coordinator, with participants and load in processes of their own.
 #[derive(Debug, Args)]
@@ -59,6 +62,9 @@ pub struct Bench {
     /// which is dropped at the end; or sqlite:PATH, a file that does not exist yet. A temporary SQLite file if not given.
     #[arg(long, value_name = "URL")]
     log: Option<String>,
+    /// Encrypt every connection to the coordinator, and let certificates say who is there: an authority is made for this run.
+    #[arg(long)]
+    tls: bool,
     /// Measure also what the same Postgres does without a coordinator.
     #[arg(long)]
     baseline: bool,
@@ -101,7 +107,13 @@ impl Bench {
         if let Some(url) = &self.log {
             log::check_url(url)?;
         }
+        if self.tls && global.endpoint.is_some() {
+            let next = "leave --tls out, and give --ca, --cert and --key for the coordinator at --endpoint";
+            return Err(Failure::new(Exit::Usage, "--tls is for a coordinator that is started for the run", next));
+        }
         let directory = tempfile::tempdir()?;
+        let tls = self.tls.then(|| RunTls::make(directory.path(), usize::from(self.participants))).transpose()?;
+        let global = &tls.as_ref().map_or_else(|| global.clone(), |tls| tls.of_clients(global));
         // Of a coordinator that is there, `--log` names the Postgres whose server the participants use, or says whose durability to tell.
         let named = self.log.as_deref().filter(|_| is_postgres || global.endpoint.is_none());
         let own_log = OwnLog::make(named, global.endpoint.is_some(), directory.path()).await?;
@@ -110,7 +122,7 @@ impl Bench {
             postgres::set_up(url).await?;
         }
         let baseline_before = self.baselines(postgres).await?;
-        let (target, coordinator) = self.coordinator(global, own_log.url()).await?;
+        let (target, coordinator) = self.coordinator(global, own_log.url(), tls.as_ref()).await?;
         let voters = (self.protocol == Protocol::ThreePhase).then(|| directory.path().to_owned());
         let plan = |role| Plan {
             role,
@@ -180,7 +192,12 @@ impl Bench {
     }
 
     /// The coordinator that is asked for, or one that is started for this run.
-    async fn coordinator(&self, global: &Global, log: &str) -> Result<(Target, Option<Child>), Failure> {
+    async fn coordinator(
+        &self,
+        global: &Global,
+        log: &str,
+        tls: Option<&RunTls>,
+    ) -> Result<(Target, Option<Child>), Failure> {
         if global.endpoint.is_some() {
             return Ok((Target::of(global), None));
         }
@@ -189,13 +206,16 @@ impl Bench {
         }
         let arguments =
             ["serve", "--listen", "127.0.0.1:0", "--replica", "bench", "--log", log, "--log-filter", "warn"];
-        let mut child = Child::start("coordinator", &arguments.map(str::to_owned))?;
+        let mut arguments = arguments.map(str::to_owned).to_vec();
+        arguments.extend(tls.map(RunTls::of_server).unwrap_or_default());
+        let mut child = Child::start("coordinator", &arguments)?;
         let line = child.hear().await?;
         let endpoint = line
             .split_whitespace()
-            .find(|word| word.starts_with("http://"))
+            .find(|word| word.starts_with("http"))
             .ok_or_else(|| Failure::new(Exit::Failed, format!("the coordinator said {line:?}"), ""))?;
-        Ok((Target::open(endpoint), Some(child)))
+        let started = Global { endpoint: Some(endpoint.to_owned()), ..global.clone() };
+        Ok((Target::of(&started), Some(child)))
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) struct Report {
     steps: Option<u16>,
     concurrency: u32,
     payload_bytes: u32,
+    /// Whether the run had an authority of its own, and every connection to the coordinator was encrypted and named.
+    tls: bool,
     /// Of those that committed, or completed. What aborted or failed is counted below, and is no throughput.
     tx_per_s: f64,
     latency_ms: LatencyMs,
@@ -124,6 +126,7 @@ impl Report {
             steps: (bench.protocol == Protocol::Saga).then_some(bench.steps),
             concurrency: bench.concurrency,
             payload_bytes: bench.payload_bytes,
+            tls: bench.tls,
             tx_per_s,
             latency_ms: LatencyMs {
                 p50: ms(load.latency_us.p50),
