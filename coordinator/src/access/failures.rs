@@ -1,4 +1,4 @@
-//! Failed authentication: counted, logged at a limited rate, slowed down.
+//! Failed authentication is slowed down.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::{Caller, Unknown};
+use super::Unknown;
 
-/// At most one line in so long; the next one says how many there were meanwhile.
-const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the first failure of an address takes, and the longest.
 const DELAY_FIRST: Duration = Duration::from_millis(100);
 const DELAY_MAX: Duration = Duration::from_secs(3);
@@ -23,15 +21,8 @@ const WAITS_MAX: usize = 1_024;
 
 #[derive(Debug)]
 pub(super) struct Failures {
-    lines: Mutex<Lines>,
     addresses: Mutex<HashMap<IpAddr, Failed>>,
     waits: Semaphore,
-}
-
-#[derive(Debug, Default)]
-struct Lines {
-    last: Option<Instant>,
-    left_out: u64,
 }
 
 #[derive(Debug)]
@@ -42,20 +33,18 @@ struct Failed {
 
 impl Default for Failures {
     fn default() -> Self {
-        Self { lines: Mutex::default(), addresses: Mutex::default(), waits: Semaphore::new(WAITS_MAX) }
+        Self { addresses: Mutex::default(), waits: Semaphore::new(WAITS_MAX) }
     }
 }
 
 impl Failures {
-    /// A caller did not prove who it is.
+    /// Waits, after a caller did not prove who it is.
     pub(super) async fn failed(&self, address: Option<IpAddr>, why: &Unknown) {
-        if let Some(left_out) = self.line() {
-            tracing::warn!(target: "assent::audit", ?address, ?why, left_out, "authentication failed");
-        }
         let is_guess = match why {
             Unknown::Token | Unknown::ShortToken => true,
             // Nothing was tried, so nothing can be learnt by trying more.
             Unknown::Nothing | Unknown::Certificate(_) => false,
+            Unknown::Login(problem) => problem.is_guess(),
         };
         if !is_guess {
             return;
@@ -64,24 +53,6 @@ impl Failures {
         if let Ok(_wait) = self.waits.try_acquire() {
             tokio::time::sleep(delay).await;
         }
-    }
-
-    /// A caller lacks a right.
-    pub(super) fn denied(&self, caller: &Caller, what: &str, why: &str) {
-        if let Some(left_out) = self.line() {
-            tracing::warn!(target: "assent::audit", %caller, what, why, left_out, "denied");
-        }
-    }
-
-    /// How many lines were left out before this one; `None` if this one is left out too.
-    fn line(&self) -> Option<u64> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.last.is_some_and(|last| last.elapsed() < LINE_INTERVAL) {
-            lines.left_out += 1;
-            return None;
-        }
-        lines.last = Some(Instant::now());
-        Some(std::mem::take(&mut lines.left_out))
     }
 
     fn delay(&self, address: Option<IpAddr>) -> Duration {
@@ -116,12 +87,5 @@ mod tests {
             failures.delay(Some(IpAddr::from(number.to_be_bytes())));
         }
         assert!(failures.addresses.lock().expect("no panic").len() <= ADDRESSES_MAX);
-    }
-
-    #[test]
-    fn a_flood_is_one_line() {
-        let failures = Failures::default();
-        let lines = (0..1_000).filter(|_| failures.line().is_some()).count();
-        assert!(lines < 100, "{lines}");
     }
 }

@@ -35,14 +35,14 @@ impl Gate {
 
 /// The first bytes of a message: a flag, and its length.
 #[derive(Default)]
-struct Prefix {
+pub(super) struct Prefix {
     bytes: [u8; 5],
     taken: usize,
 }
 
 impl Prefix {
     /// The length that is announced, once it has come.
-    fn length(&mut self, data: &[u8]) -> Option<u32> {
+    pub(super) fn length(&mut self, data: &[u8]) -> Option<u32> {
         let more = data.len().min(self.bytes.len() - self.taken);
         self.bytes[self.taken..self.taken + more].copy_from_slice(&data[..more]);
         self.taken += more;

@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::{Access, Caller, Gate, Need, rules};
+use super::{Access, Act, Caller, Gate, Need, rules};
 
 /// Makes callers known, and refuses those that may not.
 #[derive(Clone, Debug)]
@@ -80,15 +80,15 @@ async fn admit(access: &Access, mut request: Request<Body>) -> Result<Request<Bo
     };
     let token = request.headers().get(http::header::AUTHORIZATION).and_then(|header| token_of(header.as_bytes()));
     let token = token.map(<[u8]>::to_vec);
-    let known = access.identify(peer.as_ref(), token.as_deref());
+    let known = access.identify(peer.as_ref(), token.as_deref()).await;
     match (known, need) {
         (Ok(caller), _) => {
+            let path = request.uri().path();
             if let Err(refused) = caller.meets(need) {
-                let path = request.uri().path().to_owned();
-                drop(request);
-                access.denied(&caller, &path, &refused);
-                return Err(refused.into_status());
+                let act = Act { rpc: path, right: need.as_str(), gtid: None };
+                return Err(access.denied(&caller, act, refused).into_status());
             }
+            access.served(&caller, path, need);
             // A session without authentication is known by its Hello.
             if let Some(peer) = peer.as_ref().filter(|_| need != Need::Hello || access.is_asked_for()) {
                 peer.admit();
@@ -125,7 +125,7 @@ fn guarded(mut request: Request<Body>, peer: Option<&PeerInfo>) -> Result<Reques
 }
 
 /// The token of an `authorization` header, whose scheme has no case.
-fn token_of(header: &[u8]) -> Option<&[u8]> {
+pub(super) fn token_of(header: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = header.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }

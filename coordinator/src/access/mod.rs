@@ -6,10 +6,12 @@
 //! | `rights.rs` | rights, and which role has which |
 //! | `rules.rs` | which right each rpc and each message of a session needs |
 //! | `tokens.rs` | the tokens file: names, hashes, and how it is followed |
+//! | `issuers.rs` | people who log in elsewhere: issuers of the tokens file, and what their logins (JWT) prove |
 //! | `layer.rs` | the tower layer that every request passes before its body is read |
 //! | `gate.rs` | how much a caller may send before it is known |
 //! | `owners.rs` | who began what |
-//! | `failures.rs` | failed authentication: counted, logged at a limited rate, slowed down |
+//! | `failures.rs` | failed authentication is slowed down |
+//! | `audit.rs` | what is written of refusals and of privileged calls |
 //!
 //! # Contract
 //! - A request whose rpc is not in the table is refused.
@@ -17,8 +19,12 @@
 //!   starts so at a loopback address alone, unless the configuration says `insecure`.
 //! - A refusal names the caller, the right that it lacks, and what to do.
 
+mod audit;
 mod failures;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod gate;
+mod issuers;
 mod layer;
 mod owners;
 mod rights;
@@ -29,22 +35,25 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use assent_proto::error::Reason;
 use assent_proto::session::{Ask, Refused};
 use assent_protocol::{Gtid, ParticipantName};
 use assent_transport::{Identity, PeerInfo, Role};
-use tokio::sync::watch;
 
-use crate::driver::Statistics;
+use crate::driver::{Statistics, now_ms};
+use audit::Audit;
 use failures::Failures;
-use owners::Owners;
+use issuers::{Login, NoLogin};
+use owners::{Leave, Owners};
 use tokens::Tokens;
 
+pub(crate) use audit::Act;
 pub(crate) use gate::Gate;
 pub(crate) use layer::{AccessLayer, caller_of};
 pub(crate) use rights::{Right, shown as rights_of};
-pub(crate) use rules::{Need, of_message};
+pub(crate) use rules::{Need, name_of, of_message};
 pub use tokens::{MintedToken, TokensError, mint};
 
 /// Every rpc by its path, and what it needs.
@@ -59,6 +68,7 @@ pub struct Access {
     names_peers: bool,
     owners: Owners,
     failures: Failures,
+    audit: Audit,
     statistics: Arc<Statistics>,
 }
 
@@ -78,6 +88,11 @@ pub(crate) enum Proof {
     Certificate,
     /// By the token of this hash.
     Token(tokens::Hash),
+    /// By a login at an issuer, which holds until then.
+    Login {
+        /// In Unix seconds.
+        until_s: u64,
+    },
 }
 
 /// Why nobody is known.
@@ -91,6 +106,8 @@ pub(crate) enum Unknown {
     Token,
     /// It showed a token that is too short to be one.
     ShortToken,
+    /// It showed a login that proves nothing.
+    Login(NoLogin),
 }
 
 impl Access {
@@ -110,6 +127,7 @@ impl Access {
             names_peers,
             owners: Owners::new(owners_max),
             failures: Failures::default(),
+            audit: Audit::default(),
             statistics,
         }))
     }
@@ -135,32 +153,59 @@ impl Access {
         }
     }
 
-    /// Told whenever the tokens have changed.
-    pub(crate) fn changes(&self) -> Option<watch::Receiver<u64>> {
-        self.tokens.as_ref().map(|tokens| tokens.changes())
-    }
-
     /// Whether a caller is still who it was: its token may have been taken away.
-    pub(crate) fn is_still(&self, caller: &Caller) -> bool {
+    fn is_still(&self, caller: &Caller) -> bool {
         match (caller.proof, &self.tokens) {
             (Proof::Token(hash), Some(tokens)) => tokens.identities(&hash) == Some(Arc::clone(&caller.identities)),
             (Proof::Token(_), None) => false,
+            (Proof::Login { until_s }, _) => now_ms() / 1_000 < until_s,
             (Proof::None | Proof::Certificate, _) => true,
         }
     }
 
+    /// Waits until a caller is no longer who it was, and says why.
+    pub(crate) async fn lapsed(self: Arc<Self>, caller: Caller) -> Refused {
+        let mut changes = self.tokens.as_ref().map(|tokens| tokens.changes());
+        loop {
+            if !self.is_still(&caller) {
+                let message =
+                    format!("what {caller} has shown holds no longer; show a token that is known, or log in again");
+                return Reason::Unauthenticated.refused(message);
+            }
+            let expired = async {
+                match caller.proof {
+                    Proof::Login { until_s } => {
+                        tokio::time::sleep(Duration::from_millis(
+                            until_s.saturating_mul(1_000).saturating_sub(now_ms()),
+                        ))
+                        .await;
+                    }
+                    Proof::None | Proof::Certificate | Proof::Token(_) => std::future::pending().await,
+                }
+            };
+            let changed = async {
+                let has_changed = match &mut changes {
+                    Some(changes) => changes.changed().await.is_ok(),
+                    None => false,
+                };
+                if !has_changed {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                () = expired => {}
+                () = changed => {}
+            }
+        }
+    }
+
     /// Who is at the other end of a connection: by its token if it shows one, else by its certificate.
-    pub(crate) fn identify(&self, peer: Option<&PeerInfo>, token: Option<&[u8]>) -> Result<Caller, Unknown> {
+    pub(crate) async fn identify(&self, peer: Option<&PeerInfo>, token: Option<&[u8]>) -> Result<Caller, Unknown> {
         if !self.is_asked_for() {
             return Ok(Caller::anyone());
         }
         if let (Some(token), Some(tokens)) = (token, &self.tokens) {
-            if token.len() < tokens::TOKEN_BYTES_MIN {
-                return Err(Unknown::ShortToken);
-            }
-            let hash = tokens::hash(token);
-            let identities = tokens.identities(&hash).ok_or(Unknown::Token)?;
-            return Ok(Caller { identities, proof: Proof::Token(hash) });
+            return by_token(tokens, token).await;
         }
         let uris = peer.map(PeerInfo::uris).unwrap_or_default();
         let mut identities: Vec<Identity> = uris.iter().filter_map(|uri| Identity::of_uri(uri)).collect();
@@ -180,20 +225,59 @@ impl Access {
     pub(crate) async fn refuse(&self, peer: Option<&PeerInfo>, unknown: &Unknown) -> Refused {
         self.statistics.authentication_failures.fetch_add(1, Relaxed);
         let address = peer.and_then(PeerInfo::address).map(|address| address.ip());
+        self.audit.unauthenticated(address, unknown);
         self.failures.failed(address, unknown).await;
         Reason::Unauthenticated.refused(unknown.to_string())
     }
 
     /// Whether a caller may ask this of this transaction, beyond what the request needs of everyone.
-    pub(crate) fn may_ask(&self, gtid: Gtid, ask: &Ask, caller: &Caller) -> Result<(), Refused> {
-        self.owners.may_ask(gtid, ask, caller).inspect_err(|refused| self.denied(caller, "end a transaction", refused))
+    pub(crate) fn may_ask(&self, gtid: Gtid, ask: &Ask, caller: &Caller, rpc: &str) -> Result<(), Refused> {
+        let act = Act { rpc, right: "operate", gtid: Some(gtid) };
+        match self.owners.may_ask(gtid, ask, caller) {
+            Ok(Leave::Everyone) => Ok(()),
+            Ok(Leave::Operator) => {
+                self.audit.allowed(caller, act);
+                Ok(())
+            }
+            Err(refused) => Err(self.denied(caller, act, refused)),
+        }
+    }
+
+    /// Whether a caller sees what the steps of a saga gave: its initiator does. To all others it is a payload.
+    pub(crate) fn may_see_outputs(&self, gtid: Gtid, caller: &Caller) -> bool {
+        caller.proof == Proof::None || self.owners.is_own(gtid, caller)
     }
 
     /// Notes that a caller was denied something.
-    pub(crate) fn denied(&self, caller: &Caller, what: &str, refused: &Refused) {
+    pub(crate) fn denied(&self, caller: &Caller, act: Act<'_>, refused: Refused) -> Refused {
         self.statistics.calls_denied.fetch_add(1, Relaxed);
-        self.failures.denied(caller, what, &refused.message);
+        self.audit.denied(caller, act, &refused.message);
+        refused
     }
+
+    /// Notes that a caller is served by a right over what is another's.
+    pub(crate) fn served(&self, caller: &Caller, rpc: &str, need: Need) {
+        if need == Need::Inspect && caller.proof != Proof::None {
+            self.audit.looked(caller, Act { rpc, right: need.as_str(), gtid: None });
+        }
+    }
+}
+
+/// Who a token names: one of the tokens file, or a login at one of its issuers.
+async fn by_token(tokens: &Tokens, token: &[u8]) -> Result<Caller, Unknown> {
+    if token.len() < tokens::TOKEN_BYTES_MIN {
+        return Err(Unknown::ShortToken);
+    }
+    let hash = tokens::hash(token);
+    if let Some(identities) = tokens.identities(&hash) {
+        return Ok(Caller { identities, proof: Proof::Token(hash) });
+    }
+    let issuers = tokens.issuers();
+    if issuers.is_empty() || !issuers::is_login(token) {
+        return Err(Unknown::Token);
+    }
+    let Login { identities, until_s } = issuers::login(&issuers, token).await.map_err(Unknown::Login)?;
+    Ok(Caller { identities, proof: Proof::Login { until_s } })
 }
 
 impl fmt::Display for Unknown {
@@ -216,6 +300,7 @@ impl fmt::Display for Unknown {
                 "the token is too short to be one: at least {} characters; make one with `assent token new`",
                 tokens::TOKEN_BYTES_MIN
             ),
+            Self::Login(problem) => write!(f, "{problem}"),
         }
     }
 }

@@ -25,15 +25,24 @@ struct Entries {
     order: VecDeque<Gtid>,
 }
 
+/// Why a caller may ask what it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// Everyone who may make such a request may, or the transaction is the caller's own.
+    Everyone,
+    /// The transaction is another's, and the caller an operator.
+    Operator,
+}
+
 impl Owners {
     pub(super) fn new(max: usize) -> Self {
         Self { max, entries: Mutex::default() }
     }
 
     /// Whether a caller may ask this of a transaction. What begins one makes it the caller's.
-    pub(super) fn may_ask(&self, gtid: Gtid, ask: &Ask, caller: &Caller) -> Result<(), Refused> {
+    pub(super) fn may_ask(&self, gtid: Gtid, ask: &Ask, caller: &Caller) -> Result<Leave, Refused> {
         if caller.proof() == Proof::None {
-            return Ok(());
+            return Ok(Leave::Everyone);
         }
         match ask {
             Ask::Begin { .. } | Ask::StartSaga { .. } => self.began(gtid, caller),
@@ -42,7 +51,17 @@ impl Owners {
             Ask::Abort { .. } => return self.may_end(gtid, "abort", caller),
             Ask::Await { .. } | Ask::Enlist { .. } => {}
         }
-        Ok(())
+        Ok(Leave::Everyone)
+    }
+
+    /// Whether a caller is the initiator of a transaction.
+    pub(super) fn is_own(&self, gtid: Gtid, caller: &Caller) -> bool {
+        self.of(gtid)
+            .is_some_and(|owner| owner.iter().filter(is_initiator).any(|identity| caller.identities.contains(identity)))
+    }
+
+    fn of(&self, gtid: Gtid) -> Option<Arc<[Identity]>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).owners.get(&gtid).cloned()
     }
 
     fn began(&self, gtid: Gtid, caller: &Caller) {
@@ -59,19 +78,14 @@ impl Owners {
         entries.owners.insert(gtid, Arc::clone(&caller.identities));
     }
 
-    fn may_end(&self, gtid: Gtid, what: &str, caller: &Caller) -> Result<(), Refused> {
-        let owner = self.entries.lock().unwrap_or_else(PoisonError::into_inner).owners.get(&gtid).cloned();
-        let is_initiator = |identity: &&Identity| identity.role == Role::Initiator;
-        let is_own = owner.as_deref().is_some_and(|owner| {
-            owner.iter().filter(is_initiator).any(|identity| caller.identities.contains(identity))
-        });
-        if is_own {
-            return Ok(());
+    fn may_end(&self, gtid: Gtid, what: &str, caller: &Caller) -> Result<Leave, Refused> {
+        if self.is_own(gtid, caller) {
+            return Ok(Leave::Everyone);
         }
         if caller.may(&Right::Operate) {
-            tracing::info!(target: "assent::audit", %caller, %gtid, what, "an operator ends a transaction of another");
-            return Ok(());
+            return Ok(Leave::Operator);
         }
+        let owner = self.of(gtid);
         let whose = match owner.as_deref().and_then(|owner| owner.iter().find(is_initiator)) {
             Some(owner) => format!("was begun by {owner}"),
             None => "was not begun by a caller that this replica remembers".to_owned(),
@@ -82,6 +96,10 @@ impl Owners {
         );
         Err(Reason::PermissionDenied.refused(message))
     }
+}
+
+fn is_initiator(identity: &&Identity) -> bool {
+    identity.role == Role::Initiator
 }
 
 #[cfg(test)]
@@ -105,8 +123,9 @@ mod tests {
         owners.may_ask(gtid, &begin, &one).expect("anyone begins");
         // To begin it again does not make it another's.
         owners.may_ask(gtid, &begin, &other).expect("anyone begins");
-        owners.may_ask(gtid, &abort, &one).expect("its own");
-        owners.may_ask(gtid, &abort, &caller("operator/root")).expect("an operator");
+        assert_eq!(owners.may_ask(gtid, &abort, &one), Ok(Leave::Everyone), "its own");
+        assert_eq!(owners.may_ask(gtid, &abort, &caller("operator/root")), Ok(Leave::Operator));
+        assert!(owners.is_own(gtid, &one) && !owners.is_own(gtid, &other) && !owners.is_own(unknown, &one));
         let refused = owners.may_ask(gtid, &abort, &other).expect_err("another's");
         assert_eq!(refused.known_reason(), Some(Reason::PermissionDenied));
         assert!(refused.message.contains("begun by initiator/one"), "{refused}");

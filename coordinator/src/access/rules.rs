@@ -100,6 +100,25 @@ pub(crate) fn of_message(message: &FromClient) -> Need {
     }
 }
 
+/// What a message of a session is called in the audit.
+pub(crate) fn name_of(message: &FromClient) -> &'static str {
+    match message {
+        FromClient::Request(Request { ask, .. }) => match ask {
+            Ask::Begin { .. } => "Exchange/Begin",
+            Ask::Commit(_) => "Exchange/Commit",
+            Ask::StartSaga { .. } => "Exchange/StartSaga",
+            Ask::Abort { .. } => "Exchange/Abort",
+            Ask::Await { .. } => "Exchange/Await",
+            Ask::Enlist { .. } => "Exchange/Enlist",
+        },
+        FromClient::Branch(_) => "Exchange/Branch",
+        FromClient::Step(_) => "Exchange/Step",
+        FromClient::Voter(_) => "Exchange/Voter",
+        FromClient::Hello(_) => "Exchange/Hello",
+        FromClient::Heartbeat => "Exchange/Heartbeat",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

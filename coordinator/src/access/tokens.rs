@@ -10,6 +10,8 @@
 //! identities = ["participant/bank-a"]
 //! ```
 //!
+//! Issuers whose logins are believed stand in the same file, under `[[issuer]]`: see `issuers.rs`.
+//!
 //! A token is 32 random bytes, so one round of SHA-256 hides it as well as a slow hash would: nothing can be guessed. What is presented is
 //! hashed and looked up; the time that takes tells nothing of the tokens that there are.
 
@@ -24,6 +26,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use tokio::sync::watch;
+
+use super::issuers::{Issuer, IssuerEntry};
 
 /// How often the file is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -91,10 +95,19 @@ impl fmt::Debug for Tokens {
 }
 
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     text: String,
     tokens: HashMap<Hash, Arc<[Identity]>>,
     certificates: HashMap<String, Arc<[Identity]>>,
+    issuers: Arc<[Arc<Issuer>]>,
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+impl Known {
+    /// Everybody who is named.
+    pub(super) fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.tokens.values().chain(self.certificates.values()).flat_map(|identities| identities.iter())
+    }
 }
 
 #[derive(Deserialize)]
@@ -104,6 +117,8 @@ struct File {
     token: Vec<TokenEntry>,
     #[serde(default)]
     certificate: Vec<CertificateEntry>,
+    #[serde(default)]
+    issuer: Vec<IssuerEntry>,
 }
 
 #[derive(Deserialize)]
@@ -122,7 +137,7 @@ struct CertificateEntry {
 
 impl Tokens {
     pub(super) fn open(path: &Path) -> Result<Arc<Self>, TokensError> {
-        let known = read(path, None)?.unwrap_or_default();
+        let known = read(path, &Known::default())?.unwrap_or_default();
         let (changed, _) = watch::channel(0);
         Ok(Arc::new(Self { path: path.to_owned(), current: RwLock::new(known), changed }))
     }
@@ -138,6 +153,11 @@ impl Tokens {
         current.certificates.get(uri).map(|identities| identities.to_vec()).unwrap_or_default()
     }
 
+    /// Whose logins are believed.
+    pub(super) fn issuers(&self) -> Arc<[Arc<Issuer>]> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).issuers)
+    }
+
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
@@ -149,8 +169,8 @@ impl Tokens {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let this = Arc::clone(self);
             let read = tokio::task::spawn_blocking(move || {
-                let before = this.current.read().unwrap_or_else(PoisonError::into_inner).text.clone();
-                read(&this.path, Some(&before))
+                let before = this.current.read().unwrap_or_else(PoisonError::into_inner);
+                read(&this.path, &before)
             });
             match read.await {
                 Ok(Ok(Some(known))) => {
@@ -175,17 +195,17 @@ impl Tokens {
 }
 
 /// The file, unless it is as it was.
-fn read(path: &Path, before: Option<&str>) -> Result<Option<Known>, TokensError> {
+fn read(path: &Path, before: &Known) -> Result<Option<Known>, TokensError> {
     let text = std::fs::read_to_string(path).map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
-    if before == Some(text.as_str()) {
+    if before.text == text {
         return Ok(None);
     }
-    parse(&text).map(Some).map_err(|problem| TokensError::Wrong { path: path.to_owned(), problem })
+    parse(&text, before).map(Some).map_err(|problem| TokensError::Wrong { path: path.to_owned(), problem })
 }
 
-fn parse(text: &str) -> Result<Known, String> {
+pub(super) fn parse(text: &str, before: &Known) -> Result<Known, String> {
     let file: File = toml::from_str(text).map_err(|error| error.message().replace('\n', ", "))?;
-    if file.token.len() + file.certificate.len() > ENTRIES_MAX {
+    if file.token.len() + file.certificate.len() + file.issuer.len() > ENTRIES_MAX {
         return Err(format!(
             "it has more than {ENTRIES_MAX} entries; let a certificate's authority name that many callers"
         ));
@@ -215,7 +235,22 @@ fn parse(text: &str) -> Result<Known, String> {
             return Err(wrong("its uri stands there twice; give each one entry with all its identities".to_owned()));
         }
     }
+    known.issuers = issuers(file.issuer, before)?;
     Ok(known)
+}
+
+/// Issuers whose entries are as they were keep the keys that they have fetched.
+fn issuers(entries: Vec<IssuerEntry>, before: &Known) -> Result<Arc<[Arc<Issuer>]>, String> {
+    let mut issuers: Vec<Arc<Issuer>> = Vec::new();
+    for (at, entry) in entries.into_iter().enumerate() {
+        let wrong = |problem: String| format!("issuer {}: {problem}", at + 1);
+        let issuer = Issuer::new(entry).map_err(wrong)?.or_as_before(&before.issuers);
+        if issuers.iter().any(|other| other.name() == issuer.name()) {
+            return Err(wrong("it stands there twice; give each issuer one entry with all its roles".to_owned()));
+        }
+        issuers.push(issuer);
+    }
+    Ok(issuers.into())
 }
 
 fn identities(texts: &[String]) -> Result<Arc<[Identity]>, String> {
@@ -276,12 +311,18 @@ mod tests {
         assert_ne!(one.token, other.token);
         assert!(one.token.expose().len() >= TOKEN_BYTES_MIN);
         assert!(!one.entry.contains(one.token.expose()), "the file does not have the token");
-        let known = parse(&format!("{}\n{}", one.entry, other.entry)).expect("fit");
+        let file = format!("{}\n{}", one.entry, other.entry);
+        let known = parse(&file, &Known::default()).expect("fit");
         for minted in [one, other] {
             let found = known.tokens.get(&hash(minted.token.expose().as_bytes())).expect("known");
             assert_eq!(found.as_ref(), identities);
         }
         assert!(!known.tokens.contains_key(&hash(b"assent_something_else_that_is_long")));
+    }
+
+    /// An entry of an issuer.
+    fn issuer(url: &str, roles: &str) -> String {
+        format!("[[issuer]]\nissuer = '{url}'\naudience = 'assent'\nroles = {{ {roles} }}\n")
     }
 
     #[test]
@@ -300,10 +341,22 @@ mod tests {
                 "speaks for itself",
             ),
             ("tokens = 1\n".to_owned(), "tokens"),
+            ("[[issuer]]\nissuer = 'https://login.example'\n".to_owned(), "audience"),
+            (issuer("https://login.example", "administrator = 'root'"), "issuer 1: \"root\" is not a role"),
+            (issuer("https://login.example", "services = 'participant'"), "none is a participant"),
+            (issuer("https://login.example", ""), "it has no roles"),
+            (issuer("http://login.example", "admins = 'operator'"), "cannot be believed"),
+            (issuer("login.example", "admins = 'operator'"), "cannot be believed"),
+            (issuer("http://127.0.0.1:1", "admins = 'operator'").repeat(2), "issuer 2: it stands there twice"),
+            (
+                issuer("http://127.0.0.1:1", "admins = 'operator'")
+                    .replace("roles", "keys_file = '/no/such/file'\nroles"),
+                "/no/such/file",
+            ),
         ] {
-            let problem = parse(&text).err().unwrap_or_else(|| panic!("{text}"));
+            let problem = parse(&text, &Known::default()).err().unwrap_or_else(|| panic!("{text}"));
             assert!(problem.contains(part), "{text}: {problem}");
         }
-        assert!(parse("").is_ok_and(|known| known.tokens.is_empty()));
+        assert!(parse("", &Known::default()).is_ok_and(|known| known.tokens.is_empty()));
     }
 }

@@ -128,8 +128,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "tokens_file",
         default: "",
-        about: "The tokens that name clients without a certificate, by their hashes (TOML; `assent token new` adds to it). The file is \
-                looked at each second: a token that is taken out ends its sessions.",
+        about: "The tokens that name clients without a certificate, by their hashes (TOML; `assent token new` adds to it), and the issuers \
+                whose logins name people. The file is looked at each second: a token that is taken out ends its sessions.",
         set: |config, text| value::text(text).map(|path| config.tokens_file = Some(path.into())),
     },
     Setting {

@@ -17,7 +17,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::listing::{self, Wanted};
-use super::shown::{from_log, from_memory, timestamp};
+use super::shown::{from_log, from_memory, hide_outputs, timestamp};
 use super::transaction::not_found;
 use super::{Shared, answer, check, log_refusal, process};
 use crate::access::{Proof, caller_of, rights_of};
@@ -82,11 +82,13 @@ impl AdminService for Admin {
         &self,
         request: Request<GetTransactionRequest>,
     ) -> Result<Response<GetTransactionResponse>, Status> {
+        let caller = caller_of(&request)?;
         let gtid = check::gtid(&request.into_inner().gtid).map_err(IntoStatus::into_status)?;
         let mut transaction = self.show(gtid).await.map_err(IntoStatus::into_status)?;
-        if transaction.encoded_len() > FRAME_BYTES_MAX {
-            // Better without what its steps gave than not at all.
-            transaction.branches.iter_mut().for_each(|step| step.output.clear());
+        // Better without what its steps gave than not at all.
+        let is_too_long = transaction.encoded_len() > FRAME_BYTES_MAX;
+        if is_too_long || !self.shared.access.may_see_outputs(gtid, &caller) {
+            hide_outputs(&mut transaction);
         }
         answer(GetTransactionResponse { transaction: Some(transaction) })
     }
@@ -123,6 +125,7 @@ impl AdminService for Admin {
             Proof::None => "nothing",
             Proof::Certificate => "certificate",
             Proof::Token(_) => "token",
+            Proof::Login { .. } => "login",
         };
         let mut rights: Vec<String> = caller.identities().iter().flat_map(rights_of).collect();
         rights.sort();

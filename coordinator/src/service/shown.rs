@@ -63,6 +63,11 @@ pub(super) fn from_memory(view: TransactionView, owner: Owner<'_>) -> v1::Transa
     }
 }
 
+/// Leaves out what the steps of a saga gave.
+pub(super) fn hide_outputs(transaction: &mut v1::Transaction) {
+    transaction.branches.iter_mut().for_each(|step| step.output.clear());
+}
+
 fn branch_in_memory(view: BranchView, is_ended: bool) -> v1::Branch {
     v1::Branch {
         participant: view.participant.into(),

@@ -17,14 +17,21 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
-use super::shown::{Owner, from_log, from_memory, timestamp};
+use super::shown::{Owner, from_log, from_memory, hide_outputs, timestamp};
 use super::{Shared, answer, check, log_refusal};
-use crate::access::{Caller, Need, caller_of};
+use crate::access::{Act, Caller, Need, Right, caller_of};
 use crate::driver::{Input, TransactionView};
 
 /// A caller of a unary call may ask again after the answer, and nothing on the wire says that it does. So the driver is told that every
 /// request may have been made before: it looks into the log first, and makes every outcome durable before it is told.
 const MAY_RECUR: u32 = 0;
+
+// What the calls are named in the audit.
+const BEGIN: &str = "/assent.v1.TransactionService/Begin";
+const ENLIST: &str = "/assent.v1.TransactionService/Enlist";
+const COMMIT: &str = "/assent.v1.TransactionService/Commit";
+const ABORT: &str = "/assent.v1.TransactionService/Abort";
+const START_SAGA: &str = "/assent.v1.TransactionService/StartSaga";
 
 /// Changes that may wait for one who watches; a slower one is told the latest when it comes back for it.
 const CHANGES_MAX: usize = 16;
@@ -48,7 +55,7 @@ impl Transactions {
         // No earlier process has met a gtid that is minted here.
         let first_epoch = is_minted_here.then(|| self.shared.driver.epoch());
         let begin = Ask::Begin { timeout_ms, protocol, first_epoch };
-        self.shared.access.may_ask(gtid, &begin, caller)?;
+        self.shared.access.may_ask(gtid, &begin, caller, BEGIN)?;
         match self.shared.local.ask(gtid, begin).await? {
             Reply::Begun { deadline_unix_ms } => {
                 let deadline = Some(timestamp(deadline_unix_ms));
@@ -69,8 +76,12 @@ impl Transactions {
         let gtid = check::gtid(&request.gtid)?;
         let branch = check::branch(&self.shared.limits, &request.participant, request.payload)?;
         if let Err(refused) = caller.participate_as(&branch.participant) {
-            self.shared.access.denied(caller, "enlist", &refused);
-            return Err(refused);
+            let right = Right::ParticipateAs(branch.participant).to_string();
+            return Err(self.shared.access.denied(
+                caller,
+                Act { rpc: ENLIST, right: &right, gtid: Some(gtid) },
+                refused,
+            ));
         }
         match self.shared.local.name_branch(gtid, branch).await? {
             Reply::Enlisted => Ok(EnlistResponse {}),
@@ -103,7 +114,7 @@ impl Transactions {
         let (attempt, wait, first_epoch) = (MAY_RECUR, Wait::Decided, None);
         let commit = Commit { branches, attempt, begun, timeout_ms, wait, protocol, first_epoch, expected };
         let commit = Ask::Commit(commit);
-        self.shared.access.may_ask(gtid, &commit, caller)?;
+        self.shared.access.may_ask(gtid, &commit, caller, COMMIT)?;
         let reply = self.shared.local.ask(gtid, commit).await?;
         let Reply::Outcome { outcome, reason, .. } = reply else { return Err(unexpected("Commit", &reply)) };
         if request.wait_for_end {
@@ -128,7 +139,7 @@ impl Transactions {
             reason => reason,
         };
         let abort = Ask::Abort { reason };
-        self.shared.access.may_ask(gtid, &abort, caller)?;
+        self.shared.access.may_ask(gtid, &abort, caller, ABORT)?;
         let reply = self.shared.local.ask(gtid, abort).await?;
         match reply {
             Reply::Outcome { outcome, .. } => Ok(AbortResponse { outcome: Outcome::from(outcome).into() }),
@@ -141,7 +152,7 @@ impl Transactions {
         let gtid = check::gtid_or_new(&request.gtid)?;
         let definition = check::definition(&self.shared.limits, request.definition)?;
         let start = Ask::StartSaga { definition, wait: Wait::Decided, attempt: MAY_RECUR };
-        self.shared.access.may_ask(gtid, &start, caller)?;
+        self.shared.access.may_ask(gtid, &start, caller, START_SAGA)?;
         let mut reply = self.shared.local.ask(gtid, start).await?;
         if request.wait_for_end && reply == Reply::SagaStarted {
             reply = self.shared.local.outcome(gtid, Wait::Ended).await?;
@@ -235,20 +246,41 @@ impl TransactionService for Transactions {
                 ..Transaction::default()
             };
         }
+        if !self.shared.access.may_see_outputs(gtid, &caller) {
+            hide_outputs(&mut transaction);
+        }
         answer(GetResponse { transaction: Some(transaction) })
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = caller_of(&request)?;
         let gtid = check::gtid(&request.into_inner().gtid).map_err(IntoStatus::into_status)?;
+        let access = Arc::clone(&self.shared.access);
+        let is_shown = access.may_see_outputs(gtid, &caller);
         let mut watcher = Watcher { shared: Arc::clone(&self.shared), gtid, changes: None, told: None, is_over: false };
         // One that nobody knows is refused by the call itself, rather than by its stream.
         let first = watcher.next().await.transpose().map_err(IntoStatus::into_status)?;
-        let rest = stream::unfold(watcher, |mut watcher| async move {
-            let next = watcher.next().await?;
-            Some((next.map_err(IntoStatus::into_status), watcher))
+        // A token that was taken away, or a login that has expired, shows no more.
+        let lapsed = Box::pin(access.lapsed(caller));
+        let rest = stream::unfold((watcher, lapsed), |(mut watcher, mut lapsed)| async move {
+            let next = tokio::select! {
+                biased;
+                next = watcher.next() => next?,
+                refused = &mut lapsed => {
+                    watcher.is_over = true;
+                    Err(refused)
+                }
+            };
+            Some((next.map_err(IntoStatus::into_status), (watcher, lapsed)))
         });
         let all = stream::iter(first.map(Ok)).chain(rest);
-        let answers = all.map(|next| Ok(answer(WatchResponse { transaction: Some(next?) })?.into_inner()));
+        let answers = all.map(move |next| {
+            let mut transaction = next?;
+            if !is_shown {
+                hide_outputs(&mut transaction);
+            }
+            Ok(answer(WatchResponse { transaction: Some(transaction) })?.into_inner())
+        });
         Ok(Response::new(answers.boxed()))
     }
 

@@ -12,19 +12,22 @@ use assent_proto::session::{
 use assent_proto::v1::{ClientMessage, ExchangeRequest};
 use assent_protocol::Refusal;
 use assent_protocol::message::agreed_version;
+use assent_protocol::replica;
 use assent_protocol::saga::{OUTPUT_TOO_LARGE, StepResult};
 use assent_transport::{Greeting, HANDSHAKE_MAX, PeerInfo};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::writer::End;
-use crate::access::{Caller, Gate, Need, of_message};
+use crate::access::{Act, Caller, Gate, Need, Right, name_of, of_message};
 use crate::driver::{Driver, Input, Limits, Peer, SessionId};
 use crate::service::explained;
 
 /// How long a client may take for its Hello.
 const HELLO_MAX: Duration = HANDSHAKE_MAX;
+/// How long a session goes on once what its client has shown holds no longer: enough to vote on what it was asked before.
+const RETIRING: Duration = Duration::from_secs(1);
 
 /// What is known of a client before its Hello.
 pub(super) struct Door {
@@ -130,7 +133,7 @@ impl Reader {
         let token = Some(hello.token.as_bytes()).filter(|token| !token.is_empty());
         let known = match (token, self.door.caller.take()) {
             (None, Some(caller)) => Ok(caller),
-            (token, _) => access.identify(peer.as_ref(), token),
+            (token, _) => access.identify(peer.as_ref(), token).await,
         };
         let caller = match known {
             Ok(caller) => caller,
@@ -146,14 +149,17 @@ impl Reader {
                 }
             }
         };
-        let allowed = match &hello.participant {
-            Some(name) => caller.participate_as(name),
-            None => caller.meets(Need::Join),
+        let (allowed, right) = match &hello.participant {
+            Some(name) => (caller.participate_as(name), Right::ParticipateAs(name.clone()).to_string()),
+            None => (caller.meets(Need::Join), Need::Join.as_str().to_owned()),
         };
-        allowed.map(|()| caller.clone()).map_err(|refused| {
-            access.denied(&caller, "join", &refused);
-            refused.into_status()
-        })
+        match allowed {
+            Ok(()) => Ok(caller),
+            Err(refused) => {
+                let act = Act { rpc: "Exchange/Hello", right: &right, gtid: None };
+                Err(access.denied(&caller, act, refused).into_status())
+            }
+        }
     }
 
     async fn open(&self, hello: &Hello, protocol_version: u32) {
@@ -200,7 +206,7 @@ impl Reader {
         }
         let mut leaving = self.shared.leaving.clone();
         let mut has_said_so = false;
-        let mut changes = self.shared.access.changes();
+        let mut lapsed = std::pin::pin!(self.lapse(caller.clone()));
         let silence_max = self.shared.settings.silence_max;
         loop {
             let frame = tokio::select! {
@@ -208,13 +214,7 @@ impl Reader {
                 () = self.end.outbound.cut() => {
                     return Reason::PeerSilent.status("this session did not take its messages, or its process dialled again; dial again");
                 }
-                () = changed(&mut changes) => {
-                    if self.shared.access.is_still(caller) {
-                        continue;
-                    }
-                    let message = format!("the token of {caller} was taken away; show one that is known");
-                    return Reason::Unauthenticated.status(message);
-                }
+                refused = &mut lapsed => return refused.into_status(),
                 is_leaving = async { leaving.wait_for(|is_leaving| *is_leaving).await.is_ok() }, if !has_said_so => {
                     // Said once; what is in flight may still be answered.
                     has_said_so = true;
@@ -244,13 +244,29 @@ impl Reader {
         }
     }
 
+    /// Waits until what the client has shown holds no longer, and then until it has answered what it was asked.
+    fn lapse(&self, caller: Caller) -> impl Future<Output = Refused> + use<> {
+        let (shared, session) = (Arc::clone(&self.shared), self.session);
+        async move {
+            let refused = Arc::clone(&shared.access).lapsed(caller).await;
+            for shard in 0..shared.driver.shard_count() {
+                shared.driver.give(shard, Input::Core(replica::Input::SessionRetires(session))).await;
+            }
+            tokio::time::sleep(RETIRING).await;
+            refused
+        }
+    }
+
     /// Whether the client may say this.
     fn allowed(&self, caller: &Caller, message: FromClient) -> Result<FromClient, (Option<u64>, Refused)> {
-        let access = &self.shared.access;
-        let met = caller.meets(of_message(&message)).inspect_err(|refused| access.denied(caller, "a message", refused));
-        let met = match (&message, met) {
-            (FromClient::Request(Request { gtid, ask, .. }), Ok(())) => access.may_ask(*gtid, ask, caller),
-            (_, met) => met,
+        let (access, need, rpc) = (&self.shared.access, of_message(&message), name_of(&message));
+        let met = match (&message, caller.meets(need)) {
+            (FromClient::Request(Request { gtid, ask, .. }), Ok(())) => access.may_ask(*gtid, ask, caller, rpc),
+            (_, Ok(())) => Ok(()),
+            (_, Err(refused)) => {
+                let act = Act { rpc, right: need.as_str(), gtid: message.gtid() };
+                Err(access.denied(caller, act, refused))
+            }
         };
         let request_id = match &message {
             FromClient::Request(request) => Some(request.request_id),
@@ -301,17 +317,6 @@ impl Reader {
             }
         }
         Ok(())
-    }
-}
-
-/// Waits for the next change of the tokens.
-async fn changed(changes: &mut Option<watch::Receiver<u64>>) {
-    let has_changed = match changes {
-        Some(changes) => changes.changed().await.is_ok(),
-        None => false,
-    };
-    if !has_changed {
-        std::future::pending().await
     }
 }
 
