@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use assent_proto::error::{Reason, refusal_of};
 use assent_proto::v1::admin_service_client::AdminServiceClient;
@@ -11,44 +12,94 @@ use assent_proto::v1::branch_report::Kind as Report;
 use assent_proto::v1::client_message::Kind as Said;
 use assent_proto::v1::session_service_client::SessionServiceClient;
 use assent_proto::v1::transaction_service_client::TransactionServiceClient;
-use assent_proto::v1::{AbortRequest, BeginRequest, EnlistRequest, GetStatisticsRequest, Hello};
+use assent_proto::v1::{
+    AbortRequest, BeginRequest, EnlistRequest, GetStatisticsRequest, Hello, ListParticipantsRequest,
+};
 use assent_sdk::{Assent, Builder, ConnectError, Outcome};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::certificates::Authority;
+use crate::certificates::{Authority, Secured};
 use crate::harness::{Home, PATIENCE, frame, gtid_bytes, hello, refusal, refused, report, until};
 use crate::process::{Served, ended, ended_beside};
 use crate::tls::Willing;
 
+/// A tokens file, and a file beside it for each token.
+pub(crate) struct Tokens {
+    folder: PathBuf,
+}
+
+impl Tokens {
+    pub(crate) fn new(home: &Home) -> Self {
+        let tokens = Self { folder: home.path().to_owned() };
+        std::fs::write(tokens.path("tokens.toml"), "").expect("written");
+        tokens
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The tokens file.
+    pub(crate) fn file(&self) -> String {
+        self.path("tokens.toml").to_str().expect("text").to_owned()
+    }
+
+    /// A new token of these identities.
+    pub(crate) fn add(&self, name: &str, identities: &[&str]) -> String {
+        let out = self.path(name);
+        let fixed = ["token", "new", "--out", out.to_str().expect("text"), "--tokens-file", &self.file()];
+        let (code, _, stderr) = ended(&[&fixed[..], identities].concat());
+        assert_eq!(code, 0, "{stderr}");
+        std::fs::read_to_string(&out).expect("written").trim().to_owned()
+    }
+
+    /// Takes a token out of the file.
+    pub(crate) fn remove(&self, name: &str) {
+        let token = std::fs::read_to_string(self.path(name)).expect("there");
+        let digest = ring::digest::digest(&ring::digest::SHA256, token.trim().as_bytes());
+        let hash: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = std::fs::read_to_string(self.file()).expect("there");
+        let kept: Vec<&str> = text.split_inclusive("\n\n").filter(|entry| !entry.contains(&hash)).collect();
+        // As a whole, and at once: the coordinator may look at any moment.
+        std::fs::write(self.path("tokens.new"), kept.concat()).expect("written");
+        std::fs::rename(self.path("tokens.new"), self.file()).expect("renamed");
+    }
+}
+
 /// A coordinator that knows its callers by tokens, in clear on this machine.
-struct Place {
-    home: Home,
-    served: Served,
+pub(crate) struct Place {
+    tokens: Tokens,
+    pub(crate) served: Served,
+    _home: Home,
 }
 
 impl Place {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let home = Home::new();
-        let tokens = home.path().join("tokens.toml");
-        std::fs::write(&tokens, "").expect("written");
-        let served = Served::start(&home, &["--tokens-file", tokens.to_str().expect("text")], Stdio::null());
-        Self { home, served }
+        let tokens = Tokens::new(&home);
+        let said = std::fs::File::create(tokens.path("said.jsonl")).expect("created");
+        let arguments = ["--tokens-file", &tokens.file(), "--set", "telemetry.log_format=json"];
+        let served = Served::start(&home, &arguments, Stdio::from(said));
+        Self { tokens, served, _home: home }
     }
 
     fn file(&self, name: &str) -> String {
-        self.home.path().join(name).to_str().expect("text").to_owned()
+        self.tokens.path(name).to_str().expect("text").to_owned()
+    }
+
+    /// What it has written for the audit.
+    pub(crate) fn audited(&self) -> Vec<serde_json::Value> {
+        let said = std::fs::read_to_string(self.file("said.jsonl")).expect("there");
+        let events = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.filter(|event| event["target"] == "assent::audit").collect()
     }
 
     /// A new token of these identities, once the coordinator knows it.
-    async fn token(&self, name: &str, identities: &[&str]) -> String {
-        let (out, tokens) = (self.file(name), self.file("tokens.toml"));
-        let (code, _, stderr) =
-            ended(&[&["token", "new", "--out", &out, "--tokens-file", &tokens][..], identities].concat());
-        assert_eq!(code, 0, "{stderr}");
-        let token = std::fs::read_to_string(&out).expect("written").trim().to_owned();
+    pub(crate) async fn token(&self, name: &str, identities: &[&str]) -> String {
+        let token = self.tokens.add(name, identities);
         until("the token is known", async || {
             self.admin(&token).await.who_am_i(assent_proto::v1::WhoAmIRequest {}).await.is_ok()
         })
@@ -56,16 +107,19 @@ impl Place {
         token
     }
 
-    async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         channel(&self.served.endpoint()).await
     }
 
-    async fn admin(&self, token: &str) -> AdminServiceClient<InterceptedService<Channel, Bearer>> {
-        AdminServiceClient::with_interceptor(self.channel().await, bearer(token))
+    pub(crate) async fn admin(&self, token: &str) -> AdminServiceClient<InterceptedService<Channel, Bearer>> {
+        admin(&self.served.endpoint(), token).await
     }
 
-    async fn transactions(&self, token: &str) -> TransactionServiceClient<InterceptedService<Channel, Bearer>> {
-        TransactionServiceClient::with_interceptor(self.channel().await, bearer(token))
+    pub(crate) async fn transactions(
+        &self,
+        token: &str,
+    ) -> TransactionServiceClient<InterceptedService<Channel, Bearer>> {
+        transactions(&self.served.endpoint(), token).await
     }
 
     fn dial(&self, token: &str) -> Builder {
@@ -73,7 +127,7 @@ impl Place {
     }
 
     /// How a session ends that begins so.
-    async fn hello(&self, hello: Hello) -> Result<(), Status> {
+    pub(crate) async fn hello(&self, hello: Hello) -> Result<(), Status> {
         let mut client = SessionServiceClient::new(self.channel().await);
         let (say, said) = tokio::sync::mpsc::channel(1);
         say.send(frame(Said::Hello(hello))).await.expect("open");
@@ -82,77 +136,31 @@ impl Place {
     }
 }
 
-async fn channel(endpoint: &str) -> Channel {
+pub(crate) async fn channel(endpoint: &str) -> Channel {
     assent_transport::Dialer::new().target(endpoint).expect("fit").connect().await.expect("it answers")
 }
 
-type Bearer = Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>;
+/// What operators ask, with a token.
+pub(crate) async fn admin(endpoint: &str, token: &str) -> AdminServiceClient<InterceptedService<Channel, Bearer>> {
+    AdminServiceClient::with_interceptor(channel(endpoint).await, bearer(token))
+}
 
-fn bearer(token: &str) -> Bearer {
+/// What initiators ask, with a token.
+pub(crate) async fn transactions(
+    endpoint: &str,
+    token: &str,
+) -> TransactionServiceClient<InterceptedService<Channel, Bearer>> {
+    TransactionServiceClient::with_interceptor(channel(endpoint).await, bearer(token))
+}
+
+pub(crate) type Bearer = Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>;
+
+pub(crate) fn bearer(token: &str) -> Bearer {
     let header: tonic::metadata::AsciiMetadataValue = format!("Bearer {token}").parse().expect("a header");
     Box::new(move |mut request: Request<()>| {
         request.metadata_mut().insert("authorization", header.clone());
         Ok(request)
     })
-}
-
-/// The code of an rpc that is called with an empty message.
-async fn code_of(channel: Channel, token: Option<&str>, path: &'static str) -> Code {
-    let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.expect("ready");
-    let mut request = Request::new(tokio_stream::iter([()]));
-    request.set_timeout(PATIENCE);
-    if let Some(token) = token {
-        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a header"));
-    }
-    let path = http::uri::PathAndQuery::from_static(path);
-    match client.streaming(request, path, tonic_prost::ProstCodec::<(), ()>::default()).await {
-        Ok(answer) => match answer.into_inner().message().await {
-            Ok(_) => Code::Ok,
-            Err(status) => status.code(),
-        },
-        Err(status) => status.code(),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_rpc_asks_for_its_right_and_for_no_other() {
-    let place = Place::start();
-    let mut tokens = Vec::new();
-    for role in ["participant", "initiator", "replica", "observer", "operator", "administrator"] {
-        tokens.push((role, place.token(role, &[&format!("{role}/x")]).await));
-    }
-    let channel = place.channel().await;
-    let mut seen = 0;
-    for (path, need) in assent::access::rules() {
-        let unknown = code_of(channel.clone(), None, path).await;
-        if need == "nothing" {
-            assert_ne!(unknown, Code::Unauthenticated, "{path}");
-            continue;
-        }
-        // A session says who it is in its Hello, and an empty one is none.
-        let expected = if path.ends_with("/Exchange") { Code::InvalidArgument } else { Code::Unauthenticated };
-        assert_eq!(unknown, expected, "{path} without a token");
-        for (role, token) in &tokens {
-            let is_allowed = match need {
-                "any identity" | "see its messages" => true,
-                "initiate" => *role == "initiator",
-                "participate as NAME" => *role == "participant",
-                "inspect" => ["observer", "operator", "administrator"].contains(role),
-                "initiate or inspect; to participate shows the state alone" => *role != "replica",
-                "initiate or inspect" => ["initiator", "observer", "operator", "administrator"].contains(role),
-                "initiate or operate" => ["initiator", "operator", "administrator"].contains(role),
-                other => panic!("{path}: {other}"),
-            };
-            let code = code_of(channel.clone(), Some(token), path).await;
-            assert_eq!(code != Code::PermissionDenied, is_allowed, "{path} as {role}: {code:?}");
-            assert_ne!(code, Code::Unauthenticated, "{path} as {role}");
-            seen += 1;
-        }
-    }
-    assert!(seen > 80, "{seen} cases");
-    let unknown = code_of(channel, Some(&tokens[5].1), "/assent.v1.AdminService/Nope").await;
-    assert_eq!(unknown, Code::Unimplemented);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,6 +181,10 @@ async fn a_session_has_the_name_that_its_token_has() {
     let operator = place.token("operator", &["operator/root"]).await;
     refused(saying("bank-a", &operator).await, Reason::PermissionDenied, &["operator/root", "participate as bank-a"]);
     refused(saying("", &operator).await, Reason::PermissionDenied, &["operator/root"]);
+    // A name that was refused is noted nowhere.
+    let listed = place.admin(&operator).await.list_participants(ListParticipantsRequest {}).await.expect("a list");
+    let names: Vec<String> = listed.into_inner().participants.into_iter().map(|listed| listed.name).collect();
+    assert_eq!(names, ["bank-a"]);
     // A participant that may not initiate is refused its request, and stays.
     let assent = place.dial(&bank_a).participant("bank-a", Willing).connect().await.expect("joins");
     let error = assent.begin(None).await.expect_err("it is no initiator");
@@ -213,43 +225,19 @@ async fn a_transaction_is_ended_by_its_initiator_or_by_an_operator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_is_taken_away_ends_its_sessions_and_a_new_one_goes_on() {
+async fn a_tokens_file_that_is_not_fit_changes_nothing() {
     let place = Place::start();
-    let identities = ["participant/bank", "initiator/bank"];
-    let old = place.token("old", &identities).await;
-    let old_entry = std::fs::read_to_string(place.file("tokens.toml")).expect("read");
-    std::fs::write(place.file("current"), &old).expect("written");
-    let assent = Assent::dial(place.served.endpoint()).token_file(place.file("current")).participant("bank", Willing);
-    let assent = assent.connect().await.expect("joins");
-    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
-    let load = tokio::spawn(async move {
-        let mut committed = 0;
-        while stopped.try_recv().is_err() {
-            let outcome = assent.transaction().branch("bank", "x").commit().await.expect("an answer");
-            assert!(!matches!(outcome, Outcome::InDoubt { .. }), "{outcome:?}");
-            committed += u32::from(matches!(outcome, Outcome::Committed));
-        }
-        committed
-    });
-    // Add the new one, give it to its holder, take the old one out.
-    let new = place.token("new", &identities).await;
-    std::fs::write(place.file("current"), &new).expect("written");
-    let both = std::fs::read_to_string(place.file("tokens.toml")).expect("read");
-    std::fs::write(place.file("tokens.toml"), both.replace(&old_entry, "")).expect("written");
-    until("the old one is not known", async || {
-        let answer = place.admin(&old).await.who_am_i(assent_proto::v1::WhoAmIRequest {}).await;
-        answer.is_err_and(|status| status.code() == Code::Unauthenticated)
+    let known = place.token("known", &["observer/me"]).await;
+    let fit = std::fs::read_to_string(place.file("tokens.toml")).expect("read");
+    std::fs::write(place.file("tokens.toml"), "nonsense").expect("written");
+    until("it is told", async || {
+        std::fs::read_to_string(place.file("said.jsonl")).expect("there").contains("the tokens file cannot be used")
     })
     .await;
-    let mut with_new = place.admin(&new).await;
-    with_new.who_am_i(assent_proto::v1::WhoAmIRequest {}).await.expect("the new one is");
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    stop.send(()).expect("it runs");
-    assert!(load.await.expect("no transaction failed") > 0);
-    // A file that is not fit changes nothing.
-    std::fs::write(place.file("tokens.toml"), "nonsense").expect("written");
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    with_new.who_am_i(assent_proto::v1::WhoAmIRequest {}).await.expect("it is known still");
+    let mut with_known = place.admin(&known).await;
+    with_known.who_am_i(assent_proto::v1::WhoAmIRequest {}).await.expect("it is known still");
+    std::fs::write(place.file("tokens.toml"), fit).expect("written");
+    place.token("another", &["observer/me"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -323,45 +311,29 @@ async fn an_insecure_server_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_is_told_who_it_is() {
     let home = Home::new();
-    let authority = Authority::new(home.path().join("certs"));
-    let server = authority.server();
     let tokens = home.path().join("tokens.toml");
     std::fs::write(&tokens, "").expect("written");
-    let mut arguments: Vec<&str> = server.iter().map(String::as_str).collect();
-    arguments.extend(["--tokens-file", tokens.to_str().expect("text")]);
-    let served = Served::start(&home, &arguments, Stdio::null());
-    let (endpoint, ca) = (served.endpoint(), authority.file("ca.pem"));
-    let asked = async |arguments: &[&str]| {
-        let all = [&["whoami", "-o", "json", "--endpoint", &endpoint, "--ca", &ca][..], arguments].concat();
-        ended_beside(&all).await
-    };
-    let (code, _, stderr) = asked(&[]).await;
+    let secured = Secured::in_home(home, &["--tokens-file", tokens.to_str().expect("text")]);
+    let (code, _, stderr) = secured.run(&["whoami"]).await;
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("--cert and --key") && stderr.contains("--token-file"), "{stderr}");
-    authority.issue("bank", &["participant/bank-a", "initiator/transfers"]);
-    let (cert, key) = (authority.file("bank.pem"), authority.file("bank-key.pem"));
-    let (code, stdout, stderr) = asked(&["--cert", &cert, "--key", &key]).await;
+    secured.authority.issue("bank", &["participant/bank-a", "initiator/transfers"]);
+    let (code, stdout, stderr) = secured.run_as("bank", &["whoami", "-o", "json"]).await;
     assert_eq!(code, 0, "{stderr}");
     let answer: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(answer["identities"], serde_json::json!(["participant/bank-a", "initiator/transfers"]));
     assert_eq!(answer["rights"], serde_json::json!(["initiate", "participate as bank-a"]));
     assert_eq!((&answer["proof"], &answer["encrypted"]), (&"certificate".into(), &true.into()));
     // A certificate that names nobody here.
-    authority.issue("other", &["replica/x"]);
-    let (cert, key) = (authority.file("other.pem"), authority.file("other-key.pem"));
-    let (code, _, stderr) =
-        ended_beside(&["tx", "list", "--endpoint", &endpoint, "--ca", &ca, "--cert", &cert, "--key", &key]).await;
+    secured.authority.issue("other", &["replica/x"]);
+    let (code, _, stderr) = secured.run_as("other", &["tx", "list"]).await;
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("replica/x lacks the right to inspect"), "{stderr}");
 }
 
 #[test]
 fn a_connection_that_says_nothing_is_closed() {
-    let home = Home::new();
-    let authority = Authority::new(home.path().join("certs"));
-    let server = authority.server();
-    let server: Vec<&str> = server.iter().map(String::as_str).collect();
-    let (with_tls, plain_home) = (Served::start(&home, &server, Stdio::null()), Home::new());
+    let (with_tls, plain_home) = (Secured::start(), Home::new());
     let plain = Served::start(&plain_home, &[], Stdio::null());
     for endpoint in [with_tls.endpoint(), plain.endpoint()] {
         let address = endpoint.rsplit('/').next().expect("an address").to_owned();
@@ -436,18 +408,13 @@ async fn only_this_user_reads_what_is_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_needs_no_identity() {
-    let home = Home::new();
-    let authority = Authority::new(home.path().join("certs"));
-    let server = authority.server();
-    let server: Vec<&str> = server.iter().map(String::as_str).collect();
-    let served = Served::start(&home, &server, Stdio::null());
-    let (endpoint, ca) = (served.endpoint(), authority.file("ca.pem"));
-    let (code, stdout, stderr) = ended_beside(&["health", "--endpoint", &endpoint, "--ca", &ca]).await;
+    let mut secured = Secured::start();
+    let (code, stdout, stderr) = secured.run(&["health"]).await;
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "serving\n", ""));
-    let (code, _, stderr) = ended_beside(&["health", "--service", "nope", "--endpoint", &endpoint, "--ca", &ca]).await;
+    let (code, _, stderr) = secured.run(&["health", "--service", "nope"]).await;
     assert_eq!(code, 3, "{stderr}");
-    drop(served);
-    let (code, _, stderr) = ended_beside(&["health", "--endpoint", &endpoint, "--ca", &ca]).await;
+    secured.served.terminate();
+    let (code, _, stderr) = secured.run(&["health"]).await;
     assert_eq!(code, 7, "{stderr}");
 }
 

@@ -161,7 +161,12 @@ pub(crate) struct Session {
 impl Session {
     /// Connects, and says nothing yet.
     pub(crate) async fn dial(coordinator: &Coordinator) -> Self {
-        let mut client = SessionServiceClient::new(channel(coordinator).await).max_encoding_message_size(usize::MAX);
+        Self::over(channel(coordinator).await).await
+    }
+
+    /// The same, over a connection that is there.
+    pub(crate) async fn over(channel: Channel) -> Self {
+        let mut client = SessionServiceClient::new(channel).max_encoding_message_size(usize::MAX);
         let (say, said) = mpsc::unbounded_channel();
         let heard = client.exchange(UnboundedReceiverStream::new(said)).await.expect("a session").into_inner();
         Self { say, heard, waiting: Default::default(), requests: 0 }
@@ -169,11 +174,15 @@ impl Session {
 
     /// Opens a session; an empty name is an initiator's.
     pub(crate) async fn open(coordinator: &Coordinator, participant: &str) -> Self {
-        let mut session = Self::dial(coordinator).await;
-        session.say(Said::Hello(hello(participant)));
-        let welcome = session.hear().await.expect("a greeting");
+        Self::dial(coordinator).await.greeted(hello(participant)).await
+    }
+
+    /// Says Hello, and waits for the welcome.
+    pub(crate) async fn greeted(mut self, hello: v1::Hello) -> Self {
+        self.say(Said::Hello(hello));
+        let welcome = self.hear().await.expect("a greeting");
         assert!(matches!(welcome, Heard::Welcome(_)), "{welcome:?}");
-        session
+        self
     }
 
     pub(crate) fn say(&mut self, kind: Said) {

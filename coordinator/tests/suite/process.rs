@@ -43,10 +43,30 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(home: &Home, arguments: &[&str], stderr: Stdio) -> Self {
+        Self::start_in(home, arguments, stderr, &[])
+    }
+
+    /// The same, with these in its environment.
+    pub(crate) fn start_in(home: &Home, arguments: &[&str], stderr: Stdio, environment: &[(&str, &str)]) -> Self {
         let log = home.log();
         let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--log", &log];
         all.extend(arguments);
-        let mut child = assent(&all).stderr(stderr).spawn().expect("it starts");
+        Self::of(assent(&all).stderr(stderr).envs(environment.iter().copied()))
+    }
+
+    /// A coordinator that has so many open files to begin with, and may have so many at most.
+    #[cfg(unix)]
+    pub(crate) fn start_with_files(home: &Home, soft: u32, hard: u32) -> Self {
+        let script = format!(
+            "ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" serve --listen 127.0.0.1:0 --log \"$1\""
+        );
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_assent"), &home.log()]);
+        Self::of(shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
         let Some(rest) = line.strip_prefix("assent listening on ") else {

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
+use assent_transport::listener::Rules;
+use assent_transport::{Listener, ServerFiles, ServerTls};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -12,9 +14,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::certificates::Authority;
 use crate::harness::{Home, begun, until};
 use crate::process::Served;
 
@@ -63,12 +66,18 @@ impl MetricsService for Collector {
 
 impl Collector {
     async fn start(&self) -> SocketAddr {
+        self.start_with(None).await
+    }
+
+    /// In clear, or with these certificates.
+    async fn start_with(&self, tls: Option<Arc<ServerTls>>) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
+        let rules = Rules { tls, connections_max: 16, severed: CancellationToken::new() };
         let serving = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(self.clone()))
             .add_service(MetricsServiceServer::new(self.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(Listener::new(listener, rules));
         tokio::spawn(serving);
         address
     }
@@ -103,4 +112,27 @@ async fn a_collector_gets_traces_and_metrics_to_the_last() {
     assert_eq!(code, 0);
     let spans = collector.spans.lock().expect("no panic").clone();
     assert!(spans.iter().any(|name| name == "call"), "{spans:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_is_verified_and_spoken_to_by_tls() {
+    let home = Home::new();
+    let authority = Authority::new(home.path().join("certs"));
+    authority.issue("collector", &["observer/collector", "--ip", "127.0.0.1"]);
+    let (cert, key) = authority.pair("collector");
+    let files = ServerFiles { cert: cert.into(), key: key.into(), client_ca: None };
+    let collector = Collector::default();
+    let address = collector.start_with(Some(ServerTls::load(files).expect("fit"))).await;
+    let endpoint = format!("https://{address}");
+    let arguments = ["--otlp-endpoint", &endpoint, "--set", "telemetry.metrics_interval=50ms"];
+    // It trusts what its machine trusts, which OpenSSL's variable says too.
+    let serve = |ca: &str| Served::start_in(&home, &arguments, Stdio::null(), &[("SSL_CERT_FILE", ca)]);
+    let served = serve(&authority.file("ca.pem"));
+    until("the counter arrives", async || collector.has("assent.transactions.open", 0)).await;
+    drop(served);
+    collector.counters.lock().expect("no panic").clear();
+    let other = Authority::new(home.path().join("other"));
+    let mut served = serve(&other.file("ca.pem"));
+    assert_eq!(served.terminate(), 0);
+    assert!(collector.counters.lock().expect("no panic").is_empty(), "another authority's collector is told nothing");
 }

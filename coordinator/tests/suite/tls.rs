@@ -12,7 +12,7 @@ use assent_sdk::voter::FileVoters;
 use assent_sdk::{Assent, BoxError, Branch, ConnectError, Outcome, Participant, Vote};
 use assent_transport::{DialError, Dialer};
 
-use crate::certificates::Authority;
+use crate::certificates::{Authority, Secured};
 use crate::harness::{Home, gtid_bytes, refused as refused_call, until};
 use crate::process::{Served, ended_beside};
 
@@ -91,39 +91,26 @@ async fn credentials_stay_on_this_machine_without_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_cluster_has_certificates_of_its_own() {
-    let home = Home::new();
-    let authority = Authority::new(home.path().join("certs"));
-    let server = authority.server();
-    let server: Vec<&str> = server.iter().map(String::as_str).collect();
-    let served = Served::start(&home, &server, Stdio::inherit());
-    let endpoint = served.endpoint();
-    assert!(endpoint.starts_with("https://127.0.0.1:"), "{endpoint}");
+    let secured = Secured::start();
+    let endpoint = secured.endpoint();
     let joined = |name: &str| {
-        let dialer = authority.dialer(name, &[&format!("participant/{name}"), &format!("initiator/{name}")]);
+        let dialer = secured.authority.dialer(name, &[&format!("participant/{name}"), &format!("initiator/{name}")]);
         Assent::dial(&endpoint).dialer(dialer).participant(name, Willing).connect()
     };
     let (one, _other) = (joined("bank-a").await.expect("joins"), joined("bank-b").await.expect("joins"));
     let transfer = one.transaction().branch("bank-a", "x").branch("bank-b", "x");
     assert!(matches!(transfer.commit().await.expect("an answer"), Outcome::Committed));
-    authority.issue("me", &["operator/me"]);
-    let shown = [("--ca", "ca.pem"), ("--cert", "me.pem"), ("--key", "me-key.pem")]
-        .map(|(flag, file)| [flag.to_owned(), authority.file(file)])
-        .concat();
-    let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
-    let (code, stdout, stderr) = ended_beside(&[&["tx", "list", "--endpoint", &endpoint][..], &shown].concat()).await;
+    secured.authority.issue("me", &["operator/me"]);
+    let (code, stdout, stderr) = secured.run_as("me", &["tx", "list"]).await;
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.contains("committed"), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_is_told_what_is_missing() {
-    let home = Home::new();
-    let authority = Authority::new(home.path().join("certs"));
-    let foreign = Authority::new(home.path().join("foreign"));
-    let server = authority.server();
-    let server: Vec<&str> = server.iter().map(String::as_str).collect();
-    let served = Served::start(&home, &server, Stdio::null());
-    let endpoint = served.endpoint();
+    let secured = Secured::start();
+    let (authority, endpoint) = (&secured.authority, secured.endpoint());
+    let foreign = Authority::new(secured.home.path().join("foreign"));
     let plain_home = Home::new();
     let plain = Served::start(&plain_home, &[], Stdio::null());
     let told = async |endpoint: String, arguments: &[&str]| {
@@ -146,11 +133,11 @@ async fn a_newcomer_is_told_what_is_missing() {
     assert!(stderr.contains("another name") && stderr.contains("--server-name"), "{stderr}");
     // A client of another authority, and one whose certificate has expired.
     foreign.issue("me", &["operator/me"]);
-    let (cert, key) = (foreign.file("me.pem"), foreign.file("me-key.pem"));
+    let (cert, key) = foreign.pair("me");
     let stderr = told(endpoint.clone(), &["--ca", &ca, "--cert", &cert, "--key", &key]).await;
     assert!(stderr.contains("does not know the authority") && stderr.contains("--cert and --key"), "{stderr}");
     authority.issue("late", &["operator/me", "--lifetime", "1ms"]);
-    let (cert, key) = (authority.file("late.pem"), authority.file("late-key.pem"));
+    let (cert, key) = authority.pair("late");
     let expired = ["tx", "list", "--endpoint", &endpoint, "--ca", &ca, "--cert", &cert, "--key", &key];
     // It holds to the end of its second.
     until("it has expired", async || ended_beside(&expired).await.2.contains("has expired")).await;
@@ -163,14 +150,45 @@ async fn a_newcomer_is_told_what_is_missing() {
     assert!(stderr.contains("/no/such/file"), "{stderr}");
 }
 
+/// A client refuses a server whose certificate is of the same authority, and for another host or another time.
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_are_renewed_while_sessions_go_on() {
+async fn a_certificate_of_another_makes_no_coordinator() {
     let home = Home::new();
     let authority = Authority::new(home.path().join("certs"));
-    let server = authority.server();
-    let server: Vec<&str> = server.iter().map(String::as_str).collect();
-    let served = Served::start(&home, &server, Stdio::inherit());
-    let endpoint = served.endpoint();
+    let ca = authority.file("ca.pem");
+    let served_with = |file: &str| {
+        let (cert, key) = authority.pair(file);
+        Served::start(&home, &["--tls-cert", &cert, "--tls-key", &key, "--client-ca", &ca], Stdio::null())
+    };
+    let dialled = async |served: &Served| {
+        let dialer = authority.dialer("bank-a", &["participant/bank-a"]);
+        refused(Assent::dial(served.endpoint()).dialer(dialer).participant("bank-a", Willing).connect().await)
+    };
+    // A participant's, which names no host or its own, and a replica's of another host.
+    for (identity, hosts, part) in [
+        ("participant/bank-b", &[][..], "TLS failed"),
+        ("participant/bank-b", &["--dns", "bank-b.example"], "bears another name"),
+        ("replica/b", &["--dns", "b.example"], "bears another name"),
+    ] {
+        authority.issue("other", &[&[identity], hosts].concat());
+        let problem = dialled(&served_with("other")).await;
+        assert!(problem.contains(part), "{identity}: {problem}");
+    }
+    authority.issue("late", &["replica/assent", "--ip", "127.0.0.1", "--lifetime", "1ms"]);
+    let served = served_with("late");
+    // It holds to the end of its second.
+    until("it has expired", async || {
+        let dialer = authority.trusting();
+        let connected = dialer.target(&served.endpoint()).expect("fit").connect().await;
+        connected.is_err_and(|error| error.to_string().contains("has expired; renew it"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_renewed_while_sessions_go_on() {
+    let secured = Secured::start();
+    let (authority, endpoint) = (&secured.authority, secured.endpoint());
     let dialer = authority.dialer("bank", &["participant/bank", "initiator/bank"]);
     let assent = Assent::dial(&endpoint).dialer(dialer.clone()).participant("bank", Willing).connect().await;
     let assent = assent.expect("joins");
@@ -232,16 +250,12 @@ async fn a_server_refuses_certificates_that_are_not_fit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_versions_of_tls_are_not_spoken() {
-    let home = Home::new();
-    let authority = Authority::new(home.path().join("certs"));
-    let server = authority.server();
-    let server: Vec<&str> = server.iter().map(String::as_str).collect();
-    let served = Served::start(&home, &server, Stdio::null());
+    let secured = Secured::start();
     // A ClientHello of TLS 1.2, which offers nothing else.
     let mut hello = vec![0x16, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
     hello.extend([7; 32]);
     hello.extend([0, 0, 2, 0xc0, 0x2f, 1, 0]);
-    let address = served.endpoint().trim_start_matches("https://").to_owned();
+    let address = secured.address();
     let answer = tokio::task::spawn_blocking(move || {
         let mut stream = std::net::TcpStream::connect(address).expect("connects");
         std::io::Write::write_all(&mut stream, &hello).expect("sent");
@@ -289,7 +303,8 @@ async fn a_peer_asks_in_its_own_name() {
     refused_call(ask(authority.trusting(), "bank-b").await, Reason::PermissionDenied, &["no name"]);
     // Of another authority.
     foreign.issue("bank-b", &["participant/bank-b"]);
-    let stranger = authority.trusting().cert(foreign.file("bank-b.pem")).key(foreign.file("bank-b-key.pem"));
+    let (cert, key) = foreign.pair("bank-b");
+    let stranger = authority.trusting().cert(cert).key(key);
     let error = stranger.target(&address).expect("fit").connect().await.expect_err("a stranger");
     assert!(error.to_string().contains("does not know the authority"), "{error}");
     // In clear.
