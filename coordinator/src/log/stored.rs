@@ -44,11 +44,12 @@ pub(super) fn names(members: &[Member]) -> String {
 
 /// Branch ids in the order of their participants, with commas between; `None` where no branch has
 /// one, as in the rows of before branches had any.
-pub(super) fn branch_ids(ids: impl Iterator<Item = BranchId> + Clone) -> Option<String> {
+pub(super) fn branch_ids(ids: impl ExactSizeIterator<Item = BranchId> + Clone) -> Option<String> {
     if ids.clone().all(BranchId::is_none) {
         return None;
     }
-    let mut text = String::new();
+    // As long as they are with an epoch of up to six digits.
+    let mut text = String::with_capacity(ids.len() * "999999.ffffffffffffffff,".len());
     for id in ids {
         if !text.is_empty() {
             text.push(',');
@@ -298,17 +299,12 @@ pub(super) fn voter_names(roster: &Roster) -> impl Iterator<Item = &ParticipantN
 
 /// The ids of the voters' branches, in the order of [`voter_names`].
 pub(super) fn voter_ids(roster: &Roster) -> Option<String> {
-    branch_ids(roster.participants().iter().map(|seat| seat.branch))
+    branch_ids(roster.branches())
 }
 
 /// Whether two rosters have the same text: the ids of their branches are not in it.
 pub(super) fn are_same_voters(one: &Roster, other: &Roster) -> bool {
-    let (these, those) = (one.participants(), other.participants());
-    one.log() == other.log()
-        && these.len() == those.len()
-        && these.iter().zip(those).all(|(this, that)| {
-            this.participant == that.participant && this.address == that.address && this.store == that.store
-        })
+    one.is_like(other)
 }
 
 /// What a row with these members has of the log as a voter, if it is there and can be read.

@@ -65,7 +65,7 @@ fn read_order(order: v1::BranchOrder) -> Result<FromReplica, Malformed> {
             payload: prepare.payload,
             timeout_ms: prepare.timeout_ms,
             one_phase: prepare.one_phase,
-            roster: Some(prepare.roster).filter(|roster| !roster.is_empty()).map(roster::decoded).transpose()?,
+            roster: roster::decoded(prepare.roster, prepare.roster_branches)?,
             is_prepared: prepare.is_prepared,
         },
         Some(OrderKind::Commit(v1::CommitBranch {})) => FromReplica::CommitBranch { gtid, branch, epoch },
@@ -170,8 +170,8 @@ impl From<FromReplica> for Kind {
             FromReplica::Heartbeat => Self::Heartbeat(v1::Heartbeat {}),
             FromReplica::Reply { request_id, reply } => Self::Reply(v1::Reply { request_id, kind: Some(reply.into()) }),
             FromReplica::Prepare { gtid, branch, epoch, payload, timeout_ms, one_phase, roster, is_prepared } => {
-                let roster = roster.map(roster::encoded).unwrap_or_default();
-                let prepare = v1::Prepare { payload, timeout_ms, one_phase, roster, is_prepared };
+                let (roster, roster_branches) = roster.map(roster::encoded).unwrap_or_default();
+                let prepare = v1::Prepare { payload, timeout_ms, one_phase, roster, is_prepared, roster_branches };
                 order_to_wire(gtid, branch, epoch, OrderKind::Prepare(prepare))
             }
             FromReplica::CommitBranch { gtid, branch, epoch } => {

@@ -168,6 +168,30 @@ impl Roster {
         &self.participants
     }
 
+    /// Whether the same voters are found at the same places, be it for other branches. Those who
+    /// commit together once do so again, and only their branches are others then.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let is_alike = |(one, other): (&Seat, &Seat)| {
+            one.participant == other.participant && one.address == other.address && one.store == other.store
+        };
+        self.log == other.log
+            && self.participants.len() == other.participants.len()
+            && self.participants.iter().zip(other.participants.iter()).all(is_alike)
+    }
+
+    /// The branches that the participants vote for, in order.
+    pub fn branches(&self) -> impl ExactSizeIterator<Item = BranchId> + Clone {
+        self.participants.iter().map(|seat| seat.branch)
+    }
+
+    /// The same voters, for these branches: one for each participant, in order.
+    #[must_use]
+    pub fn with_branches(&self, branches: impl ExactSizeIterator<Item = BranchId>) -> Option<Self> {
+        let is_complete = branches.len() == self.participants.len();
+        let seats = || self.participants.iter().zip(branches).map(|(seat, branch)| Seat { branch, ..seat.clone() });
+        is_complete.then(|| Self { participants: Arc::new(seats().collect()), log: self.log })
+    }
+
     /// The log's identity.
     pub fn log(&self) -> StoreId {
         self.log
@@ -231,6 +255,7 @@ pub enum InvalidRoster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Epoch;
 
     fn seat(name: &str, store: u128) -> Seat {
         Seat {
@@ -261,6 +286,19 @@ mod tests {
         let many = |count: usize| roster((0..count).map(|at| seat(&format!("p-{at}"), 1)).collect());
         assert!(many(Roster::PARTICIPANTS_MAX).is_ok());
         assert!(matches!(many(Roster::PARTICIPANTS_MAX + 1), Err(InvalidRoster::TooMany { .. })));
+    }
+
+    #[test]
+    fn a_roster_is_like_one_of_other_branches() {
+        let roster = |store, log| Roster::new(vec![seat("a", 1), seat("b", store)], StoreId(log)).expect("valid");
+        let branches = [1, 2].map(|number| BranchId { epoch: Epoch(7), number });
+        let other = roster(2, 0).with_branches(branches.into_iter()).expect("one for each");
+        assert_eq!(other.branches().collect::<Vec<_>>(), branches);
+        assert!(other.is_like(&roster(2, 0)) && other != roster(2, 0));
+        assert!(!other.is_like(&roster(3, 0)) && !other.is_like(&roster(2, 1)));
+        assert!(!other.is_like(&Roster::new(vec![seat("a", 1)], StoreId(0)).expect("valid")));
+        assert_eq!(other.with_branches([BranchId::NONE; 2].into_iter()), Some(roster(2, 0)));
+        assert_eq!(other.with_branches([BranchId::NONE; 3].into_iter()), None);
     }
 
     #[test]
