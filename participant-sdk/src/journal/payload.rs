@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-/// What may change of a payload. That of a voter's record needs no allocation of its own.
-pub(crate) type Beginning = SmallVec<[u8; 64]>;
+/// What may change of a payload, and what else it has alone. That of a voter's record among three
+/// needs no allocation of its own.
+pub(crate) type Beginning = SmallVec<[u8; 104]>;
 
 /// A payload: a beginning that may change, and a rest that stays and may be shared with others. It is what both are together, however it is divided.
 #[derive(Clone, Debug, Default)]
@@ -47,9 +48,10 @@ impl Payload {
         self.beginning.len() == other.beginning.len() && self.rest == other.rest
     }
 
-    /// With another beginning of the same length; `None` if it is shorter than that.
-    pub(crate) fn with_beginning(&self, beginning: Beginning) -> Option<Self> {
-        if beginning.len() == self.beginning.len() {
+    /// With other bytes at its beginning; `None` if it is shorter than these.
+    pub(crate) fn with_beginning(&self, mut beginning: Beginning) -> Option<Self> {
+        if let Some(kept) = self.beginning.get(beginning.len()..) {
+            beginning.extend_from_slice(kept);
             return Some(Self { beginning, rest: self.rest.clone() });
         }
         let bytes = self.bytes();

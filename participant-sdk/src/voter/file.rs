@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use assent_protocol::three_phase::{Ballot, NodeId, Roster, Standing, StoreId, VoterName, VoterRecord, VoterState};
-use assent_protocol::{BranchKey, Gtid, GtidMap, ParticipantName};
-use bytes::Bytes;
+use assent_protocol::{BranchId, BranchKey, Epoch, Gtid, GtidMap, ParticipantName};
+use bytes::{Buf as _, Bytes};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -35,7 +35,8 @@ struct Memory {
     records: GtidMap<Arc<VoterRecord>>,
     /// What was noted over which state, and when, in order.
     noted: VecDeque<(Instant, Gtid, VoterState)>,
-    /// What stood last behind a state: whoever commits together once does so again.
+    /// What stood last behind a state and the branches: whoever commits together once does so again,
+    /// for other branches.
     rest: Option<Rest>,
 }
 
@@ -94,7 +95,7 @@ impl FileVoters {
                     Some(rest) => memory.rest.insert(rest),
                     None => memory.rest.insert(Rest::of(record)),
                 };
-                Change::Placed(BranchKey::whole(record.gtid), rest.payload(&record.state))
+                Change::Placed(BranchKey::whole(record.gtid), rest.payload(record))
             }
         }
     }
@@ -250,7 +251,7 @@ fn label(id: StoreId, coordinator: &str) -> Bytes {
 
 // ---- a record's payload ------------------------------------------------------------------------------------------------
 
-/// What stands behind the state, and its JSON.
+/// What stands behind the state and the branches, and its JSON. The roster is that of any branches.
 #[derive(Clone, Debug)]
 struct Rest {
     voter: VoterName,
@@ -269,18 +270,52 @@ struct Written<V, R> {
 impl Rest {
     fn of(record: &VoterRecord) -> Self {
         let VoterRecord { voter, roster, is_read_only, .. } = record.clone();
-        let written = Written { voter: &voter, roster: &roster, is_read_only };
+        let written = Written { voter: &voter, roster: roster.as_ref().map(of_no_branches), is_read_only };
         // Names, numbers and addresses: there is nothing in it that JSON could refuse.
         let bytes = serde_json::to_vec(&written).expect("a voter's record is written as JSON").into();
         Self { voter, roster, is_read_only, bytes }
     }
 
-    fn payload(&self, state: &VoterState) -> Payload {
-        Payload::new(beginning(state), self.bytes.clone())
+    fn payload(&self, record: &VoterRecord) -> Payload {
+        let mut beginning = beginning(&record.state);
+        if let Some(roster) = &record.roster {
+            put_branches(&mut beginning, roster);
+        }
+        Payload::new(beginning, self.bytes.clone())
     }
 
     fn is_of(&self, record: &VoterRecord) -> bool {
-        self.is_read_only == record.is_read_only && self.voter == record.voter && self.roster == record.roster
+        let is_like = match (&self.roster, &record.roster) {
+            (Some(one), Some(other)) => one.is_like(other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.is_read_only == record.is_read_only && self.voter == record.voter && is_like
+    }
+}
+
+/// Stands in front of the branches: the JSON begins with another one.
+const BRANCHES: u8 = b'b';
+const BRANCH_BYTES: usize = 8 + 8;
+
+fn of_no_branches(roster: &Roster) -> Roster {
+    let none = roster.branches().map(|_| BranchId::NONE);
+    roster.with_branches(none).expect("one for each participant")
+}
+
+/// The branches that are voted for, which no other transaction has. They are left out where none
+/// has an id.
+fn put_branches(bytes: &mut Beginning, roster: &Roster) {
+    if roster.branches().all(|branch| branch.is_none()) {
+        return;
+    }
+    bytes.push(BRANCHES);
+    // A roster is shorter than that.
+    let count = u16::try_from(roster.branches().len()).unwrap_or(u16::MAX);
+    bytes.extend_from_slice(&count.to_be_bytes());
+    for BranchId { epoch, number } in roster.branches() {
+        bytes.extend_from_slice(&epoch.0.to_be_bytes());
+        bytes.extend_from_slice(&number.to_be_bytes());
     }
 }
 
@@ -339,14 +374,28 @@ fn state(gtid: Gtid, payload: &[u8]) -> Result<VoterState, VoterStoreError> {
 fn decode(gtid: Gtid, payload: &[u8]) -> Result<VoterRecord, VoterStoreError> {
     let unreadable = |problem: String| VoterStoreError::Unreadable { gtid, problem };
     let state = state(gtid, payload)?;
+    let (branches, json) =
+        split_branches(&payload[STATE_BYTES..]).ok_or_else(|| unreadable("its branches are cut short".to_owned()))?;
     let written: Written<VoterName, Option<Roster>> =
-        serde_json::from_slice(&payload[STATE_BYTES..]).map_err(|error| unreadable(error.to_string()))?;
-    let Written { voter, roster, is_read_only } = written;
+        serde_json::from_slice(json).map_err(|error| unreadable(error.to_string()))?;
+    let Written { voter, mut roster, is_read_only } = written;
+    if let Some(branches) = branches {
+        let with_branches = roster.and_then(|roster| roster.with_branches(branches.into_iter()));
+        roster = Some(with_branches.ok_or_else(|| unreadable("its branches are of another roster".to_owned()))?);
+    }
     Ok(VoterRecord { gtid, voter, roster, is_read_only, state, before: None })
 }
 
+/// The branches, if there are any in front of it, and the JSON.
+fn split_branches(bytes: &[u8]) -> Option<(Option<Vec<BranchId>>, &[u8])> {
+    let Some((&BRANCHES, rest)) = bytes.split_first() else { return Some((None, bytes)) };
+    let (count, rest) = rest.split_first_chunk()?;
+    let (branches, json) = rest.split_at_checked(usize::from(u16::from_be_bytes(*count)) * BRANCH_BYTES)?;
+    let branch = |mut bytes: &[u8]| BranchId { epoch: Epoch(bytes.get_u64()), number: bytes.get_u64() };
+    Some((Some(branches.chunks_exact(BRANCH_BYTES).map(branch).collect()), json))
+}
+
 fn ballot(mut bytes: &[u8]) -> Option<Ballot> {
-    use bytes::Buf as _;
     let ballot = Ballot { round: bytes.get_u64(), node: NodeId(bytes.get_u128()) };
     (1..=Ballot::ROUND_MAX).contains(&ballot.round).then_some(ballot)
 }
@@ -357,7 +406,6 @@ pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests {
     use assent_protocol::three_phase::Seat;
-    use assent_protocol::{BranchId, Epoch};
 
     use super::*;
 
@@ -399,13 +447,15 @@ mod tests {
     fn what_is_written_is_read() {
         for state in [VoterState::WAITING, VoterState::ATTEMPTED, VoterState::REFUSED, JOINED, ACCEPTED, ENDED] {
             let record = record(gtid(), state, None);
-            assert_eq!(decode(record.gtid, &Rest::of(&record).payload(&record.state).bytes()).expect("reads"), record);
+            assert_eq!(decode(record.gtid, &Rest::of(&record).payload(&record).bytes()).expect("reads"), record);
             let refused = VoterRecord { roster: None, is_read_only: false, ..record };
-            assert_eq!(
-                decode(refused.gtid, &Rest::of(&refused).payload(&refused.state).bytes()).expect("reads"),
-                refused
-            );
+            assert_eq!(decode(refused.gtid, &Rest::of(&refused).payload(&refused).bytes()).expect("reads"), refused);
         }
+        let joined = record(gtid(), JOINED, None);
+        let mut written = Rest::of(&joined).payload(&joined).bytes().to_vec();
+        written[STATE_BYTES + 2] = 2;
+        decode(gtid(), &written).expect_err("another count of branches");
+        decode(gtid(), &written[..STATE_BYTES + 8]).expect_err("branches that are cut short");
         decode(gtid(), b"short").expect_err("too short");
         decode(gtid(), &[9; STATE_BYTES + 2]).expect_err("no standing");
     }

@@ -11,10 +11,10 @@ use super::*;
 pub fn voter_payload(bytes: &[u8]) {
     let tape = &mut Tape::new(bytes);
     let record = fuzz::record(tape);
-    let written = Rest::of(&record).payload(&record.state).bytes();
+    let written = Rest::of(&record).payload(&record).bytes();
     assert_eq!(decode(record.gtid, &written).expect("just written"), record);
     if let Ok(read) = decode(record.gtid, &tape.damaged(written.to_vec())) {
-        let anew = Rest::of(&read).payload(&read.state).bytes();
+        let anew = Rest::of(&read).payload(&read).bytes();
         assert_eq!(decode(read.gtid, &anew).expect("just written"), read);
     }
 }
