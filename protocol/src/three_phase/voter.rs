@@ -118,13 +118,18 @@ pub struct VoterRecord {
 impl VoterState {
     /// A digest that tells it from other states of the same voter.
     pub fn digest(&self) -> u64 {
-        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        hasher.update(self.standing.as_str().as_bytes());
-        for ballot in [Some(self.joined), self.accepted].into_iter().flatten() {
-            hasher.update(&ballot.round.to_le_bytes());
-            hasher.update(&ballot.node.0.to_le_bytes());
+        const BALLOT_BYTES: usize = 8 + 16;
+        // Hashed in one piece: a hasher that takes many has far more to set up than this is long.
+        let mut bytes = [0; 1 + 2 * BALLOT_BYTES];
+        bytes[0] = self.standing as u8;
+        for (bytes, ballot) in bytes[1..].chunks_exact_mut(BALLOT_BYTES).zip([Some(self.joined), self.accepted]) {
+            // Without a ballot they stay zero, which is the round of none.
+            if let Some(Ballot { round, node }) = ballot {
+                bytes[..8].copy_from_slice(&round.to_le_bytes());
+                bytes[8..].copy_from_slice(&node.0.to_le_bytes());
+            }
         }
-        hasher.digest()
+        xxhash_rust::xxh3::xxh3_64(&bytes)
     }
 }
 
