@@ -266,9 +266,29 @@ impl fmt::Display for BranchKey {
 }
 
 /// `epoch.number`, the epoch in decimal and the number in hexadecimal digits.
+///
+/// The log keeps each id as text, so the digits are put together here: `write!` takes several times
+/// as long.
 impl fmt::Display for BranchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:x}", self.epoch.0, self.number)
+        let mut text = [b'.'; "18446744073709551615.ffffffffffffffff".len()];
+        let dot = put_digits::<16>(&mut text, self.number) - 1;
+        let start = put_digits::<10>(&mut text[..dot], self.epoch.0);
+        f.write_str(std::str::from_utf8(&text[start..]).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// Puts the digits of a number at the end of a text that has room for them. Returns where they
+/// begin.
+fn put_digits<const RADIX: u64>(text: &mut [u8], mut number: u64) -> usize {
+    let mut start = text.len();
+    loop {
+        start -= 1;
+        text[start] = b"0123456789abcdef"[(number % RADIX) as usize];
+        number /= RADIX;
+        if number == 0 {
+            return start;
+        }
     }
 }
 
@@ -326,6 +346,10 @@ mod tests {
         assert_eq!(id.to_string(), "7.ffffffffffffffff");
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!("0.0".parse(), Ok(BranchId::NONE));
+        assert_eq!(BranchId::NONE.to_string(), "0.0");
+        let last = BranchId { epoch: Epoch(u64::MAX), number: u64::MAX };
+        assert_eq!(last.to_string(), "18446744073709551615.ffffffffffffffff");
+        assert_eq!(BranchId { epoch: Epoch(10), number: 16 }.to_string(), "10.10");
         for bad in ["", "7", "7.", ".1", "+7.1", "07.1", "7.01", "7.1F", "7.1.2", "-1.0", "7.10000000000000000"] {
             assert_eq!(bad.parse::<BranchId>(), Err(InvalidBranchId), "{bad}");
         }
