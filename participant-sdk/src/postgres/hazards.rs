@@ -6,11 +6,11 @@
 //! ended itself, for as long as it remembers; the rest is a hazard: taken for a repetition, counted
 //! and logged.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use assent_protocol::BranchKey;
+use assent_protocol::{BranchKey, BranchMap};
 
 use super::ending::End;
 
@@ -40,7 +40,7 @@ pub(super) struct Ends {
 
 #[derive(Debug, Default)]
 struct Remembered {
-    ends: HashMap<BranchKey, End>,
+    ends: BranchMap<End>,
     /// The oldest first.
     order: VecDeque<BranchKey>,
 }
