@@ -65,12 +65,7 @@ impl Drop for TransactionPooler {
 
 impl Pool {
     async fn serve(&self, mut client: TcpStream) -> io::Result<()> {
-        let mut startup = untyped(&mut client).await?;
-        // A request for TLS: there is none.
-        if startup[4..8] == 80_877_103_u32.to_be_bytes() {
-            client.write_all(b"N").await?;
-            startup = untyped(&mut client).await?;
-        }
+        let startup = startup(&mut client).await?;
         if self.has_place() {
             let session = self.log_in(&mut client, &startup).await?;
             self.give.send(session).ok();
@@ -129,6 +124,49 @@ impl Pool {
         *self.greeting.lock().expect("not poisoned") = greeting;
         Ok(session)
     }
+}
+
+/// A pooler of sessions that knows no `options` in a client's startup message.
+pub(crate) async fn without_options(server: SocketAddr) -> (SocketAddr, AbortOnDrop) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let accepting = tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move { let_in_without_options(client, server).await.ok() });
+        }
+    });
+    (address, AbortOnDrop(accepting))
+}
+
+pub(crate) struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn let_in_without_options(mut client: TcpStream, server: SocketAddr) -> io::Result<()> {
+    let startup = startup(&mut client).await?;
+    if startup.windows(9).any(|window| window == b"\0options\0") {
+        let fields = b"SFATAL\0C08P01\0Munsupported startup parameter: options\0\0";
+        let bytes = u32::try_from(4 + fields.len()).expect("a short message").to_be_bytes();
+        return client.write_all(&[b"E", &bytes[..], fields].concat()).await;
+    }
+    let mut session = TcpStream::connect(server).await?;
+    session.write_all(&startup).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut session).await.map(drop)
+}
+
+/// A client's startup message.
+async fn startup(client: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let message = untyped(client).await?;
+    // A request for TLS: there is none.
+    if message[4..8] == 80_877_103_u32.to_be_bytes() {
+        client.write_all(b"N").await?;
+        return untyped(client).await;
+    }
+    Ok(message)
 }
 
 /// Passes the server's messages on, up to ReadyForQuery, and returns the transaction's state that

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use assent_sdk::postgres::{Barrier, PostgresResource, PostgresVoters, PostgresWork};
 use assent_sdk::voter::conformance;
@@ -11,7 +12,7 @@ use integration_tests::Postgres;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
-use crate::pooler::TransactionPooler;
+use crate::pooler::{self, TransactionPooler};
 use crate::sdk_postgres::{balance, bank, branch, coordinator, ending, furnished, instance, key, name};
 
 /// Notes what it finds in its session, runs the payload's SQL, and votes what the payload's first
@@ -49,7 +50,8 @@ impl PostgresWork for &'static Unruly {
 const SESSION: &str = "select concat_ws(', ', session_user, current_user, current_schemas(false)::text,
     nullif(current_setting('app.tenant', true), ''),
     (select string_agg(name || '=' || setting, ' ' order by name) from pg_settings where source = 'session'
-         and setting <> '' and name not in ('lock_timeout', 'idle_in_transaction_session_timeout')),
+         and setting <> '' and name not in ('lock_timeout', 'idle_in_transaction_session_timeout')
+         and (name <> 'statement_timeout' or setting = '77000')),
     (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()),
     to_regclass('pg_temp.scratch'),
     (select count(*) from pg_cursors where is_holdable),
@@ -146,6 +148,49 @@ async fn work_under_another_role_is_the_participants_own_to_end() {
         resource.commit(&ending(key)).await.expect("commits");
     }
     assert_eq!(balance(&bank).await, 2);
+}
+
+/// Votes no, with the limits that the server knows, and where each is from.
+struct Looks;
+
+impl PostgresWork for Looks {
+    async fn perform(&self, _: &Branch, connection: &mut PgConnection) -> Result<Vote, BoxError> {
+        let sql = "select string_agg(source || ' ' || setting, ', ' order by name) from pg_settings
+                   where name in ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')";
+        Ok(Vote::No(sqlx::query_scalar(sql).fetch_one(connection).await?))
+    }
+}
+
+/// What the work finds once the participant has started.
+async fn limits_at(url: &str) -> String {
+    let resource = PostgresResource::new(name(), url.parse().expect("a URL"), Looks).with_lock_wait(Duration::ZERO);
+    resource.start(&coordinator()).await.expect("starts");
+    let deadline = Duration::from_secs(30);
+    let branch = Branch::new(key(), name(), coordinator(), "", deadline);
+    match resource.prepare(&branch).await.expect("votes") {
+        Vote::No(limits) => limits,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_session_has_the_limits_of_its_transactions_from_its_start() {
+    let bank = bank().await;
+    let own = limits_at(&bank.url()).await;
+    assert_eq!(own, "client 34875, session 30000, client 34875", "a wait for a lock has no limit but the deadline");
+    let (pooler, _listening) = pooler::without_options(bank.address().await).await;
+    let at_a_pooler = limits_at(&bank.url_at(pooler)).await;
+    assert_eq!(
+        at_a_pooler, "session 31000, session 30000, session 31000",
+        "it takes none, so each transaction has them"
+    );
+
+    let alter = format!(
+        "alter database {0} set statement_timeout = '5s'; alter database {0} set lock_timeout = 700",
+        bank.name()
+    );
+    bank.connect().await.execute(AssertSqlSafe(alter)).await.expect("configured");
+    assert_eq!(limits_at(&bank.url()).await, "client 34875, client 700, client 5000", "the shorter ones hold");
 }
 
 #[tokio::test]

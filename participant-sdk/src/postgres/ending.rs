@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::connections::{ANSWER_WITHIN, Session};
 use super::error::{PostgresError, sqlstate, sqlstate_of};
 use super::gid::{Gid, Prefix};
-use super::preparing::prepare_message;
+use super::preparing::prepare_statement;
 use super::resource::Shared;
+use super::session::{ANSWER_WITHIN, Session};
 use assent_crash::crash_point;
 use assent_protocol::BranchKey;
 
@@ -147,10 +147,10 @@ async fn is_being_prepared(session: &mut Session, gid: &Gid) -> Result<bool, Pos
         "select exists (
              select from pg_stat_activity
              where datname = current_database() and pid <> pg_backend_pid() and state = 'active'
-                 and starts_with(query, $1)
+                 and strpos(query, $1) > 0
          )",
     )
-    .bind(prepare_message(gid))
+    .bind(prepare_statement(gid))
     .fetch_one(&mut session.connection)
     .await
     .map_err(PostgresError::statement("look for a transaction that is being prepared"))

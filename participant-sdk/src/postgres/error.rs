@@ -210,7 +210,13 @@ crate::error_chain::debug_as_chain!(PostgresError);
 
 impl PostgresError {
     pub(super) fn connect(source: sqlx::Error) -> Self {
-        if assent_postgres::is_refused_by_pooler(&source) { Self::PoolerRefuses(source) } else { Self::Connect(source) }
+        if assent_postgres::is_refused_by_pooler(&source) {
+            return Self::PoolerRefuses(source);
+        }
+        if sqlstate_of(&source).as_deref() == Some(sqlstate::DUPLICATE_PREPARED_STATEMENT) {
+            return Self::TransactionPooler;
+        }
+        Self::Connect(source)
     }
 
     pub(super) fn statement(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
@@ -223,8 +229,8 @@ pub(super) mod sqlstate {
     /// Class 23: the work broke a constraint. For deferred ones Postgres finds out when it
     /// prepares.
     pub(in crate::postgres) const INTEGRITY_CONSTRAINT_CLASS: &str = "23";
-    /// A statement that needs a transaction block was run outside of one.
-    pub(in crate::postgres) const NO_ACTIVE_SQL_TRANSACTION: &str = "25P01";
+    /// A new connection's session has prepared statements already: it was another connection's.
+    pub(in crate::postgres) const DUPLICATE_PREPARED_STATEMENT: &str = "42P05";
     /// The transaction has failed and only its end is taken.
     pub(in crate::postgres) const IN_FAILED_SQL_TRANSACTION: &str = "25P02";
     /// Only who prepared a transaction may end it.

@@ -14,8 +14,8 @@
 //!               expired     the connection never returns to the pool
 //! ```
 //!
-//! A process that stands still cannot ask. For that case BEGIN has told the server how long the
-//! transaction may idle ([`Lane::begin`](super::connections::Lane::begin)).
+//! A process that stands still cannot ask. For that case the server has been told how long the
+//! transaction may idle ([`limits`](super::limits)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -25,9 +25,9 @@ use assent_protocol::Gtid;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::connections::Backend;
 use super::error::PostgresError;
 use super::resource::Shared;
+use super::session::Backend;
 
 const OPEN: u8 = 0;
 const OVER: u8 = 1;

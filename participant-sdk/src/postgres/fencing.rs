@@ -17,11 +17,11 @@ use std::time::Duration;
 use assent_protocol::BranchKey;
 
 use super::barrier::{Barrier, BranchRecord, TOMBSTONE_MARK};
-use super::connections::{ANSWER_WITHIN, Backend};
 use super::ending::{BUSY_MAX, Coming, End};
 use super::error::{PostgresError, sqlstate, sqlstate_of};
 use super::gid::Prefix;
 use super::resource::Shared;
+use super::session::{ANSWER_WITHIN, Backend};
 
 /// How long the tombstone waits for whoever holds its key.
 const WAIT_MAX: Duration = Duration::from_millis(500);

@@ -6,22 +6,15 @@
 
 use std::time::Duration;
 
-use rand::RngExt as _;
-
-use super::connections::{ANSWER_WITHIN, Backend};
 use super::error::{PostgresError, sqlstate, sqlstate_of};
 use super::resource::Shared;
+use super::session::{ANSWER_WITHIN, Backend};
 use crate::participant::BoxError;
 
 /// How long work waits for a lock, unless the resource was told otherwise. Longer than a queue for
 /// a busy row takes; short against the timeout of a transaction, so that a circle of transactions
 /// that wait for each other is broken while there is time to try again.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(4);
-
-/// Two that wait for each other must not both give up at once.
-pub(super) fn jittered(wait_max: Duration) -> Duration {
-    if wait_max.is_zero() { wait_max } else { wait_max.mul_f64(rand::rng().random_range(0.75..=1.25)) }
-}
 
 impl Shared {
     /// Who holds the lock that a session waits for; `None` if it waits for none. Where others wait
@@ -87,15 +80,6 @@ fn is_lock_wait(error: &(dyn std::error::Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_limit_stays_near_what_was_set() {
-        assert_eq!(jittered(Duration::ZERO), Duration::ZERO);
-        for _ in 0..100 {
-            let jittered = jittered(WAIT_MAX);
-            assert!((WAIT_MAX.mul_f64(0.75)..=WAIT_MAX.mul_f64(1.25)).contains(&jittered), "{jittered:?}");
-        }
-    }
 
     #[test]
     fn only_a_lock_wait_has_a_blocker() {

@@ -25,8 +25,8 @@
 //!   (`expiry`).
 //! - What was given up is ended at the server, and until then counts as a connection
 //!   (`connections`).
-//! - Locks are waited for in bounded time, and who holds them is named (`locks`).
-//! - What one branch sets in its session, the next does not see (`connections`).
+//! - Locks are waited for in bounded time, and who holds them is named (`limits`, `locks`).
+//! - What one branch sets in its session, the next does not see (`session`).
 //! - Branches of a coordinator that is gone are shown, with the statement that ends them
 //!   (`starting`).
 //! - A server that cannot prepare, or would not let its prepared transactions be found, is found
@@ -41,9 +41,11 @@ mod fencing;
 mod gid;
 mod guard;
 mod hazards;
+mod limits;
 mod locks;
 mod preparing;
 mod resource;
+mod session;
 mod starting;
 mod voters;
 

@@ -2,18 +2,19 @@
 //!
 //! A transaction that has failed answers PREPARE TRANSACTION and COMMIT with `ROLLBACK` as if
 //! nothing were wrong; so does, for PREPARE TRANSACTION, a session that is in no transaction. Only
-//! the command tag tells, and sqlx drops it. So the end is sent as one message with a SAVEPOINT
-//! before it, which fails in both cases, and what follows a failed statement in a message is not
-//! run. Success therefore says that the transaction was open and whole when PREPARE TRANSACTION
-//! began, and from there it has no silent way out. This costs a tenth of what reading the gid back
-//! from `pg_prepared_xacts` costs; that is done where the answer leaves doubt: when the gid is in
-//! use, and when a branch is ended or found after a crash.
+//! the command tag tells, and sqlx drops it. So the end is sent as one message behind statements
+//! that clear the session ([`Session::clear_and_end`]): in a failed transaction they fail, one of
+//! them fails where no transaction is open, and what follows a failed statement in a message is not
+//! run. From there PREPARE TRANSACTION has no silent way out. Reading the gid back from
+//! `pg_prepared_xacts` costs far more; that is done where the answer leaves doubt: when the gid is
+//! in use, and when a branch is ended or found after a crash.
 
 use std::time::Duration;
 
-use super::connections::{Checkout, Leftovers, Session};
+use super::connections::Checkout;
 use super::error::{PostgresError, is_connection_lost, sqlstate, sqlstate_of};
 use super::gid::{Gid, Prefix};
+use super::session::{Leftovers, Session};
 use assent_crash::crash_point;
 
 /// What came of PREPARE TRANSACTION.
@@ -36,26 +37,14 @@ pub(super) enum Committed {
     Refused(String),
 }
 
-/// What the message that prepares begins with; an abort looks for it in `pg_stat_activity`.
-///
-/// Only the role that prepares a transaction may end it, so the work's `set role` is undone first;
-/// and before that its deferred constraints are checked, with the rights that the work has had.
-/// PREPARE TRANSACTION itself is never cut short: with synchronous replication a cancelled wait for
-/// the standby is reported as success.
-pub(super) fn prepare_message(gid: &Gid) -> String {
-    message_of(gid.as_str())
-}
-
-fn message_of(gid: &str) -> String {
-    format!(
-        "savepoint assent; set constraints all immediate; reset role; set local statement_timeout = 0; \
-         prepare transaction '{gid}'"
-    )
+/// What the message that prepares ends with; an abort looks for it in `pg_stat_activity`.
+pub(super) fn prepare_statement(gid: &Gid) -> String {
+    format!("prepare transaction '{gid}'")
 }
 
 /// How long that is at most for a branch of a participant.
-pub(super) fn message_bytes(prefix: &Prefix) -> usize {
-    message_of("").len() + prefix.gid_bytes_max()
+pub(super) fn statement_bytes_max(prefix: &Prefix) -> usize {
+    "prepare transaction ''".len() + prefix.gid_bytes_max()
 }
 
 /// Prepares the transaction that is open on the connection. The connection goes back, or is closed
@@ -65,7 +54,8 @@ pub(super) async fn prepare(mut checkout: Checkout, gid: &Gid) -> Result<Prepare
     // Its work is done. Whether it is prepared is found out where this is dropped.
     checkout.work.is_open = false;
     crash_point!(PREPARE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
-    let result = checkout.session.end_and_clear(doing, &prepare_message(gid), Leftovers::OfPrepared).await?;
+    let prepare = prepare_statement(gid);
+    let result = checkout.session.clear_and_end(doing, Leftovers::OfPrepared, &prepare).await?;
     let Err(error) = result else {
         crash_point!(PREPARE_DONE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
         checkout.release();
@@ -85,7 +75,7 @@ pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, Postgres
     let doing = "commit the transaction";
     checkout.work.is_open = false;
     crash_point!(ONE_PHASE_DUE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
-    match checkout.session.end_and_clear(doing, COMMIT, Leftovers::OfCommitted).await? {
+    match checkout.session.clear_and_end(doing, Leftovers::OfCommitted, "commit").await? {
         Ok(_) => {
             crash_point!(ONE_PHASE_DONE, return Err(PostgresError::NoAnswer { doing, waited_ms: 0 }));
             checkout.release();
@@ -95,16 +85,13 @@ pub(super) async fn commit(mut checkout: Checkout) -> Result<Committed, Postgres
     }
 }
 
-/// As with PREPARE TRANSACTION, but for the role: whoever committed it, it is committed.
-const COMMIT: &str = "savepoint assent; set constraints all immediate; set local statement_timeout = 0; commit";
-
 /// How long a rollback waits for a statement that the work has given up, before that is ended.
 const ROLL_BACK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Fails on a session that cannot write, after the rollback, so that it is not used again: it was
-/// made while the address led to a standby, or while the database only let read.
-const ROLL_BACK: &str =
-    "rollback; select version()::int where pg_is_in_recovery() or current_setting('transaction_read_only')::bool";
+/// Fails on a session that cannot write, so that it is not used again: it was made while the
+/// address led to a standby, or while the database only let read.
+const CAN_WRITE: &str =
+    "select version()::int where pg_is_in_recovery() or current_setting('transaction_read_only')::bool";
 
 /// Rolls back the transaction that is open on the connection, or has failed there. Where that fails
 /// the connection is closed, with the same effect.
@@ -117,8 +104,7 @@ pub(super) async fn roll_back(checkout: Checkout) {
 /// Rolls back as [`roll_back`] does, and leaves it to the caller to release the connection; `None`
 /// where it was closed, or is ended at the server because a statement runs on it.
 pub(super) async fn rolled_back(mut checkout: Checkout) -> Option<Checkout> {
-    // The work may have committed something by itself.
-    let rolling_back = checkout.session.end_and_clear("roll back", ROLL_BACK, Leftovers::OfCommitted);
+    let rolling_back = checkout.session.roll_back_and_clear(CAN_WRITE);
     let is_rolled_back = match tokio::time::timeout(ROLL_BACK_PATIENCE, rolling_back).await {
         Ok(Ok(Ok(_))) => true,
         Ok(Ok(Err(error))) => {
@@ -169,9 +155,11 @@ async fn refused_or_failed(
     if !is_connection_lost(&error) {
         roll_back(checkout).await;
     }
+    if Session::had_no_transaction(&error) {
+        return Err(PostgresError::EndedByWork);
+    }
     match sqlstate_of(&error).as_deref() {
         Some(sqlstate::IN_FAILED_SQL_TRANSACTION) => Err(PostgresError::FailedBefore),
-        Some(sqlstate::NO_ACTIVE_SQL_TRANSACTION) => Err(PostgresError::EndedByWork),
         Some(sqlstate::OUT_OF_MEMORY) => Err(PostgresError::TooManyPrepared(error)),
         Some(code) if code.starts_with(sqlstate::INTEGRITY_CONSTRAINT_CLASS) => {
             Ok(error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned()))

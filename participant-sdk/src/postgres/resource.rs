@@ -11,13 +11,14 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
 use super::barrier::{Barrier, BranchRecord};
-use super::connections::{self, ANSWER_WITHIN, Checkout, Lane};
+use super::connections::{self, Checkout, Lane};
 use super::ending::{Coming, End, Ended};
 use super::error::PostgresError;
 use super::gid::{Gid, Prefix};
 use super::hazards::{Ends, Hazards};
 use super::locks;
 use super::preparing::{self, Committed, Prepared};
+use super::session::ANSWER_WITHIN;
 use crate::participant::{BoxError, Branch, Coordinator, Heuristic, Participant, Vote};
 use crate::unreadable;
 
@@ -43,8 +44,9 @@ pub trait PostgresWork: Send + Sync + 'static {
     /// What it sets in its session (roles, settings, session-level advisory locks) is undone when
     /// the branch has been prepared, committed or rolled back, so that the next branch finds the
     /// session as it was configured; only statements made by SQL's PREPARE are the work's own to
-    /// deallocate. The session must be the resource's own: a pooler in front of the database must
-    /// not pool transactions.
+    /// deallocate, by name: `deallocate all` takes along what the session is cleared with, and so
+    /// fails the branch. The session must be the resource's own: a pooler in front of the database
+    /// must not pool transactions.
     ///
     /// # Errors
     /// An error aborts the transaction, without saying that this participant refused it;

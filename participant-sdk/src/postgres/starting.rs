@@ -6,11 +6,11 @@ use std::time::Duration;
 use assent_protocol::BranchKey;
 use sqlx::Row as _;
 
-use super::connections::ANSWER_WITHIN;
 use super::error::PostgresError;
 use super::gid::Prefix;
 use super::preparing;
 use super::resource::Shared;
+use super::session::ANSWER_WITHIN;
 use crate::participant::Coordinator;
 
 /// The oldest version of Postgres that is supported by its makers, as its `server_version_num`.
@@ -42,10 +42,11 @@ impl Shared {
         .fetch_one(&mut checkout.session.connection)
         .await
         .map_err(PostgresError::statement("read the server's settings"))?;
+        let message_bytes_max = checkout.session.prepare_message_bytes(preparing::statement_bytes_max(&prefix));
         checkout.release();
         Fitness::read(&row)
             .map_err(PostgresError::statement("read the server's settings"))?
-            .check(&self.participant, &prefix)?;
+            .check(&self.participant, message_bytes_max)?;
         self.warn_of_strangers(&prefix).await?;
         match &self.recorded_in {
             Some(barrier) => {
@@ -194,7 +195,11 @@ impl Fitness {
         })
     }
 
-    fn check(self, participant: &assent_protocol::ParticipantName, prefix: &Prefix) -> Result<(), PostgresError> {
+    fn check(
+        self,
+        participant: &assent_protocol::ParticipantName,
+        message_bytes_max: usize,
+    ) -> Result<(), PostgresError> {
         if self.version_number < VERSION_MIN {
             let version_min = u32::try_from(VERSION_MIN / 10_000).unwrap_or_default();
             return Err(PostgresError::Version { version: self.version, version_min });
@@ -213,7 +218,7 @@ impl Fitness {
         }
         // The server keeps one byte of them for itself.
         let bytes = usize::try_from(self.activity_bytes).unwrap_or(0);
-        let bytes_min = preparing::message_bytes(prefix) + 1;
+        let bytes_min = message_bytes_max + 1;
         if bytes < bytes_min {
             return Err(PostgresError::ActivitiesCut { bytes, bytes_min });
         }

@@ -130,7 +130,7 @@ impl Connections {
         self.with(async |connection| {
             connection.execute("begin").await?;
             sqlx::query(INSERT).bind(gtid).bind(participant(number)).execute(&mut *connection).await?;
-            // As participants send it; see `assent_sdk::postgres`.
+            // The least that tells whether it has prepared.
             let prepare = format!("savepoint assent; prepare transaction '{GID_PREFIX}{number}:{gtid}'");
             connection.execute(sqlx::AssertSqlSafe(prepare)).await
         })
