@@ -110,7 +110,7 @@ impl Session {
                     (select setting::int8 from pg_settings where name = 'idle_in_transaction_session_timeout') as idle_ms,
                     current_setting('synchronous_commit') = 'off' as commits_are_lazy,
                     quote_literal(session_user) as session_user_quoted,
-                    quote_literal(current_setting('role')) as role_quoted,
+                    quote_literal(current_user) as current_user_quoted,
                     quote_literal(current_setting('statement_timeout')) as statement_timeout_quoted
              from pg_database where datname = current_database()",
         )
@@ -158,18 +158,22 @@ impl Session {
     /// there is no limit: only then RESET ALL starts another one.
     fn prepare_clearing(row: &PgRow) -> Result<String, sqlx::Error> {
         let session_user: String = row.try_get("session_user_quoted")?;
-        let role: String = row.try_get("role_quoted")?;
+        let current_user: String = row.try_get("current_user_quoted")?;
         let statement_timeout: String = row.try_get("statement_timeout_quoted")?;
+        // Nothing is returned, and there is no function more than is needed: the server looks each
+        // up for each execution, whether it is called or not. SET_CONFIG is never null.
         Ok(format!(
             "prepare assent_clear as
-             select pg_catalog.pg_advisory_unlock_all(),
-                    case when pg_catalog.now() = pg_catalog.statement_timestamp()
-                         then pg_catalog.set_config('statement_timeout', '{NO_TRANSACTION}', true)
-                         when session_user <> {session_user} or pg_catalog.current_setting('role') <> {role}
-                             or pg_catalog.current_setting('statement_timeout') <> {statement_timeout}
-                         then pg_catalog.set_config('session_authorization', null, false)
-                             || pg_catalog.set_config('role', null, false)
-                             || pg_catalog.set_config('statement_timeout', '0', true) end"
+             select where case
+                 when pg_catalog.pg_advisory_unlock_all() is null then null
+                 when current_timestamp = pg_catalog.statement_timestamp()
+                     then pg_catalog.set_config('statement_timeout', '{NO_TRANSACTION}', true) is null
+                 when session_user <> {session_user} or current_user <> {current_user}
+                         or pg_catalog.current_setting('statement_timeout') <> {statement_timeout}
+                     then pg_catalog.set_config('session_authorization', null, false) is null
+                         or pg_catalog.set_config('role', null, false) is null
+                         or pg_catalog.set_config('statement_timeout', '0', true) is null
+             end"
         ))
     }
 
