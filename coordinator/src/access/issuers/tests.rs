@@ -214,7 +214,7 @@ async fn rsa_is_verified_too() {
         "E6TPiFWd0Fn7chAJorkAzWnza4HtOkRZoIEbvHn4_pPhB5ZjQysbNQWpU_smPzyy7pHhFaR0Yc0Rzyna8RglwZZso2stDh-Oj15pmfr_luXr_58672UOTNAbFq2n0nrTr3OG8m_yYB8jQHmMEgCKLyaBo-PT9hZWS2LFjtjopNrpeffoLT9Asl774YEE3yeVmwZJ5WVEB2ZiwIbl0zy2-5x0UapmDJ8her8vMu-xpw05DKEM-XmaMPbmJz8vWnASc_Z2ZZDt1hhKZozi8GAC-z1QegzF9ZAVdolhoSBTM6WSbqTiPxmpakwMyJFfxpCf9QbXwU2rzsFyF38lSjXSXw"
     );
     for (token, algorithm) in [(&rs256, "RS256"), (&ps256, "PS256")] {
-        for fit in [issuer(&[jwk.clone()]), issuer_of(algorithm)] {
+        for fit in [issuer(std::slice::from_ref(&jwk)), issuer_of(algorithm)] {
             assert!(login(&[fit], token.as_bytes()).await.is_ok(), "{algorithm}");
         }
         assert_eq!(refused(&issuer_of("RS512"), token).await, NoLogin::Algorithm(algorithm.to_owned()));
