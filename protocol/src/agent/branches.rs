@@ -410,7 +410,13 @@ impl Agent {
     }
 
     pub(super) fn report(&mut self, key: BranchKey, session: Option<SessionId>, message: Message) {
-        self.sessions.report(session, FromClient::branch(key.gtid, key.id, message));
+        let is_question = message == Message::Inquire;
+        let message = FromClient::branch(key.gtid, key.id, message);
+        if is_question {
+            self.sessions.send_to_all(&message);
+        } else {
+            self.sessions.send(session, message);
+        }
     }
 }
 

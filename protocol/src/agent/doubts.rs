@@ -78,14 +78,10 @@ impl Agent {
         self.read_records_later();
     }
 
-    /// A new session: every branch in doubt asks for its decision, but for those whose replica is
-    /// still there.
+    /// A new session: every branch in doubt asks for its decision.
     pub(super) fn ask_about_doubts(&mut self) {
         for key in self.branches.in_order() {
-            let session = self.branches.entries.get(&key).and_then(|entry| entry.session);
-            if !self.sessions.is_open(session) {
-                self.ask_about_doubt(key);
-            }
+            self.ask_about_doubt(key);
         }
     }
 

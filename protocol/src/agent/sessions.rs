@@ -1,10 +1,10 @@
 //! Sessions with replicas, and the messages that wait for each.
 //!
-//! An answer goes over the session that brought the question, while that one is open. What a branch
-//! reports while it is not goes over every open session: this agent does not know which replica
-//! drives the transaction now. Everything else goes over the session that has been open longest.
-//! Without any session a message is lost, as on the network: the replica asks again over the next
-//! one, and so does each branch in doubt. Requests are not lost, see `requests`.
+//! An answer goes over the session that brought the question, while that one is open; otherwise over
+//! the one that has been open longest. What a branch asks goes over every open session: this agent
+//! does not know which replica drives the transaction now. Without any session a message is lost, as
+//! on the network: the replica asks again over the next one, and so does each branch in doubt.
+//! Requests are not lost, see `requests`.
 
 use std::collections::VecDeque;
 
@@ -65,11 +65,8 @@ impl Sessions {
         }
     }
 
-    /// Queues what a branch reports: for a session, or for all if that one is not open.
-    pub(super) fn report(&mut self, session: Option<SessionId>, message: FromClient) {
-        if self.open.len() < 2 || self.is_open(session) {
-            return self.send(session, message);
-        }
+    /// Queues a message for every session.
+    pub(super) fn send_to_all(&mut self, message: &FromClient) {
         for session in &mut self.open {
             session.outbox.push_back(Queued::Message(message.clone()));
         }

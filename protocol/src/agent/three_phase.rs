@@ -171,7 +171,7 @@ impl Agent {
                 Effect::AskVoter(request) => self.branch_asks(key, request),
                 Effect::AskPeer { voter: VoterName::Log, request, .. } => {
                     let message = FromClient::voter(gtid, VoterMessage::AskLog { branch, request });
-                    self.sessions.send(self.session_of(key), message);
+                    self.sessions.send_to_all(&message);
                 }
                 Effect::AskPeer { voter: VoterName::Participant(to), address: Some(address), request } => {
                     self.ask_peer(gtid, to, address, request);

@@ -244,7 +244,7 @@ impl Agent {
             }
             if let Some(decision) = record.state.standing.decision() {
                 let message = VoterMessage::AskLog { branch: key.id, request: Request::Decided(decision) };
-                self.sessions.send(None, FromClient::voter(gtid, message));
+                self.sessions.send_to_all(&FromClient::voter(gtid, message));
             } else if !self.is_shutting_down && self.may_revive(key) {
                 self.revive(record, BranchId::NONE, None);
                 self.ask_about_doubt(key);
