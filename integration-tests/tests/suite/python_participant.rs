@@ -10,8 +10,12 @@ use integration_tests::{Database, Port, Process, Program, eventually};
 use serde_json::json;
 
 const DEADLINE: Duration = Duration::from_secs(120);
+/// Accounts of both banks beside those that they make, each with so many cents. Transfers at the same time are of different
+/// accounts: two that lock the same two rows in opposite order would wait for each other until they time out.
+const ACCOUNTS: i64 = 40;
+const CENTS_EACH: i64 = 1_000;
 /// What both banks have together.
-const CENTS: i64 = 40_000;
+const CENTS: i64 = 40_000 + 2 * ACCOUNTS * CENTS_EACH;
 
 fn example(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python-participant").join(file)
@@ -57,6 +61,14 @@ impl World {
         let mut bank = bank.start();
         snake.line_with("has joined", DEADLINE).await;
         bank.line_with("has joined", DEADLINE).await;
+        for database in [&snake_database, &bank_database] {
+            sqlx::query("insert into account select number::text, $2 from generate_series(0, $1 - 1) number")
+                .bind(ACCOUNTS)
+                .bind(CENTS_EACH)
+                .execute(&mut database.connect().await)
+                .await
+                .expect("accounts");
+        }
         Self { _folder: folder, endpoint, coordinator, snake, snake_database, _bank: bank, bank_database, _port: port }
     }
 
@@ -93,7 +105,7 @@ impl World {
 
 async fn transfer(initiator: &Assent, number: i64) -> Option<bool> {
     let cents = if number % 2 == 0 { number % 7 } else { -(number % 5) };
-    let account = if number % 3 == 0 { "alice" } else { "bob" };
+    let account = (number % ACCOUNTS).to_string();
     let transfer = initiator
         .transaction()
         .timeout(Duration::from_secs(3))
