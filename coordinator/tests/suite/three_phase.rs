@@ -15,7 +15,7 @@ use assent_proto::v1::voter_report::Kind as Report;
 use assent_proto::v1::{self, CommitRequest, GetRequest, Outcome, TransactionState};
 use assent_protocol::three_phase::voter::Request;
 use assent_protocol::three_phase::{Roster, StoreId, Voter, VoterName, VoterRecord};
-use assent_protocol::{Decision, Durable, Gtid, ParticipantName, Parts, Record};
+use assent_protocol::{BranchId, Decision, Durable, Gtid, ParticipantName, Parts, Record};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -106,7 +106,8 @@ impl Citizen {
                 let answer = match kind.expect("an order") {
                     Order::Prepare(prepare) => {
                         let roster = v1::Roster::decode(prepare.roster).expect("a roster");
-                        let roster = Roster::try_from(roster).expect("a roster");
+                        let branches = prepare.roster_branches.into_iter().map(BranchId::from);
+                        let roster = Roster::try_from(roster).expect("a roster").with_branches(branches).expect("its own");
                         let me = VoterName::Participant(self.name.clone());
                         self.ask(gtid(&id), &me, Request::VoteYes { roster, is_read_only: false });
                         let vote = v1::VoteKind::Yes.into();
