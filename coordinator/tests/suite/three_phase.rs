@@ -107,7 +107,8 @@ impl Citizen {
                     Order::Prepare(prepare) => {
                         let roster = v1::Roster::decode(prepare.roster).expect("a roster");
                         let branches = prepare.roster_branches.into_iter().map(BranchId::from);
-                        let roster = Roster::try_from(roster).expect("a roster").with_branches(branches).expect("its own");
+                        let roster =
+                            Roster::try_from(roster).expect("a roster").with_branches(branches).expect("its own");
                         let me = VoterName::Participant(self.name.clone());
                         self.ask(gtid(&id), &me, Request::VoteYes { roster, is_read_only: false });
                         let vote = v1::VoteKind::Yes.into();
