@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use assent_crash::crash_point;
 use assent_protocol::Gtid;
-use assent_protocol::message::FromReplica;
 #[cfg(not(test))]
 use assent_protocol::replica::Replica;
 use assent_protocol::replica::{self, Change, Counts, SessionId, TransactionView};
@@ -357,7 +356,7 @@ async fn sleep_until(until: Option<Instant>) {
 #[cfg(debug_assertions)]
 mod crash_points {
     use assent_protocol::branch::{Acknowledgement, HookEnd, Message};
-    use assent_protocol::message::FromClient;
+    use assent_protocol::message::{FromClient, FromReplica};
 
     use super::*;
 

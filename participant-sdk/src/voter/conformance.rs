@@ -112,7 +112,7 @@ async fn many_at_the_same_time_are_all_kept(store: &impl Store) {
 
 /// However requests come together, over whichever instance, the voter makes one choice.
 async fn instances_are_one_voter(one: &OwnVoter, other: &OwnVoter, store: StoreId) {
-    let me = one.name().clone();
+    let me = VoterName::Participant(one.participant().clone());
     let peer = VoterName::Participant("bank-b".parse().expect("a name"));
     let roster = roster(store);
     let ballot = |round| Ballot { round, node: NodeId(9) };

@@ -65,11 +65,6 @@ impl OwnVoter {
         &self.me
     }
 
-    /// Who asks when the participant itself does.
-    pub(crate) fn name(&self) -> &VoterName {
-        &self.name
-    }
-
     pub(crate) fn id(&self) -> StoreId {
         self.id
     }

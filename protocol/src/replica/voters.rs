@@ -11,8 +11,10 @@ use crate::ids::{BranchId, Gtid, InstanceId, ParticipantName};
 use crate::invariant::Violation;
 use crate::message::{FromReplica, VoterMessage, VoterPlace};
 use crate::record::Member;
+#[cfg(debug_assertions)]
+use crate::three_phase;
 use crate::three_phase::coordinator::{Effect, Event, Introduction, Order};
-use crate::three_phase::{self, Coordinator, Request};
+use crate::three_phase::{Coordinator, Request};
 use crate::two_phase::{self, Route, TwoPhase};
 
 impl Driven for Coordinator {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use assent_proto::session::{FromClient, FromReplica};
 use assent_protocol::branch::Message;
-use assent_protocol::three_phase::{Request, Roster, Seat, StoreId};
+use assent_protocol::three_phase::{Request, Roster, Seat, StoreId, VoterName};
 use assent_protocol::{BranchKey, Decision, Gtid};
 use tokio::sync::Semaphore;
 
@@ -191,7 +191,7 @@ async fn what_was_left_after_a_vote_in_three_phases_is_taken_up_by_its_record() 
     let left = mint();
     let other = OwnVoter::new(me, store, Arc::new(voters.clone()));
     let yes = Request::VoteYes { roster, is_read_only: false };
-    other.ask(left, other.name(), yes).await.expect("its vote is kept");
+    other.ask(left, &VoterName::Participant(other.participant().clone()), yes).await.expect("its vote is kept");
     shelf.leave(left);
     hub.expect("an inquiry", |message| is_inquiry(message, left)).await;
     hub.tell(name, commit(left));
