@@ -68,7 +68,7 @@ fn prepare(gtid: Gtid) -> FromReplica {
     }
 }
 
-/// An address at which nobody listens.
+/// An address at which no process listens.
 async fn vacant() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     listener.local_addr().expect("bound")

@@ -205,7 +205,7 @@ impl Session {
         format!("begin{}", self.limits.set_local(wanted, self.configured.limits))
     }
 
-    /// Runs statements that wait for nobody, as one message.
+    /// Runs statements that wait for no lock, as one message.
     pub(super) async fn execute(
         &mut self,
         doing: &'static str,

@@ -22,7 +22,8 @@ pub(super) struct EndedAnswer {
     pub(super) digest: Option<BodyDigest>,
     pub(super) outcome: Outcome,
     pub(super) reason: Option<AbortReason>,
-    /// The branches that a commit is for. Of an abort none is kept: every branch that asks is told to abort.
+    /// The branches that a commit is for. Of an abort none is kept: every branch that asks is told
+    /// to abort.
     pub(super) committed: Vec<Member>,
 }
 

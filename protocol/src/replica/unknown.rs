@@ -33,7 +33,7 @@ enum Age {
 /// have no branches, and end with the log's answer; there is room for at least as many of them.
 const PRESUMED_MAX: usize = 1_024;
 
-/// What stands in the log is another writer's. It is told by whoever reads it next.
+/// Another writer's record stands in the log. The next request reads it there.
 pub(super) fn out_of_date() -> Refused {
     Reason::LogUnreachable.refused("the log holds what an earlier look into it did not show; ask again")
 }
@@ -153,8 +153,8 @@ impl Replica {
         }
     }
 
-    /// A transaction whose Begin has no answer yet has nobody who could ask for its commit: it is
-    /// aborted without a record. The answer is kept for a while, so that all who ask hear the same.
+    /// As long as Begin has no answer, no initiator asks for the commit: the transaction is aborted
+    /// without a record. The answer is kept for a while, so that all who ask hear the same.
     fn reply_aborted(&mut self, gtid: Gtid, caller: Caller, message: &str) {
         let (outcome, reason) = (Outcome::Aborted, Some(AbortReason::new(AbortCode::Forgotten, message)));
         let answer = EndedAnswer { digest: None, outcome, reason: reason.clone(), committed: Vec::new() };

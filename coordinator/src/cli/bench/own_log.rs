@@ -11,7 +11,7 @@ use crate::cli::{Exit, Failure};
 /// The database of a benchmark, beside the one that `--log` names.
 const DATABASE: &str = "assent_bench";
 
-/// A log that nobody else uses.
+/// A log that no other process uses.
 pub(super) struct OwnLog {
     url: String,
     kept_in: KeptIn,

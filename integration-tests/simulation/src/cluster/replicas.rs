@@ -120,7 +120,7 @@ impl World {
 
     pub(super) fn apply_late(&mut self) {
         let (name, epoch, batch) = self.limbo.remove(0);
-        // Nobody waits for its answer.
+        // No caller waits for its answer.
         if let Ok(appended) = self.log.append(name, epoch, &batch) {
             self.ballots.log_keeps(&batch, &appended);
         }

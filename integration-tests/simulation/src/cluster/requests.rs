@@ -53,7 +53,7 @@ impl World {
         self.prepares_early(bank, instance, gtid);
     }
 
-    /// The service does the same work a second time, in a branch of its own, and nobody waits for the answer.
+    /// The service does the same work a second time, in a branch of its own, and no caller waits for the answer.
     pub(super) fn call_twice(&mut self, at: usize, instance: usize, fails: bool) {
         let wish = &self.wishes[at];
         let (Shape::Begun { calls, .. }, Stage::Open { call, is_calling: true }) = (&wish.shape, wish.stage) else {

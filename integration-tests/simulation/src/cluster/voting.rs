@@ -328,7 +328,7 @@ impl Instance {
         said
     }
 
-    /// Somebody else has asked the own voter: the branch hears of it.
+    /// A peer has asked the participant's own voter: the branch hears of it.
     #[expect(clippy::too_many_arguments, reason = "what was asked and answered, and where")]
     fn overhears(
         &mut self,
