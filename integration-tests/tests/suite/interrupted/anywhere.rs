@@ -9,11 +9,10 @@ use assent_sdk::postgres::{Barrier, PostgresResource, PostgresVoters};
 use assent_sdk::voter::conformance;
 use assent_sdk::{BoxError, BranchKey, Compensated, Context, Executed, Participant, Vote};
 use integration_tests::Database;
-use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor as _, PgConnection};
 
 use super::slow::Slow;
-use super::{idle_in_transaction, nothing_runs, step};
+use super::{barrier_behind_a_relay, idle_in_transaction, nothing_runs, step};
 use crate::log_postgres::PostgresGround;
 use crate::log_postgres_schema::gtid;
 use crate::sdk_postgres::{Work, balance, bank, branch, coordinator, ending, key, name, unlocked};
@@ -118,12 +117,7 @@ async fn a_call_of_the_log_that_was_dropped_leaves_no_transaction_open() {
 /// The service's own pool is used by all else that the service does.
 #[tokio::test]
 async fn a_step_that_was_dropped_anywhere_leaves_the_services_pool_clean() {
-    let database = Database::create().await;
-    let relay = Slow::to(database.address().await).await;
-    let url = database.url_at(relay.address);
-    let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("a connection");
-    let barrier = Barrier::default();
-    barrier.install(&pool).await.expect("installs");
+    let (database, relay, pool, barrier) = barrier_behind_a_relay().await;
     pool.execute("create table note (id int)").await.expect("a table");
     let bank_a: ParticipantName = "bank-a".parse().expect("a name");
     for what in ["execute", "compensate", "clean_up", "install"] {

@@ -15,7 +15,7 @@ use assent_sdk::{BoxError, Branch, Compensated, Context, Executed, Participant, 
 use futures::future::join_all;
 use integration_tests::{Database, eventually};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Executor as _, PgConnection};
+use sqlx::{Executor as _, PgConnection, PgPool};
 
 use self::slow::Slow;
 use crate::log_postgres::PostgresGround;
@@ -79,16 +79,22 @@ fn step() -> Step {
     Step::new(gtid(), "hotel".parse().expect("a name"), StepIndex(0), name("book"), "", DEADLINE)
 }
 
-/// The service's own pool is used by all else that the service does: what it writes there outside
-/// of any transaction must be committed.
-#[tokio::test]
-async fn a_step_that_was_given_up_leaves_nothing_open_in_the_services_pool() {
+/// A service's pool of one connection, behind a relay, with the barrier's tables.
+async fn barrier_behind_a_relay() -> (Database, Slow, PgPool, Barrier) {
     let database = Database::create().await;
     let relay = Slow::to(database.address().await).await;
     let url = database.url_at(relay.address);
     let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("a connection");
     let barrier = Barrier::default();
     barrier.install(&pool).await.expect("installs");
+    (database, relay, pool, barrier)
+}
+
+/// The service's own pool is used by all else that the service does: what it writes there outside
+/// of any transaction must be committed.
+#[tokio::test]
+async fn a_step_that_was_given_up_leaves_nothing_open_in_the_services_pool() {
+    let (database, relay, pool, barrier) = barrier_behind_a_relay().await;
     sqlx::raw_sql("create table note (id int)").execute(&pool).await.expect("a table");
     let step = step();
     for compensates in [false, true] {
